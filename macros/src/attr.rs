@@ -1,0 +1,553 @@
+//! `#[rowlock(...)]` and the `#[sqlx(...)]` options that change a column's name, as written, with spans.
+//!
+//! Nothing here returns a `Result`: a mistake is recorded and reading goes on behind the next comma, so that one
+//! compile shows all of them and a half-typed option does not break the editor.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::parse::{ParseStream, Parser};
+use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
+
+use crate::diag::{Diag, did_you_mean, suggest};
+
+/// Options that stand above the struct.
+pub(crate) const STRUCT_OPTIONS: &[&str] = &[
+    "table",
+    "unique",
+    "new",
+    "backend",
+    "crate",
+    "existing_rows",
+];
+/// Options that stand on a field.
+pub(crate) const FIELD_OPTIONS: &[&str] = &[
+    "key",
+    "version",
+    "counter",
+    "unique",
+    "generated",
+    "default",
+];
+/// The databases a model can be limited to.
+pub(crate) const BACKENDS: &[&str] = &["Postgres", "Sqlite"];
+
+/// `#[rowlock(...)]` above the struct.
+#[derive(Default)]
+pub(crate) struct StructAttrs {
+    pub table: Option<LitStr>,
+    pub unique: Vec<UniqueAttr>,
+    pub new: Option<Ident>,
+    pub backends: Option<Vec<Ident>>,
+    pub krate: Option<Path>,
+    pub existing_rows: bool,
+    /// Something close to `table` was misspelt: do not also report that the table is missing.
+    pub table_attempted: bool,
+    pub unique_attempted: bool,
+}
+
+/// `unique(a, b)` above the struct.
+pub(crate) struct UniqueAttr {
+    pub option: Ident,
+    pub fields: Vec<Ident>,
+}
+
+/// `#[rowlock(...)]` on a field.
+#[derive(Default)]
+pub(crate) struct FieldAttrs {
+    pub key: Option<Ident>,
+    pub version: Option<Ident>,
+    pub counter: Option<CounterAttr>,
+    pub unique: Option<Ident>,
+    pub generated: Option<Ident>,
+    pub default: Option<Ident>,
+    /// The field option that a misspelt one resembles: do not also report that it is missing.
+    pub attempted: Vec<&'static str>,
+}
+
+/// `counter` or `counter(min = 0, max = 100)`.
+pub(crate) struct CounterAttr {
+    pub option: Ident,
+    pub min: Option<i64>,
+    pub max: Option<i64>,
+}
+
+/// What sqlx's own derive is told about a field.
+#[derive(Default)]
+pub(crate) struct SqlxAttrs {
+    pub rename: Option<String>,
+    pub skip: bool,
+    pub json: bool,
+    pub json_nullable: bool,
+    pub try_from: Option<Ident>,
+    pub flatten: Option<Ident>,
+}
+
+/// One option of a list: `name`, `name = value` or `name(...)`.
+struct Opt {
+    name: Ident,
+    value: OptValue,
+}
+
+enum OptValue {
+    None,
+    Equals(TokenStream),
+    List(TokenStream),
+}
+
+impl Opt {
+    fn flag(&self, diag: &Diag) {
+        match &self.value {
+            OptValue::None => {}
+            OptValue::Equals(tokens) | OptValue::List(tokens) => diag.error(
+                or_name(tokens, &self.name),
+                format_args!(
+                    "`{0}` takes no value\nhelp: write `#[rowlock({0})]`",
+                    self.name
+                ),
+            ),
+        }
+    }
+
+    fn string(&self, diag: &Diag, example: &str) -> Option<LitStr> {
+        let parsed = match &self.value {
+            OptValue::Equals(tokens) => syn::parse2::<LitStr>(tokens.clone()).ok(),
+            _ => None,
+        };
+        if parsed.is_none() {
+            self.malformed(diag, example);
+        }
+        parsed
+    }
+
+    fn malformed(&self, diag: &Diag, example: &str) {
+        let tokens = match &self.value {
+            OptValue::None => TokenStream::new(),
+            OptValue::Equals(tokens) | OptValue::List(tokens) => tokens.clone(),
+        };
+        diag.error(
+            or_name(&tokens, &self.name),
+            format_args!(
+                "malformed option `{}`\nhelp: write `#[rowlock({example})]`",
+                self.name
+            ),
+        );
+    }
+}
+
+/// An empty stream has no span: fall back to the option's name.
+fn or_name(tokens: &TokenStream, name: &Ident) -> TokenStream {
+    if tokens.is_empty() {
+        name.to_token_stream()
+    } else {
+        tokens.clone()
+    }
+}
+
+/// Reads `a, b = 1, c(d)`; records what cannot be read and goes on behind the next comma.
+fn options(tokens: TokenStream, diag: &Diag) -> Vec<Opt> {
+    let mut found = Vec::new();
+    let parser = |input: ParseStream<'_>| {
+        while !input.is_empty() {
+            if let Some(option) = option(input, diag)? {
+                found.push(option);
+            }
+            if input.is_empty() {
+                break;
+            }
+            if input.peek(Token![,]) {
+                input.parse::<Token![,]>()?;
+            } else {
+                let junk = up_to_comma(input)?;
+                diag.error(junk, "expected `,` between two options");
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = parser.parse2(tokens) {
+        diag.push(error);
+    }
+    found
+}
+
+fn option(input: ParseStream<'_>, diag: &Diag) -> syn::Result<Option<Opt>> {
+    use syn::ext::IdentExt;
+    if !input.peek(Ident::peek_any) {
+        let junk = up_to_comma(input)?;
+        if !junk.is_empty() {
+            diag.error(junk, "expected the name of an option");
+        } else {
+            diag.push(input.error("expected the name of an option"));
+        }
+        return Ok(None);
+    }
+    let name = Ident::parse_any(input)?;
+    let value = if input.peek(Token![=]) {
+        input.parse::<Token![=]>()?;
+        OptValue::Equals(up_to_comma(input)?)
+    } else if input.peek(syn::token::Paren) {
+        let group: proc_macro2::Group = input.parse()?;
+        debug_assert_eq!(group.delimiter(), Delimiter::Parenthesis);
+        OptValue::List(group.stream())
+    } else {
+        OptValue::None
+    };
+    Ok(Some(Opt { name, value }))
+}
+
+fn up_to_comma(input: ParseStream<'_>) -> syn::Result<TokenStream> {
+    let mut tokens = TokenStream::new();
+    while !input.is_empty() && !input.peek(Token![,]) {
+        tokens.extend([input.parse::<TokenTree>()?]);
+    }
+    Ok(tokens)
+}
+
+/// All options of all `#[namespace(...)]` attributes, in source order.
+fn all_options(attrs: &[Attribute], namespace: &str, diag: &Diag) -> Vec<Opt> {
+    let mut found = Vec::new();
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident(namespace)) {
+        match &attr.meta {
+            syn::Meta::List(list) => {
+                if list.tokens.is_empty() && namespace == "rowlock" {
+                    diag.error(
+                        attr,
+                        "this empty attribute says nothing\nhelp: remove it, or pass options: `#[rowlock(...)]`",
+                    );
+                }
+                found.extend(options(list.tokens.clone(), diag));
+            }
+            other if namespace == "rowlock" => diag.error(
+                other,
+                "options go in parentheses\nhelp: write `#[rowlock(...)]`",
+            ),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Puts `value` in `slot`, or reports that the option was given before.
+fn once<T>(slot: &mut Option<T>, value: Option<T>, name: &Ident, diag: &Diag) {
+    if slot.is_some() {
+        diag.error(
+            name,
+            format_args!("option `{name}` is given twice\nhelp: keep one of them"),
+        );
+    } else if value.is_some() {
+        *slot = value;
+    }
+}
+
+impl StructAttrs {
+    pub(crate) fn read(attrs: &[Attribute], diag: &Diag) -> Self {
+        let mut found = Self::default();
+        for option in all_options(attrs, "rowlock", diag) {
+            let name = &option.name;
+            match name.to_string().as_str() {
+                "table" => {
+                    found.table_attempted = true;
+                    let value = option.string(diag, "table = \"documents\"");
+                    once(&mut found.table, value, name, diag);
+                }
+                "unique" => {
+                    found.unique_attempted = true;
+                    if let Some(fields) = field_list(&option, diag) {
+                        found.unique.push(UniqueAttr {
+                            option: name.clone(),
+                            fields,
+                        });
+                    }
+                }
+                "new" => {
+                    let value = option.string(diag, "new = \"TagDraft\"").and_then(|text| {
+                        let ident = text.parse::<Ident>().ok();
+                        if ident.is_none() {
+                            diag.error(
+                                &text,
+                                format_args!(
+                                    "`{}` is not a struct name\nhelp: write `#[rowlock(new = \"TagDraft\")]`",
+                                    text.value()
+                                ),
+                            );
+                        }
+                        ident
+                    });
+                    once(&mut found.new, value, name, diag);
+                }
+                "backend" => {
+                    let value = backends(&option, diag);
+                    once(&mut found.backends, value, name, diag);
+                }
+                "crate" => {
+                    let value = crate_path(&option, diag);
+                    once(&mut found.krate, value, name, diag);
+                }
+                "existing_rows" => {
+                    option.flag(diag);
+                    let mut slot = found.existing_rows.then_some(());
+                    once(&mut slot, Some(()), name, diag);
+                    found.existing_rows = true;
+                }
+                other => {
+                    let near = did_you_mean(other, STRUCT_OPTIONS);
+                    found.table_attempted |= near == Some("table");
+                    found.unique_attempted |= near == Some("unique");
+                    unknown(name, "struct", STRUCT_OPTIONS, FIELD_OPTIONS, diag);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl FieldAttrs {
+    pub(crate) fn read(attrs: &[Attribute], diag: &Diag) -> Self {
+        let mut found = Self::default();
+        for option in all_options(attrs, "rowlock", diag) {
+            let name = &option.name;
+            let flag = |slot: &mut Option<Ident>| {
+                option.flag(diag);
+                once(slot, Some(name.clone()), name, diag);
+            };
+            match name.to_string().as_str() {
+                "key" => flag(&mut found.key),
+                "version" => flag(&mut found.version),
+                "generated" => flag(&mut found.generated),
+                "default" => flag(&mut found.default),
+                "unique" => {
+                    if let OptValue::List(tokens) = &option.value {
+                        diag.error(
+                            or_name(tokens, name),
+                            "a list of columns belongs above the struct, not on a field\n\
+                             help: write `#[rowlock(unique)]` here, or `#[rowlock(unique(...))]` above the struct",
+                        );
+                    } else {
+                        option.flag(diag);
+                    }
+                    once(&mut found.unique, Some(name.clone()), name, diag);
+                }
+                "counter" => {
+                    let value = CounterAttr::read(&option, diag);
+                    once(&mut found.counter, Some(value), name, diag);
+                }
+                other => {
+                    if let Some(near) = did_you_mean(other, FIELD_OPTIONS) {
+                        found.attempted.push(near);
+                    }
+                    unknown(name, "field", FIELD_OPTIONS, STRUCT_OPTIONS, diag);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl CounterAttr {
+    fn read(option: &Opt, diag: &Diag) -> Self {
+        let mut found = Self {
+            option: option.name.clone(),
+            min: None,
+            max: None,
+        };
+        let tokens = match &option.value {
+            OptValue::None => return found,
+            OptValue::List(tokens) => tokens.clone(),
+            OptValue::Equals(_) => {
+                option.malformed(diag, "counter(min = 0)");
+                return found;
+            }
+        };
+        for bound in options(tokens, diag) {
+            let slot = match bound.name.to_string().as_str() {
+                "min" => &mut found.min,
+                "max" => &mut found.max,
+                other => {
+                    diag.error(
+                        &bound.name,
+                        format_args!(
+                            "unknown counter option `{other}`\n{}",
+                            suggest(other, &["min", "max"])
+                        ),
+                    );
+                    continue;
+                }
+            };
+            let value = match &bound.value {
+                OptValue::Equals(tokens) => integer(tokens),
+                _ => None,
+            };
+            if value.is_none() {
+                bound.malformed(diag, "counter(min = 0, max = 100)");
+            }
+            once(slot, value, &bound.name, diag);
+        }
+        if let (Some(min), Some(max)) = (found.min, found.max)
+            && min > max
+        {
+            diag.error(
+                &found.option,
+                format_args!(
+                    "no value is at least {min} and at most {max}\nhelp: swap `min` and `max`"
+                ),
+            );
+        }
+        found
+    }
+}
+
+/// A literal `5` or `-5`.
+fn integer(tokens: &TokenStream) -> Option<i64> {
+    let parser = |input: ParseStream<'_>| {
+        let minus: Option<Token![-]> = input.parse()?;
+        let digits: LitInt = input.parse()?;
+        let sign = if minus.is_some() { "-" } else { "" };
+        format!("{sign}{}", digits.base10_digits())
+            .parse::<i64>()
+            .map_err(|error| syn::Error::new(digits.span(), error))
+    };
+    parser.parse2(tokens.clone()).ok()
+}
+
+fn field_list(option: &Opt, diag: &Diag) -> Option<Vec<Ident>> {
+    use syn::ext::IdentExt;
+    let OptValue::List(tokens) = &option.value else {
+        option.malformed(diag, "unique(tenant_id, slug)");
+        return None;
+    };
+    let parser = |input: ParseStream<'_>| {
+        let mut fields = Vec::new();
+        while !input.is_empty() {
+            fields.push(Ident::parse_any(input)?);
+            if input.is_empty() {
+                break;
+            }
+            input.parse::<Token![,]>()?;
+        }
+        Ok(fields)
+    };
+    match parser.parse2(tokens.clone()) {
+        Ok(fields) if !fields.is_empty() => Some(fields),
+        _ => {
+            option.malformed(diag, "unique(tenant_id, slug)");
+            None
+        }
+    }
+}
+
+fn backends(option: &Opt, diag: &Diag) -> Option<Vec<Ident>> {
+    let OptValue::List(tokens) = &option.value else {
+        option.malformed(diag, "backend(Postgres)");
+        return None;
+    };
+    let parser = syn::punctuated::Punctuated::<Ident, Token![,]>::parse_terminated;
+    let Ok(names) = parser.parse2(tokens.clone()) else {
+        option.malformed(diag, "backend(Postgres)");
+        return None;
+    };
+    if names.is_empty() {
+        option.malformed(diag, "backend(Postgres)");
+        return None;
+    }
+    let mut known = Vec::new();
+    for name in names {
+        let text = name.to_string();
+        if BACKENDS.contains(&text.as_str()) {
+            known.push(name);
+        } else {
+            diag.error(
+                &name,
+                format_args!("unknown backend `{text}`\n{}", suggest(&text, BACKENDS)),
+            );
+        }
+    }
+    Some(known)
+}
+
+fn crate_path(option: &Opt, diag: &Diag) -> Option<Path> {
+    let path = match &option.value {
+        OptValue::Equals(tokens) => syn::parse2::<Path>(tokens.clone()).ok(),
+        _ => None,
+    };
+    let Some(path) = path else {
+        option.malformed(diag, "crate = ::my_reexports::rowlock");
+        return None;
+    };
+    let absolute = path.leading_colon.is_some()
+        || path
+            .segments
+            .first()
+            .is_some_and(|first| first.ident == "crate");
+    if !absolute {
+        diag.error(
+            &path,
+            format_args!(
+                "the path must be absolute\nhelp: write `#[rowlock(crate = ::{0})]`, or `crate::{0}` for a re-export of this crate",
+                path.to_token_stream().to_string().replace(' ', "")
+            ),
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn unknown(name: &Ident, place: &str, here: &[&str], elsewhere: &[&str], diag: &Diag) {
+    let text = name.to_string();
+    if elsewhere.contains(&text.as_str()) {
+        let belongs = if place == "field" {
+            "above the struct, not on a field"
+        } else {
+            "on a field, not above the struct"
+        };
+        diag.error(name, format_args!("`{text}` belongs {belongs}"));
+    } else {
+        diag.error(
+            name,
+            format_args!("unknown {place} option `{text}`\n{}", suggest(&text, here)),
+        );
+    }
+}
+
+impl SqlxAttrs {
+    /// sqlx's derive reports mistakes in its own options; here unknown ones are passed over.
+    pub(crate) fn read(attrs: &[Attribute]) -> Self {
+        let mut found = Self::default();
+        let quiet = Diag::new();
+        for option in all_options(attrs, "sqlx", &quiet) {
+            match option.name.to_string().as_str() {
+                "rename" => found.rename = option.text(),
+                "skip" => found.skip = true,
+                "json" => {
+                    found.json = true;
+                    found.json_nullable = matches!(&option.value, OptValue::List(_));
+                }
+                "try_from" => found.try_from = Some(option.name),
+                "flatten" => found.flatten = Some(option.name),
+                _ => {}
+            }
+        }
+        let _ = quiet.finish();
+        found
+    }
+}
+
+impl Opt {
+    fn text(&self) -> Option<String> {
+        match &self.value {
+            OptValue::Equals(tokens) => syn::parse2::<LitStr>(tokens.clone())
+                .ok()
+                .map(|text| text.value()),
+            _ => None,
+        }
+    }
+}
+
+/// `#[sqlx(rename_all = "...")]` above the struct: how a field's name becomes a column's.
+pub(crate) fn sqlx_rename_all(attrs: &[Attribute]) -> Option<String> {
+    let quiet = Diag::new();
+    let found = all_options(attrs, "sqlx", &quiet)
+        .iter()
+        .find(|option| option.name == "rename_all")
+        .and_then(Opt::text);
+    let _ = quiet.finish();
+    found
+}

@@ -1,0 +1,426 @@
+//! `#[derive(FindOrCreate)]`: find by a unique key, or create; and upsert.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::DeriveInput;
+
+use super::{
+    Derive, Method, assert_not_null, bind, bind_key, database, describe_key, for_backend, key_of,
+    key_type, passed, sql_doc, stub_impl, stub_method, stub_runtime,
+};
+use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
+use crate::diag::Diag;
+use crate::lower::Attempted;
+use crate::model::{Column, Model, UniqueKey};
+use crate::sql::{self, Dialect};
+
+pub(crate) struct FindOrCreate;
+
+pub(crate) struct Plan<'m> {
+    model: &'m Model,
+    keys: Vec<Key<'m>>,
+}
+
+/// A unique key with the names of its methods.
+struct Key<'m> {
+    key: &'m UniqueKey,
+    columns: Vec<&'m Column>,
+    find: String,
+    find_or_create: String,
+    upsert: String,
+}
+
+impl Derive for FindOrCreate {
+    const NAME: &'static str = "FindOrCreate";
+    type Plan<'m> = Plan<'m>;
+
+    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        if model.unique.is_empty() && !attempted.unique {
+            missing_unique(model, diag);
+        }
+        let several = model.unique.len() > 1;
+        let keys = model
+            .unique
+            .iter()
+            .map(|key| {
+                let columns = model.unique_columns(key);
+                let by = by(columns.iter().map(|column| column.field.as_str()));
+                let suffix = if several {
+                    format!("_{by}")
+                } else {
+                    String::new()
+                };
+                Key {
+                    key,
+                    columns,
+                    find: format!("find_{by}"),
+                    find_or_create: format!("find_or_create{suffix}"),
+                    upsert: format!("upsert{suffix}"),
+                }
+            })
+            .collect();
+        Some(Plan { model, keys })
+    }
+
+    fn expand(plan: &Plan<'_>) -> TokenStream {
+        let Plan { model, keys } = plan;
+        let ident = &model.ident;
+        let new = new_struct(plan);
+        let methods = keys
+            .iter()
+            .enumerate()
+            .map(|(index, key)| methods(plan, index, key));
+        let facts = facts(plan);
+        let backends = model
+            .backends
+            .iter()
+            .map(|dialect| for_backend(model, *dialect, &statements(plan, *dialect)));
+        let not_null = keys.iter().map(|key| {
+            assert_not_null(
+                model,
+                &key.columns,
+                "part of a unique key",
+                "in SQL two NULLs are never equal, so the database would allow duplicates",
+            )
+        });
+        quote! {
+            #new
+            #[allow(dead_code)]
+            impl #ident { #(#methods)* }
+            #facts
+            #(#backends)*
+            #(#not_null)*
+        }
+    }
+
+    fn stub(input: &DeriveInput) -> TokenStream {
+        stub(input)
+    }
+}
+
+/// `by_tenant_id_and_slug`
+fn by<'a>(fields: impl Iterator<Item = &'a str>) -> String {
+    format!("by_{}", fields.collect::<Vec<_>>().join("_and_"))
+}
+
+fn missing_unique(model: &Model, diag: &Diag) {
+    const USUAL: &[&str] = &[
+        "email", "slug", "code", "name", "username", "token", "key", "url",
+    ];
+    let guess = model
+        .columns
+        .iter()
+        .filter(|column| column.is_plain() && !column.generated && !column.default)
+        .find(|column| USUAL.contains(&column.field.as_str()))
+        .map_or("column", |column| column.field.as_str());
+    diag.error(
+        &model.ident,
+        format_args!(
+            "`FindOrCreate` does not know which columns identify a `{}`\n\
+             help: name them above the struct: `#[rowlock(unique({guess}))]`",
+            model.ident
+        ),
+    );
+}
+
+/// The struct with what the caller gives for a new row.
+fn new_struct(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let Model {
+        ident, vis, new, ..
+    } = model;
+    let fields = model.given().into_iter().map(|column| {
+        let Column {
+            ident,
+            ty,
+            docs,
+            field,
+            ..
+        } = column;
+        let docs = if docs.is_empty() {
+            let text = format!("The column `{field}` of the new row.");
+            quote!(#[doc = #text])
+        } else {
+            quote!(#(#docs)*)
+        };
+        quote!(#docs #vis #ident: #ty)
+    });
+    let docs = format!(
+        "What it takes to create a `{ident}`: every column that the database does not fill by itself."
+    );
+    quote! {
+        #[doc = #docs]
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #[allow(dead_code)]
+        #vis struct #new { #(#fields),* }
+    }
+}
+
+fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
+    let model = plan.model;
+    let rt = &model.rt;
+    let f = quote!(#rt::find_or_create);
+    let table = model.table.display();
+    let new = &model.new;
+    let bound = quote!(#f::UniqueKeySql<__DB, #index>);
+    let names = key
+        .columns
+        .iter()
+        .map(|column| format!("`{}`", column.field))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let span = key
+        .columns
+        .first()
+        .map_or_else(Span::call_site, |column| column.ident.span());
+    let method = |name: &str, docs: String, arguments, output, body| {
+        Method {
+            model,
+            name: Ident::new(name, Span::call_site().located_at(span)),
+            docs,
+            receiver: quote!(),
+            arguments,
+            output,
+            bound: bound.clone(),
+            body,
+        }
+        .tokens()
+    };
+
+    let arguments = key.columns.iter().map(|column| {
+        let ident = &column.ident;
+        let ty = passed(&column.ty, &quote!()).argument;
+        quote!(#ident: #ty)
+    });
+    let idents: Vec<_> = key.columns.iter().map(|column| &column.ident).collect();
+    let values = match idents.as_slice() {
+        [only] => quote!(#only),
+        several => quote!((#(#several),*)),
+    };
+    // A column may be named `db`, as the connection is.
+    let find = method(
+        &key.find,
+        format!(
+            "Reads the row of `{table}` with this {names}; `None` if there is none.\n\n{}\n\n\
+             Errors: `NotUnique`, `Database`.",
+            sql_doc(model, |_| sql::select(model, &key.columns))
+        ),
+        quote!(#(#arguments),*),
+        quote!(::core::option::Option<Self>, #rt::public::FindError),
+        quote!(#f::find::<__DB, #index, Self>(db, #values)),
+    );
+    let find_or_create = method(
+        &key.find_or_create,
+        format!(
+            "Reads the row of `{table}` with the {names} of `new`, or creates it. Says which; if the row was there, the other \
+             values of `new` are ignored.\n\n{}\n\nand only if there is no such row\n\n{}\n\n\
+             If somebody else is faster, the row is read again, at most five rounds of both. In a PostgreSQL transaction the insert is \
+             wrapped in a savepoint, so that the transaction stays usable whatever happens.\n\n\
+             Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Serialization`, `Unknown`, `Database` (also a violation \
+             of another constraint).\n\n\
+             Cancel safety: if the future is dropped, the row was created completely or not at all; calling again finds out.",
+            sql_doc(model, |_| sql::select(model, &key.columns)),
+            sql_doc(model, |_| sql::find_or_create::insert(model, key.key))
+        ),
+        quote!(new: #new),
+        quote!(#rt::public::FoundOrCreated<Self>, #rt::public::FindOrCreateError),
+        quote!(#f::find_or_create::<__DB, #index, Self>(db, new)),
+    );
+    let upsert_sql = sql::find_or_create::upsert(model, key.key);
+    let upsert_docs = match &upsert_sql {
+        Some(sql) => format!(
+            "Creates the row, or overwrites the one with the same {names}, and returns it as stored. The primary key, counters \
+             and what the database generates are never overwritten.\n\n```sql\n{sql}\n```\n\n\
+             Errors: `NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Serialization`, `Unknown`, `Database` \
+             (also a violation of another constraint).\n\n\
+             Cancel safety: one statement; if the future is dropped it was executed completely or not at all."
+        ),
+        None => "Creates the row unless it exists, and returns it: there is no column to overwrite. Runs as the method that \
+                 finds or creates, with its errors."
+            .to_owned(),
+    };
+    let upsert = method(
+        &key.upsert,
+        upsert_docs,
+        quote!(new: #new),
+        quote!(Self, #rt::public::UpsertError),
+        quote!(#f::upsert::<__DB, #index, Self>(db, new)),
+    );
+    quote!(#find #find_or_create #upsert)
+}
+
+/// What does not depend on the database.
+fn facts(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let rt = &model.rt;
+    let ident = &model.ident;
+    let new = &model.new;
+    let table = model.table.display();
+    let name = &model.table.name;
+    let schema = match &model.table.schema {
+        Some(schema) => quote!(::core::option::Option::Some(#schema)),
+        None => quote!(::core::option::Option::None),
+    };
+    let max_version = match model.version() {
+        Some(version) => {
+            let ty = &version.ty;
+            quote!(::core::option::Option::Some(<#ty as #rt::VersionNumber>::MAX))
+        }
+        None => quote!(::core::option::Option::None),
+    };
+    let keys = plan.keys.iter().enumerate().map(|(index, key)| {
+        let mut columns: Vec<&str> = key
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
+        columns.sort_unstable();
+        let columns = columns.join(",");
+        let methods = [&key.find, &key.find_or_create, &key.upsert];
+        let values_type = key_type(&key.columns, &quote!('__k));
+        let values = key_of(&key.columns, &quote!(__new));
+        let describe = describe_key(&key.columns);
+        quote! {
+            #[automatically_derived]
+            impl #rt::find_or_create::UniqueKey<#index> for #ident {
+                type Values<'__k> = #values_type;
+                const COLUMNS: &'static str = #columns;
+                const METHODS: [&'static str; 3] = [#(#methods),*];
+                fn values(__new: &Self::New) -> Self::Values<'_> { #values }
+                fn describe(__key: &Self::Values<'_>, __to: &mut #rt::KeyText) { #describe }
+            }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl #rt::find_or_create::FindOrCreate for #ident {
+            type New = #new;
+            const TABLE: &'static str = #table;
+            const SCHEMA: ::core::option::Option<&'static str> = #schema;
+            const TABLE_NAME: &'static str = #name;
+            const MAX_VERSION: ::core::option::Option<::core::primitive::i64> = #max_version;
+        }
+        #(#keys)*
+    }
+}
+
+/// The statements for one database.
+fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
+    let model = plan.model;
+    let rt = &model.rt;
+    let ident = &model.ident;
+    let f = quote!(#rt::find_or_create);
+    let database = database(model, dialect);
+    let binds = model
+        .given()
+        .into_iter()
+        .enumerate()
+        .map(|(index, column)| {
+            let field = &column.ident;
+            bind(index, column, &quote!(&__new.#field), model)
+        });
+    let keys = plan.keys.iter().enumerate().map(|(index, key)| {
+        let find = sql::select(model, &key.columns);
+        let insert = sql::find_or_create::insert(model, key.key);
+        let upsert = match sql::find_or_create::upsert(model, key.key) {
+            Some(sql) => quote!(::core::option::Option::Some(#sql)),
+            None => quote!(::core::option::Option::None),
+        };
+        let bind_key = bind_key(&key.columns);
+        quote! {
+            #[automatically_derived]
+            impl #f::UniqueKeySql<#database, #index> for #ident {
+                const FIND: &'static str = #find;
+                const INSERT: &'static str = #insert;
+                const UPSERT: ::core::option::Option<&'static str> = #upsert;
+                fn bind(__key: &Self::Values<'_>, __to: &mut impl #rt::Bind<#database>) { #bind_key }
+            }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl #f::FindOrCreateSql<#database> for #ident {
+            fn bind_new(__new: &Self::New, __to: &mut impl #rt::Bind<#database>) { #(#binds)* }
+        }
+        #(#keys)*
+    }
+}
+
+/// Guesses the names that the struct would have had, as far as its attributes can be read.
+fn stub(input: &DeriveInput) -> TokenStream {
+    let rt = stub_runtime(input);
+    let syn::Data::Struct(data) = &input.data else {
+        return TokenStream::new();
+    };
+    let quiet = Diag::new();
+    let attrs = StructAttrs::read(&input.attrs, &quiet);
+    let mut keys: Vec<Vec<String>> = Vec::new();
+    let mut given = Vec::new();
+    for field in &data.fields {
+        let Some(ident) = &field.ident else { continue };
+        let options = FieldAttrs::read(&field.attrs, &quiet);
+        if options.unique.is_some() {
+            keys.push(vec![ident.to_string()]);
+        }
+        let filled = options.generated.is_some()
+            || options.default.is_some()
+            || options.version.is_some()
+            || options.counter.is_some()
+            || SqlxAttrs::read(&field.attrs).skip;
+        if !filled {
+            given.push(field);
+        }
+    }
+    let _ = quiet.finish();
+    for unique in &attrs.unique {
+        keys.push(unique.fields.iter().map(Ident::to_string).collect());
+    }
+    let several = keys.len() > 1;
+    if keys.is_empty() {
+        keys.push(Vec::new());
+    }
+    let methods = keys.iter().map(|key| {
+        let by = by(key.iter().map(|field| field.trim_start_matches("r#")));
+        let suffix = if several {
+            format!("_{by}")
+        } else {
+            String::new()
+        };
+        let find = stub_method(
+            &format_ident!("find_{by}"),
+            key.len() + 1,
+            false,
+            &quote!(::core::option::Option<Self>, #rt::FindError),
+        );
+        let find_or_create = stub_method(
+            &format_ident!("find_or_create{suffix}"),
+            2,
+            false,
+            &quote!(#rt::FoundOrCreated<Self>, #rt::FindOrCreateError),
+        );
+        let upsert = stub_method(
+            &format_ident!("upsert{suffix}"),
+            2,
+            false,
+            &quote!(Self, #rt::UpsertError),
+        );
+        quote!(#find #find_or_create #upsert)
+    });
+    let methods = stub_impl(input, &quote!(#(#methods)*));
+    if !input.generics.params.is_empty() {
+        return methods;
+    }
+    let vis = &input.vis;
+    let new = attrs
+        .new
+        .unwrap_or_else(|| format_ident!("New{}", input.ident));
+    let fields = given.iter().map(|field| {
+        let (ident, ty) = (&field.ident, &field.ty);
+        quote!(#vis #ident: #ty)
+    });
+    quote! {
+        #methods
+        #[allow(dead_code, missing_docs)]
+        #vis struct #new { #(#fields),* }
+    }
+}

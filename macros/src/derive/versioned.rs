@@ -1,0 +1,374 @@
+//! `#[derive(Versioned)]`: optimistic locking.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::DeriveInput;
+use syn::spanned::Spanned;
+
+use super::{
+    Derive, Method, assert_not_null, bind, bind_key, database, describe_key, for_backend,
+    key_argument, key_of, key_type, row, sql_doc, stub_impl, stub_method, stub_runtime,
+};
+use crate::diag::Diag;
+use crate::lower::Attempted;
+use crate::model::{Column, Model};
+use crate::sql::{self, Dialect};
+
+pub(crate) struct Versioned;
+
+pub(crate) struct Plan<'m> {
+    model: &'m Model,
+    keys: Vec<&'m Column>,
+    version: &'m Column,
+}
+
+/// `Sized` methods of this derive with their number of arguments, for the stub.
+const METHODS: &[(&str, usize, bool)] = &[
+    ("load", 2, false),
+    ("reload", 1, true),
+    ("update", 1, true),
+    ("touch", 1, true),
+    ("delete", 1, true),
+    ("update_with", 3, false),
+];
+
+impl Derive for Versioned {
+    const NAME: &'static str = "Versioned";
+    type Plan<'m> = Plan<'m>;
+
+    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        let version = model.version();
+        if version.is_none() && !attempted.version {
+            missing_version(model, diag);
+        }
+        let keys = model.keys();
+        if keys.is_empty() && !attempted.key {
+            missing_key(model, diag);
+        }
+        Some(Plan {
+            model,
+            version: version?,
+            keys,
+        })
+    }
+
+    fn expand(plan: &Plan<'_>) -> TokenStream {
+        let Plan { model, keys, .. } = plan;
+        let methods = methods(plan);
+        let facts = facts(plan);
+        let backends = model
+            .backends
+            .iter()
+            .map(|dialect| for_backend(model, *dialect, &statements(plan, *dialect)));
+        let ident = &model.ident;
+        let not_null = assert_not_null(
+            model,
+            keys,
+            "the key",
+            "in SQL NULL is not equal to NULL, so such a row would never be found",
+        );
+        quote! {
+            #[allow(dead_code)]
+            impl #ident { #methods }
+            #facts
+            #(#backends)*
+            #not_null
+        }
+    }
+
+    fn stub(input: &DeriveInput) -> TokenStream {
+        let rt = stub_runtime(input);
+        let methods = METHODS.iter().map(|(name, arguments, receiver)| {
+            let output = match *name {
+                "load" | "reload" => quote!(Self, #rt::LoadError),
+                "delete" => quote!((), #rt::DeleteError<Self>),
+                _ => quote!(Self, #rt::UpdateError<Self>),
+            };
+            stub_method(&format_ident!("{name}"), *arguments, *receiver, &output)
+        });
+        let edit = quote! {
+            #[doc = "Not generated because of the errors in the struct."]
+            pub fn edit(&self) -> #rt::Edit<Self> {
+                ::core::unreachable!()
+            }
+        };
+        // `update_with` takes a closure whose argument has to be known.
+        stub_impl(input, &quote!(#(#methods)* #edit))
+    }
+}
+
+fn missing_version(model: &Model, diag: &Diag) {
+    let named = model
+        .columns
+        .iter()
+        .find(|column| ["version", "lock_version"].contains(&column.field.as_str()));
+    let message = format!("no field of `{}` is marked as the version", model.ident);
+    match named {
+        Some(column) => diag.error(
+            &column.ident,
+            format_args!("{message}\nhelp: mark this one with `#[rowlock(version)]`"),
+        ),
+        None => diag.error(
+            &model.ident,
+            format_args!(
+                "{message}\nhelp: add a field such as `#[rowlock(version)] lock_version: i64`"
+            ),
+        ),
+    }
+}
+
+/// Also asked by `Counter`.
+pub(super) fn missing_key(model: &Model, diag: &Diag) {
+    let message = format!("`{}` has no primary key", model.ident);
+    match model.columns.iter().find(|column| column.field == "id") {
+        Some(column) => diag.error(
+            &column.ident,
+            format_args!("{message}\nhelp: mark this field with `#[rowlock(key)]`"),
+        ),
+        None => diag.error(
+            &model.ident,
+            format_args!("{message}\nhelp: mark a field with `#[rowlock(key)]`"),
+        ),
+    }
+}
+
+fn methods(plan: &Plan<'_>) -> TokenStream {
+    let Plan {
+        model,
+        keys,
+        version,
+    } = plan;
+    let rt = &model.rt;
+    let v = quote!(#rt::versioned);
+    let key = key_argument(keys);
+    let errors = |name: &str| {
+        let name = Ident::new(name, proc_macro2::Span::call_site());
+        quote!(#rt::public::#name)
+    };
+    let load_error = errors("LoadError");
+    let update_error = errors("UpdateError");
+    let delete_error = errors("DeleteError");
+    let ident = &model.ident;
+    let table = model.table.display();
+    let version_name = &version.field;
+    let conflict_note = "After a conflict, one more statement reads the row as it is now.";
+    let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
+
+    let method = |name: &str, docs: String, receiver: bool, arguments, output, body| {
+        Method {
+            model,
+            name: Ident::new(
+                name,
+                proc_macro2::Span::call_site().located_at(version.ident.span()),
+            ),
+            docs,
+            receiver: if receiver { quote!(&self,) } else { quote!() },
+            arguments,
+            output,
+            bound: quote!(#v::VersionedSql<__DB>),
+            body,
+        }
+        .tokens()
+    };
+
+    let load = method(
+        "load",
+        format!(
+            "Reads the row of `{table}` with this key.\n\n{}\n\n\
+             Errors: `NotFound`, `NullVersion`, `NotUnique`, `Database`.",
+            sql_doc(model, |_| sql::select(model, keys))
+        ),
+        false,
+        quote!(key: #key),
+        quote!(Self, #load_error),
+        quote!(#v::load(db, key)),
+    );
+    let reload = method(
+        "reload",
+        format!(
+            "Reads this row of `{table}` again, by its key.\n\n{}\n\n\
+             Errors: `NotFound`, `NullVersion`, `NotUnique`, `Database`.",
+            sql_doc(model, |_| sql::select(model, keys))
+        ),
+        true,
+        quote!(),
+        quote!(Self, #load_error),
+        quote!(#v::reload(self, db)),
+    );
+    let update = method(
+        "update",
+        format!(
+            "Writes all columns if the row still has this copy's `{version_name}`, and returns the row as it now is. \
+             The copy itself stays as it is.\n\n{}\n\n{conflict_note}\n\n\
+             Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `VersionOverflow`, `Ignored`, `NotUnique`, \
+             `Serialization`, `Unknown`, `Database`.\n\n{cancel}",
+            sql_doc(model, |_| sql::versioned::update(model, version))
+        ),
+        true,
+        quote!(),
+        quote!(Self, #update_error<Self>),
+        quote!(#v::update(self, db)),
+    );
+    let touch = method(
+        "touch",
+        format!(
+            "Raises `{version_name}` if the row still has this copy's, writes nothing else, and returns the row with what \
+             the database renewed.\n\n{}\n\n{conflict_note}\n\nErrors: those of `update`.\n\n{cancel}",
+            sql_doc(model, |_| sql::versioned::touch(model, version))
+        ),
+        true,
+        quote!(),
+        quote!(Self, #update_error<Self>),
+        quote!(#v::touch(self, db)),
+    );
+    let delete = method(
+        "delete",
+        format!(
+            "Deletes the row if it still has this copy's `{version_name}`.\n\n{}\n\n{conflict_note}\n\n\
+             Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `Ignored`, `NotUnique`, `Serialization`, \
+             `Unknown`, `Database`.\n\n{cancel}",
+            sql_doc(model, |_| sql::versioned::delete(model, version))
+        ),
+        true,
+        quote!(),
+        quote!((), #delete_error<Self>),
+        quote!(#v::delete(self, db)),
+    );
+    let update_with = method(
+        "update_with",
+        format!(
+            "Loads the row of `{table}` with this key, applies `change` and updates, again and again until no other \
+             writer comes between: at most 32 times, with a random wait of up to 64 ms in between. \
+             `change` must not have effects of its own: it runs once per attempt.\n\n\
+             Runs the statements of `load` and `update`, on one connection.\n\n\
+             Errors: those of `update`; `Stale` means that all attempts lost, `Gone` that there is no such row.\n\n\
+             Cancel safety: as `update`; an attempt is applied completely or not at all."
+        ),
+        false,
+        quote!(key: #key, change: impl ::core::ops::FnMut(&mut Self) + ::core::marker::Send),
+        quote!(Self, #update_error<Self>),
+        quote!(#v::update_with(db, key, change)),
+    );
+    let edit_docs = format!(
+        "Starts an edit of this `{ident}`: change its fields, then `save` writes only the changed columns."
+    );
+    let edit_type = errors("Edit");
+    quote! {
+        #load
+        #reload
+        #update
+        #touch
+        #delete
+        #update_with
+        #[doc = #edit_docs]
+        pub fn edit(&self) -> #edit_type<Self> {
+            #edit_type::new(::core::clone::Clone::clone(self))
+        }
+    }
+}
+
+/// What does not depend on the database.
+fn facts(plan: &Plan<'_>) -> TokenStream {
+    let Plan {
+        model,
+        keys,
+        version,
+    } = plan;
+    let rt = &model.rt;
+    let ident = &model.ident;
+    let table = model.table.display();
+    let version_ident = &version.ident;
+    let version_name = &version.field;
+    let version_type = &version.ty;
+    let key_type = key_type(keys, &quote!('__k));
+    let key = key_of(keys, &quote!(self));
+    let describe = describe_key(keys);
+    let writable = model.writable();
+    let names = writable.iter().map(|column| &column.field);
+    let differences = writable.iter().map(|column| {
+        let field = &column.ident;
+        let ty = &column.ty;
+        quote_spanned!(ty.span()=> <#ty as #rt::Comparable>::differs(&self.#field, &__other.#field))
+    });
+    let copies = writable.iter().enumerate().map(|(index, column)| {
+        let field = &column.ident;
+        quote!(__columns.copy(#index, &__from.#field, &mut self.#field);)
+    });
+    quote! {
+        #[automatically_derived]
+        impl #rt::versioned::Versioned for #ident {
+            type Key<'__k> = #key_type;
+            type Version = #version_type;
+            const TABLE: &'static str = #table;
+            const VERSION: &'static str = #version_name;
+            const COLUMNS: &'static [&'static str] = &[#(#names),*];
+            fn key(&self) -> Self::Key<'_> { #key }
+            fn version(&self) -> Self::Version { self.#version_ident }
+            fn describe(__key: &Self::Key<'_>, __to: &mut #rt::KeyText) { #describe }
+            fn changes(&self, __other: &Self) -> #rt::Changes {
+                #rt::Changes::new([#(#differences),*])
+            }
+            fn adopt(&mut self, __from: &Self, __columns: &#rt::Changes) { #(#copies)* }
+        }
+    }
+}
+
+/// The statements for one database, and how their values are bound.
+fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
+    let Plan {
+        model,
+        keys,
+        version,
+    } = plan;
+    let rt = &model.rt;
+    let ident = &model.ident;
+    let database = database(model, dialect);
+    let row = row(model, dialect);
+    let load = sql::select(model, keys);
+    let update = sql::versioned::update(model, version);
+    let touch = sql::versioned::touch(model, version);
+    let delete = sql::versioned::delete(model, version);
+    let (head, tail) = sql::versioned::save(model, version);
+    let version_index = model
+        .columns
+        .iter()
+        .position(|column| column.ident == version.ident);
+    let writable = model.writable();
+    let sets = writable
+        .iter()
+        .map(|column| format!("{} = ", sql::quote(&column.name)));
+    let bind_key = bind_key(keys);
+    let binds = writable.iter().enumerate().map(|(index, column)| {
+        let field = &column.ident;
+        bind(index, column, &quote!(&self.#field), model)
+    });
+    let reads = sql::versioned::returned(model)
+        .into_iter()
+        .enumerate()
+        .map(|(index, column)| {
+            let field = &column.ident;
+            if column.json {
+                quote!(self.#field = #rt::get::<_, #rt::sqlx::types::Json<_>>(__row, #index)?.0;)
+            } else {
+                quote!(self.#field = #rt::get(__row, #index)?;)
+            }
+        });
+    quote! {
+        #[automatically_derived]
+        impl #rt::versioned::VersionedSql<#database> for #ident {
+            const LOAD: &'static str = #load;
+            const VERSION_INDEX: usize = #version_index;
+            const UPDATE: &'static str = #update;
+            const TOUCH: &'static str = #touch;
+            const DELETE: &'static str = #delete;
+            const SAVE: (&'static str, &'static str) = (#head, #tail);
+            const SET: &'static [&'static str] = &[#(#sets),*];
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl #rt::Bind<#database>) { #bind_key }
+            fn bind_columns(&self, __to: &mut impl #rt::Bind<#database>) { #(#binds)* }
+            fn read_back(&mut self, __row: &#row) -> ::core::result::Result<(), #rt::sqlx::Error> {
+                #(#reads)*
+                ::core::result::Result::Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The derive macros of `rowlock`. Depend on that crate, which re-exports them.
+
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod attr;
+mod derive;
+mod diag;
+mod lower;
+mod model;
+mod sql;
+
+use proc_macro::TokenStream;
+
+#[doc = include_str!("../docs/versioned.md")]
+#[proc_macro_derive(Versioned, attributes(rowlock))]
+pub fn versioned(input: TokenStream) -> TokenStream {
+    derive::run::<derive::Versioned>(input.into()).into()
+}
+
+#[doc = include_str!("../docs/counter.md")]
+#[proc_macro_derive(Counter, attributes(rowlock))]
+pub fn counter(input: TokenStream) -> TokenStream {
+    derive::run::<derive::Counter>(input.into()).into()
+}
+
+#[doc = include_str!("../docs/find_or_create.md")]
+#[proc_macro_derive(FindOrCreate, attributes(rowlock))]
+pub fn find_or_create(input: TokenStream) -> TokenStream {
+    derive::run::<derive::FindOrCreate>(input.into()).into()
+}

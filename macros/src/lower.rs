@@ -1,0 +1,570 @@
+//! From the struct as written to the checked [`Model`]: the rules that all derives share.
+
+use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
+use quote::{ToTokens, format_ident, quote};
+use syn::ext::IdentExt;
+use syn::{Data, DeriveInput, Fields, Ident};
+
+use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
+use crate::diag::{Diag, suggest};
+use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
+use crate::sql::Dialect;
+
+/// The longest name PostgreSQL keeps; it cuts longer ones without an error.
+const LONGEST_NAME: usize = 63;
+
+/// Field options that were misspelt: what they resemble is not reported as missing.
+#[derive(Default)]
+pub(crate) struct Attempted {
+    pub key: bool,
+    pub version: bool,
+    pub counter: bool,
+    pub unique: bool,
+}
+
+/// Reads `input` for the derive called `derive`. `None` if the shape is wrong, which was then reported.
+pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempted)> {
+    let attrs = StructAttrs::read(&input.attrs, diag);
+    let fields = named_fields(derive, input, diag)?;
+    let rename_all = sqlx_rename_all(&input.attrs);
+    let mut attempted = Attempted {
+        unique: attrs.unique_attempted,
+        ..Attempted::default()
+    };
+
+    let mut columns = Vec::new();
+    let mut field_keys = Vec::new();
+    let mut first_version: Option<&Ident> = None;
+    for field in fields {
+        let Some(ident) = &field.ident else { continue };
+        let options = FieldAttrs::read(&field.attrs, diag);
+        let sqlx = SqlxAttrs::read(&field.attrs);
+        attempted.key |= options.attempted.contains(&"key");
+        attempted.version |= options.attempted.contains(&"version");
+        attempted.counter |= options.attempted.contains(&"counter");
+        attempted.unique |= options.attempted.contains(&"unique");
+        if sqlx.skip {
+            skipped(ident, &options, diag);
+            continue;
+        }
+        if let Some(flatten) = &sqlx.flatten {
+            diag.error(
+                flatten,
+                format_args!(
+                    "the columns of the flattened field `{ident}` are not visible to `{derive}`\n\
+                     help: list the columns as fields of `{}`, or mark the field with `#[sqlx(skip)]`",
+                    input.ident
+                ),
+            );
+            continue;
+        }
+        if let Some(version) = &options.version {
+            match first_version {
+                None => first_version = Some(ident),
+                Some(first) => diag.error(
+                    version,
+                    format_args!(
+                        "`{}` has more than one version field\n\
+                         note: `{first}` is already the version; keep only one `#[rowlock(version)]`",
+                        input.ident
+                    ),
+                ),
+            }
+        }
+        check_roles(ident, &options, &sqlx, diag);
+        check_nullable(ident, &field.ty, &options, diag);
+        if options.unique.is_some() {
+            field_keys.push(columns.len());
+        }
+        let name = column_name(ident, &sqlx, rename_all.as_deref());
+        check_name("column", &name, ident, diag);
+        columns.push(Column {
+            ident: ident.clone(),
+            field: ident.unraw().to_string(),
+            name,
+            ty: field.ty.clone(),
+            docs: field
+                .attrs
+                .iter()
+                .filter(|attr| attr.path().is_ident("doc"))
+                .cloned()
+                .collect(),
+            role: role(&options),
+            key: options.key.is_some(),
+            generated: options.generated.is_some(),
+            default: options.default.is_some(),
+            json: sqlx.json,
+        });
+    }
+    same_column_twice(&columns, diag);
+
+    let mut unique: Vec<UniqueKey> = field_keys
+        .iter()
+        .map(|&index| UniqueKey {
+            columns: vec![index],
+        })
+        .collect();
+    // The fields marked `unique` were told about their `Option` above; say it once.
+    let mut told_nullable = field_keys;
+    for attr in &attrs.unique {
+        let Some(key) = unique_key(attr, input, &columns, &mut told_nullable, diag) else {
+            continue;
+        };
+        if unique.iter().any(|other| other.same_columns(&key)) {
+            diag.error(&attr.option, "this unique key is declared twice");
+        } else {
+            unique.push(key);
+        }
+    }
+
+    let table = table(input, &attrs, diag);
+    let model = Model {
+        ident: input.ident.clone(),
+        vis: input.vis.clone(),
+        table: table.unwrap_or_default(),
+        columns,
+        unique,
+        new: attrs
+            .new
+            .unwrap_or_else(|| format_ident!("New{}", input.ident.unraw())),
+        backends: backends(attrs.backends.as_deref()),
+        rt: match &attrs.krate {
+            Some(path) => quote!(#path::__private),
+            None => quote!(::rowlock::__private),
+        },
+        existing_rows: attrs.existing_rows,
+    };
+    Some((model, attempted))
+}
+
+fn named_fields<'a>(
+    derive: &str,
+    input: &'a DeriveInput,
+    diag: &Diag,
+) -> Option<&'a syn::punctuated::Punctuated<syn::Field, syn::Token![,]>> {
+    let fields = match &input.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(fields) => Some(&fields.named),
+            Fields::Unnamed(fields) => {
+                diag.error(
+                    fields,
+                    format_args!(
+                        "`{derive}` can only be derived for a struct with named fields\n\
+                         note: the fields of a tuple struct have no names, and a column needs one"
+                    ),
+                );
+                None
+            }
+            Fields::Unit => {
+                diag.error(
+                    &input.ident,
+                    format_args!(
+                        "`{derive}` can only be derived for a struct with named fields\n\
+                         note: a unit struct has no columns"
+                    ),
+                );
+                None
+            }
+        },
+        Data::Enum(data) => {
+            diag.error(
+                data.enum_token,
+                format_args!(
+                    "`{derive}` can only be derived for a struct with named fields\n\
+                     note: an enum has no columns"
+                ),
+            );
+            None
+        }
+        Data::Union(data) => {
+            diag.error(
+                data.union_token,
+                format_args!(
+                    "`{derive}` can only be derived for a struct with named fields\n\
+                     note: a union has no columns"
+                ),
+            );
+            None
+        }
+    };
+    if let Some(first) = input.generics.params.first() {
+        let name = match first {
+            syn::GenericParam::Type(param) => param.ident.to_string(),
+            syn::GenericParam::Lifetime(param) => param.lifetime.to_string(),
+            syn::GenericParam::Const(param) => param.ident.to_string(),
+        };
+        let help = if matches!(first, syn::GenericParam::Lifetime(_)) {
+            format!("help: remove `{name}`, and own the values (`String` instead of `&str`)")
+        } else {
+            format!("help: remove `{name}`, or derive on one struct per concrete type")
+        };
+        diag.error(
+            &input.generics,
+            format_args!(
+                "`{derive}` cannot be derived for the generic struct `{}`\n\
+                 note: the SQL is fixed at compile time, so every column type must be known\n{help}",
+                input.ident
+            ),
+        );
+        return None;
+    }
+    fields
+}
+
+fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
+    let given = [
+        options.key.as_ref(),
+        options.version.as_ref(),
+        options.counter.as_ref().map(|counter| &counter.option),
+        options.unique.as_ref(),
+        options.generated.as_ref(),
+        options.default.as_ref(),
+    ];
+    for option in given.into_iter().flatten() {
+        diag.error(
+            option,
+            format_args!(
+                "`{ident}` is not a column: sqlx skips it\nhelp: remove `#[sqlx(skip)]` or `{option}`"
+            ),
+        );
+    }
+}
+
+/// Options of one field that contradict each other.
+fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Diag) {
+    let FieldAttrs {
+        key,
+        version,
+        unique,
+        generated,
+        default,
+        ..
+    } = options;
+    let counter = &options
+        .counter
+        .as_ref()
+        .map(|counter| counter.option.clone());
+    let clash = |a: &Option<Ident>, b: &Option<Ident>, note: &str| {
+        if let (Some(a), Some(b)) = (a, b) {
+            diag.error(
+                b,
+                format_args!("`{field}` cannot be both `{a}` and `{b}`\nnote: {note}"),
+            );
+        }
+    };
+    clash(
+        key,
+        version,
+        "the version changes with every update, a key never changes",
+    );
+    clash(
+        key,
+        counter,
+        "a counter changes with every call, a key never changes",
+    );
+    clash(
+        version,
+        counter,
+        "the version belongs to `Versioned`, a counter to `Counter`; a column has one writer",
+    );
+    clash(
+        version,
+        generated,
+        "every update writes the version and reads it back; `generated` columns are never written",
+    );
+    clash(
+        version,
+        default,
+        "a new row starts at version 0, written by the insert",
+    );
+    clash(
+        counter,
+        generated,
+        "every call writes the counter; `generated` columns are never written",
+    );
+    clash(
+        counter,
+        default,
+        "a new row starts its counters at 0, written by the insert",
+    );
+    clash(
+        generated,
+        default,
+        "`generated` columns are never written, `default` columns only not by an insert; keep one",
+    );
+    clash(
+        key,
+        default,
+        "a key that the database makes up is `generated`",
+    );
+    clash(
+        unique,
+        version,
+        "the version changes with every update, so it cannot identify a row",
+    );
+    clash(
+        unique,
+        counter,
+        "a counter changes with every call, so it cannot identify a row",
+    );
+    clash(
+        unique,
+        generated,
+        "nobody can look for a value that the database has yet to make up",
+    );
+    clash(
+        unique,
+        default,
+        "nobody can look for a value that the database has yet to make up",
+    );
+
+    let read_back = [version, counter, generated];
+    if let Some(option) = &sqlx.try_from
+        && read_back.iter().any(|role| role.is_some())
+    {
+        diag.error(
+            option,
+            format_args!(
+                "`{field}` is read back after a write, which does not go through `try_from`\n\
+                 help: use a type that sqlx decodes itself"
+            ),
+        );
+    }
+    if sqlx.json_nullable && generated.is_some() {
+        diag.error(
+            field,
+            format_args!("`{field}` is generated, and read back as JSON that is never NULL\nhelp: use `#[sqlx(json)]`"),
+        );
+    }
+}
+
+/// Roles that a nullable column cannot have, as far as the type's name tells.
+fn check_nullable(field: &Ident, ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
+    if !is_option(ty) {
+        return;
+    }
+    let roles = [
+        (
+            options.key.is_some(),
+            "the key",
+            "in SQL NULL is not equal to NULL, so such a row would never be found",
+        ),
+        (
+            options.version.is_some(),
+            "the version",
+            "in SQL NULL is not equal to NULL, so no update of such a row would ever match",
+        ),
+        (
+            options.counter.is_some(),
+            "a counter",
+            "in SQL NULL + 1 is NULL, so such a row would never count",
+        ),
+        (
+            options.unique.is_some(),
+            "part of a unique key",
+            "in SQL two NULLs are never equal, so the database would allow duplicates",
+        ),
+    ];
+    for (given, what, note) in roles {
+        if given {
+            nullable(field, ty, what, note, diag);
+        }
+    }
+}
+
+fn nullable(field: &Ident, ty: &syn::Type, what: &str, note: &str, diag: &Diag) {
+    diag.error(
+        ty,
+        format_args!(
+            "`{field}` is nullable, so it cannot be {what}\nnote: {note}\n\
+             help: make the column NOT NULL and remove the `Option`"
+        ),
+    );
+}
+
+fn role(options: &FieldAttrs) -> Role {
+    match (&options.version, &options.counter) {
+        (Some(_), _) => Role::Version,
+        (None, Some(counter)) => Role::Counter {
+            min: counter.min,
+            max: counter.max,
+        },
+        (None, None) => Role::Plain,
+    }
+}
+
+/// The column that sqlx reads for this field: `rename` wins over `rename_all`, as in sqlx.
+fn column_name(ident: &Ident, sqlx: &SqlxAttrs, rename_all: Option<&str>) -> String {
+    if let Some(name) = &sqlx.rename {
+        return name.clone();
+    }
+    let name = ident.unraw().to_string();
+    match rename_all {
+        Some("lowercase") => name.to_lowercase(),
+        Some("snake_case") => name.to_snake_case(),
+        Some("UPPERCASE") => name.to_uppercase(),
+        Some("SCREAMING_SNAKE_CASE") => name.to_shouty_snake_case(),
+        Some("kebab-case") => name.to_kebab_case(),
+        Some("camelCase") => name.to_lower_camel_case(),
+        Some("PascalCase") => name.to_upper_camel_case(),
+        _ => name,
+    }
+}
+
+fn check_name(what: &str, name: &str, tokens: impl ToTokens, diag: &Diag) {
+    if name.is_empty() {
+        diag.error(tokens, format_args!("a {what} name cannot be empty"));
+    } else if name.chars().any(char::is_control) {
+        diag.error(
+            tokens,
+            format_args!("a {what} name cannot contain control characters"),
+        );
+    } else if name.len() > LONGEST_NAME {
+        diag.error(
+            tokens,
+            format_args!(
+                "the {what} name is {} bytes long, {LONGEST_NAME} are possible\n\
+                 note: PostgreSQL would cut it without an error and meet another {what}",
+                name.len()
+            ),
+        );
+    }
+}
+
+fn same_column_twice(columns: &[Column], diag: &Diag) {
+    for (index, column) in columns.iter().enumerate() {
+        if let Some(first) = columns[..index]
+            .iter()
+            .find(|other| other.name == column.name)
+        {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "the fields `{}` and `{}` are both stored in the column `{}`\n\
+                     help: rename one with `#[sqlx(rename = \"...\")]`",
+                    first.field, column.field, column.name
+                ),
+            );
+        }
+    }
+}
+
+fn unique_key(
+    attr: &UniqueAttr,
+    input: &DeriveInput,
+    columns: &[Column],
+    told_nullable: &mut Vec<usize>,
+    diag: &Diag,
+) -> Option<UniqueKey> {
+    let names: Vec<&str> = columns.iter().map(|column| column.field.as_str()).collect();
+    let mut found: Vec<usize> = Vec::new();
+    let mut complete = true;
+    for field in &attr.fields {
+        let name = field.unraw().to_string();
+        let Some(index) = names.iter().position(|known| *known == name) else {
+            diag.error(
+                field,
+                format_args!(
+                    "`{}` has no field `{name}`\n{}",
+                    input.ident,
+                    suggest(&name, &names)
+                ),
+            );
+            complete = false;
+            continue;
+        };
+        if found.contains(&index) {
+            diag.error(field, format_args!("`{name}` is listed twice in one key"));
+            continue;
+        }
+        found.push(index);
+        let column = &columns[index];
+        let why_not = match column.role {
+            Role::Version => {
+                Some("the version changes with every update, so it cannot identify a row")
+            }
+            Role::Counter { .. } => {
+                Some("a counter changes with every call, so it cannot identify a row")
+            }
+            Role::Plain if column.generated || column.default => {
+                Some("nobody can look for a value that the database has yet to make up")
+            }
+            Role::Plain => None,
+        };
+        if let Some(note) = why_not {
+            diag.error(
+                field,
+                format_args!("`{name}` cannot be part of a unique key\nnote: {note}"),
+            );
+        }
+        if is_option(&column.ty) && !told_nullable.contains(&index) {
+            told_nullable.push(index);
+            nullable(
+                &column.ident,
+                &column.ty,
+                "part of a unique key",
+                "in SQL two NULLs are never equal, so the database would allow duplicates",
+                diag,
+            );
+        }
+    }
+    complete.then_some(UniqueKey { columns: found })
+}
+
+fn table(input: &DeriveInput, attrs: &StructAttrs, diag: &Diag) -> Option<Table> {
+    let Some(text) = &attrs.table else {
+        if !attrs.table_attempted {
+            diag.error(
+                &input.ident,
+                format_args!(
+                    "missing table name for `{}`\n\
+                     help: add `#[rowlock(table = \"{}\")]` above the struct",
+                    input.ident,
+                    plural(&input.ident.unraw().to_string().to_snake_case())
+                ),
+            );
+        }
+        return None;
+    };
+    let value = text.value();
+    let parts: Vec<&str> = value.split('.').collect();
+    let (schema, name) = match parts.as_slice() {
+        [name] => (None, *name),
+        [schema, name] => (Some(*schema), *name),
+        _ => {
+            diag.error(
+                text,
+                "a table name has at most one dot\nhelp: write `table = \"schema.table\"`",
+            );
+            return None;
+        }
+    };
+    for part in schema.into_iter().chain([name]) {
+        check_name("table", part, text, diag);
+    }
+    Some(Table {
+        schema: schema.map(str::to_owned),
+        name: name.to_owned(),
+    })
+}
+
+/// A guess for a help text, nothing more.
+fn plural(name: &str) -> String {
+    match name.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
+        _ if name.ends_with('s') => name.to_owned(),
+        _ => format!("{name}s"),
+    }
+}
+
+fn backends(limited: Option<&[Ident]>) -> Vec<Dialect> {
+    let all = [Dialect::Postgres, Dialect::Sqlite];
+    debug_assert_eq!(all.len(), BACKENDS.len());
+    match limited {
+        Some(names) => all
+            .into_iter()
+            .filter(|dialect| names.iter().any(|name| name == dialect.name()))
+            .collect(),
+        None => all.to_vec(),
+    }
+}

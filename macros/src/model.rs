@@ -1,0 +1,167 @@
+//! The model: what every derive knows about a struct once it was read and checked.
+
+use proc_macro2::TokenStream;
+use syn::{Attribute, Ident, Type, Visibility};
+
+use crate::sql::Dialect;
+
+/// A struct that stands for a table.
+pub(crate) struct Model {
+    pub ident: Ident,
+    pub vis: Visibility,
+    pub table: Table,
+    /// The fields that are columns, in source order.
+    pub columns: Vec<Column>,
+    pub unique: Vec<UniqueKey>,
+    /// The name of the generated `New…` struct.
+    pub new: Ident,
+    pub backends: Vec<Dialect>,
+    /// Path of the runtime's private module: `::rowlock::__private`.
+    pub rt: TokenStream,
+    /// `Counter` adds to rows that exist and never creates one.
+    pub existing_rows: bool,
+}
+
+/// A table name, split at the dot at compile time so that it can always be quoted.
+#[derive(Clone, Default)]
+pub(crate) struct Table {
+    pub schema: Option<String>,
+    pub name: String,
+}
+
+impl Table {
+    /// As written by the user, for error messages.
+    pub(crate) fn display(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!("{schema}.{}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+/// A field that is a column.
+pub(crate) struct Column {
+    /// The field, as written (`r#type`).
+    pub ident: Ident,
+    /// The field's name without `r#`, for generated method names and messages.
+    pub field: String,
+    /// The column's name in the database.
+    pub name: String,
+    pub ty: Type,
+    pub docs: Vec<Attribute>,
+    pub role: Role,
+    pub key: bool,
+    /// Written by the database, read back.
+    pub generated: bool,
+    /// Filled by the database when an insert leaves it out.
+    pub default: bool,
+    pub json: bool,
+}
+
+/// Who writes a column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The user's code.
+    Plain,
+    /// `Versioned`.
+    Version,
+    /// `Counter`, within the bounds.
+    Counter { min: Option<i64>, max: Option<i64> },
+}
+
+/// Columns whose values belong to at most one row, as indices into `Model::columns`.
+pub(crate) struct UniqueKey {
+    pub columns: Vec<usize>,
+}
+
+impl UniqueKey {
+    /// The order of the columns does not matter to an index's uniqueness.
+    pub(crate) fn same_columns(&self, other: &Self) -> bool {
+        self.columns.len() == other.columns.len()
+            && self
+                .columns
+                .iter()
+                .all(|column| other.columns.contains(column))
+    }
+}
+
+impl Model {
+    pub(crate) fn keys(&self) -> Vec<&Column> {
+        self.columns.iter().filter(|column| column.key).collect()
+    }
+
+    pub(crate) fn version(&self) -> Option<&Column> {
+        self.columns
+            .iter()
+            .find(|column| column.role == Role::Version)
+    }
+
+    pub(crate) fn counters(&self) -> Vec<&Column> {
+        self.columns
+            .iter()
+            .filter(|column| column.is_counter())
+            .collect()
+    }
+
+    /// The columns that an update writes: not the key, and nothing that belongs to the database or to another derive.
+    pub(crate) fn writable(&self) -> Vec<&Column> {
+        self.columns
+            .iter()
+            .filter(|column| !column.key && column.is_plain() && !column.generated)
+            .collect()
+    }
+
+    /// The columns that the caller gives for a new row.
+    pub(crate) fn given(&self) -> Vec<&Column> {
+        self.columns
+            .iter()
+            .filter(|column| column.is_plain() && !column.generated && !column.default)
+            .collect()
+    }
+
+    pub(crate) fn unique_columns(&self, key: &UniqueKey) -> Vec<&Column> {
+        key.columns
+            .iter()
+            .map(|&index| &self.columns[index])
+            .collect()
+    }
+}
+
+impl Column {
+    pub(crate) fn is_plain(&self) -> bool {
+        self.role == Role::Plain
+    }
+
+    pub(crate) fn is_counter(&self) -> bool {
+        matches!(self.role, Role::Counter { .. })
+    }
+
+    /// The value of this column in a row that is being created by somebody else's business.
+    ///
+    /// A version starts at 0; a counter at 0 or, when its bounds exclude 0, at the bound nearest to it.
+    pub(crate) fn initial(&self) -> i64 {
+        match self.role {
+            Role::Counter { min, max } => 0.clamp(min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX)),
+            Role::Plain | Role::Version => 0,
+        }
+    }
+}
+
+/// Whether `ty` is written as `Option<...>`. An alias is caught by a check in the generated code.
+pub(crate) fn is_option(ty: &Type) -> bool {
+    last_segment(ty).is_some_and(|name| name == "Option")
+}
+
+/// The last word of a type's path: `String` of `::std::string::String`.
+pub(crate) fn last_segment(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) if path.qself.is_none() => path
+            .path
+            .segments
+            .last()
+            .map(|segment| segment.ident.to_string()),
+        Type::Group(group) => last_segment(&group.elem),
+        Type::Paren(paren) => last_segment(&paren.elem),
+        _ => None,
+    }
+}

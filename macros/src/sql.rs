@@ -1,0 +1,450 @@
+//! The SQL of every statement: pure functions from a model to text.
+//!
+//! PostgreSQL and SQLite understand the same text for most statements (`$1`, double quotes, `RETURNING`,
+//! `ON CONFLICT`); where they part, the function takes the [`Dialect`] into account.
+
+use crate::model::{Column, Model, Role, UniqueKey};
+
+/// A database's way of writing SQL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dialect {
+    Postgres,
+    Sqlite,
+}
+
+impl Dialect {
+    /// The name of sqlx's type for the database, which is also what `backend(...)` takes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "Postgres",
+            Self::Sqlite => "Sqlite",
+        }
+    }
+}
+
+/// `"name"`, with quotes inside doubled, so that reserved words and odd names work.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The table as it stands behind FROM, INTO and UPDATE.
+fn table(model: &Model) -> String {
+    match &model.table.schema {
+        Some(schema) => format!("{}.{}", quote(schema), quote(&model.table.name)),
+        None => quote(&model.table.name),
+    }
+}
+
+/// The table's existing row inside `ON CONFLICT DO UPDATE`, where a schema may not be named.
+fn existing(model: &Model, column: &Column) -> String {
+    format!("{}.{}", quote(&model.table.name), quote(&column.name))
+}
+
+fn comma<T>(items: impl IntoIterator<Item = T>, text: impl FnMut(T) -> String) -> String {
+    items.into_iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn and<T>(items: impl IntoIterator<Item = T>, text: impl FnMut(T) -> String) -> String {
+    items
+        .into_iter()
+        .map(text)
+        .collect::<Vec<_>>()
+        .join(" AND ")
+}
+
+fn names(columns: &[&Column]) -> String {
+    comma(columns, |column| quote(&column.name))
+}
+
+/// `"a" = $1 AND "b" = $2`, counting from `first`.
+fn equal(columns: &[&Column], first: usize) -> String {
+    and(columns.iter().enumerate(), |(index, column)| {
+        format!("{} = ${}", quote(&column.name), first + index)
+    })
+}
+
+/// `"version" = "version" + 1`
+fn bump(version: &Column) -> String {
+    format!("{0} = {0} + 1", quote(&version.name))
+}
+
+/// Reads all columns of the row with this key.
+pub(crate) fn select(model: &Model, by: &[&Column]) -> String {
+    let all: Vec<&Column> = model.columns.iter().collect();
+    format!(
+        "SELECT {} FROM {} WHERE {}",
+        names(&all),
+        table(model),
+        equal(by, 1)
+    )
+}
+
+/// `Versioned`: what identifies the row is bound first as `$1…`.
+pub(crate) mod versioned {
+    use super::*;
+
+    /// What the database changed in an update: the version, then everything that others write.
+    pub(crate) fn returned(model: &Model) -> Vec<&Column> {
+        let version = model.version().into_iter();
+        let others = model.columns.iter().filter(|column| {
+            !column.key && (column.is_counter() || (column.generated && column.is_plain()))
+        });
+        version.chain(others).collect()
+    }
+
+    fn where_unchanged(model: &Model, version: &Column, first: usize) -> String {
+        let keys = model.keys();
+        format!(
+            "WHERE {} AND {} = ${}",
+            equal(&keys, first),
+            quote(&version.name),
+            first + keys.len()
+        )
+    }
+
+    /// Writes all columns: `$1…` are the columns, then the key, then the version.
+    pub(crate) fn update(model: &Model, version: &Column) -> String {
+        let columns = model.writable();
+        let mut set = comma(columns.iter().enumerate(), |(index, column)| {
+            format!("{} = ${}", quote(&column.name), index + 1)
+        });
+        if !set.is_empty() {
+            set.push_str(", ");
+        }
+        format!(
+            "UPDATE {} SET {set}{} {} RETURNING {}",
+            table(model),
+            bump(version),
+            where_unchanged(model, version, columns.len() + 1),
+            names(&returned(model))
+        )
+    }
+
+    /// Bumps the version and nothing else.
+    pub(crate) fn touch(model: &Model, version: &Column) -> String {
+        let (head, tail) = save(model, version);
+        format!("{head}{tail}")
+    }
+
+    /// Writes the changed columns, which go between the two parts as `"name" = $n, `.
+    pub(crate) fn save(model: &Model, version: &Column) -> (String, String) {
+        (
+            format!("UPDATE {} SET ", table(model)),
+            format!(
+                "{} {} RETURNING {}",
+                bump(version),
+                where_unchanged(model, version, 1),
+                names(&returned(model))
+            ),
+        )
+    }
+
+    pub(crate) fn delete(model: &Model, version: &Column) -> String {
+        format!(
+            "DELETE FROM {} {}",
+            table(model),
+            where_unchanged(model, version, 1)
+        )
+    }
+}
+
+/// `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
+pub(crate) mod counter {
+    use super::*;
+
+    /// The columns that a new counter row needs besides its key, with their values.
+    fn others<'a>(model: &'a Model, counter: &Column) -> Vec<&'a Column> {
+        model
+            .columns
+            .iter()
+            .filter(|column| {
+                !column.key
+                    && column.ident != counter.ident
+                    && (column.is_counter() || column.role == Role::Version)
+            })
+            .collect()
+    }
+
+    fn new_row_columns(model: &Model, counter: &Column) -> String {
+        let mut columns = model.keys();
+        columns.push(counter);
+        columns.extend(others(model, counter));
+        names(&columns)
+    }
+
+    /// `value`, moved by where the counter starts.
+    fn from_start(counter: &Column, value: &str) -> String {
+        match counter.initial() {
+            0 => value.to_owned(),
+            start => format!("{start} + {value}"),
+        }
+    }
+
+    fn trailing_values(model: &Model, counter: &Column) -> String {
+        others(model, counter)
+            .iter()
+            .map(|column| format!(", {}", column.initial()))
+            .collect()
+    }
+
+    fn room(value: &str, first: usize) -> String {
+        format!("{value} BETWEEN ${first} AND ${}", first + 1)
+    }
+
+    /// Adds to the row, which is created when it is missing.
+    pub(crate) fn add(model: &Model, counter: &Column) -> String {
+        let keys = model.keys();
+        let change = keys.len() + 1;
+        let old = existing(model, counter);
+        format!(
+            "INSERT INTO {} ({}) VALUES ({}, {}{}) ON CONFLICT ({}) DO UPDATE SET {} = {old} + ${change} WHERE {} RETURNING {}",
+            table(model),
+            new_row_columns(model, counter),
+            comma(1..=keys.len(), |index| format!("${index}")),
+            from_start(counter, &format!("${change}")),
+            trailing_values(model, counter),
+            names(&keys),
+            quote(&counter.name),
+            room(&old, change + 1),
+            quote(&counter.name),
+        )
+    }
+
+    /// Adds to the row if it exists.
+    pub(crate) fn add_existing(model: &Model, counter: &Column) -> String {
+        let keys = model.keys();
+        let change = keys.len() + 1;
+        let name = quote(&counter.name);
+        format!(
+            "UPDATE {} SET {name} = {name} + ${change} WHERE {} AND {} RETURNING {name}",
+            table(model),
+            equal(&keys, 1),
+            room(&name, change + 1),
+        )
+    }
+
+    /// Reads the counter alone, to explain why nothing was added.
+    pub(crate) fn read(model: &Model, counter: &Column) -> String {
+        format!(
+            "SELECT {} FROM {} WHERE {}",
+            quote(&counter.name),
+            table(model),
+            equal(&model.keys(), 1)
+        )
+    }
+
+    /// A batch of upserts: `head`, one `($n, $n, $n` + `row_tail` per row, `tail`.
+    ///
+    /// `$1` and `$2` are the lowest and highest total, bound if `guarded` says so.
+    pub(crate) struct Batch {
+        pub head: String,
+        pub row_tail: String,
+        pub tail: String,
+        /// Whether rows that are missing are created.
+        pub creates: bool,
+        pub guarded: bool,
+    }
+
+    pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
+        let keys = model.keys();
+        let name = quote(&counter.name);
+        let old = existing(model, counter);
+        let change = match counter.initial() {
+            0 => format!("\"excluded\".{name}"),
+            start => format!("(\"excluded\".{name} - {start})"),
+        };
+        let guarded = guarded(counter, dialect);
+        let guard = if guarded {
+            format!(" WHERE {}", total_in_bounds(&old, &change, dialect))
+        } else {
+            String::new()
+        };
+        Batch {
+            head: format!(
+                "INSERT INTO {} ({}) VALUES ",
+                table(model),
+                new_row_columns(model, counter)
+            ),
+            row_tail: format!("{})", trailing_values(model, counter)),
+            tail: format!(
+                " ON CONFLICT ({}) DO UPDATE SET {name} = {old} + {change}{guard} RETURNING {}, {name}",
+                names(&keys),
+                names(&keys),
+            ),
+            creates: true,
+            guarded,
+        }
+    }
+
+    /// A batch for rows that exist: `head`, one `($n, $n, $n)` per row, `tail`.
+    ///
+    /// PostgreSQL locks the rows in key order before it changes the first, as the upsert of sorted values does by
+    /// itself; two batches that overlap would else deadlock. SQLite has one writer at a time.
+    pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
+        let keys = model.keys();
+        let name = quote(&counter.name);
+        let rows = table(model);
+        let key_names = comma(1..=keys.len(), |index| format!("\"rowlock_k{index}\""));
+        let join = |left: &dyn Fn(usize, &Column) -> String| {
+            and(keys.iter().enumerate(), |(index, key)| {
+                format!(
+                    "{} = \"rowlock_delta\".\"rowlock_k{}\"",
+                    left(index + 1, key),
+                    index + 1
+                )
+            })
+        };
+        let own = |column: &Column| format!("\"rowlock_row\".{}", quote(&column.name));
+        let own_keys = comma(&keys, |key| own(key));
+        let own_join = join(&|_, key| own(key));
+        let change = "\"rowlock_delta\".\"rowlock_by\"";
+        let guarded = guarded(counter, dialect);
+        let guard = if guarded {
+            let total = total_in_bounds(&own(counter), change, dialect);
+            format!(" AND {total}")
+        } else {
+            String::new()
+        };
+        let (held, from_held) = match dialect {
+            Dialect::Postgres => {
+                let held_names = comma(1..=keys.len(), |index| format!("\"rowlock_h{index}\""));
+                let held_join = join(&|index, _| format!("\"rowlock_held\".\"rowlock_h{index}\""));
+                (
+                    format!(
+                        ", \"rowlock_held\" ({held_names}) AS MATERIALIZED (SELECT {own_keys} FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_delta\" ON {own_join} ORDER BY {own_keys} FOR NO KEY UPDATE OF \"rowlock_row\")"
+                    ),
+                    format!(" JOIN \"rowlock_held\" ON {held_join}"),
+                )
+            }
+            Dialect::Sqlite => (String::new(), String::new()),
+        };
+        Batch {
+            head: format!("WITH \"rowlock_delta\" ({key_names}, \"rowlock_by\") AS (VALUES "),
+            row_tail: ")".to_owned(),
+            // SQLite takes no alias behind RETURNING, and needs none: the other columns' names are ours.
+            tail: format!(
+                "){held} UPDATE {rows} AS \"rowlock_row\" SET {name} = {} + {change} FROM \"rowlock_delta\"{from_held} WHERE {own_join}{guard} RETURNING {}, {name}",
+                own(counter),
+                names(&keys),
+            ),
+            creates: false,
+            guarded,
+        }
+    }
+
+    /// PostgreSQL refuses an overflow itself; SQLite would turn the total into a floating-point number.
+    fn guarded(counter: &Column, dialect: Dialect) -> bool {
+        let declared = matches!(
+            counter.role,
+            Role::Counter { min: Some(_), .. } | Role::Counter { max: Some(_), .. }
+        );
+        declared || dialect == Dialect::Sqlite
+    }
+
+    fn total_in_bounds(old: &str, change: &str, dialect: Dialect) -> String {
+        match dialect {
+            // `numeric` has no largest value, so the guard itself cannot overflow.
+            Dialect::Postgres => format!("{old}::numeric + {change} BETWEEN $1 AND $2"),
+            Dialect::Sqlite => format!(
+                "typeof({old} + {change}) = 'integer' AND {old} + {change} BETWEEN $1 AND $2"
+            ),
+        }
+    }
+}
+
+/// `FindOrCreate`: find by a unique key, create, or overwrite.
+pub(crate) mod find_or_create {
+    use super::*;
+
+    fn insert_into(model: &Model) -> String {
+        let given = model.given();
+        let fixed: Vec<&Column> = model
+            .columns
+            .iter()
+            .filter(|column| column.role == Role::Version || column.is_counter())
+            .collect();
+        let mut columns = given.clone();
+        columns.extend(&fixed);
+        let mut values: Vec<String> = (1..=given.len()).map(|index| format!("${index}")).collect();
+        values.extend(fixed.iter().map(|column| column.initial().to_string()));
+        format!(
+            "INSERT INTO {} ({}) VALUES ({})",
+            table(model),
+            names(&columns),
+            values.join(", ")
+        )
+    }
+
+    fn returning(model: &Model) -> String {
+        let all: Vec<&Column> = model.columns.iter().collect();
+        format!("RETURNING {}", names(&all))
+    }
+
+    /// Creates the row unless another one holds the key.
+    pub(crate) fn insert(model: &Model, key: &UniqueKey) -> String {
+        format!(
+            "{} ON CONFLICT ({}) DO NOTHING {}",
+            insert_into(model),
+            names(&model.unique_columns(key)),
+            returning(model)
+        )
+    }
+
+    /// The columns that an upsert overwrites when the row exists: what the caller gave, but neither the key that
+    /// was looked for nor the primary key.
+    pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Column> {
+        let lookup = model.unique_columns(key);
+        model
+            .given()
+            .into_iter()
+            .filter(|column| !column.key && !lookup.iter().any(|other| other.ident == column.ident))
+            .collect()
+    }
+
+    /// Creates the row or overwrites the one that holds the key. `None` if there is nothing to overwrite.
+    ///
+    /// On a versioned model the version goes up, bounded by one more parameter: SQLite would turn an overflow
+    /// into a floating-point number.
+    pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
+        let columns = overwritten(model, key);
+        if columns.is_empty() {
+            return None;
+        }
+        let mut set = comma(&columns, |column| {
+            format!("{0} = \"excluded\".{0}", quote(&column.name))
+        });
+        let mut guard = String::new();
+        if let Some(version) = model.version() {
+            let old = existing(model, version);
+            set.push_str(&format!(", {} = {old} + 1", quote(&version.name)));
+            guard = format!(" WHERE {old} < ${}", model.given().len() + 1);
+        }
+        Some(format!(
+            "{} ON CONFLICT ({}) DO UPDATE SET {set}{guard} {}",
+            insert_into(model),
+            names(&model.unique_columns(key)),
+            returning(model)
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::quote;
+
+    proptest! {
+        /// Reading the quoted name as a database does gives the name back, whatever is in it.
+        #[test]
+        fn any_name_survives_quoting(name in "\\PC{1,70}") {
+            let quoted = quote(&name);
+            let inner = quoted
+                .strip_prefix('"')
+                .and_then(|rest| rest.strip_suffix('"'))
+                .ok_or_else(|| TestCaseError::fail("no quotes around the name"))?;
+            prop_assert!(!inner.replace("\"\"", "").contains('"'));
+            prop_assert_eq!(inner.replace("\"\"", "\""), name);
+        }
+    }
+}

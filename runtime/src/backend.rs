@@ -1,0 +1,210 @@
+//! The databases, behind one sealed trait.
+
+use std::future::Future;
+
+use futures_util::stream::BoxStream;
+use sqlx::database::HasStatementCache;
+use sqlx::error::BoxDynError;
+use sqlx::query::Query;
+use sqlx::{Database, Either, IntoArguments};
+
+/// What running a query yields: rows, and the number of affected rows at its end.
+pub(crate) type Results<'e, DB> = BoxStream<
+    'e,
+    Result<Either<<DB as Database>::QueryResult, <DB as Database>::Row>, sqlx::Error>,
+>;
+
+/// A database that rowlock generates code for: `sqlx::Postgres` and `sqlx::Sqlite`, each with the cargo feature of
+/// its name.
+///
+/// Sealed. It exists so that generated methods can be generic over the database; its members hide the bounds that
+/// sqlx's own traits do not imply.
+#[diagnostic::on_unimplemented(
+    message = "rowlock has no support for the database `{Self}`",
+    note = "enable the cargo feature `postgres` or `sqlite` of rowlock"
+)]
+pub trait Backend:
+    sealed::Sealed + Database<Arguments: IntoArguments<Self>> + HasStatementCache
+{
+    /// How many parameters one statement can have.
+    #[doc(hidden)]
+    const MAX_PARAMETERS: usize;
+    /// Starts a transaction that is going to write.
+    #[doc(hidden)]
+    const BEGIN: &'static str;
+    /// Whether a failed statement makes the rest of its transaction fail.
+    #[doc(hidden)]
+    const ERROR_ABORTS_TRANSACTION: bool;
+
+    #[doc(hidden)]
+    fn run<'e>(
+        connection: &'e mut Self::Connection,
+        query: Query<'e, Self, Self::Arguments>,
+    ) -> Results<'e, Self>;
+
+    #[doc(hidden)]
+    fn rows_affected(result: &Self::QueryResult) -> u64;
+
+    #[doc(hidden)]
+    fn bind_i64(arguments: &mut Self::Arguments, value: i64) -> Result<(), BoxDynError>;
+
+    /// Reads an integer column of any width; `None` is NULL.
+    #[doc(hidden)]
+    fn get_i64(row: &Self::Row, index: usize) -> Result<Option<i64>, sqlx::Error>;
+
+    /// Called when a future was dropped while its `BEGIN` was under way: whatever became of it, the connection must
+    /// not end up inside a transaction that nobody owns.
+    #[doc(hidden)]
+    fn abandon_begin(connection: &mut Self::Connection);
+
+    /// Whether `error`, which an upsert met, means that the database has no unique index on exactly these columns.
+    #[doc(hidden)]
+    fn lacks_unique_index(
+        connection: &mut Self::Connection,
+        error: &sqlx::Error,
+        key: IndexedColumns,
+    ) -> impl Future<Output = bool> + Send;
+}
+
+/// The columns that should have a unique index.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub struct IndexedColumns {
+    pub(crate) schema: Option<&'static str>,
+    pub(crate) table: &'static str,
+    /// In alphabetical order, joined by commas.
+    pub(crate) columns: &'static str,
+}
+
+mod sealed {
+    pub trait Sealed {}
+    #[cfg(feature = "postgres")]
+    impl Sealed for sqlx::Postgres {}
+    #[cfg(feature = "sqlite")]
+    impl Sealed for sqlx::Sqlite {}
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
+    use sqlx::{Arguments, Executor, Postgres, Row, SqlSafeStr};
+    use sqlx_core::transaction::TransactionManager;
+
+    use super::*;
+
+    impl Backend for Postgres {
+        const MAX_PARAMETERS: usize = 65_535;
+        const BEGIN: &'static str = "BEGIN";
+        const ERROR_ABORTS_TRANSACTION: bool = true;
+
+        fn run<'e>(
+            connection: &'e mut PgConnection,
+            query: Query<'e, Self, PgArguments>,
+        ) -> Results<'e, Self> {
+            connection.fetch_many(query)
+        }
+
+        fn rows_affected(result: &PgQueryResult) -> u64 {
+            result.rows_affected()
+        }
+
+        fn bind_i64(arguments: &mut PgArguments, value: i64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        fn get_i64(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
+            // Unchecked, because int2 and int4 are welcome too; sqlx decodes by the value's length.
+            row.try_get_unchecked(index)
+        }
+
+        fn abandon_begin(connection: &mut PgConnection) {
+            // sqlx 0.9.0 counts a transaction only after the server's answer to BEGIN, so dropping `begin` before
+            // that leaves the connection in a transaction that nobody rolls back. What it offers is this: `begin`
+            // queues its statement on the first poll. So queue a ROLLBACK behind the BEGIN; whoever uses the
+            // connection next (the pool's own ping at the latest) sends it and reads both answers.
+            let rollback = <Postgres as sqlx::Database>::TransactionManager::begin(
+                connection,
+                Some("ROLLBACK".into_sql_str()),
+            );
+            let _ = pin!(rollback).poll(&mut Context::from_waker(Waker::noop()));
+        }
+
+        async fn lacks_unique_index(
+            _: &mut PgConnection,
+            error: &sqlx::Error,
+            _: IndexedColumns,
+        ) -> bool {
+            let code = error.as_database_error().and_then(|error| error.code());
+            code.is_some_and(|code| code == "42P10")
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
+    use sqlx::{Arguments, Executor, Row, Sqlite};
+
+    use super::*;
+    use crate::fault::Fault;
+
+    impl Backend for Sqlite {
+        const MAX_PARAMETERS: usize = 32_766;
+        // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
+        const BEGIN: &'static str = "BEGIN IMMEDIATE";
+        const ERROR_ABORTS_TRANSACTION: bool = false;
+
+        fn run<'e>(
+            connection: &'e mut SqliteConnection,
+            query: Query<'e, Self, SqliteArguments>,
+        ) -> Results<'e, Self> {
+            connection.fetch_many(query)
+        }
+
+        fn rows_affected(result: &SqliteQueryResult) -> u64 {
+            result.rows_affected()
+        }
+
+        fn bind_i64(arguments: &mut SqliteArguments, value: i64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        fn get_i64(row: &SqliteRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
+            row.try_get(index)
+        }
+
+        fn abandon_begin(_: &mut SqliteConnection) {
+            // sqlx's worker thread sees that nobody waits for its BEGIN any more and rolls back.
+        }
+
+        async fn lacks_unique_index(
+            connection: &mut SqliteConnection,
+            error: &sqlx::Error,
+            key: IndexedColumns,
+        ) -> bool {
+            // SQLite has no code of its own for it: the statement just could not be prepared. So look.
+            if Fault::of(error) != Fault::Schema {
+                return false;
+            }
+            let indexes = sqlx::query_scalar(
+                "SELECT (SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_index_info(i.name, $1) ORDER BY name)) \
+                 FROM pragma_index_list($2, $1) AS i WHERE i.\"unique\" AND NOT i.partial \
+                 UNION ALL \
+                 SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_table_info($2, $1) WHERE pk > 0 ORDER BY name)",
+            )
+            .bind(key.schema.unwrap_or("main"))
+            .bind(key.table)
+            .fetch_all(connection)
+            .await;
+            indexes.is_ok_and(|indexes: Vec<Option<String>>| {
+                !indexes
+                    .iter()
+                    .flatten()
+                    .any(|columns| columns == key.columns)
+            })
+        }
+    }
+}

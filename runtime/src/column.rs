@@ -1,0 +1,153 @@
+//! What a type must be able to do to be a column, a version or a counter. The messages are what users read when a
+//! field has the wrong type.
+
+use std::marker::PhantomData;
+
+use sqlx::{Database, Encode, FromRow, Type};
+
+/// A type that `DB` can store.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored in a `{DB}` column",
+    label = "no `sqlx::Encode` and `sqlx::Type` for `{DB}`",
+    note = "use a type that `{DB}` supports, or limit the model to other databases with `#[rowlock(backend(...))]`"
+)]
+pub trait Column<DB: Database>: for<'q> Encode<'q, DB> + Type<DB> + Sync {}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Database, T: for<'q> Encode<'q, DB> + Type<DB> + Sync> Column<DB> for T {}
+
+/// A struct that sqlx can read from a row.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read from a row",
+    label = "needs `sqlx::FromRow`",
+    note = "add `sqlx::FromRow` to its derives: `#[derive(sqlx::FromRow, ...)]`"
+)]
+pub trait ModelRow<DB: Database>: for<'r> FromRow<'r, DB::Row> + Send + Sync {}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Database, T: for<'r> FromRow<'r, DB::Row> + Send + Sync> ModelRow<DB> for T {}
+
+/// A type whose values can be compared, so that a changed field can be told from an unchanged one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be compared",
+    label = "`Versioned` compares fields to find the changed ones",
+    note = "add `#[derive(PartialEq)]` to `{Self}`"
+)]
+pub trait Comparable {
+    #[doc(hidden)]
+    fn differs(&self, other: &Self) -> bool;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: PartialEq> Comparable for T {
+    fn differs(&self, other: &Self) -> bool {
+        self != other
+    }
+}
+
+/// An integer that the database counts up with every update.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a version field",
+    label = "expected `i16`, `i32` or `i64`",
+    note = "the version is an integer that the database increments on every update"
+)]
+pub trait VersionNumber: Copy + Send + Sync + 'static {
+    #[doc(hidden)]
+    const MAX: i64;
+    #[doc(hidden)]
+    fn to_i64(self) -> i64;
+}
+
+/// An integer that the database adds to.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a counter",
+    label = "expected `i16`, `i32` or `i64`",
+    note = "a counter is an integer column; sums of money belong into an integer number of cents"
+)]
+pub trait CounterNumber: Copy + Send + Sync + 'static {
+    #[doc(hidden)]
+    const MIN: i64;
+    #[doc(hidden)]
+    const MAX: i64;
+    /// `None` if the database holds a wider number than the field.
+    #[doc(hidden)]
+    fn from_i64(value: i64) -> Option<Self>;
+}
+
+macro_rules! integers {
+    ($($ty:ty),*) => {$(
+        impl VersionNumber for $ty {
+            const MAX: i64 = <$ty>::MAX as i64;
+            fn to_i64(self) -> i64 {
+                self.into()
+            }
+        }
+        impl CounterNumber for $ty {
+            const MIN: i64 = <$ty>::MIN as i64;
+            const MAX: i64 = <$ty>::MAX as i64;
+            fn from_i64(value: i64) -> Option<Self> {
+                value.try_into().ok()
+            }
+        }
+    )*};
+}
+integers!(i16, i32, i64);
+
+/// Finds an `Option` behind an alias: the inherent constant wins over the trait's.
+pub struct Nullable<T>(PhantomData<T>);
+
+/// The other half of [`Nullable`].
+pub trait NotNullable {
+    /// Whether the type is an `Option`.
+    const IS_OPTION: bool = false;
+}
+
+impl<T> Nullable<Option<T>> {
+    /// Whether the type is an `Option`.
+    pub const IS_OPTION: bool = true;
+}
+
+impl<T> NotNullable for Nullable<T> {}
+
+/// A set of columns, by their position in `Versioned::COLUMNS`.
+#[derive(Debug, Clone)]
+pub struct Changes(Box<[bool]>);
+
+impl Changes {
+    /// One flag per column.
+    pub fn new<const N: usize>(changed: [bool; N]) -> Self {
+        Self(Box::new(changed))
+    }
+
+    pub(crate) fn contains(&self, column: usize) -> bool {
+        self.0.get(column).copied().unwrap_or(false)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.0.contains(&true)
+    }
+
+    /// The names of the columns that are in both sets.
+    pub(crate) fn shared(&self, other: &Self, names: &[&'static str]) -> Vec<&'static str> {
+        self.names(names)
+            .into_iter()
+            .filter(|name| other.names(names).contains(name))
+            .collect()
+    }
+
+    pub(crate) fn names(&self, names: &[&'static str]) -> Vec<&'static str> {
+        names
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| self.contains(*index))
+            .map(|(_, name)| *name)
+            .collect()
+    }
+
+    /// Copies the field if its column is in the set.
+    pub fn copy<T: Clone>(&self, column: usize, from: &T, to: &mut T) {
+        if self.contains(column) {
+            to.clone_from(from);
+        }
+    }
+}

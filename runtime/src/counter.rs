@@ -1,0 +1,537 @@
+//! Counters: additions that the database does, in one statement, within bounds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+
+use sqlx::Acquire;
+
+use crate::atomic::{Atomic, in_transaction};
+use crate::backend::Backend;
+use crate::column::{CounterNumber, ModelRow};
+use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fault::Fault;
+use crate::statement::{Bind, Fetched, Listed, Statement};
+
+/// What `#[derive(Counter)]` knows about a model, the same for every database.
+pub trait CounterRow: Sized + Send + Sync + 'static {
+    /// The key columns as the caller gives them; text is borrowed.
+    type Key<'k>: Ord + Clone + Send + Sync;
+    /// The key columns as the database returns them.
+    type OwnedKey: Ord + Send;
+    /// As written by the user.
+    const TABLE: &'static str;
+    /// The number of key columns.
+    const KEYS: usize;
+
+    /// Writes the key into an error.
+    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
+}
+
+/// One of a model's counters, by its position among them.
+pub trait Counter<const N: usize>: CounterRow {
+    /// The type of the column.
+    type Number: CounterNumber;
+    /// The counter's field.
+    const FIELD: &'static str;
+    /// The name of the method that adds to it, and of the one that adds a batch.
+    const METHODS: (&'static str, &'static str);
+    /// The declared lower bound.
+    const MIN: Option<i64>;
+    /// The declared upper bound.
+    const MAX: Option<i64>;
+    /// Where a new row starts.
+    const START: i64;
+}
+
+/// The statements that all counters of a model share, for one database.
+pub trait CounterRowSql<DB: Backend>: CounterRow + ModelRow<DB> {
+    /// Reads all columns.
+    const GET: &'static str;
+    /// Binds the key as `$1…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Reads the key from the first columns of a row.
+    fn read_key(row: &DB::Row) -> Result<Self::OwnedKey, sqlx::Error>;
+}
+
+/// The statements of one counter for one database.
+pub trait CounterSql<DB: Backend, const N: usize>: Counter<N> + CounterRowSql<DB> {
+    /// Adds or creates; `None` for a model of existing rows.
+    const ADD: Option<&'static str>;
+    /// Adds to a row that exists.
+    const ADD_EXISTING: &'static str;
+    /// Reads the counter alone.
+    const READ: &'static str;
+    /// `ADD` for many rows.
+    const BATCH: Option<BatchSql>;
+    /// `ADD_EXISTING` for many rows.
+    const EXISTING_BATCH: BatchSql;
+}
+
+/// The pieces of a statement over many rows.
+#[derive(Clone, Copy)]
+pub struct BatchSql {
+    /// Before the first row.
+    pub head: &'static str,
+    /// Closes a row that `(` and its parameters began.
+    pub row_tail: &'static str,
+    /// Behind the last row.
+    pub tail: &'static str,
+    /// Whether rows that are missing are created.
+    pub creates: bool,
+    /// Whether `$1` and `$2` are the lowest and the highest total.
+    pub guarded: bool,
+}
+
+/// Keys and their new totals.
+type Totals<T, const N: usize> = Vec<(<T as CounterRow>::OwnedKey, <T as Counter<N>>::Number)>;
+
+/// Why nothing was added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CounterError {
+    /// The total would leave the declared bounds. Nothing was changed, in a batch nothing of the whole batch.
+    #[error("{0}")]
+    OutOfBounds(Box<OutOfBounds>),
+    /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed.
+    #[error("{0}: the total does not fit the counter's type")]
+    Overflow(Attempt),
+    /// The row does not exist, and the model is declared with `existing_rows`. Nothing was changed.
+    #[error("{0}: no such row")]
+    NotFound(Attempt),
+    /// The counter is NULL in the database, and NULL + 1 is NULL. Nothing was changed.
+    #[error("{0}: the counter is NULL in the database; set it to 0 and make the column NOT NULL")]
+    NullValue(Attempt),
+    /// The database changed nothing, although a look right after says that it could: another caller moved the counter in
+    /// between, or a trigger or a row security policy dropped the write. Nothing was changed; call again.
+    #[error("{0}: nothing was changed, although there would be room by now")]
+    Contended(Attempt),
+    /// The key is not unique in the database, and all rows that have it were changed.
+    #[error("{0}: several rows have this key, all were changed")]
+    NotUnique(Attempt),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. The addition happened or it did not; doing it again could count
+    /// twice.
+    #[error("{0}; it is unknown whether the addition took effect")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed. Nothing was changed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+from_write_failure!(CounterError);
+
+/// An addition that would have left the counter's bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutOfBounds {
+    /// What was attempted.
+    pub attempt: Attempt,
+    /// The counter's field.
+    pub field: &'static str,
+    /// What should have been added.
+    pub delta: i64,
+    /// The value when it was looked at right after, which another caller may have changed in between. `None` if there
+    /// is no row.
+    pub current: Option<i64>,
+    /// The declared lower bound.
+    pub min: Option<i64>,
+    /// The declared upper bound.
+    pub max: Option<i64>,
+}
+
+impl std::fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {:+} would take {} out of its bounds",
+            self.attempt, self.delta, self.field
+        )?;
+        match (self.min, self.max) {
+            (Some(min), Some(max)) => write!(f, " {min} to {max}"),
+            (Some(min), None) => write!(f, ", at least {min}"),
+            (None, Some(max)) => write!(f, ", at most {max}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The values that a counter can take: its declared bounds, within its type.
+fn bounds<const N: usize, T: Counter<N>>() -> (i64, i64) {
+    (
+        T::MIN.unwrap_or(i64::MIN).max(T::Number::MIN),
+        T::MAX.unwrap_or(i64::MAX).min(T::Number::MAX),
+    )
+}
+
+/// The lowest and highest old value to which `delta` can be added, or an empty range.
+///
+/// Comparing the old value instead of the new one keeps the database from computing a sum that does not fit.
+fn room(delta: i64, (min, max): (i64, i64)) -> (i64, i64) {
+    let low = i128::from(min) - i128::from(delta);
+    let high = i128::from(max) - i128::from(delta);
+    if low > i128::from(i64::MAX) || high < i128::from(i64::MIN) {
+        return (i64::MAX, i64::MIN);
+    }
+    let clamp = |value: i128| {
+        let value = value.clamp(i64::MIN.into(), i64::MAX.into());
+        i64::try_from(value).unwrap_or_default()
+    };
+    (clamp(low), clamp(high))
+}
+
+/// Whether a row that does not exist yet could start with this addition.
+fn can_start<const N: usize, T: Counter<N>>(delta: i64) -> bool {
+    let (min, max) = bounds::<N, T>();
+    let total = i128::from(T::START) + i128::from(delta);
+    (i128::from(min)..=i128::from(max)).contains(&total)
+}
+
+fn attempt_on<T: CounterRow>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
+    let mut text = KeyText::default();
+    T::describe(key, &mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+/// Reads the row with this key.
+pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+    key: T::Key<'_>,
+) -> impl Future<Output = Result<Option<T>, DatabaseError>> + Send {
+    async move {
+        let failed = |error| DatabaseError::new(attempt_on::<T>(&key, "get"), error);
+        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut statement = Statement::literal(T::GET);
+        T::bind_key(&key, &mut statement);
+        let rows = statement.fetch_all(&mut connection).await.map_err(failed)?;
+        rows.first().map(T::from_row).transpose().map_err(failed)
+    }
+}
+
+/// Adds `delta` and returns the new total.
+pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+    key: T::Key<'_>,
+    delta: i64,
+) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
+    async move {
+        let attempt = || attempt_on::<T>(&key, T::METHODS.0);
+        let mut connection = db
+            .acquire()
+            .await
+            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
+        let in_transaction = in_transaction::<DB>(&connection);
+        // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either
+        // exists or the answer is no, and an UPDATE says both.
+        let sql = T::ADD.filter(|_| can_start::<N, T>(delta));
+        let mut statement = Statement::literal(sql.unwrap_or(T::ADD_EXISTING));
+        let (low, high) = room(delta, bounds::<N, T>());
+        T::bind_key(&key, &mut statement);
+        statement.bind_i64(delta);
+        statement.bind_i64(low);
+        statement.bind_i64(high);
+        let fetched = statement
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|error| failed(attempt(), error, in_transaction))?;
+        match fetched {
+            Fetched::One(row) => total::<DB, N, T>(&row, 0, attempt),
+            Fetched::Several => Err(CounterError::NotUnique(attempt())),
+            Fetched::None => {
+                match explain::<DB, N, T>(&key, delta, attempt(), &mut connection).await {
+                    Explained::Refused(error) => Err(error),
+                    Explained::Fits => Err(CounterError::Contended(attempt())),
+                }
+            }
+        }
+    }
+}
+
+/// An overflow in the database is the counter's own business, everything else goes the usual way.
+fn failed(attempt: Attempt, error: sqlx::Error, in_transaction: bool) -> CounterError {
+    if Fault::of(&error) == Fault::NumericOutOfRange {
+        return CounterError::Overflow(attempt);
+    }
+    WriteFailure::new(attempt, error, in_transaction).into()
+}
+
+fn total<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    row: &DB::Row,
+    index: usize,
+    attempt: impl Fn() -> Attempt,
+) -> Result<T::Number, CounterError> {
+    let value = DB::get_i64(row, index)
+        .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?
+        .ok_or_else(|| CounterError::NullValue(attempt()))?;
+    T::Number::from_i64(value).ok_or_else(|| CounterError::Overflow(attempt()))
+}
+
+/// What a look at the row says about a change that was refused.
+enum Explained {
+    /// By now it would be accepted.
+    Fits,
+    Refused(CounterError),
+}
+
+/// Looks at the counter to find out why the write met no row.
+async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    key: &T::Key<'_>,
+    delta: i64,
+    attempt: Attempt,
+    connection: &mut DB::Connection,
+) -> Explained {
+    let mut statement = Statement::literal(T::READ);
+    T::bind_key(key, &mut statement);
+    let current = match statement.fetch_one(connection).await {
+        // A read: whatever happened to it, nothing was written.
+        Err(error) => return Explained::Refused(WriteFailure::new(attempt, error, true).into()),
+        Ok(Fetched::None) if T::ADD.is_none() => {
+            return Explained::Refused(CounterError::NotFound(attempt));
+        }
+        Ok(Fetched::None) => None,
+        Ok(Fetched::Several) => return Explained::Refused(CounterError::NotUnique(attempt)),
+        Ok(Fetched::One(row)) => match DB::get_i64(&row, 0) {
+            Ok(Some(value)) => Some(value),
+            Ok(None) => return Explained::Refused(CounterError::NullValue(attempt)),
+            Err(error) => {
+                let error = DatabaseError::new(attempt, error);
+                return Explained::Refused(CounterError::Database(error));
+            }
+        },
+    };
+    let total = i128::from(current.unwrap_or(T::START)) + i128::from(delta);
+    let fits = |(min, max): (i64, i64)| (i128::from(min)..=i128::from(max)).contains(&total);
+    if fits(bounds::<N, T>()) {
+        Explained::Fits
+    } else if fits((T::Number::MIN, T::Number::MAX)) {
+        Explained::Refused(CounterError::OutOfBounds(Box::new(OutOfBounds {
+            attempt,
+            field: T::FIELD,
+            delta,
+            current,
+            min: T::MIN,
+            max: T::MAX,
+        })))
+    } else {
+        Explained::Refused(CounterError::Overflow(attempt))
+    }
+}
+
+/// Adds to many rows, all or none, and returns the new totals in key order.
+pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+    deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
+) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
+    // The iterator is read here, so that it need not be `Send`.
+    let summed = sum::<N, T>(deltas);
+    async move {
+        let deltas = summed?;
+        if deltas.is_empty() {
+            return Ok(Vec::new());
+        }
+        let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
+        let mut connection = db
+            .acquire()
+            .await
+            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
+        let connection = &mut *connection;
+        let chunks = chunks::<DB, N, T>(&deltas);
+        if let [(sql, _)] = chunks.as_slice()
+            && sql.creates
+            && !sql.guarded
+        {
+            // Nothing can be refused for one row only, so the statement is all or nothing by itself.
+            let in_transaction = in_transaction::<DB>(connection);
+            return add_chunk::<DB, N, T>(*sql, &deltas, connection)
+                .await
+                .map_err(|error| failed(attempt(), error, in_transaction))
+                .and_then(|rows| totals::<DB, N, T>(&rows, attempt));
+        }
+
+        let was_in_transaction = in_transaction::<DB>(connection);
+        // Until COMMIT is sent, a lost connection means that nothing was written.
+        let before_commit = |error| failed(attempt(), error, true);
+        let mut atomic = Atomic::<DB>::begin(connection)
+            .await
+            .map_err(before_commit)?;
+        let mut all = Vec::with_capacity(deltas.len());
+        for (sql, range) in chunks {
+            let rows = &deltas[range];
+            let written = match add_chunk::<DB, N, T>(sql, rows, atomic.connection()).await {
+                Ok(written) => written,
+                Err(error) => {
+                    let error = before_commit(error);
+                    return Err(undo(atomic, error).await);
+                }
+            };
+            if written.len() == rows.len() {
+                match totals::<DB, N, T>(&written, attempt) {
+                    Ok(totals) => all.extend(totals),
+                    Err(error) => return Err(undo(atomic, error).await),
+                }
+                continue;
+            }
+            // The refused row is looked for after the rollback, in the state that refused it.
+            atomic.rollback().await.map_err(before_commit)?;
+            return Err(find_refused::<DB, N, T>(&deltas, connection).await);
+        }
+        atomic
+            .commit()
+            .await
+            .map_err(|error| failed(attempt(), error, was_in_transaction))?;
+        Ok(all)
+    }
+}
+
+/// Sums the changes per key; the map keeps the keys sorted, the order in which every batch locks its rows.
+fn sum<'k, const N: usize, T: Counter<N>>(
+    deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
+) -> Result<Vec<(T::Key<'k>, i64)>, CounterError> {
+    let mut summed: BTreeMap<T::Key<'k>, i128> = BTreeMap::new();
+    for (key, delta) in deltas {
+        // No iterator is long enough to overflow this.
+        *summed.entry(key).or_default() += i128::from(delta);
+    }
+    summed
+        .into_iter()
+        .map(|(key, delta)| match i64::try_from(delta) {
+            Ok(delta) => Ok((key, delta)),
+            Err(_) => Err(CounterError::Overflow(attempt_on::<T>(&key, T::METHODS.1))),
+        })
+        .collect()
+}
+
+/// One statement of a batch: its SQL, and the range of the sorted changes that it covers.
+type Chunk = (BatchSql, Range<usize>);
+
+/// Cuts the sorted changes where the statement has to change or would have too many parameters.
+///
+/// The order is never given up: two batches that lock the same rows in different orders deadlock.
+fn chunks<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    deltas: &[(T::Key<'_>, i64)],
+) -> Vec<Chunk> {
+    // Two parameters are the guard's.
+    let most = (DB::MAX_PARAMETERS - 2) / (T::KEYS + 1);
+    let mut chunks: Vec<(bool, Range<usize>)> = Vec::new();
+    for (index, (_, delta)) in deltas.iter().enumerate() {
+        let creates = T::BATCH.is_some() && can_start::<N, T>(*delta);
+        match chunks.last_mut() {
+            Some((kind, range)) if *kind == creates && range.len() < most => range.end = index + 1,
+            _ => chunks.push((creates, index..index + 1)),
+        }
+    }
+    chunks
+        .into_iter()
+        .map(|(creates, range)| {
+            let sql = T::BATCH.filter(|_| creates).unwrap_or(T::EXISTING_BATCH);
+            (sql, range)
+        })
+        .collect()
+}
+
+/// Runs one statement of a batch and returns the rows that it changed.
+async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    sql: BatchSql,
+    deltas: &[(T::Key<'_>, i64)],
+    connection: &mut DB::Connection,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let mut statement = Statement::one_off(sql.head);
+    if sql.guarded {
+        let (min, max) = bounds::<N, T>();
+        statement.bind_i64(min);
+        statement.bind_i64(max);
+    }
+    for (index, (key, delta)) in deltas.iter().enumerate() {
+        statement.push(if index == 0 { "(" } else { ", (" });
+        T::bind_key(key, &mut Listed(&mut statement));
+        statement.push(", ");
+        statement.push_parameter();
+        // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
+        statement.bind_i64(if sql.creates {
+            T::START.saturating_add(*delta)
+        } else {
+            *delta
+        });
+        statement.push(sql.row_tail);
+    }
+    statement.push(sql.tail);
+    statement.fetch_all(connection).await
+}
+
+/// The keys and totals of the rows that a statement returned, in key order.
+fn totals<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    rows: &[DB::Row],
+    attempt: impl Fn() -> Attempt,
+) -> Result<Totals<T, N>, CounterError> {
+    let mut totals = Vec::with_capacity(rows.len());
+    for row in rows {
+        let key = T::read_key(row)
+            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
+        totals.push((key, total::<DB, N, T>(row, T::KEYS, &attempt)?));
+    }
+    // A database returns the rows in any order it likes.
+    totals.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(totals)
+}
+
+/// Rolls back and returns `error`, or what went wrong with the rollback if that is worse to know.
+async fn undo<DB: Backend>(atomic: Atomic<'_, DB>, error: CounterError) -> CounterError {
+    // If the rollback fails, the connection is broken and the server rolls back by itself.
+    let _ = atomic.rollback().await;
+    error
+}
+
+/// Finds the first change that its row refuses.
+async fn find_refused<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    deltas: &[(T::Key<'_>, i64)],
+    connection: &mut DB::Connection,
+) -> CounterError {
+    for (key, delta) in deltas {
+        let attempt = attempt_on::<T>(key, T::METHODS.1);
+        match explain::<DB, N, T>(key, *delta, attempt, connection).await {
+            Explained::Fits => {}
+            Explained::Refused(error) => return error,
+        }
+    }
+    // Somebody made room since. The batch was refused all the same, and rolled back.
+    let attempt = Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
+    CounterError::Contended(attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room;
+
+    /// For every old value: it has room exactly if the sum, computed without overflow, is within the bounds.
+    #[test]
+    fn room_is_exact_at_the_edges() {
+        let edges = [
+            i64::MIN,
+            i64::MIN + 1,
+            -7,
+            -1,
+            0,
+            1,
+            7,
+            i64::MAX - 1,
+            i64::MAX,
+        ];
+        for delta in edges {
+            for min in edges {
+                for max in edges.into_iter().filter(|max| *max >= min) {
+                    let (low, high) = room(delta, (min, max));
+                    for old in edges {
+                        let total = i128::from(old) + i128::from(delta);
+                        assert_eq!(
+                            (low..=high).contains(&old),
+                            (i128::from(min)..=i128::from(max)).contains(&total),
+                            "old {old}, delta {delta}, bounds {min} to {max}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

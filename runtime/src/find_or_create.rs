@@ -1,0 +1,352 @@
+//! Find a row by a unique key or create it, without duplicates and without a window in between.
+
+use std::future::Future;
+use std::ops::Deref;
+
+use sqlx::Acquire;
+
+use crate::atomic::{Atomic, in_transaction};
+use crate::backend::{Backend, IndexedColumns};
+use crate::column::ModelRow;
+use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::statement::{Bind, Fetched, Statement};
+
+/// How often the row is looked for and created before something other than a race must be the reason.
+const ROUNDS: u32 = 5;
+
+/// What `#[derive(FindOrCreate)]` knows about a model, the same for every database.
+pub trait FindOrCreate: Sized + Send + Sync + 'static {
+    /// The generated struct with what the caller gives.
+    type New: Send + Sync;
+    /// As written by the user.
+    const TABLE: &'static str;
+    /// The part before the dot.
+    const SCHEMA: Option<&'static str>;
+    /// The part behind the dot.
+    const TABLE_NAME: &'static str;
+    /// The highest version of a versioned model, which an upsert must not pass.
+    const MAX_VERSION: Option<i64>;
+}
+
+/// A model's columns for one database.
+pub trait FindOrCreateSql<DB: Backend>: FindOrCreate + ModelRow<DB> {
+    /// Binds what the caller gave as `$1…`.
+    fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
+}
+
+/// One of a model's unique keys, by its position.
+pub trait UniqueKey<const N: usize>: FindOrCreate {
+    /// The values to look for; text is borrowed.
+    type Values<'v>: Send + Sync;
+    /// The key's columns in alphabetical order, joined by commas.
+    const COLUMNS: &'static str;
+    /// The names of the methods that find, find or create, and upsert.
+    const METHODS: [&'static str; 3];
+
+    /// The values of a new row.
+    fn values(new: &Self::New) -> Self::Values<'_>;
+    /// Writes the values into an error.
+    fn describe(values: &Self::Values<'_>, to: &mut KeyText);
+}
+
+/// The statements of one unique key for one database.
+pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreateSql<DB> {
+    /// Reads all columns.
+    const FIND: &'static str;
+    /// Creates the row unless the key is taken.
+    const INSERT: &'static str;
+    /// `None` if the key is all there is.
+    const UPSERT: Option<&'static str>;
+
+    /// Binds the values as `$1…`.
+    fn bind(values: &Self::Values<'_>, to: &mut impl Bind<DB>);
+}
+
+/// Whether a row was there or is new. It dereferences to the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FoundOrCreated<T> {
+    /// The row was there. Nothing was written, and the given values other than the key were ignored.
+    Found(T),
+    /// This call created the row.
+    Created(T),
+}
+
+impl<T> FoundOrCreated<T> {
+    /// The row, either way.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Found(row) | Self::Created(row) => row,
+        }
+    }
+
+    /// Whether this call created the row.
+    pub fn is_created(&self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+}
+
+impl<T> Deref for FoundOrCreated<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        match self {
+            Self::Found(row) | Self::Created(row) => row,
+        }
+    }
+}
+
+/// Why a row could not be found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// Several rows have this key: the database has no unique index on it.
+    #[error("{0}: several rows have this key; it needs a unique index")]
+    NotUnique(Attempt),
+    /// The database, the connection or the pool failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// Why a row was neither found nor created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindOrCreateError {
+    /// The database says that the key is taken, and yet no row with this key can be seen, time after time. The holder is
+    /// hidden by a row security policy, or a trigger or the column's type changes the key on its way in, so that the
+    /// stored key is not the one that was asked for. Nothing was written.
+    #[error(
+        "{0}: the key is taken by a row that a lookup of this key does not find (row security, or a trigger that rewrites the key or drops the insert)"
+    )]
+    KeyTaken(Attempt),
+    /// Several rows have this key: the database has no unique index on it. Nothing was written.
+    #[error("{0}: several rows have this key; it needs a unique index")]
+    NotUnique(Attempt),
+    /// The database has no unique index on exactly the columns of the key. Nothing was written.
+    #[error("{0}: the database has no unique index on ({1})")]
+    MissingUniqueIndex(Attempt, &'static str),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. The row was created or it was not: call again to find out.
+    #[error("{0}; it is unknown whether the row was created")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed: also a violation of any constraint other than the key's.
+    /// Nothing was written.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// Why a row was neither created nor overwritten.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpsertError {
+    /// See [`FindOrCreateError::KeyTaken`].
+    #[error(
+        "{0}: the key is taken by a row that a lookup of this key does not find (row security, or a trigger that rewrites the key or drops the insert)"
+    )]
+    KeyTaken(Attempt),
+    /// Several rows have this key: the database has no unique index on it. Nothing was written.
+    #[error("{0}: several rows have this key; it needs a unique index")]
+    NotUnique(Attempt),
+    /// The database has no unique index on exactly the columns of the key. Nothing was written.
+    #[error("{0}: the database has no unique index on ({1})")]
+    MissingUniqueIndex(Attempt, &'static str),
+    /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
+    #[error("{0}: the row's version is NULL or cannot go any higher")]
+    VersionOverflow(Attempt),
+    /// A trigger or a row security policy dropped the write.
+    #[error("{0}: a trigger or a row security policy dropped the write")]
+    Ignored(Attempt),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. The write happened or it did not.
+    #[error("{0}; it is unknown whether the write took effect")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed: also a violation of any constraint other than the key's.
+    /// Nothing was written.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+from_write_failure!(FindOrCreateError, UpsertError);
+
+impl From<FindOrCreateError> for UpsertError {
+    fn from(error: FindOrCreateError) -> Self {
+        match error {
+            FindOrCreateError::KeyTaken(attempt) => Self::KeyTaken(attempt),
+            FindOrCreateError::NotUnique(attempt) => Self::NotUnique(attempt),
+            FindOrCreateError::MissingUniqueIndex(attempt, columns) => {
+                Self::MissingUniqueIndex(attempt, columns)
+            }
+            FindOrCreateError::Serialization(error) => Self::Serialization(error),
+            FindOrCreateError::Unknown(error) => Self::Unknown(error),
+            FindOrCreateError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+fn attempt_on<const N: usize, T: UniqueKey<N>>(
+    values: &T::Values<'_>,
+    operation: &'static str,
+) -> Attempt {
+    let mut text = KeyText::default();
+    T::describe(values, &mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    values: &T::Values<'_>,
+    connection: &mut DB::Connection,
+) -> Result<Fetched<T>, sqlx::Error> {
+    let mut statement = Statement::literal(T::FIND);
+    T::bind(values, &mut statement);
+    Ok(match statement.fetch_one(connection).await? {
+        Fetched::One(row) => Fetched::One(T::from_row(&row)?),
+        Fetched::None => Fetched::None,
+        Fetched::Several => Fetched::Several,
+    })
+}
+
+/// Reads the row with this unique key.
+pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+    values: T::Values<'_>,
+) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
+    async move {
+        let attempt = || attempt_on::<N, T>(&values, T::METHODS[0]);
+        let failed = |error| FindError::Database(DatabaseError::new(attempt(), error));
+        let mut connection = db.acquire().await.map_err(failed)?;
+        match select::<DB, N, T>(&values, &mut connection)
+            .await
+            .map_err(failed)?
+        {
+            Fetched::One(row) => Ok(Some(row)),
+            Fetched::None => Ok(None),
+            Fetched::Several => Err(FindError::NotUnique(attempt())),
+        }
+    }
+}
+
+/// Reads the row with the key of `new`, or creates it.
+pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+    new: T::New,
+) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
+    async move {
+        let attempt = || attempt_on::<N, T>(&T::values(&new), T::METHODS[1]);
+        let mut connection = db
+            .acquire()
+            .await
+            .map_err(|error| FindOrCreateError::Database(DatabaseError::new(attempt(), error)))?;
+        find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut connection).await
+    }
+}
+
+async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    operation: &'static str,
+    connection: &mut DB::Connection,
+) -> Result<FoundOrCreated<T>, FindOrCreateError> {
+    let values = T::values(new);
+    let attempt = || attempt_on::<N, T>(&values, operation);
+    for _ in 0..ROUNDS {
+        // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
+        match select::<DB, N, T>(&values, connection).await {
+            Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
+            Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(attempt())),
+            Ok(Fetched::None) => {}
+            // A read: whatever happened to it, nothing was written.
+            Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
+        }
+        let mut statement = Statement::literal(T::INSERT);
+        T::bind_new(new, &mut statement);
+        let in_transaction = in_transaction::<DB>(connection);
+        match insert(statement, connection).await {
+            Ok(Fetched::One(row)) => {
+                let row = T::from_row(&row).map_err(|error| {
+                    FindOrCreateError::Database(DatabaseError::new(attempt(), error))
+                })?;
+                return Ok(FoundOrCreated::Created(row));
+            }
+            // Somebody else was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
+            Ok(Fetched::None | Fetched::Several) => {}
+            Err(error) if lacks_unique_index::<DB, N, T>(&error, connection).await => {
+                return Err(FindOrCreateError::MissingUniqueIndex(attempt(), T::COLUMNS));
+            }
+            Err(error) => return Err(WriteFailure::new(attempt(), error, in_transaction).into()),
+        }
+    }
+    Err(FindOrCreateError::KeyTaken(attempt()))
+}
+
+/// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
+async fn insert<DB: Backend>(
+    statement: Statement<DB>,
+    connection: &mut DB::Connection,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
+        return statement.fetch_one(connection).await;
+    }
+    let mut savepoint = Atomic::<DB>::begin(connection).await?;
+    match statement.fetch_one(savepoint.connection()).await {
+        Ok(fetched) => {
+            savepoint.commit().await?;
+            Ok(fetched)
+        }
+        Err(error) => {
+            // If this fails too, the first error is the one to know.
+            let _ = savepoint.rollback().await;
+            Err(error)
+        }
+    }
+}
+
+/// Whether the write failed because the database has no unique index for ON CONFLICT to refer to.
+async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    error: &sqlx::Error,
+    connection: &mut DB::Connection,
+) -> bool {
+    let key = IndexedColumns {
+        schema: T::SCHEMA,
+        table: T::TABLE_NAME,
+        columns: T::COLUMNS,
+    };
+    DB::lacks_unique_index(connection, error, key).await
+}
+
+/// Creates the row or overwrites the one that has the key.
+pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+    new: T::New,
+) -> impl Future<Output = Result<T, UpsertError>> + Send {
+    async move {
+        let operation = T::METHODS[2];
+        let attempt = || attempt_on::<N, T>(&T::values(&new), operation);
+        let database = |error| UpsertError::Database(DatabaseError::new(attempt(), error));
+        let mut connection = db.acquire().await.map_err(database)?;
+        let Some(sql) = T::UPSERT else {
+            // Nothing but a key: a row that exists is as it should be.
+            let row = find_or_create_on::<DB, N, T>(&new, operation, &mut connection).await?;
+            return Ok(row.into_inner());
+        };
+        let mut statement = Statement::literal(sql);
+        T::bind_new(&new, &mut statement);
+        if let Some(max) = T::MAX_VERSION {
+            statement.bind_i64(max);
+        }
+        let in_transaction = in_transaction::<DB>(&connection);
+        match insert(statement, &mut connection).await {
+            Ok(Fetched::One(row)) => T::from_row(&row).map_err(database),
+            Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
+            // The update's only condition is about the version.
+            Ok(Fetched::None) if T::MAX_VERSION.is_some() => {
+                Err(UpsertError::VersionOverflow(attempt()))
+            }
+            Ok(Fetched::None) => Err(UpsertError::Ignored(attempt())),
+            Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
+                Err(UpsertError::MissingUniqueIndex(attempt(), T::COLUMNS))
+            }
+            Err(error) => Err(WriteFailure::new(attempt(), error, in_transaction).into()),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// The `+ Send` that an `async fn` cannot write is a promise to the user.
+#![allow(clippy::manual_async_fn)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![doc = include_str!("../docs/crate.md")]
+
+mod atomic;
+mod backend;
+mod backoff;
+mod column;
+mod counter;
+mod error;
+mod fault;
+mod find_or_create;
+mod statement;
+mod versioned;
+
+pub use rowlock_macros::{Counter, FindOrCreate, Versioned};
+
+pub use crate::backend::Backend;
+pub use crate::counter::{CounterError, OutOfBounds};
+pub use crate::error::{Attempt, DatabaseError};
+pub use crate::fault::Fault;
+pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
+
+/// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
+#[doc(hidden)]
+pub mod __private {
+    pub use std::vec::Vec;
+
+    pub use sqlx;
+
+    pub use crate::backend::Backend;
+    pub use crate::column::{
+        Changes, Column, Comparable, CounterNumber, NotNullable, Nullable, VersionNumber,
+    };
+    pub use crate::error::KeyText;
+    pub use crate::statement::{Bind, get};
+
+    /// For `#[derive(Versioned)]`.
+    pub mod versioned {
+        pub use crate::versioned::{
+            Versioned, VersionedSql, delete, load, reload, touch, update, update_with,
+        };
+    }
+    /// For `#[derive(Counter)]`.
+    pub mod counter {
+        pub use crate::counter::{
+            BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, add, add_batch, get,
+        };
+    }
+    /// For `#[derive(FindOrCreate)]`.
+    pub mod find_or_create {
+        pub use crate::find_or_create::{
+            FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create, upsert,
+        };
+    }
+    /// The names that signatures show to the user.
+    pub mod public {
+        pub use crate::{
+            CounterError, DatabaseError, DeleteError, Edit, FindError, FindOrCreateError,
+            FoundOrCreated, LoadError, UpdateError, UpsertError,
+        };
+    }
+    pub use crate::{__postgres as postgres, __sqlite as sqlite};
+}
+
+/// Keeps the generated code for PostgreSQL if this crate was built for it.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(feature = "postgres")]
+macro_rules! __postgres { ($($code:tt)*) => { $($code)* }; }
+/// Drops the generated code for PostgreSQL.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(feature = "postgres"))]
+macro_rules! __postgres {
+    ($($code:tt)*) => {};
+}
+
+/// Keeps the generated code for SQLite if this crate was built for it.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(feature = "sqlite")]
+macro_rules! __sqlite { ($($code:tt)*) => { $($code)* }; }
+/// Drops the generated code for SQLite.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(feature = "sqlite"))]
+macro_rules! __sqlite {
+    ($($code:tt)*) => {};
+}

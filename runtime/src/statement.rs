@@ -1,0 +1,182 @@
+//! One statement and its parameters, and how it is run.
+
+use futures_util::TryStreamExt;
+use sqlx::error::BoxDynError;
+use sqlx::query::Query;
+use sqlx::{Arguments, AssertSqlSafe, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
+
+use crate::backend::Backend;
+use crate::column::Column;
+
+/// Where generated code puts the values of a statement.
+pub trait Bind<DB: Backend> {
+    /// Binds the value of the column at `index`; what the index counts is the caller's business.
+    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T);
+}
+
+/// Reads one column of a row that a write returned.
+pub fn get<'r, R: Row, T>(row: &'r R, index: usize) -> Result<T, sqlx::Error>
+where
+    T: Decode<'r, R::Database> + Type<R::Database>,
+    usize: sqlx::ColumnIndex<R>,
+{
+    row.try_get(index)
+}
+
+/// The rows of a statement that is about one row.
+pub(crate) enum Fetched<R> {
+    None,
+    One(R),
+    /// What the model calls a key is not unique in the database.
+    Several,
+}
+
+/// A statement with its values.
+///
+/// Its text is made of `&'static str` pieces and of `$n`, nothing else: this is the one place where SQL is put
+/// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
+/// same, but panics when a value cannot be encoded.)
+pub(crate) struct Statement<DB: Backend> {
+    text: Text,
+    arguments: DB::Arguments,
+    error: Option<BoxDynError>,
+    persistent: bool,
+}
+
+enum Text {
+    Literal(&'static str),
+    Composed(String),
+}
+
+impl<DB: Backend> Statement<DB> {
+    /// A literal, prepared once per connection. `size` is a guess at the bytes of its values.
+    pub(crate) fn literal(sql: &'static str) -> Self {
+        Self::new(Text::Literal(sql), true)
+    }
+
+    /// A statement whose text depends on the call, and which is prepared once per connection all the same.
+    pub(crate) fn composed(head: &'static str) -> Self {
+        Self::new(Text::Composed(head.to_owned()), true)
+    }
+
+    /// A statement whose text is different nearly every time: keeping it prepared would push the others out of the
+    /// connection's statement cache.
+    pub(crate) fn one_off(head: &'static str) -> Self {
+        Self::new(Text::Composed(head.to_owned()), false)
+    }
+
+    fn new(text: Text, persistent: bool) -> Self {
+        Self {
+            text,
+            arguments: DB::Arguments::default(),
+            error: None,
+            persistent,
+        }
+    }
+
+    pub(crate) fn push(&mut self, sql: &'static str) {
+        if let Text::Composed(text) = &mut self.text {
+            text.push_str(sql);
+        }
+    }
+
+    /// Writes `$n` for the value that is bound next.
+    pub(crate) fn push_parameter(&mut self) {
+        let next = self.arguments.len() + 1;
+        if let Text::Composed(text) = &mut self.text {
+            text.push('$');
+            text.push_str(&next.to_string());
+        }
+    }
+
+    pub(crate) fn bind_i64(&mut self, value: i64) {
+        let bound = DB::bind_i64(&mut self.arguments, value);
+        self.note(bound);
+    }
+
+    fn note(&mut self, bound: Result<(), BoxDynError>) {
+        if let Err(error) = bound
+            && self.error.is_none()
+        {
+            self.error = Some(error);
+        }
+    }
+
+    fn into_query<'q>(self) -> Result<Query<'q, DB, DB::Arguments>, sqlx::Error> {
+        if let Some(error) = self.error {
+            return Err(sqlx::Error::Encode(error));
+        }
+        let sql: SqlStr = match self.text {
+            Text::Literal(sql) => sql.into_sql_str(),
+            Text::Composed(sql) => AssertSqlSafe(sql).into_sql_str(),
+        };
+        Ok(sqlx::query_with(sql, self.arguments).persistent(self.persistent))
+    }
+
+    /// Runs to the end and returns the row, if there is exactly one.
+    ///
+    /// To the end, because an error can follow the first row: a deferred constraint, or SQLITE_BUSY when SQLite
+    /// commits. sqlx's `fetch_one` stops reading before and would return a row that was never committed.
+    pub(crate) async fn fetch_one(
+        self,
+        connection: &mut DB::Connection,
+    ) -> Result<Fetched<DB::Row>, sqlx::Error> {
+        let mut results = DB::run(connection, self.into_query()?);
+        let mut fetched = Fetched::None;
+        while let Some(result) = results.try_next().await? {
+            if let Either::Right(row) = result {
+                fetched = match fetched {
+                    Fetched::None => Fetched::One(row),
+                    Fetched::One(_) | Fetched::Several => Fetched::Several,
+                };
+            }
+        }
+        Ok(fetched)
+    }
+
+    pub(crate) async fn fetch_all(
+        self,
+        connection: &mut DB::Connection,
+    ) -> Result<Vec<DB::Row>, sqlx::Error> {
+        let mut results = DB::run(connection, self.into_query()?);
+        let mut rows = Vec::new();
+        while let Some(result) = results.try_next().await? {
+            if let Either::Right(row) = result {
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Runs to the end and returns the number of affected rows.
+    pub(crate) async fn execute(self, connection: &mut DB::Connection) -> Result<u64, sqlx::Error> {
+        let mut results = DB::run(connection, self.into_query()?);
+        let mut affected = 0;
+        while let Some(result) = results.try_next().await? {
+            if let Either::Left(done) = result {
+                affected += DB::rows_affected(&done);
+            }
+        }
+        Ok(affected)
+    }
+}
+
+impl<DB: Backend> Bind<DB> for Statement<DB> {
+    fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
+        let bound = self.arguments.add(value);
+        self.note(bound);
+    }
+}
+
+/// Binds values as `$n, $n, …` in a composed statement.
+pub(crate) struct Listed<'s, DB: Backend>(pub(crate) &'s mut Statement<DB>);
+
+impl<DB: Backend> Bind<DB> for Listed<'_, DB> {
+    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
+        if index > 0 {
+            self.0.push(", ");
+        }
+        self.0.push_parameter();
+        self.0.bind(index, value);
+    }
+}

@@ -1,0 +1,9 @@
+//! The behaviour of rowlock, written once and run on each database.
+//!
+//! `postgres.rs` and `sqlite.rs` each include every file of tests; a file finds `Db`, `database()` and so on in
+//! `super`. Names start with the line of the conformance list that they show.
+
+#![allow(missing_docs, clippy::duplicate_mod)]
+
+mod postgres;
+mod sqlite;

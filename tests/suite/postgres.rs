@@ -1,0 +1,4 @@
+use rowlock_tests::postgres::*;
+
+#[path = "spawn.rs"]
+mod spawn;

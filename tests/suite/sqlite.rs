@@ -1,0 +1,4 @@
+use rowlock_tests::sqlite::*;
+
+#[path = "spawn.rs"]
+mod spawn;

@@ -1,0 +1,294 @@
+//! A TCP proxy before PostgreSQL that counts, holds back and cuts.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// The proxy, which ends when this value is dropped.
+///
+/// It reads along in the protocol, so clients must not encrypt
+/// (`sslmode=disable`).
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    accepting: AbortHandle,
+    connections: Arc<Mutex<JoinSet<()>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    round_trips: AtomicUsize,
+    statements: AtomicUsize,
+    replies: watch::Sender<Replies>,
+}
+
+/// What becomes of the bytes from the server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Replies {
+    /// They are forwarded.
+    Flow,
+    /// They will be held back when some come.
+    Hold,
+    /// Some have come, and are held back.
+    Held,
+}
+
+impl Proxy {
+    /// Starts a proxy on a free loopback port before `upstream`, a `host:port`.
+    pub async fn start(upstream: &str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a free loopback port");
+        let port = listener
+            .local_addr()
+            .expect("the address just bound")
+            .port();
+        let connections = Arc::new(Mutex::new(JoinSet::new()));
+        let shared = Arc::new(Shared {
+            round_trips: AtomicUsize::new(0),
+            statements: AtomicUsize::new(0),
+            replies: watch::Sender::new(Replies::Flow),
+        });
+
+        let accept = {
+            let (connections, shared) = (Arc::clone(&connections), Arc::clone(&shared));
+            let upstream = upstream.to_owned();
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let relay = relay(client, upstream.clone(), Arc::clone(&shared));
+                    connections
+                        .lock()
+                        .expect("no panic under the lock")
+                        .spawn(async {
+                            // A broken connection is for its two ends to notice.
+                            let _ = relay.await;
+                        });
+                }
+            }
+        };
+        let accepting = tokio::spawn(accept).abort_handle();
+        Self {
+            port,
+            accepting,
+            connections,
+            shared,
+        }
+    }
+
+    /// The loopback port to connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many `ReadyForQuery` messages were forwarded since
+    /// [`reset`](Self::reset): one ends each round trip.
+    pub fn round_trips(&self) -> usize {
+        self.shared.round_trips.load(SeqCst)
+    }
+
+    /// How many `Parse` messages were forwarded since [`reset`](Self::reset):
+    /// one prepares each statement.
+    pub fn statements(&self) -> usize {
+        self.shared.statements.load(SeqCst)
+    }
+
+    /// Counts from zero. Call it after connecting, which takes messages too.
+    pub fn reset(&self) {
+        self.shared.round_trips.store(0, SeqCst);
+        self.shared.statements.store(0, SeqCst);
+    }
+
+    /// Holds back all that the server sends from now on, or lets it go.
+    pub fn hold_replies(&self, hold: bool) {
+        self.shared
+            .replies
+            .send_replace(if hold { Replies::Hold } else { Replies::Flow });
+    }
+
+    /// Waits until a reply is held back, which tells that the server has done
+    /// what the client does not know yet.
+    pub async fn reply_held(&self) {
+        let mut replies = self.shared.replies.subscribe();
+        let held = replies.wait_for(|replies| *replies == Replies::Held).await;
+        held.expect("the proxy holds the sender");
+    }
+
+    /// Closes all connections at once; new ones are accepted.
+    pub async fn cut(&self) {
+        let mut connections =
+            std::mem::take(&mut *self.connections.lock().expect("no panic under the lock"));
+        connections.shutdown().await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.connections
+            .lock()
+            .expect("no panic under the lock")
+            .abort_all();
+    }
+}
+
+/// Serves one connection until either end closes it.
+async fn relay(client: TcpStream, upstream: String, shared: Arc<Shared>) -> io::Result<()> {
+    let server = TcpStream::connect(upstream).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        end = requests(from_client, to_server, &shared) => end,
+        end = replies(from_server, to_client, &shared) => end,
+    }
+}
+
+async fn requests(
+    mut client: OwnedReadHalf,
+    mut server: OwnedWriteHalf,
+    shared: &Shared,
+) -> io::Result<()> {
+    let mut messages = Messages {
+        typed: false,
+        ..Messages::default()
+    };
+    let mut buffer = [0; 8192];
+    loop {
+        let bytes = match client.read(&mut buffer).await? {
+            0 => return Ok(()),
+            length => &buffer[..length],
+        };
+        let parses = messages.count(b'P', bytes);
+        shared.statements.fetch_add(parses, SeqCst);
+        server.write_all(bytes).await?;
+    }
+}
+
+async fn replies(
+    mut server: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    shared: &Shared,
+) -> io::Result<()> {
+    let mut messages = Messages {
+        typed: true,
+        ..Messages::default()
+    };
+    let mut released = shared.replies.subscribe();
+    let mut buffer = [0; 8192];
+    loop {
+        let bytes = match server.read(&mut buffer).await? {
+            0 => return Ok(()),
+            length => &buffer[..length],
+        };
+        shared.replies.send_if_modified(|replies| {
+            let hold = *replies == Replies::Hold;
+            if hold {
+                *replies = Replies::Held;
+            }
+            hold
+        });
+        let flow = released.wait_for(|replies| *replies == Replies::Flow).await;
+        flow.map_err(io::Error::other)?;
+
+        // Counted before it is sent, so that who has the reply sees the count.
+        let trips = messages.count(b'Z', bytes);
+        shared.round_trips.fetch_add(trips, SeqCst);
+        client.write_all(bytes).await?;
+    }
+}
+
+/// Finds the messages in one direction of a connection, whose bytes come in
+/// pieces of any size: a type byte, a length that counts itself, a body.
+#[derive(Default)]
+struct Messages {
+    /// Whether the next message has a type byte. A client's first has none.
+    typed: bool,
+    header: Vec<u8>,
+    body_left: usize,
+}
+
+impl Messages {
+    /// How many messages of this kind begin in these bytes.
+    fn count(&mut self, kind: u8, mut bytes: &[u8]) -> usize {
+        let mut count = 0;
+        while let Some((&first, rest)) = bytes.split_first() {
+            if self.body_left > 0 {
+                let skipped = self.body_left.min(bytes.len());
+                self.body_left -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            bytes = rest;
+            self.header.push(first);
+            let length = &self.header[usize::from(self.typed)..];
+            if let Ok(length) = <[u8; 4]>::try_from(length) {
+                self.body_left = u32::from_be_bytes(length).saturating_sub(4) as usize;
+                count += usize::from(self.typed && self.header[0] == kind);
+                self.header.clear();
+                self.typed = true;
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection;
+
+    use super::Proxy;
+    use crate::postgres::{self, PoolOptions};
+
+    async fn select(connection: &mut postgres::Connection) -> Result<i32, sqlx::Error> {
+        sqlx::query_scalar("SELECT 1").fetch_one(connection).await
+    }
+
+    #[tokio::test]
+    async fn a_prepared_statement_takes_one_round_trip() {
+        let database = postgres::database("").await;
+        let proxy = Proxy::start(&postgres::address()).await;
+        let pool = database.pool_through(&proxy, PoolOptions::new()).await;
+        let mut connection = pool.acquire().await.unwrap();
+
+        proxy.reset();
+        select(&mut connection).await.unwrap();
+        assert_eq!((proxy.round_trips(), proxy.statements()), (2, 1));
+
+        proxy.reset();
+        select(&mut connection).await.unwrap();
+        assert_eq!((proxy.round_trips(), proxy.statements()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn replies_are_held_and_connections_cut() {
+        let database = postgres::database("CREATE TABLE notes (id {id})").await;
+        let proxy = Proxy::start(&postgres::address()).await;
+        let pool = database
+            .pool_through(&proxy, PoolOptions::new().max_connections(1))
+            .await;
+        let mut connection = pool.acquire().await.unwrap();
+
+        proxy.hold_replies(true);
+        let ping = connection.ping();
+        tokio::select! {
+            biased;
+            _ = ping => panic!("the reply is held"),
+            () = proxy.reply_held() => {}
+        }
+        proxy.hold_replies(false);
+        select(&mut connection).await.unwrap();
+
+        proxy.cut().await;
+        select(&mut connection).await.unwrap_err();
+        drop(connection);
+        select(&mut pool.acquire().await.unwrap()).await.unwrap();
+    }
+}

@@ -1,0 +1,37 @@
+# Owns one private PostgreSQL server, from its birth to its removal.
+#
+#   sh watchdog.sh BINARIES DIRECTORY
+#
+# Each line of standard input is a port to try; the answer to each is a line
+# "up" or "down". Standard input ends when the owner closes it or dies, in
+# whatever way: then the server is stopped and its directory removed.
+bin=$1 dir=$2
+
+# Only the end of standard input ends this script. PIPE matters too: the owner
+# may die before it reads our answer.
+trap '' HUP INT TERM PIPE
+
+# The owner's standard error must not stay open for as long as we live.
+exec 2>>"$dir/log"
+
+"$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync </dev/null >&2
+cat >>"$dir/data/postgresql.conf" <<END
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 300
+deadlock_timeout = 100ms
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+END
+
+ctl() {
+    "$bin/pg_ctl" -D "$dir/data" -w "$@" </dev/null >&2
+}
+
+while read -r port; do
+    if ctl -l "$dir/log" -o "-p $port" start; then echo up; else echo down; fi
+done
+
+ctl -m fast -t 10 stop || ctl -m immediate stop
+rm -rf "$dir"
