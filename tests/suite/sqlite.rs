@@ -2,3 +2,5 @@ use rowlock_tests::sqlite::*;
 
 #[path = "spawn.rs"]
 mod spawn;
+#[path = "versioned.rs"]
+mod versioned;

@@ -3,7 +3,7 @@
 use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions};
@@ -172,5 +172,25 @@ impl Database {
         .fetch_one(&mut self.connection().await)
         .await
         .expect("pg_stat_activity is readable")
+    }
+
+    /// Waits until a session of the pools on this schema waits for a lock.
+    pub async fn until_blocked(&self) {
+        let mut connection = self.connection().await;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let blocked: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity \
+                 WHERE application_name = $1 AND wait_event_type = 'Lock')",
+            )
+            .bind(&self.schema)
+            .fetch_one(&mut connection)
+            .await
+            .expect("pg_stat_activity is readable");
+            if blocked {
+                return;
+            }
+            assert!(Instant::now() < deadline, "nobody waits for a lock");
+        }
     }
 }
