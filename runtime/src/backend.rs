@@ -42,6 +42,13 @@ pub trait Backend:
         query: Query<'e, Self, Self::Arguments>,
     ) -> Results<'e, Self>;
 
+    /// Runs statements without parameters, unprepared, in one round trip.
+    #[doc(hidden)]
+    fn run_plain(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     #[doc(hidden)]
     fn rows_affected(result: &Self::QueryResult) -> u64;
 
@@ -107,6 +114,13 @@ mod postgres {
             connection.fetch_many(query)
         }
 
+        async fn run_plain(
+            connection: &mut PgConnection,
+            sql: &'static str,
+        ) -> Result<(), sqlx::Error> {
+            connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+        }
+
         fn rows_affected(result: &PgQueryResult) -> u64 {
             result.rows_affected()
         }
@@ -164,6 +178,13 @@ mod sqlite {
             connection.fetch_many(query)
         }
 
+        async fn run_plain(
+            connection: &mut SqliteConnection,
+            sql: &'static str,
+        ) -> Result<(), sqlx::Error> {
+            connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+        }
+
         fn rows_affected(result: &SqliteQueryResult) -> u64 {
             result.rows_affected()
         }
@@ -189,21 +210,22 @@ mod sqlite {
             if Fault::of(error) != Fault::Schema {
                 return false;
             }
+            // One row per unique index, one for the primary key, and an empty one if the table exists at all.
             let indexes = sqlx::query_scalar(
                 "SELECT (SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_index_info(i.name, $1) ORDER BY name)) \
                  FROM pragma_index_list($2, $1) AS i WHERE i.\"unique\" AND NOT i.partial \
                  UNION ALL \
-                 SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_table_info($2, $1) WHERE pk > 0 ORDER BY name)",
+                 SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_table_info($2, $1) WHERE pk > 0 ORDER BY name) \
+                 UNION ALL \
+                 SELECT DISTINCT '' FROM pragma_table_info($2, $1)",
             )
             .bind(key.schema.unwrap_or("main"))
             .bind(key.table)
             .fetch_all(connection)
             .await;
             indexes.is_ok_and(|indexes: Vec<Option<String>>| {
-                !indexes
-                    .iter()
-                    .flatten()
-                    .any(|columns| columns == key.columns)
+                let has = |columns: &str| indexes.iter().flatten().any(|found| found == columns);
+                has("") && !has(key.columns)
             })
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use sqlx::Acquire;
 
-use crate::atomic::{Atomic, in_transaction};
+use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
 use crate::column::ModelRow;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
@@ -280,6 +280,9 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 }
 
 /// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
+///
+/// The savepoint is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
+/// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
 async fn insert<DB: Backend>(
     statement: Statement<DB>,
     connection: &mut DB::Connection,
@@ -287,15 +290,16 @@ async fn insert<DB: Backend>(
     if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
         return statement.fetch_one(connection).await;
     }
-    let mut savepoint = Atomic::<DB>::begin(connection).await?;
-    match statement.fetch_one(savepoint.connection()).await {
+    DB::run_plain(connection, "SAVEPOINT rowlock").await?;
+    match statement.fetch_one(connection).await {
         Ok(fetched) => {
-            savepoint.commit().await?;
+            DB::run_plain(connection, "RELEASE SAVEPOINT rowlock").await?;
             Ok(fetched)
         }
         Err(error) => {
             // If this fails too, the first error is the one to know.
-            let _ = savepoint.rollback().await;
+            let back = "ROLLBACK TO SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
+            let _ = DB::run_plain(connection, back).await;
             Err(error)
         }
     }

@@ -1,7 +1,11 @@
 use rowlock_tests::postgres::*;
 
+#[path = "failures.rs"]
+mod failures;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "postgres_only.rs"]
+mod postgres_only;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "versioned.rs"]

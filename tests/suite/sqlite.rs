@@ -1,5 +1,7 @@
 use rowlock_tests::sqlite::*;
 
+#[path = "failures.rs"]
+mod failures;
 #[path = "find_or_create.rs"]
 mod find_or_create;
 #[path = "spawn.rs"]
