@@ -649,3 +649,71 @@ pub async fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A model as the derive would make it, of three columns.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Row([i8; 3]);
+
+    impl Versioned for Row {
+        type Key<'k> = ();
+        type Version = i64;
+        const TABLE: &'static str = "rows";
+        const VERSION: &'static str = "version";
+        const COLUMNS: &'static [&'static str] = &["a", "b", "c"];
+        fn key(&self) {}
+        fn version(&self) -> i64 {
+            0
+        }
+        fn describe((): &(), _: &mut KeyText) {}
+        fn changes(&self, other: &Self) -> Changes {
+            Changes::new([0, 1, 2].map(|column| self.0[column] != other.0[column]))
+        }
+        fn adopt(&mut self, from: &Self, columns: &Changes) {
+            for column in 0..3 {
+                columns.copy(column, &from.0[column], &mut self.0[column]);
+            }
+        }
+    }
+
+    fn row() -> impl Strategy<Value = Row> {
+        // Few values, so that equal ones are frequent.
+        prop::array::uniform3(0..3i8).prop_map(Row)
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_has_both_changes_or_names_the_overlap(base in row(), mine in row(), theirs in row()) {
+            let conflict = Conflict {
+                current: theirs.clone(),
+                mine: mine.clone(),
+                base: Some(base.clone()),
+                attempt: attempt(&base, "save"),
+                version: "version",
+                expected: 0,
+                found: 1,
+            };
+            let (base, mine, theirs) = (base.0, mine.0, theirs.0);
+            let overlap: Vec<&str> = (0..3)
+                .filter(|&i| mine[i] != base[i] && theirs[i] != base[i] && mine[i] != theirs[i])
+                .map(|i| Row::COLUMNS[i])
+                .collect();
+            match conflict.merge() {
+                Err(MergeError::Overlap(fields)) => prop_assert_eq!(fields, overlap),
+                Err(MergeError::NoBase) => prop_assert!(false, "there is a base"),
+                Ok(merged) => {
+                    prop_assert!(overlap.is_empty());
+                    for i in 0..3 {
+                        let expected = if mine[i] == base[i] { theirs[i] } else { mine[i] };
+                        prop_assert_eq!(merged.0[i], expected);
+                    }
+                }
+            }
+        }
+    }
+}
