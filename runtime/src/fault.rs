@@ -1,6 +1,9 @@
 //! The one place where a database error is classified: by code, never by message text.
 
+use std::error::Error;
 use std::fmt;
+
+use crate::error::DatabaseError;
 
 /// What went wrong, the same for every database.
 ///
@@ -77,6 +80,31 @@ impl Fault {
             sqlx::Error::Encode(_) => Self::Encode,
             _ => Self::Other,
         }
+    }
+
+    /// Finds the error of sqlx behind the user's own error type, by following `source()`.
+    ///
+    /// An error that was formatted into a string is lost to this, as to every other program.
+    pub fn in_chain(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+                return Some(Self::of(error));
+            }
+            if let Some(error) = error.downcast_ref::<DatabaseError>() {
+                return Some(error.fault());
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// Whether the same transaction, run again from its start, can succeed without anybody changing anything.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::Serialization | Self::Deadlock | Self::Busy | Self::ConnectionLost
+        )
     }
 
     fn of_database(error: &dyn sqlx::error::DatabaseError) -> Self {
