@@ -8,6 +8,8 @@ use sqlx::error::BoxDynError;
 use sqlx::query::Query;
 use sqlx::{Database, Either, IntoArguments};
 
+use crate::transaction::Begin;
+
 /// What running a query yields: rows, and the number of affected rows at its end.
 pub(crate) type Results<'e, DB> = BoxStream<
     'e,
@@ -48,6 +50,24 @@ pub trait Backend:
         connection: &mut Self::Connection,
         sql: &'static str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// What begins a transaction of `rowlock::transaction`.
+    #[doc(hidden)]
+    fn begin_sql(begin: &Begin) -> String;
+
+    /// Fails if an earlier statement made the server give the transaction up. Yields the transaction's id, if it has one
+    /// that can be asked about later.
+    #[doc(hidden)]
+    fn before_commit(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Whether the transaction with this id was committed; `None` if the server cannot tell.
+    #[doc(hidden)]
+    fn was_committed(
+        connection: &mut Self::Connection,
+        id: String,
+    ) -> impl Future<Output = Option<bool>> + Send;
 
     #[doc(hidden)]
     fn rows_affected(result: &Self::QueryResult) -> u64;
@@ -95,12 +115,14 @@ mod sealed {
 mod postgres {
     use std::pin::pin;
     use std::task::{Context, Waker};
+    use std::time::Duration;
 
     use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
     use sqlx::{Arguments, Executor, Postgres, Row, SqlSafeStr};
     use sqlx_core::transaction::TransactionManager;
 
     use super::*;
+    use crate::transaction::Isolation;
 
     impl Backend for Postgres {
         const MAX_PARAMETERS: usize = 65_535;
@@ -119,6 +141,56 @@ mod postgres {
             sql: &'static str,
         ) -> Result<(), sqlx::Error> {
             connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+        }
+
+        fn begin_sql(begin: &Begin) -> String {
+            let mut sql = "BEGIN".to_owned();
+            sql.push_str(match begin.isolation {
+                None => "",
+                Some(Isolation::ReadCommitted) => " ISOLATION LEVEL READ COMMITTED",
+                Some(Isolation::RepeatableRead) => " ISOLATION LEVEL REPEATABLE READ",
+                Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
+            });
+            if begin.read_only {
+                sql.push_str(" READ ONLY");
+            }
+            let mut limit = |name: &str, limit: Option<Duration>| {
+                if let Some(limit) = limit {
+                    // 0 would mean no limit, and more than i32::MAX milliseconds are not possible.
+                    let limit = limit.as_millis().clamp(1, i32::MAX as u128);
+                    sql.push_str(&format!("; SET LOCAL {name} = {limit}"));
+                }
+            };
+            limit("lock_timeout", begin.lock_timeout);
+            limit("statement_timeout", begin.statement_timeout);
+            sql
+        }
+
+        async fn before_commit(
+            connection: &mut PgConnection,
+        ) -> Result<Option<String>, sqlx::Error> {
+            // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
+            // look at. Any other statement fails, and this one is of use besides.
+            sqlx::query_scalar("SELECT pg_current_xact_id_if_assigned()::text")
+                .fetch_one(connection)
+                .await
+        }
+
+        async fn was_committed(connection: &mut PgConnection, id: String) -> Option<bool> {
+            // `in progress`: the server has not noticed yet that its client is gone.
+            for _ in 0..50 {
+                let status: Option<String> = sqlx::query_scalar("SELECT pg_xact_status($1::xid8)")
+                    .bind(&id)
+                    .fetch_one(&mut *connection)
+                    .await
+                    .ok()?;
+                match status.as_deref() {
+                    Some("committed") => return Some(true),
+                    Some("aborted") => return Some(false),
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+            None
         }
 
         fn rows_affected(result: &PgQueryResult) -> u64 {
@@ -183,6 +255,24 @@ mod sqlite {
             sql: &'static str,
         ) -> Result<(), sqlx::Error> {
             connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+        }
+
+        fn begin_sql(begin: &Begin) -> String {
+            if begin.read_only {
+                "BEGIN"
+            } else {
+                Self::BEGIN
+            }
+            .to_owned()
+        }
+
+        async fn before_commit(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+            // A constraint does not end a transaction of SQLite, and the COMMIT of one that is gone is an error.
+            Ok(None)
+        }
+
+        async fn was_committed(_: &mut SqliteConnection, _: String) -> Option<bool> {
+            None
         }
 
         fn rows_affected(result: &SqliteQueryResult) -> u64 {

@@ -13,6 +13,7 @@ mod error;
 mod fault;
 mod find_or_create;
 mod statement;
+mod transaction;
 mod versioned;
 
 pub use rowlock_macros::{Counter, FindOrCreate, Versioned};
@@ -22,6 +23,10 @@ pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+pub use crate::transaction::{
+    Body, ByError, ByReference, FailureOf, Retry, TransactionBuilder, TransactionError, Tx,
+    transaction,
+};
 pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
 
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
@@ -40,6 +45,10 @@ pub mod __private {
 
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
+        pub use crate::transaction::{
+            Body, ByError, ByReference, FailureOf, Retry, TransactionBuilder, TransactionError, Tx,
+            transaction,
+        };
         pub use crate::versioned::{
             Versioned, VersionedSql, delete, load, reload, touch, update, update_with,
         };

@@ -8,5 +8,7 @@ mod find_or_create;
 mod postgres_only;
 #[path = "spawn.rs"]
 mod spawn;
+#[path = "transaction.rs"]
+mod transaction;
 #[path = "versioned.rs"]
 mod versioned;

@@ -6,5 +6,7 @@ mod failures;
 mod find_or_create;
 #[path = "spawn.rs"]
 mod spawn;
+#[path = "transaction.rs"]
+mod transaction;
 #[path = "versioned.rs"]
 mod versioned;
