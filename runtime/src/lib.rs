@@ -24,8 +24,8 @@ pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 pub use crate::transaction::{
-    Body, ByError, ByReference, FailureOf, Retry, TransactionBuilder, TransactionError, Tx,
-    transaction,
+    Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
+    TransactionError, Tx, transaction,
 };
 pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
 
@@ -46,8 +46,8 @@ pub mod __private {
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
         pub use crate::transaction::{
-            Body, ByError, ByReference, FailureOf, Retry, TransactionBuilder, TransactionError, Tx,
-            transaction,
+            Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
+            TransactionError, Tx, transaction,
         };
         pub use crate::versioned::{
             Versioned, VersionedSql, delete, load, reload, touch, update, update_with,

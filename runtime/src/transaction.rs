@@ -206,7 +206,7 @@ pub enum TransactionError<E> {
         attempts: u32,
         /// Why the last attempt failed.
         #[source]
-        last: Box<TransactionError<E>>,
+        last: LastFailure<E>,
     },
     /// The deadline passed. Rolled back.
     #[error("the deadline passed in attempt {attempts}")]
@@ -217,6 +217,18 @@ pub enum TransactionError<E> {
     /// `attempts(0)`: nothing was run.
     #[error("no attempt is allowed")]
     NotRun,
+}
+
+/// Why the last of several attempts failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LastFailure<E> {
+    /// The closure did.
+    #[error("{0}")]
+    Closure(#[source] E),
+    /// BEGIN or COMMIT did.
+    #[error(transparent)]
+    Database(DatabaseError),
 }
 
 /// An open transaction, as the closure of [`TransactionBuilder::run`] receives it.
@@ -352,7 +364,7 @@ enum Ended<T, E> {
 impl<DB: Backend> TransactionBuilder<DB> {
     /// Runs `body` in a transaction and commits, again and again if the database asks for it.
     pub fn run<'r, T, E, By, F>(
-        &'r self,
+        self,
         body: F,
     ) -> impl Future<Output = Result<T, TransactionError<E>>> + Send + 'r
     where
@@ -389,11 +401,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
                     return Err(error);
                 };
                 if attempt == self.attempts {
-                    let last = Box::new(error);
-                    return Err(TransactionError::Exhausted {
-                        attempts: attempt,
-                        last,
-                    });
+                    return Err(exhausted(attempt, error));
                 }
                 let wait = full_jitter(attempt, self.first_wait, self.longest_wait);
                 if let Some(Hook(hook)) = &self.on_retry {
@@ -490,6 +498,18 @@ impl<DB: Backend> TransactionBuilder<DB> {
         let mut connection = self.pool.acquire().await.ok()?;
         DB::was_committed(&mut connection, id?).await
     }
+}
+
+fn exhausted<E>(attempts: u32, error: TransactionError<E>) -> TransactionError<E> {
+    let last = match error {
+        TransactionError::Failed(error) => LastFailure::Closure(error),
+        TransactionError::Begin(error) | TransactionError::Commit(error) => {
+            LastFailure::Database(error)
+        }
+        // The others are never transient.
+        other => return other,
+    };
+    TransactionError::Exhausted { attempts, last }
 }
 
 fn describe(error: sqlx::Error) -> DatabaseError {

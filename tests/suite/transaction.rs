@@ -131,3 +131,291 @@ async fn t_17_boxed_errors() {
         "{refused:?}"
     );
 }
+
+/// Two transactions that each hold what the other one wants, in the first attempt only.
+#[tokio::test]
+async fn t_01_t_02_a_deadlock_is_run_again_from_its_start() {
+    // SQLite has one writer: the second transaction waits before it begins.
+    if NAME == "SQLite" {
+        return;
+    }
+    let database = database(ACCOUNTS).await;
+    let both_hold = Arc::new(tokio::sync::Barrier::new(2));
+    let retries = Arc::new(AtomicU32::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for (first, second) in [(1, 2), (2, 1)] {
+        let (pool, both_hold, retries) =
+            (database.pool.clone(), both_hold.clone(), retries.clone());
+        tasks.spawn(async move {
+            let attempts = AtomicU32::new(0);
+            transaction(&pool)
+                .on_retry(move |retry| {
+                    assert_eq!((retry.attempt, retry.fault), (1, Fault::Deadlock));
+                    retries.fetch_add(1, Ordering::SeqCst);
+                })
+                .run(async |tx| {
+                    let attempt = attempts.fetch_add(1, Ordering::SeqCst);
+                    add(tx, first, 1).await?;
+                    if attempt == 0 {
+                        both_hold.wait().await;
+                    }
+                    add(tx, second, 1).await
+                })
+                .await
+                .unwrap();
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(retries.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        (balance(&database, 1).await, balance(&database, 2).await),
+        (102, 102)
+    );
+}
+
+/// Write skew: both read both balances before either writes. Serializable lets one of them win and runs the other again.
+async fn write_skew(database: &Database, serializable: bool) -> (i64, u32) {
+    let both_read = Arc::new(tokio::sync::Barrier::new(2));
+    let retries = Arc::new(AtomicU32::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for id in [1, 2] {
+        let (pool, both_read, retries) =
+            (database.pool.clone(), both_read.clone(), retries.clone());
+        tasks.spawn(async move {
+            let attempts = AtomicU32::new(0);
+            let builder = transaction(&pool).on_retry(move |_| {
+                retries.fetch_add(1, Ordering::SeqCst);
+            });
+            let builder = if serializable {
+                builder.serializable()
+            } else {
+                builder.repeatable_read()
+            };
+            builder
+                .run(async |tx| {
+                    let total: i64 =
+                        sqlx::query_scalar("SELECT CAST(sum(balance) AS bigint) FROM accounts")
+                            .fetch_one(&mut **tx)
+                            .await?;
+                    if attempts.fetch_add(1, Ordering::SeqCst) == 0 {
+                        both_read.wait().await;
+                    }
+                    if total >= 150 {
+                        add(tx, id, -150).await?;
+                    }
+                    Ok::<_, sqlx::Error>(())
+                })
+                .await
+                .unwrap();
+        });
+    }
+    tasks.join_all().await;
+    (
+        balance(database, 1).await + balance(database, 2).await,
+        retries.load(Ordering::SeqCst),
+    )
+}
+
+#[tokio::test]
+async fn t_09_write_skew_needs_serializable_and_at_least_one_retry() {
+    // On SQLite the two can never both have read: the write lock comes first.
+    if NAME == "SQLite" {
+        return;
+    }
+    let (total, retries) = write_skew(&database(ACCOUNTS).await, true).await;
+    assert_eq!(total, 50);
+    assert!(retries >= 1);
+    // The same at a lower level: the invariant is broken, so the test can fail.
+    let (total, retries) = write_skew(&database(ACCOUNTS).await, false).await;
+    assert_eq!((total, retries), (-100, 0));
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ShopError {
+    #[error("no database")]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Update(#[from] rowlock::UpdateError<Account>),
+}
+
+/// The error that the server gives to transactions that lose, without another one.
+const SERIALIZATION_FAILURE: &str = "DO $$ BEGIN RAISE SQLSTATE '40001'; END $$";
+
+#[tokio::test]
+async fn t_04_the_last_error_is_inside_the_one_that_says_how_often() {
+    if NAME == "SQLite" {
+        return;
+    }
+    let database = database(ACCOUNTS).await;
+    let runs = AtomicU32::new(0);
+    let gave_up = transaction(&database.pool)
+        .attempts(3)
+        .run(async |tx| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            add(tx, 1, 1).await?;
+            tx.execute(SERIALIZATION_FAILURE).await?;
+            Ok::<(), ShopError>(())
+        })
+        .await
+        .unwrap_err();
+    let TransactionError::Exhausted { attempts: 3, last } = &gave_up else {
+        panic!("{gave_up:?}");
+    };
+    assert!(matches!(
+        last,
+        rowlock::LastFailure::Closure(ShopError::Database(_))
+    ));
+    assert_eq!(Fault::in_chain(&gave_up), Some(Fault::Serialization));
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), balance(&database, 1).await),
+        (3, 100)
+    );
+    assert_eq!(database.open_transactions().await, 0);
+}
+
+/// A stale copy is a decision for the caller, not a reason to run the same thing again.
+#[tokio::test]
+async fn t_23_a_stale_version_is_not_retried() {
+    let database = database(ACCOUNTS).await;
+    let old = Account::load(&database.pool, 1).await.unwrap();
+    old.touch(&database.pool).await.unwrap();
+    let runs = AtomicU32::new(0);
+    let refused = transaction(&database.pool)
+        .run(async |tx| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, ShopError>(old.update(&mut *tx).await?)
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        refused,
+        TransactionError::Failed(ShopError::Update(rowlock::UpdateError::Stale(_)))
+    ));
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn zero_runs_nothing() {
+    let database = database(ACCOUNTS).await;
+    let never = async |_: &mut Tx<Db>| -> Result<(), sqlx::Error> { panic!("it ran") };
+    let none = transaction(&database.pool).attempts(0).run(never).await;
+    assert!(matches!(none, Err(TransactionError::NotRun)), "{none:?}");
+    let none = transaction(&database.pool)
+        .deadline(std::time::Duration::ZERO)
+        .run(never)
+        .await;
+    assert!(
+        matches!(
+            none,
+            Err(TransactionError::DeadlineExceeded { attempts: 1 })
+        ),
+        "{none:?}"
+    );
+}
+
+/// Neither a closure that never comes back nor one that never waits for the database holds anything afterwards.
+#[tokio::test]
+async fn t_15_the_deadline_ends_a_closure_that_hangs() {
+    let database = database(ACCOUNTS).await;
+    let pool = database.one_connection_pool().await;
+    let hung = transaction(&pool)
+        .deadline(std::time::Duration::from_millis(100))
+        .run(async |tx| {
+            add(tx, 1, 1).await?;
+            std::future::pending::<()>().await;
+            Ok::<_, sqlx::Error>(())
+        })
+        .await;
+    assert!(
+        matches!(
+            hung,
+            Err(TransactionError::DeadlineExceeded { attempts: 1 })
+        ),
+        "{hung:?}"
+    );
+    let instant = transaction(&pool)
+        .run(async |_| Ok::<_, sqlx::Error>(5))
+        .await;
+    assert_eq!(instant.unwrap(), 5);
+    assert_eq!(balance(&database, 1).await, 100);
+}
+
+#[tokio::test]
+async fn a_panic_rolls_back_and_goes_on() {
+    let database = database(ACCOUNTS).await;
+    let pool = database.one_connection_pool().await;
+    let panicking = pool.clone();
+    let panicked = tokio::spawn(async move {
+        transaction(&panicking)
+            .run(async |tx| {
+                add(tx, 1, 1).await.unwrap();
+                if true {
+                    panic!("on purpose");
+                }
+                Ok::<_, sqlx::Error>(())
+            })
+            .await
+    })
+    .await;
+    assert!(panicked.unwrap_err().is_panic());
+    transaction(&pool)
+        .run(async |tx| add(tx, 2, 1).await)
+        .await
+        .unwrap();
+    assert_eq!(
+        (balance(&database, 1).await, balance(&database, 2).await),
+        (100, 101)
+    );
+}
+
+/// A transaction inside a transaction is a second one, on a second connection: with one connection it ends at the pool's
+/// timeout.
+#[tokio::test]
+async fn t_06_nested_use_is_a_transaction_of_its_own() {
+    let database = database(ACCOUNTS).await;
+    let options = super::PoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(std::time::Duration::from_millis(50));
+    let pool = database.pool_with(options).await;
+    let inner = transaction(&pool)
+        .run(async |_| {
+            Ok::<_, sqlx::Error>(
+                transaction(&pool)
+                    .run(async |_| Ok::<_, sqlx::Error>(()))
+                    .await,
+            )
+        })
+        .await
+        .unwrap();
+    assert!(
+        matches!(&inner, Err(TransactionError::Begin(error)) if error.fault() == Fault::PoolTimedOut),
+        "{inner:?}"
+    );
+}
+
+/// Dropped at every await point, on a pool of one connection: nobody ever gets a connection inside a transaction.
+#[tokio::test]
+async fn t_16_dropping_a_transaction_anywhere_leaves_nothing_open() {
+    let database = database(ACCOUNTS).await;
+    let pool = database.one_connection_pool().await;
+    for limit in 1.. {
+        let run = transaction(&pool).run(async |tx| {
+            add(tx, 1, 1).await?;
+            add(tx, 2, -1).await
+        });
+        let finished = rowlock_tests::cancel::polled(limit, run).await;
+        // Were it inside a transaction that nobody ends, this would be lost.
+        sqlx::query("UPDATE accounts SET version = version + 1")
+            .execute(&pool)
+            .await
+            .unwrap();
+        let seen = Account::load(&database.pool, 1).await.unwrap();
+        assert_eq!(seen.version, limit as i64);
+        let total = seen.balance + balance(&database, 2).await;
+        assert_eq!(total, 200);
+        if finished.is_some() {
+            break;
+        }
+    }
+    assert_eq!(database.open_transactions().await, 0);
+}
