@@ -10,5 +10,7 @@ mod postgres_only;
 mod spawn;
 #[path = "transaction.rs"]
 mod transaction;
+#[path = "transaction_postgres.rs"]
+mod transaction_postgres;
 #[path = "versioned.rs"]
 mod versioned;

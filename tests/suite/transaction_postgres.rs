@@ -1,0 +1,368 @@
+//! `rowlock::transaction` where only PostgreSQL can show it: SQLite has one writer, which waits before it begins, and no
+//! connection to lose.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rowlock::{Fault, TransactionError, Tx, transaction};
+use rowlock_tests::proxy::Proxy;
+use sqlx::Executor;
+
+use super::{Database, Db, PoolOptions, address, database};
+
+const ACCOUNTS: &str = "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
+    INSERT INTO accounts VALUES (1, 100), (2, 100)";
+
+async fn balance(database: &Database, id: i64) -> i64 {
+    sqlx::query_scalar("SELECT balance FROM accounts WHERE id = $1")
+        .bind(id)
+        .fetch_one(&database.pool)
+        .await
+        .unwrap()
+}
+
+async fn add(tx: &mut Tx<Db>, id: i64, amount: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE accounts SET balance = balance + $1 WHERE id = $2")
+        .bind(amount)
+        .bind(id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Two transactions that each hold what the other one wants, in the first attempt only.
+#[tokio::test]
+async fn t_01_t_02_a_deadlock_is_run_again_from_its_start() {
+    let database = database(ACCOUNTS).await;
+    let both_hold = Arc::new(tokio::sync::Barrier::new(2));
+    let retries = Arc::new(AtomicU32::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for (first, second) in [(1, 2), (2, 1)] {
+        let (pool, both_hold, retries) =
+            (database.pool.clone(), both_hold.clone(), retries.clone());
+        tasks.spawn(async move {
+            let attempts = AtomicU32::new(0);
+            transaction(&pool)
+                .on_retry(move |retry| {
+                    assert_eq!((retry.attempt, retry.fault), (1, Fault::Deadlock));
+                    retries.fetch_add(1, Ordering::SeqCst);
+                })
+                .run(async |tx| {
+                    let attempt = attempts.fetch_add(1, Ordering::SeqCst);
+                    add(tx, first, 1).await?;
+                    if attempt == 0 {
+                        both_hold.wait().await;
+                    }
+                    add(tx, second, 1).await
+                })
+                .await
+                .unwrap();
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(retries.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        (balance(&database, 1).await, balance(&database, 2).await),
+        (102, 102)
+    );
+}
+
+/// Write skew: both read both balances before either writes. Serializable lets one of them win and runs the other again.
+async fn write_skew(database: &Database, serializable: bool) -> (i64, u32) {
+    let both_read = Arc::new(tokio::sync::Barrier::new(2));
+    let retries = Arc::new(AtomicU32::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for id in [1, 2] {
+        let (pool, both_read, retries) =
+            (database.pool.clone(), both_read.clone(), retries.clone());
+        tasks.spawn(async move {
+            let attempts = AtomicU32::new(0);
+            let builder = transaction(&pool).on_retry(move |_| {
+                retries.fetch_add(1, Ordering::SeqCst);
+            });
+            let builder = if serializable {
+                builder.serializable()
+            } else {
+                builder.repeatable_read()
+            };
+            builder
+                .run(async |tx| {
+                    let total: i64 =
+                        sqlx::query_scalar("SELECT CAST(sum(balance) AS bigint) FROM accounts")
+                            .fetch_one(&mut **tx)
+                            .await?;
+                    if attempts.fetch_add(1, Ordering::SeqCst) == 0 {
+                        both_read.wait().await;
+                    }
+                    if total >= 150 {
+                        add(tx, id, -150).await?;
+                    }
+                    Ok::<_, sqlx::Error>(())
+                })
+                .await
+                .unwrap();
+        });
+    }
+    tasks.join_all().await;
+    (
+        balance(database, 1).await + balance(database, 2).await,
+        retries.load(Ordering::SeqCst),
+    )
+}
+
+#[tokio::test]
+async fn t_09_write_skew_needs_serializable_and_at_least_one_retry() {
+    let (total, retries) = write_skew(&database(ACCOUNTS).await, true).await;
+    assert_eq!(total, 50);
+    assert!(retries >= 1);
+    // The same at a lower level: the invariant is broken, so the test can fail.
+    let (total, retries) = write_skew(&database(ACCOUNTS).await, false).await;
+    assert_eq!((total, retries), (-100, 0));
+}
+
+/// The error that the server gives to transactions that lose, without another one.
+const SERIALIZATION_FAILURE: &str = "DO $$ BEGIN RAISE SQLSTATE '40001'; END $$";
+
+#[tokio::test]
+async fn t_04_the_last_error_is_inside_the_one_that_says_how_often() {
+    let database = database(ACCOUNTS).await;
+    let runs = AtomicU32::new(0);
+    let gave_up = transaction(&database.pool)
+        .attempts(3)
+        .run(async |tx| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            add(tx, 1, 1).await?;
+            tx.execute(SERIALIZATION_FAILURE).await?;
+            Ok::<(), sqlx::Error>(())
+        })
+        .await
+        .unwrap_err();
+    let TransactionError::Exhausted { attempts: 3, last } = &gave_up else {
+        panic!("{gave_up:?}");
+    };
+    assert!(matches!(last, rowlock::LastFailure::Closure(_)));
+    assert_eq!(Fault::in_chain(&gave_up), Some(Fault::Serialization));
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), balance(&database, 1).await),
+        (3, 100)
+    );
+    assert_eq!(database.open_transactions().await, 0);
+}
+
+/// COMMIT of a transaction that wrote to this table waits until the lock on `gate` is free.
+const GATE: &str =
+    "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION wait()";
+
+/// What became of a transaction whose connection was lost during COMMIT.
+struct LostCommit {
+    outcome: Result<i64, TransactionError<sqlx::Error>>,
+    runs: u32,
+    balance: i64,
+}
+
+/// Loses the connection while COMMIT is under way. `committed`: the server finishes it, and only its answer is lost.
+async fn lose_commit(committed: bool, ask: bool) -> LostCommit {
+    let database = database(ACCOUNTS).await;
+    database.pool.execute(sqlx::raw_sql(GATE)).await.unwrap();
+    let proxy = Proxy::start(&address()).await;
+    let pool = database.pool_through(&proxy, PoolOptions::new()).await;
+    let mut gate = database.connection().await;
+    gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
+        .await
+        .unwrap();
+
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = runs.clone();
+    let run = tokio::spawn(async move {
+        let builder = transaction(&pool);
+        let builder = if ask {
+            builder.ask_after_lost_commit()
+        } else {
+            builder
+        };
+        builder
+            .run(async |tx| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                add(tx, 1, 5).await?;
+                Ok::<i64, sqlx::Error>(7)
+            })
+            .await
+    });
+    database.until_blocked().await;
+    if committed {
+        proxy.hold_replies(true);
+        gate.execute("COMMIT").await.unwrap();
+        proxy.reply_held().await;
+        proxy.cut().await;
+        proxy.hold_replies(false);
+    } else {
+        gate.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE wait_event_type = 'Lock' AND application_name = current_schema()",
+        )
+        .await
+        .unwrap();
+        gate.execute("COMMIT").await.unwrap();
+    }
+    let outcome = run.await.unwrap();
+    LostCommit {
+        outcome,
+        runs: runs.load(Ordering::SeqCst),
+        balance: balance(&database, 1).await,
+    }
+}
+
+#[tokio::test]
+async fn t_10_a_lost_commit_is_unknown_and_not_retried() {
+    for committed in [false, true] {
+        let lost = lose_commit(committed, false).await;
+        assert!(
+            matches!(lost.outcome, Err(TransactionError::CommitUnknown(_))),
+            "{:?}",
+            lost.outcome
+        );
+        assert_eq!(
+            (lost.runs, lost.balance),
+            (1, if committed { 105 } else { 100 })
+        );
+    }
+}
+
+#[tokio::test]
+async fn t_11_t_12_the_server_can_be_asked_what_became_of_it() {
+    // Committed: the result is returned and nothing runs twice.
+    let lost = lose_commit(true, true).await;
+    assert_eq!(
+        (lost.outcome.unwrap(), lost.runs, lost.balance),
+        (7, 1, 105)
+    );
+    // Rolled back: run again, and counted once.
+    let lost = lose_commit(false, true).await;
+    assert_eq!(
+        (lost.outcome.unwrap(), lost.runs, lost.balance),
+        (7, 2, 105)
+    );
+}
+
+#[tokio::test]
+async fn t_13_a_connection_lost_before_commit_is_retried_on_another_one() {
+    let database = database(ACCOUNTS).await;
+    let runs = AtomicU32::new(0);
+    transaction(&database.pool)
+        .run(async |tx| {
+            add(tx, 1, 5).await?;
+            if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+                tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+                    .await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), balance(&database, 1).await),
+        (2, 105)
+    );
+}
+
+/// T-19: a connection that cannot roll back is not handed on.
+#[tokio::test]
+async fn t_19_a_failed_rollback_takes_the_connection_out_of_the_pool() {
+    let database = database(ACCOUNTS).await;
+    let pool = database.one_connection_pool().await;
+    let refused = transaction(&pool)
+        .run(async |tx| {
+            // The connection dies and the closure fails for a reason of its own.
+            let _ = tx
+                .execute("SELECT pg_terminate_backend(pg_backend_pid())")
+                .await;
+            Err::<(), _>(sqlx::Error::RowNotFound)
+        })
+        .await;
+    assert!(
+        matches!(
+            refused,
+            Err(TransactionError::Failed(sqlx::Error::RowNotFound))
+        ),
+        "{refused:?}"
+    );
+    transaction(&pool)
+        .run(async |tx| add(tx, 1, 1).await)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn t_21_t_22_timeouts_that_were_asked_for_are_not_retried() {
+    let database = database(ACCOUNTS).await;
+    let mut holder = database.pool.begin().await.unwrap();
+    holder
+        .execute("UPDATE accounts SET balance = 0")
+        .await
+        .unwrap();
+    let limit = std::time::Duration::from_millis(20);
+    for (builder, expected) in [
+        (
+            transaction(&database.pool).lock_timeout(limit),
+            Fault::LockTimeout,
+        ),
+        (
+            transaction(&database.pool).statement_timeout(limit),
+            Fault::Canceled,
+        ),
+    ] {
+        let runs = AtomicU32::new(0);
+        let refused = builder
+            .run(async |tx| {
+                runs.fetch_add(1, Ordering::SeqCst);
+                add(tx, 1, 1).await
+            })
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&refused, TransactionError::Failed(error) if Fault::of(error) == expected),
+            "{refused:?}"
+        );
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+    // Set for the transaction only: the pooled connection forgets it.
+    let left: String = sqlx::query_scalar("SHOW lock_timeout")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, "0");
+}
+
+/// The options and BEGIN are one message; then the closure's statement, the check, and COMMIT.
+#[tokio::test]
+async fn timeouts_cost_no_round_trip() {
+    let database = database(ACCOUNTS).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    let limit = std::time::Duration::from_secs(5);
+    let trips = async |run: usize| {
+        proxy.reset();
+        let builder = transaction(&pool).serializable();
+        let builder = if run % 2 == 0 {
+            builder
+        } else {
+            builder.lock_timeout(limit).statement_timeout(limit)
+        };
+        builder.run(async |tx| add(tx, 1, 1).await).await.unwrap();
+        proxy.round_trips()
+    };
+    for run in 0..4 {
+        trips(run).await;
+    }
+    // The pool's own ping on release comes in a task of its own, so it may or may not be counted.
+    for run in 4..8 {
+        let counted = trips(run).await;
+        assert!((4..=5).contains(&counted), "{counted} round trips");
+    }
+}
