@@ -1,6 +1,7 @@
 //! The databases, behind one sealed trait.
 
 use std::future::Future;
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use sqlx::database::HasStatementCache;
@@ -69,6 +70,22 @@ pub trait Backend:
         id: String,
     ) -> impl Future<Output = Option<bool>> + Send;
 
+    /// Before a lock: limits how long it is waited for. Yields the limit that was in force, if it was changed.
+    #[doc(hidden)]
+    fn be_patient(
+        connection: &mut Self::Connection,
+        timeout: Option<Duration>,
+        clause: &'static str,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Behind a lock: puts the limit back. `taken`: whether the lock was.
+    #[doc(hidden)]
+    fn be_as_before(
+        connection: &mut Self::Connection,
+        limit: Option<String>,
+        taken: bool,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     #[doc(hidden)]
     fn rows_affected(result: &Self::QueryResult) -> u64;
 
@@ -115,7 +132,6 @@ mod sealed {
 mod postgres {
     use std::pin::pin;
     use std::task::{Context, Waker};
-    use std::time::Duration;
 
     use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
     use sqlx::{Arguments, Executor, Postgres, Row, SqlSafeStr};
@@ -191,6 +207,41 @@ mod postgres {
                 }
             }
             None
+        }
+
+        async fn be_patient(
+            connection: &mut PgConnection,
+            timeout: Option<Duration>,
+            _: &'static str,
+        ) -> Result<Option<String>, sqlx::Error> {
+            let Some(timeout) = timeout else {
+                return Ok(None);
+            };
+            // The old value is computed first: the new one is set by the outer query, row by row.
+            sqlx::query_scalar(
+                "SELECT old.value FROM (SELECT current_setting('lock_timeout') AS value OFFSET 0) AS old \
+                 WHERE set_config('lock_timeout', $1, true) IS NOT NULL",
+            )
+            .bind(timeout.as_millis().clamp(1, i32::MAX as u128).to_string())
+            .fetch_one(connection)
+            .await
+            .map(Some)
+        }
+
+        async fn be_as_before(
+            connection: &mut PgConnection,
+            limit: Option<String>,
+            taken: bool,
+        ) -> Result<(), sqlx::Error> {
+            // Without the lock the transaction is aborted, and takes its settings with it.
+            let Some(limit) = limit.filter(|_| taken) else {
+                return Ok(());
+            };
+            sqlx::query("SELECT set_config('lock_timeout', $1, true)")
+                .bind(limit)
+                .execute(connection)
+                .await
+                .map(drop)
         }
 
         fn rows_affected(result: &PgQueryResult) -> u64 {
@@ -275,6 +326,37 @@ mod sqlite {
             None
         }
 
+        async fn be_patient(
+            connection: &mut SqliteConnection,
+            timeout: Option<Duration>,
+            clause: &'static str,
+        ) -> Result<Option<String>, sqlx::Error> {
+            let timeout = if clause.is_empty() {
+                timeout
+            } else {
+                Some(Duration::ZERO)
+            };
+            let Some(timeout) = timeout else {
+                return Ok(None);
+            };
+            let before: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
+                .fetch_one(&mut *connection)
+                .await?;
+            set_busy_timeout(connection, timeout.as_millis()).await?;
+            Ok(Some(before.to_string()))
+        }
+
+        async fn be_as_before(
+            connection: &mut SqliteConnection,
+            limit: Option<String>,
+            _: bool,
+        ) -> Result<(), sqlx::Error> {
+            match limit.and_then(|limit| limit.parse().ok()) {
+                Some(limit) => set_busy_timeout(connection, limit).await,
+                None => Ok(()),
+            }
+        }
+
         fn rows_affected(result: &SqliteQueryResult) -> u64 {
             result.rows_affected()
         }
@@ -318,5 +400,15 @@ mod sqlite {
                 has("") && !has(key.columns)
             })
         }
+    }
+
+    /// PRAGMA takes no parameters.
+    async fn set_busy_timeout(
+        connection: &mut SqliteConnection,
+        milliseconds: u128,
+    ) -> Result<(), sqlx::Error> {
+        let milliseconds = milliseconds.min(i32::MAX as u128);
+        let sql = sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {milliseconds}"));
+        connection.execute(sqlx::raw_sql(sql)).await.map(drop)
     }
 }

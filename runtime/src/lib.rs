@@ -12,6 +12,7 @@ mod counter;
 mod error;
 mod fault;
 mod find_or_create;
+mod lockable;
 mod statement;
 mod transaction;
 mod versioned;
@@ -23,6 +24,10 @@ pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+pub use crate::lockable::{
+    Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
+    RowLocks, Share, Shared, SkipLocked, Wait,
+};
 pub use crate::transaction::{
     Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
     TransactionError, Tx, transaction,
@@ -45,6 +50,10 @@ pub mod __private {
 
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
+        pub use crate::lockable::{
+            Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
+            RowLocks, Share, Shared, SkipLocked, Wait,
+        };
         pub use crate::transaction::{
             Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
             TransactionError, Tx, transaction,
@@ -57,6 +66,12 @@ pub mod __private {
     pub mod counter {
         pub use crate::counter::{
             BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, add, add_batch, get,
+        };
+    }
+    /// For `#[derive(Lockable)]`.
+    pub mod lockable {
+        pub use crate::lockable::{
+            Lockable, LockableSql, LockableVersion, lock, lock_checked, lock_many,
         };
     }
     /// For `#[derive(FindOrCreate)]`.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -239,7 +240,11 @@ pub enum LastFailure<E> {
 pub struct Tx<DB: Backend> {
     connection: PoolConnection<DB>,
     state: State,
+    /// Tells transactions apart, so that a lock of one is not taken for a lock of another.
+    id: u64,
 }
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -285,11 +290,16 @@ impl<DB: Backend> Drop for Tx<DB> {
 }
 
 impl<DB: Backend> Tx<DB> {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     async fn begin(connection: PoolConnection<DB>, begin: &Begin) -> Result<Self, sqlx::Error> {
         let sql = DB::begin_sql(begin);
         let mut tx = Self {
             connection,
             state: State::Beginning,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         };
         let statement = AssertSqlSafe(sql).into_sql_str();
         DB::TransactionManager::begin(&mut tx.connection, Some(statement)).await?;

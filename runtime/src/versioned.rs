@@ -177,6 +177,24 @@ pub struct Conflict<T> {
 }
 
 impl<T> Conflict<T> {
+    /// Of a copy whose origin is not known; `versions` are the version's field, the expected and the found one.
+    pub(crate) fn new(
+        current: T,
+        mine: T,
+        attempt: Attempt,
+        (version, expected, found): (&'static str, i64, i64),
+    ) -> Self {
+        Self {
+            current,
+            mine,
+            base: None,
+            attempt,
+            version,
+            expected,
+            found,
+        }
+    }
+
     /// What was attempted, on which row.
     pub fn attempt(&self) -> &Attempt {
         &self.attempt

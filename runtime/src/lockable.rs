@@ -1,0 +1,619 @@
+//! Row locks: rows that nobody else can change until the transaction ends.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::backend::Backend;
+use crate::column::{ModelRow, VersionNumber};
+use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::fault::Fault;
+use crate::statement::{Bind, Fetched, Listed, Statement};
+use crate::transaction::Tx;
+use crate::versioned::Conflict;
+
+/// What `#[derive(Lockable)]` knows about a model, the same for every database.
+pub trait Lockable: Sized + Send + Sync + 'static {
+    /// The key columns as the caller gives them; text is borrowed.
+    type Key<'k>: Ord + Clone + Send + Sync + 'k;
+    /// As written by the user.
+    const TABLE: &'static str;
+
+    /// The key of this row.
+    fn key(&self) -> Self::Key<'_>;
+    /// Whether this is the key of this row.
+    fn has_key(&self, key: &Self::Key<'_>) -> bool;
+    /// Writes the key into an error.
+    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
+}
+
+/// A model with a version, whose loaded copies can be locked if they are still current.
+pub trait LockableVersion: Lockable + Clone {
+    /// The type of the version column.
+    type Version: VersionNumber;
+    /// The version's field.
+    const VERSION: &'static str;
+
+    /// The version of this copy.
+    fn version(&self) -> Self::Version;
+}
+
+/// The statements of a model for one database.
+pub trait LockableSql<DB: Backend>: Lockable + ModelRow<DB> {
+    /// Reads one row by its key; the lock clause is put behind it.
+    const SELECT: &'static str;
+    /// Reads many rows in key order: what stands around the list of keys.
+    const SELECT_MANY: (&'static str, &'static str);
+    /// Takes the database's write lock, where there are no row locks.
+    const WRITE_LOCK: Option<&'static str>;
+    /// Writes all columns of a row that is locked.
+    const UPDATE: &'static str;
+
+    /// Binds the key as `$n…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds the columns that `UPDATE` writes.
+    fn bind_columns(&self, to: &mut impl Bind<DB>);
+    /// Takes over what the database changed.
+    fn read_back(&mut self, row: &DB::Row) -> Result<(), sqlx::Error>;
+}
+
+/// An open transaction: what a row lock lives in.
+///
+/// Implemented for `&mut rowlock::Tx` and `&mut sqlx::Transaction`. A pool or a plain connection is neither: outside a
+/// transaction a lock would be gone before the call returned.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an open transaction",
+    label = "a row can only be locked inside a transaction",
+    note = "outside a transaction the lock would be released before the call returns",
+    note = "run this inside `rowlock::transaction(&pool).run(async |tx| ...)` and pass `&mut *tx`"
+)]
+pub trait InTransaction<'t>: sealed::Sealed + Send {
+    /// The database.
+    type Database: Backend;
+    #[doc(hidden)]
+    fn connection(self) -> &'t mut <Self::Database as sqlx::Database>::Connection;
+    /// Which transaction this is, if that can be told.
+    #[doc(hidden)]
+    fn id(&self) -> Option<u64>;
+}
+
+impl<'t, DB: Backend> InTransaction<'t> for &'t mut Tx<DB> {
+    type Database = DB;
+    fn connection(self) -> &'t mut DB::Connection {
+        self
+    }
+    fn id(&self) -> Option<u64> {
+        Some(Tx::id(self))
+    }
+}
+
+impl<'t, DB: Backend> InTransaction<'t> for &'t mut sqlx::Transaction<'_, DB> {
+    type Database = DB;
+    fn connection(self) -> &'t mut DB::Connection {
+        self
+    }
+    fn id(&self) -> Option<u64> {
+        None
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<DB: super::Backend> Sealed for &mut super::Tx<DB> {}
+    impl<DB: super::Backend> Sealed for &mut sqlx::Transaction<'_, DB> {}
+}
+
+/// A database with locks per row.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no row locks: rows can be neither shared nor skipped",
+    note = "a write transaction of SQLite locks the whole database; use `lock` without this option"
+)]
+pub trait RowLocks: Backend {}
+#[cfg(feature = "postgres")]
+impl RowLocks for sqlx::Postgres {}
+
+/// The lock that was asked for; `.await` takes it.
+#[must_use = "a lock is taken when it is awaited"]
+pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
+    connection: &'t mut DB::Connection,
+    transaction: Option<u64>,
+    which: Q,
+    no_key: bool,
+    timeout: Option<Duration>,
+    kind: PhantomData<fn() -> (T, G, W)>,
+}
+
+impl<DB: Backend, T, Q, G, W> fmt::Debug for Lock<'_, DB, T, Q, G, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").finish_non_exhaustive()
+    }
+}
+
+/// One row, for [`Lock`].
+pub struct One<'k, T: Lockable>(T::Key<'k>);
+/// Many rows, for [`Lock`].
+pub struct Many<'k, T: Lockable>(Vec<T::Key<'k>>);
+
+/// FOR UPDATE or FOR NO KEY UPDATE: yields [`Locked`].
+#[derive(Debug)]
+pub struct Exclusive;
+/// FOR SHARE: yields [`Shared`].
+#[derive(Debug)]
+pub struct Share;
+/// Waits until the row is free.
+#[derive(Debug)]
+pub struct Wait;
+/// NOWAIT.
+#[derive(Debug)]
+pub struct NoWait;
+/// SKIP LOCKED.
+#[derive(Debug)]
+pub struct SkipLocked;
+
+#[doc(hidden)]
+pub trait Strength: Send + 'static {
+    type Guard<T: Send>: Send;
+    fn clause(no_key: bool) -> &'static str;
+    fn guard<T: Send>(row: T, transaction: Option<u64>) -> Self::Guard<T>;
+}
+
+impl Strength for Exclusive {
+    type Guard<T: Send> = Locked<T>;
+    fn clause(no_key: bool) -> &'static str {
+        if no_key {
+            " FOR NO KEY UPDATE"
+        } else {
+            " FOR UPDATE"
+        }
+    }
+    fn guard<T: Send>(row: T, transaction: Option<u64>) -> Locked<T> {
+        Locked { row, transaction }
+    }
+}
+
+impl Strength for Share {
+    type Guard<T: Send> = Shared<T>;
+    fn clause(_: bool) -> &'static str {
+        " FOR SHARE"
+    }
+    fn guard<T: Send>(row: T, _: Option<u64>) -> Shared<T> {
+        Shared(row)
+    }
+}
+
+#[doc(hidden)]
+pub trait Patience: Send + 'static {
+    /// What a single lock yields.
+    type Outcome<G: Send>: Send;
+    const CLAUSE: &'static str;
+    /// Whether a row that is locked by somebody else is left out.
+    const SKIPS: bool;
+    fn locked<G: Send>(guard: G) -> Self::Outcome<G>;
+    /// `None` if a row cannot be skipped.
+    fn skipped<G: Send>() -> Option<Self::Outcome<G>>;
+}
+
+macro_rules! all_or_nothing {
+    ($($policy:ident $clause:literal),*) => {$(
+        impl Patience for $policy {
+            type Outcome<G: Send> = G;
+            const CLAUSE: &'static str = $clause;
+            const SKIPS: bool = false;
+            fn locked<G: Send>(guard: G) -> G {
+                guard
+            }
+            fn skipped<G: Send>() -> Option<G> {
+                None
+            }
+        }
+    )*};
+}
+all_or_nothing!(Wait "", NoWait " NOWAIT");
+
+impl Patience for SkipLocked {
+    type Outcome<G: Send> = Option<G>;
+    const CLAUSE: &'static str = " SKIP LOCKED";
+    const SKIPS: bool = true;
+    fn locked<G: Send>(guard: G) -> Option<G> {
+        Some(guard)
+    }
+    fn skipped<G: Send>() -> Option<Option<G>> {
+        Some(None)
+    }
+}
+
+/// Locks one row. Called by the generated `lock`.
+pub fn lock<'t, X: InTransaction<'t>, T: Lockable>(
+    tx: X,
+    key: T::Key<'_>,
+) -> Lock<'t, X::Database, T, One<'_, T>> {
+    start(tx, One(key))
+}
+
+/// Locks many rows. Called by the generated `lock_many`.
+pub fn lock_many<'t, 'k, X: InTransaction<'t>, T: Lockable>(
+    tx: X,
+    keys: impl IntoIterator<Item = T::Key<'k>>,
+) -> Lock<'t, X::Database, T, Many<'k, T>> {
+    let mut keys: Vec<_> = keys.into_iter().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    start(tx, Many(keys))
+}
+
+fn start<'t, X: InTransaction<'t>, T, Q>(tx: X, which: Q) -> Lock<'t, X::Database, T, Q> {
+    let transaction = tx.id();
+    Lock {
+        connection: tx.connection(),
+        transaction,
+        which,
+        no_key: false,
+        timeout: None,
+        kind: PhantomData,
+    }
+}
+
+impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
+    fn into_kind<G2, W2>(self) -> Lock<'t, DB, T, Q, G2, W2> {
+        Lock {
+            connection: self.connection,
+            transaction: self.transaction,
+            which: self.which,
+            no_key: self.no_key,
+            timeout: self.timeout,
+            kind: PhantomData,
+        }
+    }
+
+    /// How long to wait for a lock that somebody holds, in whole milliseconds, at least one. After that it is
+    /// [`LockError::NotAvailable`].
+    ///
+    /// Two more round trips on PostgreSQL, which set `lock_timeout` for the one statement; a timeout for the whole
+    /// transaction costs none (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl<'t, DB: Backend, T, Q, W> Lock<'t, DB, T, Q, Exclusive, W> {
+    /// FOR NO KEY UPDATE: others can still insert rows that refer to this one. For changes that leave the key alone.
+    pub fn no_key(mut self) -> Self {
+        self.no_key = true;
+        self
+    }
+
+    /// FOR SHARE: others can share the lock, nobody can change the row.
+    pub fn share(self) -> Lock<'t, DB, T, Q, Share, W>
+    where
+        DB: RowLocks,
+    {
+        self.into_kind()
+    }
+}
+
+impl<'t, DB: Backend, T, Q, G> Lock<'t, DB, T, Q, G, Wait> {
+    /// NOWAIT: a row that somebody holds is [`LockError::NotAvailable`] at once.
+    ///
+    /// On PostgreSQL the transaction is then aborted like after any error; to go on with it, take the lock inside a savepoint.
+    pub fn nowait(self) -> Lock<'t, DB, T, Q, G, NoWait> {
+        self.into_kind()
+    }
+
+    /// SKIP LOCKED: a row that somebody holds is left out. `lock` yields `None` for it, and still an error for a row that
+    /// does not exist.
+    pub fn skip_locked(self) -> Lock<'t, DB, T, Q, G, SkipLocked>
+    where
+        DB: RowLocks,
+    {
+        self.into_kind()
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// No row has this key.
+    #[error("{0}: no such row")]
+    NotFound(Attempt),
+    /// Several rows have this key.
+    #[error("{0}: several rows have this key")]
+    NotUnique(Attempt),
+    /// Somebody else holds the row, and the call was not to wait (any longer).
+    #[error("{0}")]
+    NotAvailable(#[source] DatabaseError),
+    /// The row belongs to another transaction than the one it was locked in.
+    #[error("{0}: the row was locked in another transaction")]
+    OtherTransaction(Attempt),
+    /// The transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The database or the connection failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+impl LockError {
+    fn new(attempt: Attempt, error: sqlx::Error) -> Self {
+        let error = DatabaseError::new(attempt, error);
+        match error.fault() {
+            Fault::LockTimeout | Fault::Busy => Self::NotAvailable(error),
+            Fault::Serialization => Self::Serialization(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// A row that nobody else can change until the transaction ends. It dereferences to the row.
+///
+/// The lock belongs to the transaction, not to this value: dropping it releases nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked<T> {
+    row: T,
+    transaction: Option<u64>,
+}
+
+/// A row that nobody can change until the transaction ends, this transaction included unless it is the only one that
+/// shares it. It dereferences to the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared<T>(T);
+
+impl<T> Deref for Locked<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.row
+    }
+}
+
+impl<T> DerefMut for Locked<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.row
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Shared<T> {
+    /// The row.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Locked<T> {
+    /// The row, without the proof that it is locked.
+    pub fn into_inner(self) -> T {
+        self.row
+    }
+
+    /// Writes all columns, without checking a version: the row cannot have changed. A version goes up all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row. Transactions of
+    /// `rowlock::transaction` are told apart; those of sqlx carry no identity, so that passing the right one is up to the
+    /// caller.
+    pub async fn save<'t, X>(&mut self, tx: X) -> Result<(), LockError>
+    where
+        X: InTransaction<'t>,
+        T: LockableSql<X::Database>,
+    {
+        let attempt = || attempt_on::<T>(&self.row.key(), "save");
+        if tx.id() != self.transaction {
+            return Err(LockError::OtherTransaction(attempt()));
+        }
+        let mut statement = Statement::literal(T::UPDATE);
+        self.row.bind_columns(&mut statement);
+        T::bind_key(&self.row.key(), &mut statement);
+        let fetched = statement.fetch_one(tx.connection()).await;
+        match fetched.map_err(|error| LockError::new(attempt(), error))? {
+            Fetched::One(row) => self
+                .row
+                .read_back(&row)
+                .map_err(|error| LockError::new(attempt_on::<T>(&self.row.key(), "save"), error)),
+            Fetched::None => Err(LockError::NotFound(attempt())),
+            Fetched::Several => Err(LockError::NotUnique(attempt())),
+        }
+    }
+}
+
+fn attempt_on<T: Lockable>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
+    let mut text = KeyText::default();
+    T::describe(key, &mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+impl<'t, 'k: 't, DB, T, G, W> IntoFuture for Lock<'t, DB, T, One<'k, T>, G, W>
+where
+    DB: Backend,
+    T: LockableSql<DB>,
+    G: Strength,
+    W: Patience,
+{
+    type Output = Result<W::Outcome<G::Guard<T>>, LockError>;
+    type IntoFuture = BoxFuture<'t, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Lock {
+                connection,
+                transaction,
+                which: One(key),
+                no_key,
+                timeout,
+                ..
+            } = self;
+            let attempt = || attempt_on::<T>(&key, "lock");
+            let failed = |error| LockError::new(attempt(), error);
+            let patience = DB::be_patient(connection, timeout, W::CLAUSE)
+                .await
+                .map_err(failed)?;
+            let fetched = select::<DB, T, G, W>(connection, &key, no_key).await;
+            DB::be_as_before(connection, patience, fetched.is_ok())
+                .await
+                .map_err(failed)?;
+            match fetched.map_err(failed)? {
+                Fetched::One(row) => {
+                    let row = T::from_row(&row).map_err(failed)?;
+                    return Ok(W::locked(G::guard(row, transaction)));
+                }
+                Fetched::Several => return Err(LockError::NotUnique(attempt())),
+                Fetched::None => {}
+            }
+            // Skipped, or not there at all? A plain read tells.
+            if let Some(skipped) = W::skipped() {
+                let mut statement = Statement::literal(T::SELECT);
+                T::bind_key(&key, &mut statement);
+                let there = statement.fetch_all(connection).await.map_err(failed)?;
+                if !there.is_empty() {
+                    return Ok(skipped);
+                }
+            }
+            Err(LockError::NotFound(attempt()))
+        })
+    }
+}
+
+async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
+    connection: &mut DB::Connection,
+    key: &T::Key<'_>,
+    no_key: bool,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let mut statement = Statement::composed(T::SELECT);
+    T::bind_key(key, &mut statement);
+    if let Some(write_lock) = T::WRITE_LOCK {
+        DB::run_plain(connection, write_lock).await?;
+    } else {
+        statement.push(G::clause(no_key));
+        statement.push(W::CLAUSE);
+    }
+    statement.fetch_one(connection).await
+}
+
+impl<'t, 'k: 't, DB, T, G, W> IntoFuture for Lock<'t, DB, T, Many<'k, T>, G, W>
+where
+    DB: Backend,
+    T: LockableSql<DB>,
+    G: Strength,
+    W: Patience,
+{
+    type Output = Result<Vec<G::Guard<T>>, LockError>;
+    type IntoFuture = BoxFuture<'t, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Lock {
+                connection,
+                transaction,
+                which: Many(keys),
+                no_key,
+                timeout,
+                ..
+            } = self;
+            let failed = |error| {
+                LockError::new(
+                    Attempt::new("lock_many", T::TABLE, KeyText::default()),
+                    error,
+                )
+            };
+            if keys.is_empty() {
+                return Ok(Vec::new());
+            }
+            let patience = DB::be_patient(connection, timeout, W::CLAUSE)
+                .await
+                .map_err(failed)?;
+            let rows = select_many::<DB, T, G, W>(connection, &keys, no_key).await;
+            DB::be_as_before(connection, patience, rows.is_ok())
+                .await
+                .map_err(failed)?;
+            let mut locked = Vec::with_capacity(keys.len());
+            for row in &rows.map_err(failed)? {
+                locked.push(T::from_row(row).map_err(failed)?);
+            }
+            if !W::SKIPS
+                && let Some(missing) = keys
+                    .iter()
+                    .find(|key| !locked.iter().any(|row: &T| row.has_key(key)))
+            {
+                return Err(LockError::NotFound(attempt_on::<T>(missing, "lock_many")));
+            }
+            let guard = |row| G::guard(row, transaction);
+            Ok(locked.into_iter().map(guard).collect())
+        })
+    }
+}
+
+async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
+    connection: &mut DB::Connection,
+    keys: &[T::Key<'_>],
+    no_key: bool,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let (head, tail) = T::SELECT_MANY;
+    let mut statement = Statement::one_off(head);
+    for (index, key) in keys.iter().enumerate() {
+        statement.push(if index == 0 { "(" } else { ", (" });
+        T::bind_key(key, &mut Listed(&mut statement));
+        statement.push(")");
+    }
+    statement.push(tail);
+    if let Some(write_lock) = T::WRITE_LOCK {
+        DB::run_plain(connection, write_lock).await?;
+    } else {
+        statement.push(G::clause(no_key));
+        statement.push(W::CLAUSE);
+    }
+    statement.fetch_all(connection).await
+}
+
+/// Why a loaded copy was not locked.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum LockCheckedError<T> {
+    /// Somebody changed the row since this copy was read. The row as it is now is locked.
+    #[error("{0}")]
+    Stale(Box<Conflict<T>>),
+    /// The row was not locked.
+    #[error(transparent)]
+    Lock(LockError),
+}
+
+impl<T> fmt::Debug for LockCheckedError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale(conflict) => f.debug_tuple("Stale").field(conflict).finish(),
+            Self::Lock(error) => f.debug_tuple("Lock").field(error).finish(),
+        }
+    }
+}
+
+/// Locks the row of a copy that was loaded before, if the copy is still current.
+pub async fn lock_checked<'t, X, T>(row: &T, tx: X) -> Result<Locked<T>, LockCheckedError<T>>
+where
+    X: InTransaction<'t>,
+    T: LockableVersion + LockableSql<X::Database>,
+{
+    let locked = lock::<X, T>(tx, row.key())
+        .await
+        .map_err(LockCheckedError::Lock)?;
+    let (expected, found) = (row.version().to_i64(), locked.version().to_i64());
+    if expected == found {
+        return Ok(locked);
+    }
+    let attempt = attempt_on::<T>(&row.key(), "lock_checked");
+    Err(LockCheckedError::Stale(Box::new(Conflict::new(
+        locked.into_inner(),
+        row.clone(),
+        attempt,
+        (T::VERSION, expected, found),
+    ))))
+}
