@@ -1,0 +1,228 @@
+//! `#[derive(Lockable)]`: section L of the conformance list, on every database.
+
+use rowlock::{LockCheckedError, LockError, Lockable, TransactionError, Versioned, transaction};
+use rowlock_tests::cancel::polled;
+use sqlx::Executor;
+
+use super::{Database, database};
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Lockable, Versioned)]
+#[rowlock(table = "stock")]
+struct Sku {
+    #[rowlock(key)]
+    id: i64,
+    name: String,
+    left: i64,
+    #[rowlock(version)]
+    version: i64,
+}
+
+const STOCK: &str = r#"CREATE TABLE stock (id bigint PRIMARY KEY, name text NOT NULL, "left" bigint NOT NULL,
+    version bigint NOT NULL);
+    INSERT INTO stock VALUES (1, 'one', 10, 0), (2, 'two', 20, 0), (3, 'three', 30, 0)"#;
+
+async fn stock() -> Database {
+    database(STOCK).await
+}
+
+/// L-05, the reason for all of this: read, wait, write without a lock loses one of two decrements.
+#[tokio::test]
+async fn l_05_naive_twin_loses_a_decrement() {
+    let database = stock().await;
+    let both_read = std::sync::Arc::new(tokio::sync::Barrier::new(2));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let (pool, both_read) = (database.pool.clone(), both_read.clone());
+        tasks.spawn(async move {
+            let left: i64 = sqlx::query_scalar(r#"SELECT "left" FROM stock WHERE id = 1"#).fetch_one(&pool).await.unwrap();
+            both_read.wait().await;
+            sqlx::query(r#"UPDATE stock SET "left" = $1 WHERE id = 1"#).bind(left - 1).execute(&pool).await.unwrap();
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(Sku::load(&database.pool, 1).await.unwrap().left, 9);
+}
+
+#[tokio::test]
+async fn l_02_l_05_the_second_locker_waits_and_sees_what_the_first_wrote() {
+    let database = stock().await;
+    let mut first = database.pool.begin_with(super::BEGIN_WRITE).await.unwrap();
+    let mut sku = Sku::lock(&mut first, 1).await.unwrap();
+
+    let pool = database.pool.clone();
+    let second = tokio::spawn(async move {
+        transaction(&pool)
+            .run(async |tx| {
+                let mut sku = Sku::lock(&mut *tx, 1).await?;
+                sku.left -= 1;
+                sku.save(&mut *tx).await?;
+                Ok::<_, LockError>(sku.into_inner())
+            })
+            .await
+    });
+    database.until_blocked().await;
+    sku.left -= 1;
+    sku.save(&mut first).await.unwrap();
+    first.commit().await.unwrap();
+
+    let last = second.await.unwrap().unwrap();
+    assert_eq!((last.left, last.version), (8, 2));
+}
+
+#[tokio::test]
+async fn l_02_an_error_in_the_closure_rolls_back_and_releases() {
+    let database = stock().await;
+    let refused = transaction(&database.pool)
+        .run(async |tx| {
+            let mut sku = Sku::lock(&mut *tx, 1).await.unwrap();
+            sku.left = 0;
+            sku.save(&mut *tx).await.unwrap();
+            Err::<(), _>(sqlx::Error::RowNotFound)
+        })
+        .await;
+    assert!(matches!(refused, Err(TransactionError::Failed(_))));
+    let sku = transaction(&database.pool).run(async |tx| Sku::lock(&mut *tx, 1).nowait().await).await.unwrap();
+    assert_eq!(sku.left, 10);
+}
+
+#[tokio::test]
+async fn l_04_a_copy_that_somebody_changed_is_stale() {
+    let database = stock().await;
+    let old = Sku::load(&database.pool, 1).await.unwrap();
+    transaction(&database.pool)
+        .run(async |tx| {
+            let locked = old.lock_checked(&mut *tx).await.unwrap();
+            assert_eq!(*locked, old);
+            Ok::<_, sqlx::Error>(())
+        })
+        .await
+        .unwrap();
+    let newer = old.touch(&database.pool).await.unwrap();
+    let mut connection = database.connection().await;
+    let mut transaction = sqlx::Connection::begin(&mut connection).await.unwrap();
+    let refused = old.lock_checked(&mut transaction).await.unwrap_err();
+    let LockCheckedError::Stale(conflict) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(conflict.current, newer);
+    assert_eq!(
+        conflict.to_string(),
+        "lock_checked of stock (id = 1): the row was changed by somebody else: its version is 1, expected 0"
+    );
+}
+
+#[tokio::test]
+async fn l_06_a_plain_read_is_not_blocked_and_sees_the_old_value() {
+    let database = stock().await;
+    let mut holder = database.pool.begin_with(super::BEGIN_WRITE).await.unwrap();
+    let mut sku = Sku::lock(&mut holder, 1).await.unwrap();
+    sku.left = 0;
+    sku.save(&mut holder).await.unwrap();
+    assert_eq!(Sku::load(&database.pool, 1).await.unwrap().left, 10);
+    holder.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn l_07_l_18_nowait_and_a_timeout_end_a_wait_with_a_typed_error() {
+    let database = stock().await;
+    let mut holder = database.pool.begin_with(super::BEGIN_WRITE).await.unwrap();
+    Sku::lock(&mut holder, 1).await.unwrap();
+    let mut connection = database.connection().await;
+    for nowait in [true, false] {
+        let mut waiter = sqlx::Connection::begin(&mut connection).await.unwrap();
+        let refused = if nowait {
+            Sku::lock(&mut waiter, 1).nowait().await
+        } else {
+            Sku::lock(&mut waiter, 1).timeout(std::time::Duration::from_millis(20)).await
+        };
+        assert!(matches!(refused, Err(LockError::NotAvailable(_))), "{refused:?}");
+        waiter.rollback().await.unwrap();
+    }
+    holder.commit().await.unwrap();
+    let mut waiter = sqlx::Connection::begin(&mut connection).await.unwrap();
+    Sku::lock(&mut waiter, 1).nowait().await.unwrap();
+    Sku::lock(&mut waiter, 2).timeout(std::time::Duration::from_millis(20)).await.unwrap();
+    waiter.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_row_is_not_found() {
+    let database = stock().await;
+    let mut transaction = database.pool.begin().await.unwrap();
+    let missing = Sku::lock(&mut transaction, 9).await;
+    assert!(matches!(missing, Err(LockError::NotFound(_))), "{missing:?}");
+    let missing = Sku::lock_many(&mut transaction, [1, 9, 2]).await.unwrap_err();
+    assert_eq!(missing.to_string(), "lock_many of stock (id = 9): no such row");
+}
+
+#[tokio::test]
+async fn l_17_many_rows_are_locked_and_returned_in_key_order() {
+    let database = stock().await;
+    let mut transaction = database.pool.begin().await.unwrap();
+    let locked = Sku::lock_many(&mut transaction, [3, 1, 2, 3]).await.unwrap();
+    assert_eq!(locked.iter().map(|sku| sku.id).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(Sku::lock_many(&mut transaction, []).await.unwrap(), []);
+}
+
+/// Crossed orders: each task names the rows the other way round, many times, and nobody deadlocks.
+#[tokio::test]
+async fn l_17_crossed_orders_do_not_deadlock() {
+    let database = stock().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..4 {
+        let pool = database.pool.clone();
+        tasks.spawn(async move {
+            for _ in 0..25 {
+                let keys = if task % 2 == 0 { [1, 2, 3] } else { [3, 2, 1] };
+                transaction(&pool)
+                    .attempts(1)
+                    .run(async |tx| {
+                        for mut sku in Sku::lock_many(&mut *tx, keys).await? {
+                            sku.left += 1;
+                            sku.save(&mut *tx).await?;
+                        }
+                        Ok::<_, LockError>(())
+                    })
+                    .await
+                    .unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    for (id, start) in [(1, 10), (2, 20), (3, 30)] {
+        let sku = Sku::load(&database.pool, id).await.unwrap();
+        assert_eq!((sku.left, sku.version), (start + 100, 100));
+    }
+}
+
+/// Only a row that is locked in this transaction can be written without a version check.
+#[tokio::test]
+async fn a_lock_of_another_transaction_proves_nothing() {
+    let database = stock().await;
+    let kept = transaction(&database.pool).run(async |tx| Sku::lock(&mut *tx, 1).await).await.unwrap();
+    let refused = transaction(&database.pool)
+        .run(async |tx| kept.clone().save(&mut *tx).await)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, TransactionError::Failed(LockError::OtherTransaction(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_dropped_lock_call_leaves_nothing_locked() {
+    let database = stock().await;
+    let pool = database.one_connection_pool().await;
+    for limit in 1.. {
+        let run = transaction(&pool).run(async |tx| {
+            let mut sku = Sku::lock(&mut *tx, 1).await?;
+            sku.left += 1;
+            sku.save(&mut *tx).await
+        });
+        let finished = polled(limit, run).await.is_some();
+        // The pool's next user waits for the rollback; then nobody holds the row.
+        pool.execute("UPDATE stock SET name = 'free' WHERE id = 1").await.unwrap();
+        if finished {
+            break;
+        }
+    }
+    assert_eq!(database.open_transactions().await, 0);
+}
