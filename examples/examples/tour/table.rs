@@ -31,7 +31,7 @@ impl Table {
              By hand, all tasks of a round have read before the first one writes.\n"
         );
         println!(
-            "{:<34} {:>5} {:>6}  {:<15} {:<13}  retries or conflicts",
+            "{:<32} {:>5} {:>5}  {:<15}  {:<13}  retries or conflicts",
             "operation", "tasks", "calls", "naive: lost", "rowlock: lost"
         );
         Self {
@@ -44,7 +44,7 @@ impl Table {
 
     pub fn add(&mut self, row: Row) {
         println!(
-            "{:<13}{:<21} {:>5} {:>6}  {:>4} {:<10} {:>13}  {}",
+            "{:<13}{:<19} {:>5} {:>5}  {:>4} {:<10}  {:>13}  {}",
             row.derive,
             row.operation,
             row.tasks,
