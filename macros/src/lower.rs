@@ -1,11 +1,13 @@
 //! From the struct as written to the checked [`Model`]: the rules that all derives share.
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
-use quote::{ToTokens, format_ident, quote};
+use proc_macro2::Span;
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Fields, Ident};
 
 use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
+use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
 use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
 use crate::sql::Dialect;
@@ -73,8 +75,8 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         }
         check_roles(ident, &options, &sqlx, diag);
         check_nullable(ident, &field.ty, &options, diag);
-        if options.unique.is_some() {
-            field_keys.push(columns.len());
+        if let Some(option) = &options.unique {
+            field_keys.push((columns.len(), option.span()));
         }
         let name = column_name(ident, &sqlx, rename_all.as_deref());
         check_name("column", &name, ident, diag);
@@ -94,18 +96,20 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
             generated: options.generated.is_some(),
             default: options.default.is_some(),
             json: sqlx.json,
+            asked: asked(ident, &options),
         });
     }
     same_column_twice(&columns, diag);
 
     let mut unique: Vec<UniqueKey> = field_keys
         .iter()
-        .map(|&index| UniqueKey {
+        .map(|&(index, asked)| UniqueKey {
             columns: vec![index],
+            asked,
         })
         .collect();
     // The fields marked `unique` were told about their `Option` above; say it once.
-    let mut told_nullable = field_keys;
+    let mut told_nullable: Vec<usize> = field_keys.iter().map(|(index, _)| *index).collect();
     for attr in &attrs.unique {
         let Some(key) = unique_key(attr, input, &columns, &mut told_nullable, diag) else {
             continue;
@@ -124,14 +128,8 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         table: table.unwrap_or_default(),
         columns,
         unique,
-        new: attrs
-            .new
-            .unwrap_or_else(|| format_ident!("New{}", input.ident.unraw())),
+        new: attrs.new.unwrap_or_else(|| default_new(&input.ident)),
         backends: backends(attrs.backends.as_deref()),
-        rt: match &attrs.krate {
-            Some(path) => quote!(#path::__private),
-            None => quote!(::rowlock::__private),
-        },
         existing_rows: attrs.existing_rows,
     };
     Some((model, attempted))
@@ -382,6 +380,12 @@ fn nullable(field: &Ident, ty: &syn::Type, what: &str, note: &str, diag: &Diag) 
     );
 }
 
+fn asked(field: &Ident, options: &FieldAttrs) -> Span {
+    let counter = options.counter.as_ref().map(|counter| &counter.option);
+    let option = options.version.as_ref().or(counter);
+    option.unwrap_or(field).span()
+}
+
 fn role(options: &FieldAttrs) -> Role {
     match (&options.version, &options.counter) {
         (Some(_), _) => Role::Version,
@@ -508,7 +512,10 @@ fn unique_key(
             );
         }
     }
-    complete.then_some(UniqueKey { columns: found })
+    complete.then_some(UniqueKey {
+        columns: found,
+        asked: attr.option.span(),
+    })
 }
 
 fn table(input: &DeriveInput, attrs: &StructAttrs, diag: &Diag) -> Option<Table> {

@@ -1,13 +1,14 @@
 //! `#[derive(Versioned)]`: optimistic locking.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::DeriveInput;
 use syn::spanned::Spanned;
 
 use super::{
-    Derive, Method, assert_not_null, bind, bind_key, database, describe_key, for_backend,
-    key_argument, key_of, key_type, row, sql_doc, stub_impl, stub_method, stub_runtime,
+    Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
+    describe_key, for_backend, key_argument, key_of, key_type, name_at, row, sql_doc, stub_fields,
+    stub_impl, stub_method,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -21,16 +22,6 @@ pub(crate) struct Plan<'m> {
     keys: Vec<&'m Column>,
     version: &'m Column,
 }
-
-/// `Sized` methods of this derive with their number of arguments, for the stub.
-const METHODS: &[(&str, usize, bool)] = &[
-    ("load", 2, false),
-    ("reload", 1, true),
-    ("update", 1, true),
-    ("touch", 1, true),
-    ("delete", 1, true),
-    ("update_with", 3, false),
-];
 
 impl Derive for Versioned {
     const NAME: &'static str = "Versioned";
@@ -52,49 +43,105 @@ impl Derive for Versioned {
         })
     }
 
-    fn expand(plan: &Plan<'_>) -> TokenStream {
+    fn expand(plan: &Plan<'_>) -> Output {
         let Plan { model, keys, .. } = plan;
         let methods = methods(plan);
         let facts = facts(plan);
         let backends = model
             .backends
             .iter()
-            .map(|dialect| for_backend(model, *dialect, &statements(plan, *dialect)));
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
         let ident = &model.ident;
         let not_null = assert_not_null(
-            model,
             keys,
             "the key",
             "in SQL NULL is not equal to NULL, so such a row would never be found",
         );
-        quote! {
-            #[allow(dead_code)]
-            impl #ident { #methods }
-            #facts
-            #(#backends)*
-            #not_null
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                #[allow(dead_code)]
+                impl #ident { #methods }
+                #facts
+                #(#backends)*
+                #not_null
+            },
         }
     }
 
-    fn stub(input: &DeriveInput) -> TokenStream {
-        let rt = stub_runtime(input);
-        let methods = METHODS.iter().map(|(name, arguments, receiver)| {
-            let output = match *name {
-                "load" | "reload" => quote!(Self, #rt::LoadError),
-                "delete" => quote!((), #rt::DeleteError<Self>),
-                _ => quote!(Self, #rt::UpdateError<Self>),
-            };
-            stub_method(&format_ident!("{name}"), *arguments, *receiver, &output)
+    fn stub(input: &DeriveInput) -> Output {
+        let load_error = quote!(Self, __rt::LoadError);
+        let update_error = quote!(Self, __rt::UpdateError<Self>);
+        let methods = [
+            ("load", false, 2, &load_error),
+            ("reload", true, 1, &load_error),
+            ("update", true, 1, &update_error),
+            ("touch", true, 1, &update_error),
+            ("delete", true, 1, &quote!((), __rt::DeleteError<Self>)),
+        ];
+        let methods = methods.map(|(name, receiver, arguments, output)| {
+            stub_method(&format_ident!("{name}"), receiver, arguments, output)
         });
-        let edit = quote! {
-            #[doc = "Not generated because of the errors in the struct."]
-            pub fn edit(&self) -> #rt::Edit<Self> {
-                ::core::unreachable!()
+        // The argument of the closure of `update_with` has to be known, or the caller is asked for its type.
+        let methods = quote! {
+            #(#methods)*
+            #[doc = #STUB_DOC]
+            pub async fn update_with(
+                __db: impl ::core::marker::Sized,
+                __key: impl ::core::marker::Sized,
+                __change: impl __rt::FnMut(&mut Self),
+            ) -> __rt::Result<#update_error> {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
+            pub fn edit(&self) -> __rt::Edit<Self> {
+                __rt::unreachable!()
             }
         };
-        // `update_with` takes a closure whose argument has to be known.
-        stub_impl(input, &quote!(#(#methods)* #edit))
+        let methods = stub_impl(input, &methods);
+        let traits = stub_traits(input);
+        Output {
+            items: TokenStream::new(),
+            impls: quote!(#methods #traits),
+        }
     }
+}
+
+/// What `Edit::save` and `Conflict::merge` ask for.
+fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
+    stub_fields(input)?;
+    let ident = &input.ident;
+    Some(quote! {
+        #[automatically_derived]
+        impl __rt::versioned::Versioned for #ident {
+            type Key<'__k> = ();
+            type Version = i64;
+            const TABLE: &'static str = "";
+            const VERSION: &'static str = "";
+            const COLUMNS: &'static [&'static str] = &[];
+            fn key(&self) {}
+            fn version(&self) -> i64 { 0 }
+            fn describe(_: &(), _: &mut __rt::KeyText) {}
+            fn changes(&self, _: &Self) -> __rt::Changes { __rt::unreachable!() }
+            fn adopt(&mut self, _: &Self, _: &__rt::Changes) {}
+        }
+        #[automatically_derived]
+        impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident
+        where
+            Self: __rt::ModelRow<__DB>
+        {
+            const LOAD: &'static str = "";
+            const VERSION_INDEX: usize = 0;
+            const UPDATE: &'static str = "";
+            const TOUCH: &'static str = "";
+            const DELETE: &'static str = "";
+            const SAVE: (&'static str, &'static str) = ("", "");
+            const SET: &'static [&'static str] = &[];
+            fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
+            fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
+            fn read_back(&mut self, _: &__DB::Row) -> __rt::Result<(), __rt::Error> { __rt::Ok(()) }
+        }
+    })
 }
 
 fn missing_version(model: &Model, diag: &Diag) {
@@ -138,16 +185,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         keys,
         version,
     } = plan;
-    let rt = &model.rt;
-    let v = quote!(#rt::versioned);
     let key = key_argument(keys);
-    let errors = |name: &str| {
-        let name = Ident::new(name, proc_macro2::Span::call_site());
-        quote!(#rt::public::#name)
-    };
-    let load_error = errors("LoadError");
-    let update_error = errors("UpdateError");
-    let delete_error = errors("DeleteError");
     let ident = &model.ident;
     let table = model.table.display();
     let version_name = &version.field;
@@ -156,16 +194,13 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let method = |name: &str, docs: String, receiver: bool, arguments, output, body| {
         Method {
-            model,
-            name: Ident::new(
-                name,
-                proc_macro2::Span::call_site().located_at(version.ident.span()),
-            ),
+            name: name_at(name, version.asked),
             docs,
             receiver: if receiver { quote!(&self,) } else { quote!() },
+            db: connection_name(&[]),
             arguments,
             output,
-            bound: quote!(#v::VersionedSql<__DB>),
+            bound: quote!(__rt::versioned::VersionedSql<__DB>),
             body,
         }
         .tokens()
@@ -180,8 +215,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         false,
         quote!(key: #key),
-        quote!(Self, #load_error),
-        quote!(#v::load(db, key)),
+        quote!(Self, __rt::LoadError),
+        quote!(__rt::versioned::load(db, key)),
     );
     let reload = method(
         "reload",
@@ -192,8 +227,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!(Self, #load_error),
-        quote!(#v::reload(self, db)),
+        quote!(Self, __rt::LoadError),
+        quote!(__rt::versioned::reload(self, db)),
     );
     let update = method(
         "update",
@@ -206,8 +241,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!(Self, #update_error<Self>),
-        quote!(#v::update(self, db)),
+        quote!(Self, __rt::UpdateError<Self>),
+        quote!(__rt::versioned::update(self, db)),
     );
     let touch = method(
         "touch",
@@ -218,8 +253,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!(Self, #update_error<Self>),
-        quote!(#v::touch(self, db)),
+        quote!(Self, __rt::UpdateError<Self>),
+        quote!(__rt::versioned::touch(self, db)),
     );
     let delete = method(
         "delete",
@@ -231,8 +266,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!((), #delete_error<Self>),
-        quote!(#v::delete(self, db)),
+        quote!((), __rt::DeleteError<Self>),
+        quote!(__rt::versioned::delete(self, db)),
     );
     let update_with = method(
         "update_with",
@@ -245,14 +280,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
              Cancel safety: as `update`; an attempt is applied completely or not at all."
         ),
         false,
-        quote!(key: #key, change: impl ::core::ops::FnMut(&mut Self) + ::core::marker::Send),
-        quote!(Self, #update_error<Self>),
-        quote!(#v::update_with(db, key, change)),
+        quote!(key: #key, change: impl __rt::FnMut(&mut Self) + __rt::Send),
+        quote!(Self, __rt::UpdateError<Self>),
+        quote!(__rt::versioned::update_with(db, key, change)),
     );
+    let edit = name_at("edit", version.asked);
     let edit_docs = format!(
         "Starts an edit of this `{ident}`: change its fields, then `save` writes only the changed columns."
     );
-    let edit_type = errors("Edit");
     quote! {
         #load
         #reload
@@ -261,8 +296,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #delete
         #update_with
         #[doc = #edit_docs]
-        pub fn edit(&self) -> #edit_type<Self> {
-            #edit_type::new(::core::clone::Clone::clone(self))
+        pub fn #edit(&self) -> __rt::Edit<Self> {
+            __rt::Edit::new(__rt::Clone::clone(self))
         }
     }
 }
@@ -274,7 +309,6 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         keys,
         version,
     } = plan;
-    let rt = &model.rt;
     let ident = &model.ident;
     let table = model.table.display();
     let version_ident = &version.ident;
@@ -288,7 +322,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let differences = writable.iter().map(|column| {
         let field = &column.ident;
         let ty = &column.ty;
-        quote_spanned!(ty.span()=> <#ty as #rt::Comparable>::differs(&self.#field, &__other.#field))
+        quote_spanned!(ty.span()=> <#ty as __rt::Comparable>::differs(&self.#field, &__other.#field))
     });
     let copies = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
@@ -296,7 +330,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     });
     quote! {
         #[automatically_derived]
-        impl #rt::versioned::Versioned for #ident {
+        impl __rt::versioned::Versioned for #ident {
             type Key<'__k> = #key_type;
             type Version = #version_type;
             const TABLE: &'static str = #table;
@@ -304,11 +338,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             fn key(&self) -> Self::Key<'_> { #key }
             fn version(&self) -> Self::Version { self.#version_ident }
-            fn describe(__key: &Self::Key<'_>, __to: &mut #rt::KeyText) { #describe }
-            fn changes(&self, __other: &Self) -> #rt::Changes {
-                #rt::Changes::new([#(#differences),*])
+            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
+            fn changes(&self, __other: &Self) -> __rt::Changes {
+                __rt::Changes::new([#(#differences),*])
             }
-            fn adopt(&mut self, __from: &Self, __columns: &#rt::Changes) { #(#copies)* }
+            fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* }
         }
     }
 }
@@ -320,10 +354,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         keys,
         version,
     } = plan;
-    let rt = &model.rt;
     let ident = &model.ident;
-    let database = database(model, dialect);
-    let row = row(model, dialect);
+    let database = database(dialect);
+    let row = row(dialect);
     let load = sql::select(model, keys);
     let update = sql::versioned::update(model, version);
     let touch = sql::versioned::touch(model, version);
@@ -340,7 +373,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let bind_key = bind_key(keys);
     let binds = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
-        bind(index, column, &quote!(&self.#field), model)
+        bind(index, column, &quote!(&self.#field))
     });
     let reads = sql::versioned::returned(model)
         .into_iter()
@@ -348,14 +381,14 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .map(|(index, column)| {
             let field = &column.ident;
             if column.json {
-                quote!(self.#field = #rt::get::<_, #rt::sqlx::types::Json<_>>(__row, #index)?.0;)
+                quote!(self.#field = __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, #index)?.0;)
             } else {
-                quote!(self.#field = #rt::get(__row, #index)?;)
+                quote!(self.#field = __rt::get(__row, #index)?;)
             }
         });
     quote! {
         #[automatically_derived]
-        impl #rt::versioned::VersionedSql<#database> for #ident {
+        impl __rt::versioned::VersionedSql<#database> for #ident {
             const LOAD: &'static str = #load;
             const VERSION_INDEX: usize = #version_index;
             const UPDATE: &'static str = #update;
@@ -363,11 +396,11 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const DELETE: &'static str = #delete;
             const SAVE: (&'static str, &'static str) = (#head, #tail);
             const SET: &'static [&'static str] = &[#(#sets),*];
-            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl #rt::Bind<#database>) { #bind_key }
-            fn bind_columns(&self, __to: &mut impl #rt::Bind<#database>) { #(#binds)* }
-            fn read_back(&mut self, __row: &#row) -> ::core::result::Result<(), #rt::sqlx::Error> {
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
+            fn read_back(&mut self, __row: &#row) -> __rt::Result<(), __rt::Error> {
                 #(#reads)*
-                ::core::result::Result::Ok(())
+                __rt::Ok(())
             }
         }
     }
