@@ -1,12 +1,17 @@
 //! The derive macros of `rowlock`. Depend on that crate, which re-exports them.
 
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
 
 mod attr;
 mod derive;
 mod diag;
 mod lower;
 mod model;
+#[cfg(test)]
+mod snapshots;
 mod sql;
 
 use proc_macro::TokenStream;

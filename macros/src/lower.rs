@@ -9,30 +9,30 @@ use syn::{Data, DeriveInput, Fields, Ident};
 use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
-use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
+use crate::model::{Column, Model, Role, Table, UniqueKey, is_option, last_segment};
 use crate::sql::Dialect;
 
 /// The longest name PostgreSQL keeps; it cuts longer ones without an error.
 const LONGEST_NAME: usize = 63;
 
-/// Field options that were misspelt: what they resemble is not reported as missing.
-#[derive(Default)]
-pub(crate) struct Attempted {
-    pub key: bool,
-    pub version: bool,
-    pub counter: bool,
-    pub unique: bool,
+/// Options that were misspelt, misplaced or malformed: what was meant is not reported as missing as well.
+pub(crate) struct Attempted(Vec<&'static str>);
+
+impl Attempted {
+    pub(crate) fn has(&self, option: &str) -> bool {
+        self.0.contains(&option)
+    }
 }
 
-/// Reads `input` for the derive called `derive`. `None` if the shape is wrong, which was then reported.
-pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempted)> {
+/// Reads `input`. `None` if the shape is wrong, which was then reported.
+///
+/// No text names the derive that asked: all derives of a struct report the same mistakes in the same words, and the
+/// compiler prints them once.
+pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempted)> {
     let attrs = StructAttrs::read(&input.attrs, diag);
-    let fields = named_fields(derive, input, diag)?;
+    let fields = named_fields(input, diag)?;
     let rename_all = sqlx_rename_all(&input.attrs);
-    let mut attempted = Attempted {
-        unique: attrs.unique_attempted,
-        ..Attempted::default()
-    };
+    let mut attempted = attrs.attempted.clone();
 
     let mut columns = Vec::new();
     let mut field_keys = Vec::new();
@@ -41,10 +41,7 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, diag);
         let sqlx = SqlxAttrs::read(&field.attrs);
-        attempted.key |= options.attempted.contains(&"key");
-        attempted.version |= options.attempted.contains(&"version");
-        attempted.counter |= options.attempted.contains(&"counter");
-        attempted.unique |= options.attempted.contains(&"unique");
+        attempted.extend(&options.attempted);
         if sqlx.skip {
             skipped(ident, &options, diag);
             continue;
@@ -53,7 +50,7 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
             diag.error(
                 flatten,
                 format_args!(
-                    "the columns of the flattened field `{ident}` are not visible to `{derive}`\n\
+                    "the columns of the flattened field `{ident}` are not visible to rowlock\n\
                      help: list the columns as fields of `{}`, or mark the field with `#[sqlx(skip)]`",
                     input.ident
                 ),
@@ -75,11 +72,15 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         }
         check_roles(ident, &options, &sqlx, diag);
         check_nullable(ident, &field.ty, &options, diag);
+        check_integer(&field.ty, &options, diag);
         if let Some(option) = &options.unique {
             field_keys.push((columns.len(), option.span()));
         }
         let name = column_name(ident, &sqlx, rename_all.as_deref());
-        check_name("column", &name, ident, diag);
+        match &sqlx.rename {
+            Some(text) => check_name("column", &name, text, diag),
+            None => check_name("column", &name, ident, diag),
+        }
         columns.push(Column {
             ident: ident.clone(),
             field: ident.unraw().to_string(),
@@ -121,7 +122,8 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         }
     }
 
-    let table = table(input, &attrs, diag);
+    let attempted = Attempted(attempted);
+    let table = table(input, &attrs, &attempted, diag);
     let model = Model {
         ident: input.ident.clone(),
         vis: input.vis.clone(),
@@ -136,77 +138,56 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
 }
 
 fn named_fields<'a>(
-    derive: &str,
     input: &'a DeriveInput,
     diag: &Diag,
 ) -> Option<&'a syn::punctuated::Punctuated<syn::Field, syn::Token![,]>> {
-    let fields = match &input.data {
-        Data::Struct(data) => match &data.fields {
-            Fields::Named(fields) => Some(&fields.named),
-            Fields::Unnamed(fields) => {
-                diag.error(
-                    fields,
-                    format_args!(
-                        "`{derive}` can only be derived for a struct with named fields\n\
-                         note: the fields of a tuple struct have no names, and a column needs one"
-                    ),
-                );
-                None
-            }
-            Fields::Unit => {
-                diag.error(
-                    &input.ident,
-                    format_args!(
-                        "`{derive}` can only be derived for a struct with named fields\n\
-                         note: a unit struct has no columns"
-                    ),
-                );
-                None
-            }
-        },
-        Data::Enum(data) => {
-            diag.error(
-                data.enum_token,
-                format_args!(
-                    "`{derive}` can only be derived for a struct with named fields\n\
-                     note: an enum has no columns"
-                ),
-            );
-            None
-        }
-        Data::Union(data) => {
-            diag.error(
-                data.union_token,
-                format_args!(
-                    "`{derive}` can only be derived for a struct with named fields\n\
-                     note: a union has no columns"
-                ),
-            );
-            None
-        }
-    };
-    if let Some(first) = input.generics.params.first() {
-        let name = match first {
-            syn::GenericParam::Type(param) => param.ident.to_string(),
-            syn::GenericParam::Lifetime(param) => param.lifetime.to_string(),
-            syn::GenericParam::Const(param) => param.ident.to_string(),
-        };
-        let help = if matches!(first, syn::GenericParam::Lifetime(_)) {
-            format!("help: remove `{name}`, and own the values (`String` instead of `&str`)")
-        } else {
-            format!("help: remove `{name}`, or derive on one struct per concrete type")
-        };
+    let not_a_model = |tokens: &dyn ToTokens, what: &str, note: &str| {
         diag.error(
-            &input.generics,
+            tokens.to_token_stream(),
             format_args!(
-                "`{derive}` cannot be derived for the generic struct `{}`\n\
-                 note: the SQL is fixed at compile time, so every column type must be known\n{help}",
+                "`{}` is {what}, and a model is a struct with named fields\nnote: {note}",
                 input.ident
             ),
         );
-        return None;
-    }
-    fields
+        None
+    };
+    let fields = match &input.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(fields) => Some(&fields.named),
+            Fields::Unnamed(fields) => not_a_model(
+                fields,
+                "a tuple struct",
+                "each column needs the name of a field",
+            ),
+            Fields::Unit => not_a_model(&input.ident, "a unit struct", "it has no columns"),
+        },
+        Data::Enum(data) => not_a_model(&data.enum_token, "an enum", "it has no columns"),
+        Data::Union(data) => not_a_model(&data.union_token, "a union", "it has no columns"),
+    };
+    let Some(first) = input.generics.params.first() else {
+        return fields;
+    };
+    let (name, help) = match first {
+        syn::GenericParam::Type(param) => (
+            param.ident.to_string(),
+            "or use one struct per concrete type",
+        ),
+        syn::GenericParam::Lifetime(param) => (
+            param.lifetime.to_string(),
+            "and own the values (`String` instead of `&str`)",
+        ),
+        syn::GenericParam::Const(param) => (param.ident.to_string(), "or use one struct per value"),
+    };
+    diag.error(
+        &input.generics,
+        format_args!(
+            "`{}` is generic, so it cannot be a model\n\
+             note: the SQL is fixed at compile time, so every column type must be known\n\
+             help: remove `{name}`, {help}",
+            input.ident
+        ),
+    );
+    None
 }
 
 fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
@@ -226,6 +207,35 @@ fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
             ),
         );
     }
+}
+
+/// Types that are no integer of a database, as far as the type's name tells. Left to the compiler, one of them would
+/// be several errors: it cannot be read or bound either.
+fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
+    const OTHERS: &[&str] = &[
+        "i8", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32", "f64", "bool",
+        "char", "String",
+    ];
+    let Some(name) = last_segment(ty).filter(|name| OTHERS.contains(&name.as_str())) else {
+        return;
+    };
+    let (what, note) = match (&options.version, &options.counter) {
+        (Some(_), _) => (
+            "a version field",
+            "the version is an integer that the database increments on every update",
+        ),
+        (None, Some(_)) => (
+            "a counter",
+            "a counter is an integer column; sums of money belong into an integer number of cents",
+        ),
+        (None, None) => return,
+    };
+    diag.error(
+        ty,
+        format_args!(
+            "`{name}` cannot be {what}\nnote: {note}\nhelp: use `i64`; `i16` and `i32` work too"
+        ),
+    );
 }
 
 /// Options of one field that contradict each other.
@@ -400,7 +410,7 @@ fn role(options: &FieldAttrs) -> Role {
 /// The column that sqlx reads for this field: `rename` wins over `rename_all`, as in sqlx.
 fn column_name(ident: &Ident, sqlx: &SqlxAttrs, rename_all: Option<&str>) -> String {
     if let Some(name) = &sqlx.rename {
-        return name.clone();
+        return name.value();
     }
     let name = ident.unraw().to_string();
     match rename_all {
@@ -518,9 +528,14 @@ fn unique_key(
     })
 }
 
-fn table(input: &DeriveInput, attrs: &StructAttrs, diag: &Diag) -> Option<Table> {
+fn table(
+    input: &DeriveInput,
+    attrs: &StructAttrs,
+    attempted: &Attempted,
+    diag: &Diag,
+) -> Option<Table> {
     let Some(text) = &attrs.table else {
-        if !attrs.table_attempted {
+        if !attempted.has("table") {
             diag.error(
                 &input.ident,
                 format_args!(

@@ -37,7 +37,16 @@ pub mod __private {
     pub use core::{assert, unreachable};
     pub use std::vec::Vec;
 
-    pub use sqlx::{self, Acquire, Error};
+    #[cfg(feature = "postgres")]
+    pub use sqlx::Postgres;
+    #[cfg(feature = "sqlite")]
+    pub use sqlx::Sqlite;
+    pub use sqlx::{self, Acquire};
+
+    /// A row of the database.
+    pub type Row<DB> = <DB as sqlx::Database>::Row;
+    /// What was read from a row.
+    pub type Decoded<T> = Result<T, sqlx::Error>;
 
     pub use crate::backend::Backend;
     pub use crate::column::{

@@ -30,6 +30,8 @@ pub trait Versioned: Sized + Clone + Send + Sync + 'static {
     const TABLE: &'static str;
     /// The version's field.
     const VERSION: &'static str;
+    /// Where the version stands among all columns.
+    const VERSION_INDEX: usize;
     /// The fields that an update writes.
     const COLUMNS: &'static [&'static str];
 
@@ -49,8 +51,6 @@ pub trait Versioned: Sized + Clone + Send + Sync + 'static {
 pub trait VersionedSql<DB: Backend>: Versioned + ModelRow<DB> {
     /// Reads all columns.
     const LOAD: &'static str;
-    /// Where the version stands among the columns of `LOAD`.
-    const VERSION_INDEX: usize;
     /// Writes all columns and the next version.
     const UPDATE: &'static str;
     /// Writes the next version.

@@ -1,14 +1,14 @@
 //! `#[derive(Counter)]`: additions in the database.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::DeriveInput;
 use syn::spanned::Spanned;
+use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
 use super::{
     Derive, Method, Output, assert_not_null, bind_key, connection_name, database, describe_key,
-    for_backend, key_argument, key_type, name_at, row, sql_doc, stub_fields, stub_impl,
+    for_backend, key_argument, key_type, literal, name_at, sql_doc, stub_fields, stub_impl,
     stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
@@ -26,12 +26,11 @@ pub(crate) struct Plan<'m> {
 }
 
 impl Derive for Counter {
-    const NAME: &'static str = "Counter";
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let counters = model.counters();
-        if counters.is_empty() && !attempted.counter {
+        if counters.is_empty() && !attempted.has("counter") {
             diag.error(
                 &model.ident,
                 format_args!(
@@ -42,7 +41,7 @@ impl Derive for Counter {
             );
         }
         let keys = model.keys();
-        if keys.is_empty() && !attempted.key {
+        if keys.is_empty() && !attempted.has("key") {
             missing_key(model, diag);
         }
         if !model.existing_rows
@@ -223,6 +222,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
             counter.initial()
         )
     };
+    let index = Index::from(index);
     let bound = quote!(__rt::counter::CounterSql<__DB, #index>);
     let add = Method {
         name: method_name(counter, ""),
@@ -294,18 +294,22 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let ty = &column.ty;
         quote!(#ty)
     }));
-    let count = keys.len();
+    let count = Index::from(keys.len());
     let describe = describe_key(keys);
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let Role::Counter { min, max } = counter.role else {
             return TokenStream::new();
         };
         let option = |bound: Option<i64>| match bound {
-            Some(value) => quote!(__rt::Some(#value)),
+            Some(value) => {
+                let value = Literal::i64_unsuffixed(value);
+                quote!(__rt::Some(#value))
+            }
             None => quote!(__rt::None),
         };
         let (min, max) = (option(min), option(max));
-        let start = counter.initial();
+        let start = Literal::i64_unsuffixed(counter.initial());
+        let index = Index::from(index);
         let field = &counter.field;
         let add = method_name(counter, "").to_string();
         let batch = method_name(counter, "_batch").to_string();
@@ -347,24 +351,26 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let database = database(dialect);
-    let row = row(dialect);
-    let get = sql::select(model, keys);
+    let get = literal(&sql::select(model, keys));
     let bind_key = bind_key(keys);
     let read_key = match keys.len() {
         1 => quote!(__rt::get(__row, 0)),
         several => {
-            let parts = (0..several).map(|index| quote!(__rt::get(__row, #index)?));
+            let parts = (0..several)
+                .map(Index::from)
+                .map(|index| quote!(__rt::get(__row, #index)?));
             quote!(__rt::Ok((#(#parts),*)))
         }
     };
     let counters = counters.iter().enumerate().map(|(index, counter)| {
-        let existing = sql::counter::add_existing(model, counter);
-        let read = sql::counter::read(model, counter);
+        let index = Index::from(index);
+        let existing = literal(&sql::counter::add_existing(model, counter));
+        let read = literal(&sql::counter::read(model, counter));
         let existing_batch = batch(sql::counter::add_existing_batch(model, counter, dialect));
         let (add, add_batch) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
-            let add = sql::counter::add(model, counter);
+            let add = literal(&sql::counter::add(model, counter));
             let batch = batch(sql::counter::add_batch(model, counter, dialect));
             (quote!(__rt::Some(#add)), quote!(__rt::Some(#batch)))
         };
@@ -384,7 +390,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         impl __rt::counter::CounterRowSql<#database> for #ident {
             const GET: &'static str = #get;
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
-            fn read_key(__row: &#row) -> __rt::Result<Self::OwnedKey, __rt::Error> {
+            fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {
                 #read_key
             }
         }
@@ -400,6 +406,7 @@ fn batch(batch: sql::counter::Batch) -> TokenStream {
         creates,
         guarded,
     } = batch;
+    let (head, row_tail, tail) = (literal(&head), literal(&row_tail), literal(&tail));
     quote! {
         __rt::counter::BatchSql {
             head: #head,

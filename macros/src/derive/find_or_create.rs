@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
-use syn::DeriveInput;
 use syn::ext::IdentExt;
+use syn::{DeriveInput, Index};
 
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
-    describe_key, for_backend, key_of, key_type, name_at, passed, sql_doc, stub_fields, stub_impl,
-    stub_method,
+    describe_key, for_backend, key_of, key_type, literal, name_at, optional_literal, passed,
+    sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -56,11 +56,10 @@ impl Names {
 }
 
 impl Derive for FindOrCreate {
-    const NAME: &'static str = "FindOrCreate";
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
-        if model.unique.is_empty() && !attempted.unique {
+        if model.unique.is_empty() && !attempted.has("unique") {
             missing_unique(model, diag);
         }
         let several = model.unique.len() > 1;
@@ -198,6 +197,7 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
     let new = &model.new;
+    let index = Index::from(index);
     let bound = quote!(__rt::find_or_create::UniqueKeySql<__DB, #index>);
     let names = key
         .columns
@@ -357,12 +357,11 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             bind(index, column, &quote!(&__new.#field))
         });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
-        let find = sql::select(model, &key.columns);
-        let insert = sql::find_or_create::insert(model, key.key);
-        let upsert = match sql::find_or_create::upsert(model, key.key) {
-            Some(sql) => quote!(__rt::Some(#sql)),
-            None => quote!(__rt::None),
-        };
+        let index = Index::from(index);
+        let find = literal(&sql::select(model, &key.columns));
+        let insert = literal(&sql::find_or_create::insert(model, key.key));
+        let upsert = sql::find_or_create::upsert(model, key.key);
+        let upsert = optional_literal(upsert.as_deref());
         let bind_key = bind_key(&key.columns);
         quote! {
             #[automatically_derived]

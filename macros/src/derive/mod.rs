@@ -4,10 +4,10 @@ mod counter;
 mod find_or_create;
 mod versioned;
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{DeriveInput, Type};
+use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
@@ -20,7 +20,6 @@ use crate::sql::Dialect;
 
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
-    const NAME: &'static str;
     type Plan<'m>;
 
     /// Checks what only this derive asks for. `None` if something is missing, which was then reported.
@@ -69,7 +68,7 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let diag = Diag::new();
-    let lowered = lower(D::NAME, &input, &diag);
+    let lowered = lower(&input, &diag);
     let plan = lowered
         .as_ref()
         .and_then(|(model, attempted)| D::plan(model, attempted, &diag));
@@ -152,18 +151,29 @@ fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
 /// sqlx's type for the database.
 fn database(dialect: Dialect) -> TokenStream {
     let name = format_ident!("{}", dialect.name());
-    quote!(__rt::sqlx::#name)
+    quote!(__rt::#name)
 }
 
-/// The row type of the database.
-fn row(dialect: Dialect) -> TokenStream {
-    let database = database(dialect);
-    quote!(<#database as __rt::sqlx::Database>::Row)
+/// A statement as a raw string, so that quoted names stay readable in the output.
+fn literal(sql: &str) -> Literal {
+    let hashes = "#".repeat(1 + sql.matches('#').count());
+    format!("r{hashes}\"{sql}\"{hashes}")
+        .parse()
+        .unwrap_or_else(|_| Literal::string(sql))
+}
+
+/// `Some(r#"..."#)` or `None`.
+fn optional_literal(sql: Option<&str>) -> TokenStream {
+    match sql.map(literal) {
+        Some(sql) => quote!(__rt::Some(#sql)),
+        None => quote!(__rt::None),
+    }
 }
 
 /// `to.bind::<Type>(index, value);`, with errors about the type at the field's type.
 fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
     let ty = &column.ty;
+    let index = Index::from(index);
     if column.json {
         return quote_spanned! {ty.span()=>
             __to.bind(#index, &__rt::sqlx::types::Json(#value));
@@ -235,7 +245,7 @@ fn key_parts(columns: &[&Column]) -> Vec<TokenStream> {
     }
     (0..columns.len())
         .map(|index| {
-            let index = syn::Index::from(index);
+            let index = Index::from(index);
             quote!(__key.#index)
         })
         .collect()
@@ -252,6 +262,7 @@ fn bind_key(columns: &[&Column]) -> TokenStream {
         .map(|(index, (column, part))| {
             let passed = passed(&column.ty, &quote!());
             let ty = passed.argument;
+            let index = Index::from(index);
             // A single key is a reference already.
             let value = if single {
                 quote!(#part)
@@ -284,21 +295,33 @@ fn describe_key(columns: &[&Column]) -> TokenStream {
 
 /// Refuses an `Option` that hides behind an alias, where the type's name did not tell.
 fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
-    let asserts = columns.iter().map(|column| {
-        let ty = &column.ty;
-        let message = format!(
-            "`{}` is nullable, so it cannot be {what}: {note}",
-            column.field
-        );
-        quote_spanned! {ty.span()=>
-            const _: () = {
-                #[allow(unused_imports)]
-                use __rt::NotNullable as _;
+    const PLAIN: &[&str] = &["i16", "i32", "i64", "bool", "String"];
+    let asserts: Vec<TokenStream> = columns
+        .iter()
+        .filter(|column| {
+            !last_segment(&column.ty).is_some_and(|name| PLAIN.contains(&name.as_str()))
+        })
+        .map(|column| {
+            let ty = &column.ty;
+            let message = format!(
+                "`{}` is nullable, so it cannot be {what}: {note}",
+                column.field
+            );
+            quote_spanned! {ty.span()=>
                 __rt::assert!(!__rt::Nullable::<#ty>::IS_OPTION, #message);
-            };
-        }
-    });
-    quote!(#(#asserts)*)
+            }
+        })
+        .collect();
+    if asserts.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        const _: () = {
+            #[allow(unused_imports)]
+            use __rt::NotNullable as _;
+            #(#asserts)*
+        };
+    }
 }
 
 /// The SQL of a method for its documentation: one text if all databases share it.

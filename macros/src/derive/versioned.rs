@@ -2,13 +2,13 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::DeriveInput;
 use syn::spanned::Spanned;
+use syn::{DeriveInput, Index};
 
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
-    describe_key, for_backend, key_argument, key_of, key_type, name_at, row, sql_doc, stub_fields,
-    stub_impl, stub_method,
+    describe_key, for_backend, key_argument, key_of, key_type, literal, name_at, sql_doc,
+    stub_fields, stub_impl, stub_method,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -24,16 +24,15 @@ pub(crate) struct Plan<'m> {
 }
 
 impl Derive for Versioned {
-    const NAME: &'static str = "Versioned";
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let version = model.version();
-        if version.is_none() && !attempted.version {
+        if version.is_none() && !attempted.has("version") {
             missing_version(model, diag);
         }
         let keys = model.keys();
-        if keys.is_empty() && !attempted.key {
+        if keys.is_empty() && !attempted.has("key") {
             missing_key(model, diag);
         }
         Some(Plan {
@@ -118,6 +117,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             type Version = i64;
             const TABLE: &'static str = "";
             const VERSION: &'static str = "";
+            const VERSION_INDEX: usize = 0;
             const COLUMNS: &'static [&'static str] = &[];
             fn key(&self) {}
             fn version(&self) -> i64 { 0 }
@@ -131,7 +131,6 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             Self: __rt::ModelRow<__DB>
         {
             const LOAD: &'static str = "";
-            const VERSION_INDEX: usize = 0;
             const UPDATE: &'static str = "";
             const TOUCH: &'static str = "";
             const DELETE: &'static str = "";
@@ -139,7 +138,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             const SET: &'static [&'static str] = &[];
             fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
-            fn read_back(&mut self, _: &__DB::Row) -> __rt::Result<(), __rt::Error> { __rt::Ok(()) }
+            fn read_back(&mut self, _: &__DB::Row) -> __rt::Decoded<()> { __rt::Ok(()) }
         }
     })
 }
@@ -317,6 +316,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let key_type = key_type(keys, &quote!('__k));
     let key = key_of(keys, &quote!(self));
     let describe = describe_key(keys);
+    let version_index = model
+        .columns
+        .iter()
+        .position(|column| column.ident == version.ident)
+        .map(Index::from);
     let writable = model.writable();
     let names = writable.iter().map(|column| &column.field);
     let differences = writable.iter().map(|column| {
@@ -326,6 +330,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     });
     let copies = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
+        let index = Index::from(index);
         quote!(__columns.copy(#index, &__from.#field, &mut self.#field);)
     });
     quote! {
@@ -335,6 +340,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             type Version = #version_type;
             const TABLE: &'static str = #table;
             const VERSION: &'static str = #version_name;
+            const VERSION_INDEX: usize = #version_index;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             fn key(&self) -> Self::Key<'_> { #key }
             fn version(&self) -> Self::Version { self.#version_ident }
@@ -356,20 +362,16 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let database = database(dialect);
-    let row = row(dialect);
-    let load = sql::select(model, keys);
-    let update = sql::versioned::update(model, version);
-    let touch = sql::versioned::touch(model, version);
-    let delete = sql::versioned::delete(model, version);
+    let load = literal(&sql::select(model, keys));
+    let update = literal(&sql::versioned::update(model, version));
+    let touch = literal(&sql::versioned::touch(model, version));
+    let delete = literal(&sql::versioned::delete(model, version));
     let (head, tail) = sql::versioned::save(model, version);
-    let version_index = model
-        .columns
-        .iter()
-        .position(|column| column.ident == version.ident);
+    let (head, tail) = (literal(&head), literal(&tail));
     let writable = model.writable();
     let sets = writable
         .iter()
-        .map(|column| format!("{} = ", sql::quote(&column.name)));
+        .map(|column| literal(&format!("{} = ", sql::quote(&column.name))));
     let bind_key = bind_key(keys);
     let binds = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
@@ -380,6 +382,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .enumerate()
         .map(|(index, column)| {
             let field = &column.ident;
+            let index = Index::from(index);
             if column.json {
                 quote!(self.#field = __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, #index)?.0;)
             } else {
@@ -390,7 +393,6 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::versioned::VersionedSql<#database> for #ident {
             const LOAD: &'static str = #load;
-            const VERSION_INDEX: usize = #version_index;
             const UPDATE: &'static str = #update;
             const TOUCH: &'static str = #touch;
             const DELETE: &'static str = #delete;
@@ -398,7 +400,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const SET: &'static [&'static str] = &[#(#sets),*];
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
-            fn read_back(&mut self, __row: &#row) -> __rt::Result<(), __rt::Error> {
+            fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
                 #(#reads)*
                 __rt::Ok(())
             }
