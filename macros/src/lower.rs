@@ -8,7 +8,7 @@ use syn::{Data, DeriveInput, Fields, Ident};
 
 use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::derive::default_new;
-use crate::diag::{Diag, suggest};
+use crate::diag::{Diag, one_of, suggest};
 use crate::model::{Column, Model, Role, Table, UniqueKey, is_option, last_segment};
 use crate::sql::Dialect;
 
@@ -123,6 +123,10 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     }
 
     let attempted = Attempted(attempted);
+    let backends = backends(attrs.backends.as_deref());
+    for column in &columns {
+        check_storable(column, &backends, diag);
+    }
     let table = table(input, &attrs, &attempted, diag);
     let model = Model {
         ident: input.ident.clone(),
@@ -131,7 +135,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         columns,
         unique,
         new: attrs.new.unwrap_or_else(|| default_new(&input.ident)),
-        backends: backends(attrs.backends.as_deref()),
+        backends,
         existing_rows: attrs.existing_rows,
     };
     Some((model, attempted))
@@ -226,7 +230,7 @@ fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
         ),
         (None, Some(_)) => (
             "a counter",
-            "a counter is an integer column; sums of money belong into an integer number of cents",
+            "a counter is an integer column; sums of money belong in an integer number of cents",
         ),
         (None, None) => return,
     };
@@ -234,6 +238,33 @@ fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
         ty,
         format_args!(
             "`{name}` cannot be {what}\nnote: {note}\nhelp: use `i64`; `i16` and `i32` work too"
+        ),
+    );
+}
+
+/// Types that none of the model's databases has, as far as the type's name tells. Left to the compiler, that would be
+/// one error about the field and one about the struct for each database.
+fn check_storable(column: &Column, backends: &[Dialect], diag: &Diag) {
+    let Some(name) = last_segment(&column.ty).filter(|_| !column.json && column.is_plain()) else {
+        return;
+    };
+    let instead = match name.as_str() {
+        "char" => "String",
+        "u8" => "i16",
+        "u16" => "i32",
+        "u32" | "u64" | "usize" | "isize" | "u128" | "i128" => "i64",
+        _ => return,
+    };
+    let small = ["u8", "u16", "u32"].contains(&name.as_str());
+    if small && backends.contains(&Dialect::Sqlite) {
+        return;
+    }
+    let databases: Vec<&str> = backends.iter().map(|dialect| dialect.name()).collect();
+    diag.error(
+        &column.ty,
+        format_args!(
+            "`{name}` cannot be stored in a {} column\nhelp: use `{instead}`",
+            one_of(&databases)
         ),
     );
 }

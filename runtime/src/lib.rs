@@ -50,7 +50,7 @@ pub mod __private {
 
     pub use crate::backend::Backend;
     pub use crate::column::{
-        Changes, Column, Comparable, CounterNumber, ModelRow, NotNullable, Nullable, VersionNumber,
+        Changes, Column, Comparable, CounterNumber, NotNullable, Nullable, VersionNumber, from_row,
     };
     pub use crate::error::KeyText;
     pub use crate::statement::{Bind, get};

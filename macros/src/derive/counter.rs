@@ -8,8 +8,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, Method, Output, assert_not_null, bind_key, connection_name, database, describe_key,
-    for_backend, key_argument, key_type, literal, name_at, sql_doc, stub_fields, stub_impl,
-    stub_method, tuple,
+    for_backend, from_row, key_argument, key_type, literal, name_at, sql_doc, stub_fields,
+    stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -263,8 +263,8 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     quote! {
         #add
         #[doc = #batch_docs]
-        pub fn #batch_name<'__k, __DB: __rt::Backend>(
-            db: impl __rt::Acquire<'_, Database = __DB> + __rt::Send,
+        pub fn #batch_name<'__c, '__k, __DB: __rt::Backend>(
+            db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
             deltas: impl __rt::IntoIterator<Item = (#item_key, i64)>,
         ) -> impl __rt::Future<
             Output = __rt::Result<
@@ -351,6 +351,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let database = database(dialect);
+    let from_row = from_row(model, dialect);
     let get = literal(&sql::select(model, keys));
     let bind_key = bind_key(keys);
     let read_key = match keys.len() {
@@ -389,6 +390,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::counter::CounterRowSql<#database> for #ident {
             const GET: &'static str = #get;
+            #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {
                 #read_key

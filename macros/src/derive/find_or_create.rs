@@ -9,8 +9,8 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
-    describe_key, for_backend, key_of, key_type, literal, name_at, optional_literal, passed,
-    sql_doc, stub_fields, stub_impl, stub_method,
+    describe_key, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal,
+    passed, sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -348,6 +348,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let model = plan.model;
     let ident = &model.ident;
     let database = database(dialect);
+    let from_row = from_row(model, dialect);
     let binds = model
         .given()
         .into_iter()
@@ -376,6 +377,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl __rt::find_or_create::FindOrCreateSql<#database> for #ident {
+            #from_row
             fn bind_new(__new: &Self::New, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
         }
         #(#keys)*

@@ -125,9 +125,9 @@ impl Method {
         } = self;
         quote! {
             #[doc = #docs]
-            pub fn #name<__DB: __rt::Backend>(
+            pub fn #name<'__c, __DB: __rt::Backend>(
                 #receiver
-                #db: impl __rt::Acquire<'_, Database = __DB> + __rt::Send,
+                #db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
                 #arguments
             ) -> impl __rt::Future<Output = __rt::Result<#output>> + __rt::Send
             where
@@ -152,6 +152,15 @@ fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
 fn database(dialect: Dialect) -> TokenStream {
     let name = format_ident!("{}", dialect.name());
     quote!(__rt::#name)
+}
+
+/// Reads all columns; what is wrong with that is wrong with the struct.
+fn from_row(model: &Model, dialect: Dialect) -> TokenStream {
+    let database = database(dialect);
+    let read = quote_spanned!(model.ident.span()=> __rt::from_row::<#database, Self>(__row));
+    quote! {
+        fn from_row(__row: &__rt::Row<#database>) -> __rt::Decoded<Self> { #read }
+    }
 }
 
 /// A statement as a raw string, so that quoted names stay readable in the output.

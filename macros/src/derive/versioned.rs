@@ -7,7 +7,7 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
-    describe_key, for_backend, key_argument, key_of, key_type, literal, name_at, sql_doc,
+    describe_key, for_backend, from_row, key_argument, key_of, key_type, literal, name_at, sql_doc,
     stub_fields, stub_impl, stub_method,
 };
 use crate::diag::Diag;
@@ -119,6 +119,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             const VERSION: &'static str = "";
             const VERSION_INDEX: usize = 0;
             const COLUMNS: &'static [&'static str] = &[];
+            fn copy(&self) -> Self { __rt::unreachable!() }
             fn key(&self) {}
             fn version(&self) -> i64 { 0 }
             fn describe(_: &(), _: &mut __rt::KeyText) {}
@@ -126,16 +127,15 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             fn adopt(&mut self, _: &Self, _: &__rt::Changes) {}
         }
         #[automatically_derived]
-        impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident
-        where
-            Self: __rt::ModelRow<__DB>
-        {
+        impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident {
             const LOAD: &'static str = "";
             const UPDATE: &'static str = "";
             const TOUCH: &'static str = "";
             const DELETE: &'static str = "";
-            const SAVE: (&'static str, &'static str) = ("", "");
+            const SAVE_HEAD: &'static str = "";
+            const SAVE_TAIL: &'static str = "";
             const SET: &'static [&'static str] = &[];
+            fn from_row(_: &__DB::Row) -> __rt::Decoded<Self> { __rt::unreachable!() }
             fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_back(&mut self, _: &__DB::Row) -> __rt::Decoded<()> { __rt::Ok(()) }
@@ -296,7 +296,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #update_with
         #[doc = #edit_docs]
         pub fn #edit(&self) -> __rt::Edit<Self> {
-            __rt::Edit::new(__rt::Clone::clone(self))
+            __rt::Edit::new(__rt::versioned::Versioned::copy(self))
         }
     }
 }
@@ -313,6 +313,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let version_ident = &version.ident;
     let version_name = &version.field;
     let version_type = &version.ty;
+    // What is wrong with it is wrong with the struct.
+    let copy = quote_spanned!(ident.span()=> __rt::Clone::clone(self));
     let key_type = key_type(keys, &quote!('__k));
     let key = key_of(keys, &quote!(self));
     let describe = describe_key(keys);
@@ -342,6 +344,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const VERSION: &'static str = #version_name;
             const VERSION_INDEX: usize = #version_index;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
+            fn copy(&self) -> Self { #copy }
             fn key(&self) -> Self::Key<'_> { #key }
             fn version(&self) -> Self::Version { self.#version_ident }
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
@@ -362,6 +365,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let database = database(dialect);
+    let from_row = from_row(model, dialect);
     let load = literal(&sql::select(model, keys));
     let update = literal(&sql::versioned::update(model, version));
     let touch = literal(&sql::versioned::touch(model, version));
@@ -396,8 +400,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const UPDATE: &'static str = #update;
             const TOUCH: &'static str = #touch;
             const DELETE: &'static str = #delete;
-            const SAVE: (&'static str, &'static str) = (#head, #tail);
+            const SAVE_HEAD: &'static str = #head;
+            const SAVE_TAIL: &'static str = #tail;
             const SET: &'static [&'static str] = &[#(#sets),*];
+            #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
             fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {

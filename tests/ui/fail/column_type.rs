@@ -23,4 +23,15 @@ struct List {
     version: i64,
 }
 
+#[derive(Clone, sqlx::FromRow, Versioned)]
+#[rowlock(table = "sizes", backend(Postgres))]
+struct Size {
+    #[rowlock(key)]
+    id: i64,
+    width: u16,
+    unit: char,
+    #[rowlock(version)]
+    version: i64,
+}
+
 fn main() {}

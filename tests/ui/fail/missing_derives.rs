@@ -39,6 +39,8 @@ struct NoPartialEq {
 }
 
 async fn calls(pool: sqlx::SqlitePool, a: NoFromRow, b: NoClone, c: NoPartialEq) {
+    let _ = a.update(&pool).await;
+    let _ = b.update(&pool).await;
     let _ = c.update(&pool).await;
 }
 
