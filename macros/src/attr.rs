@@ -141,6 +141,7 @@ fn or_name(tokens: &TokenStream, name: &Ident) -> TokenStream {
 
 /// Reads `a, b = 1, c(d)`; records what cannot be read and goes on behind the next comma.
 fn options(tokens: TokenStream, diag: &Diag) -> Vec<Opt> {
+    use syn::ext::IdentExt;
     let mut found = Vec::new();
     let parser = |input: ParseStream<'_>| {
         while !input.is_empty() {
@@ -154,6 +155,9 @@ fn options(tokens: TokenStream, diag: &Diag) -> Vec<Opt> {
                 input.parse::<Token![,]>()?;
             } else {
                 diag.push(input.error("expected `,` between two options"));
+                while !input.is_empty() && !input.peek(Token![,]) && !input.peek(Ident::peek_any) {
+                    input.parse::<TokenTree>()?;
+                }
             }
         }
         Ok(())
@@ -367,9 +371,17 @@ impl CounterAttr {
                 OptValue::Equals(tokens) => integer(tokens),
                 _ => None,
             };
-            if value.is_none() {
-                bound.malformed(diag);
-            }
+            let value = match value {
+                Some(Ok(value)) => Some(value),
+                Some(Err(error)) => {
+                    diag.push(error);
+                    None
+                }
+                None => {
+                    bound.malformed(diag);
+                    None
+                }
+            };
             once(slot, value, &bound.name, diag);
         }
         if let (Some(min), Some(max)) = (found.min, found.max)
@@ -386,15 +398,19 @@ impl CounterAttr {
     }
 }
 
-/// A literal `5` or `-5`.
-fn integer(tokens: &TokenStream) -> Option<i64> {
+/// A literal `5` or `-5`; an error if it is one and too large.
+fn integer(tokens: &TokenStream) -> Option<syn::Result<i64>> {
     let parser = |input: ParseStream<'_>| {
         let minus: Option<Token![-]> = input.parse()?;
         let digits: LitInt = input.parse()?;
         let sign = if minus.is_some() { "-" } else { "" };
-        format!("{sign}{}", digits.base10_digits())
-            .parse::<i64>()
-            .map_err(|error| syn::Error::new(digits.span(), error))
+        let text = format!("{sign}{}", digits.base10_digits());
+        Ok(text.parse::<i64>().map_err(|_| {
+            syn::Error::new(
+                digits.span(),
+                format_args!("`{text}` is out of range\nnote: bounds are 64-bit integers, as the widest counter is"),
+            )
+        }))
     };
     parser.parse2(tokens.clone()).ok()
 }

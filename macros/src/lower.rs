@@ -287,7 +287,9 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
         if let (Some(a), Some(b)) = (a, b) {
             diag.error(
                 b,
-                format_args!("`{field}` cannot be both `{a}` and `{b}`\nnote: {note}"),
+                format_args!(
+                    "the field `{field}` cannot be both `{a}` and `{b}`\nnote: {note}\nhelp: keep one of them"
+                ),
             );
         }
     };
@@ -329,12 +331,12 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
     clash(
         generated,
         default,
-        "`generated` columns are never written, `default` columns only not by an insert; keep one",
+        "`generated` columns are never written, `default` columns only not by an insert",
     );
     clash(
         key,
         default,
-        "a key that the database makes up is `generated`",
+        "a key that the database makes up is `#[rowlock(key, generated)]`",
     );
     clash(
         unique,
@@ -520,6 +522,7 @@ fn unique_key(
         };
         if found.contains(&index) {
             diag.error(field, format_args!("`{name}` is listed twice in one key"));
+            complete = false;
             continue;
         }
         found.push(index);
@@ -592,9 +595,10 @@ fn table(
             return None;
         }
     };
-    for part in schema.into_iter().chain([name]) {
-        check_name("table", part, text, diag);
+    if let Some(schema) = schema {
+        check_name("schema", schema, text, diag);
     }
+    check_name("table", name, text, diag);
     Some(Table {
         schema: schema.map(str::to_owned),
         name: name.to_owned(),

@@ -1,5 +1,7 @@
 //! `#[derive(Counter)]`: additions in the database.
 
+use std::collections::BTreeMap;
+
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
@@ -45,6 +47,7 @@ impl Derive for Counter {
             missing_key(model, diag);
         }
         if !model.existing_rows
+            && !keys.is_empty()
             && let Some(first) = counters.first()
         {
             creatable(model, first, diag);
@@ -96,7 +99,9 @@ impl Derive for Counter {
 
     fn stub(input: &DeriveInput) -> Output {
         let row = quote!(__rt::Option<Self>, __rt::DatabaseError);
-        let mut methods = stub_method(&format_ident!("get"), false, 2, &row);
+        let get = format_ident!("get");
+        // By name, because two counters that need the same one are one of the mistakes.
+        let mut methods = BTreeMap::from([(get.clone(), stub_method(&get, false, 2, &row))]);
         let quiet = Diag::new();
         for field in stub_fields(input).unwrap_or_default() {
             let options = FieldAttrs::read(&field.attrs, &quiet);
@@ -109,15 +114,16 @@ impl Derive for Counter {
                 format_ident!("add_{}_batch", ident),
             );
             let total = quote!(#ty, __rt::CounterError);
-            methods.extend(stub_method(&add, false, 3, &total));
+            methods.insert(add.clone(), stub_method(&add, false, 3, &total));
             // The caller cannot name the key's type, as it may be what is missing.
             let totals = quote!(__rt::Vec<((), #ty)>, __rt::CounterError);
-            methods.extend(stub_method(&batch, false, 2, &totals));
+            methods.insert(batch.clone(), stub_method(&batch, false, 2, &totals));
         }
         let _ = quiet.finish();
+        let methods = methods.into_values();
         Output {
             items: TokenStream::new(),
-            impls: stub_impl(input, &methods),
+            impls: stub_impl(input, &quote!(#(#methods)*)),
         }
     }
 }

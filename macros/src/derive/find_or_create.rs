@@ -144,12 +144,12 @@ fn missing_unique(model: &Model, diag: &Diag) {
     const USUAL: &[&str] = &[
         "email", "slug", "code", "name", "username", "token", "key", "url",
     ];
-    let guess = model
-        .columns
+    let given = model.given();
+    let guess = given
         .iter()
-        .filter(|column| column.is_plain() && !column.generated && !column.default)
         .find(|column| USUAL.contains(&column.field.as_str()))
-        .map_or("column", |column| column.field.as_str());
+        .or_else(|| given.iter().find(|column| !column.key))
+        .map_or("...", |column| column.field.as_str());
     diag.error(
         &model.ident,
         format_args!(

@@ -152,7 +152,7 @@ fn missing_version(model: &Model, diag: &Diag) {
     match named {
         Some(column) => diag.error(
             &column.ident,
-            format_args!("{message}\nhelp: mark this one with `#[rowlock(version)]`"),
+            format_args!("{message}\nhelp: mark this field with `#[rowlock(version)]`"),
         ),
         None => diag.error(
             &model.ident,
