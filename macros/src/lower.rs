@@ -625,3 +625,49 @@ fn backends(limited: Option<&[Ident]>) -> Vec<Dialect> {
         None => all.to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What sqlx's derive makes of the same names, by its own documentation; `tests/ui/pass/names.rs` asks sqlx itself.
+    #[test]
+    fn rename_all_is_that_of_sqlx() {
+        let cases = [
+            (Some("lowercase"), "mail_address2"),
+            (Some("snake_case"), "mail_address2"),
+            (Some("UPPERCASE"), "MAIL_ADDRESS2"),
+            (Some("SCREAMING_SNAKE_CASE"), "MAIL_ADDRESS2"),
+            (Some("kebab-case"), "mail-address2"),
+            (Some("camelCase"), "mailAddress2"),
+            (Some("PascalCase"), "MailAddress2"),
+            (None, "mail_address2"),
+        ];
+        for (rename_all, expected) in cases {
+            let field: Ident = syn::parse_str("mail_address2").unwrap();
+            let name = column_name(&field, &SqlxAttrs::default(), rename_all);
+            assert_eq!(name, expected, "{rename_all:?}");
+        }
+    }
+
+    #[test]
+    fn raw_names_lose_their_mark_and_rename_wins() {
+        let field: Ident = syn::parse_str("r#type").unwrap();
+        let mut sqlx = SqlxAttrs::default();
+        assert_eq!(column_name(&field, &sqlx, None), "type");
+        assert_eq!(column_name(&field, &sqlx, Some("PascalCase")), "Type");
+        sqlx.rename = Some(syn::parse_quote!("kind"));
+        assert_eq!(column_name(&field, &sqlx, Some("PascalCase")), "kind");
+    }
+
+    #[test]
+    fn plurals_are_good_guesses() {
+        for (one, many) in [
+            ("invoice", "invoices"),
+            ("category", "categories"),
+            ("day", "days"),
+        ] {
+            assert_eq!(plural(one), many);
+        }
+    }
+}

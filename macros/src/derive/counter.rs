@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
-use syn::spanned::Spanned;
+use quote::{format_ident, quote};
 use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
@@ -85,7 +84,6 @@ impl Derive for Counter {
         Output {
             items: TokenStream::new(),
             impls: quote! {
-                #[allow(dead_code)]
                 impl #ident {
                     #get
                     #(#adds)*
@@ -319,10 +317,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let field = &counter.field;
         let add = method_name(counter, "").to_string();
         let batch = method_name(counter, "_batch").to_string();
-        let number = {
-            let ty = &counter.ty;
-            quote_spanned!(ty.span()=> #ty)
-        };
+        let number = &counter.ty;
         quote! {
             #[automatically_derived]
             impl __rt::counter::Counter<#index> for #ident {

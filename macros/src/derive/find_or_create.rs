@@ -102,7 +102,6 @@ impl Derive for FindOrCreate {
         Output {
             items: new_struct(plan),
             impls: quote! {
-                #[allow(dead_code)]
                 impl #ident { #(#methods)* }
                 #facts
                 #(#backends)*
@@ -188,7 +187,7 @@ fn new_struct(plan: &Plan<'_>) -> TokenStream {
     quote! {
         #[doc = #docs]
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
-        #[allow(dead_code)]
+        #[allow(dead_code, non_snake_case)]
         #vis struct #new { #(#fields),* }
     }
 }
@@ -450,7 +449,7 @@ fn stub(input: &DeriveInput) -> Output {
     let items = stub_fields(input).map(|_| {
         quote! {
             #[doc = #STUB_DOC]
-            #[allow(dead_code, missing_docs)]
+            #[allow(dead_code, missing_docs, non_snake_case)]
             #vis struct #new { #(#given),* }
         }
     });

@@ -1,4 +1,7 @@
 //! The derives. Each file has one derive: its plan, its own rules and its tokens.
+//!
+//! Errors of the compiler about a field's type should appear at the type, so some tokens carry its span. A local
+//! variable never does: in a struct that a `macro_rules!` made, it would not be found.
 
 mod counter;
 mod find_or_create;
@@ -54,6 +57,7 @@ impl Output {
         };
         quote! {
             #items
+            #[allow(dead_code, deprecated, non_snake_case, unused_qualifications)]
             const _: () = {
                 use #runtime::__private as __rt;
                 #impls
@@ -157,7 +161,8 @@ fn database(dialect: Dialect) -> TokenStream {
 /// Reads all columns; what is wrong with that is wrong with the struct.
 fn from_row(model: &Model, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
-    let read = quote_spanned!(model.ident.span()=> __rt::from_row::<#database, Self>(__row));
+    let row = quote!(__row);
+    let read = quote_spanned!(model.ident.span()=> __rt::from_row::<#database, Self>(#row));
     quote! {
         fn from_row(__row: &__rt::Row<#database>) -> __rt::Decoded<Self> { #read }
     }
@@ -184,11 +189,12 @@ fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
     let ty = &column.ty;
     let index = Index::from(index);
     if column.json {
+        let to = quote!(__to);
         return quote_spanned! {ty.span()=>
-            __to.bind(#index, &__rt::sqlx::types::Json(#value));
+            #to.bind(#index, &__rt::sqlx::types::Json(#value));
         };
     }
-    quote_spanned!(ty.span()=> __to.bind::<#ty>(#index, #value);)
+    quote!(__to.bind::<#ty>(#index, #value);)
 }
 
 /// How a key's value is passed: text and bytes are borrowed, everything else is given.
@@ -278,7 +284,7 @@ fn bind_key(columns: &[&Column]) -> TokenStream {
             } else {
                 quote!(&#part)
             };
-            quote_spanned!(column.ty.span()=> __to.bind::<#ty>(#index, #value);)
+            quote!(__to.bind::<#ty>(#index, #value);)
         });
     quote!(#(#binds)*)
 }
@@ -379,7 +385,7 @@ fn stub_impl(input: &DeriveInput, methods: &TokenStream) -> TokenStream {
     let ident = &input.ident;
     let (generics, arguments, predicates) = input.generics.split_for_impl();
     quote! {
-        #[allow(dead_code, unused_variables)]
+        #[allow(unused_variables)]
         impl #generics #ident #arguments #predicates { #methods }
     }
 }

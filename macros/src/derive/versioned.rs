@@ -59,7 +59,6 @@ impl Derive for Versioned {
         Output {
             items: TokenStream::new(),
             impls: quote! {
-                #[allow(dead_code)]
                 impl #ident { #methods }
                 #facts
                 #(#backends)*
@@ -314,7 +313,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let version_name = &version.field;
     let version_type = &version.ty;
     // What is wrong with it is wrong with the struct.
-    let copy = quote_spanned!(ident.span()=> __rt::Clone::clone(self));
+    let this = quote!(self);
+    let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
     let key_type = key_type(keys, &quote!('__k));
     let key = key_of(keys, &quote!(self));
     let describe = describe_key(keys);
@@ -328,7 +328,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let differences = writable.iter().map(|column| {
         let field = &column.ident;
         let ty = &column.ty;
-        quote_spanned!(ty.span()=> <#ty as __rt::Comparable>::differs(&self.#field, &__other.#field))
+        let (mine, other) = (quote!(&self.#field), quote!(&__other.#field));
+        quote_spanned!(ty.span()=> <#ty as __rt::Comparable>::differs(#mine, #other))
     });
     let copies = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;

@@ -32,9 +32,9 @@ pub mod public {
 mod private {
     use rowlock::{Counter, FindOrCreate, Versioned};
 
-    #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate)]
-    #[rowlock(table = "visits")]
-    #[allow(non_snake_case)]
+    #[derive(Debug, Clone, Versioned, Counter, FindOrCreate)]
+    #[rowlock(table = "visits", existing_rows)]
+    #[allow(deprecated, non_snake_case)]
     pub(crate) struct Visit {
         #[rowlock(key)]
         pub(crate) site: String,
@@ -42,14 +42,26 @@ mod private {
         pub(crate) day: i32,
         #[rowlock(unique)]
         #[sqlx(rename = "user-name")]
-        pub(crate) userName: Option2,
+        pub(crate) userName: Alias,
+        #[deprecated]
+        pub(crate) plain: i64,
+        #[rowlock(generated)]
+        #[deprecated]
+        pub(crate) made: i64,
         #[rowlock(counter)]
         pub(crate) count: i16,
         #[rowlock(version)]
         pub(crate) version: i16,
     }
 
-    pub(crate) type Option2 = String;
+    pub(crate) type Alias = String;
+
+    // By hand, because the one that sqlx derives has warnings of its own.
+    impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for Visit {
+        fn from_row(_: &'r R) -> sqlx::Result<Self> {
+            Err(sqlx::Error::RowNotFound)
+        }
+    }
 }
 
 #[allow(dead_code)]
@@ -58,6 +70,7 @@ fn used(visit: private::Visit) -> (String, i32, i16, i16, private::NewVisit) {
         site: String::new(),
         day: 1,
         userName: visit.userName,
+        plain: 1,
     };
     (visit.site, visit.day, visit.count, visit.version, new)
 }

@@ -36,9 +36,30 @@ struct Person {
     lock_version: i16,
 }
 
+/// A model whose column has the name that sqlx reads, or loading it fails.
+macro_rules! renamed {
+    ($db:expr, $rename_all:literal, $column:literal) => {{
+        #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+        #[rowlock(table = "renamed")]
+        #[sqlx(rename_all = $rename_all)]
+        struct Renamed {
+            #[rowlock(key)]
+            mail_address2: i64,
+            #[rowlock(version)]
+            #[sqlx(rename = "Version")]
+            version: i64,
+        }
+        let ddl = concat!("DROP TABLE IF EXISTS renamed; CREATE TABLE renamed (\"", $column, "\" bigint, \"Version\" bigint);
+            INSERT INTO renamed VALUES (1, 2)");
+        sqlx::raw_sql(ddl).execute(&mut *$db).await.unwrap();
+        let row = Renamed::load(&mut *$db, 1).await.unwrap();
+        assert_eq!(row.update(&mut *$db).await.unwrap().version, 3);
+    }};
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let mut db: sqlx::SqliteConnection = sqlx::Connection::connect("sqlite::memory:").await.unwrap();
+    let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect("sqlite::memory:").await.unwrap();
     sqlx::raw_sql(
         r##"CREATE TABLE "order" (id integer PRIMARY KEY, type text NOT NULL UNIQUE, "select" bigint NOT NULL,
             "a ""quoted"" # name" text NOT NULL, loop bigint NOT NULL, lock_version bigint NOT NULL);
@@ -78,4 +99,12 @@ async fn main() {
     let found = Person::find_or_create_by_mail_address2(&mut db, new).await.unwrap();
     assert_eq!(ada, *found);
     assert!(Person::load(&mut db, "Ada").await.is_ok());
+
+    renamed!(&mut db, "lowercase", "mail_address2");
+    renamed!(&mut db, "snake_case", "mail_address2");
+    renamed!(&mut db, "UPPERCASE", "MAIL_ADDRESS2");
+    renamed!(&mut db, "SCREAMING_SNAKE_CASE", "MAIL_ADDRESS2");
+    renamed!(&mut db, "kebab-case", "mail-address2");
+    renamed!(&mut db, "camelCase", "mailAddress2");
+    renamed!(&mut db, "PascalCase", "MailAddress2");
 }
