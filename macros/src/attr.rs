@@ -74,7 +74,7 @@ pub(crate) struct CounterAttr {
 pub(crate) struct SqlxAttrs {
     pub rename: Option<LitStr>,
     pub skip: bool,
-    pub json: bool,
+    pub json: Option<Ident>,
     pub json_nullable: bool,
     pub try_from: Option<Ident>,
     pub flatten: Option<Ident>,
@@ -546,8 +546,8 @@ impl SqlxAttrs {
                 "rename" => found.rename = option.text(),
                 "skip" => found.skip = true,
                 "json" => {
-                    found.json = true;
                     found.json_nullable = matches!(&option.value, OptValue::List(_));
+                    found.json = Some(option.name);
                 }
                 "try_from" => found.try_from = Some(option.name),
                 "flatten" => found.flatten = Some(option.name),

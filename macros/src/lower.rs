@@ -96,7 +96,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             key: options.key.is_some(),
             generated: options.generated.is_some(),
             default: options.default.is_some(),
-            json: sqlx.json,
+            json: sqlx.json.is_some(),
             asked: asked(ident, &options),
         });
     }
@@ -359,6 +359,14 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
         "nobody can look for a value that the database has yet to make up",
     );
 
+    if let Some(json) = &sqlx.json {
+        for role in [key, unique, version, counter].into_iter().flatten() {
+            diag.error(
+                role,
+                format_args!("`{field}` is stored as JSON, so it cannot be {}\nhelp: remove `#[sqlx({json})]`", role_name(role)),
+            );
+        }
+    }
     let read_back = [version, counter, generated];
     if let Some(option) = &sqlx.try_from
         && read_back.iter().any(|role| role.is_some())
@@ -376,6 +384,16 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
             field,
             format_args!("`{field}` is generated, and read back as JSON that is never NULL\nhelp: use `#[sqlx(json)]`"),
         );
+    }
+}
+
+/// `key` as it stands in a sentence.
+fn role_name(option: &Ident) -> String {
+    match option.to_string().as_str() {
+        "key" => "the key".to_owned(),
+        "unique" => "part of a unique key".to_owned(),
+        "version" => "the version".to_owned(),
+        other => format!("a {other}"),
     }
 }
 
@@ -536,6 +554,9 @@ fn unique_key(
             }
             Role::Plain if column.generated || column.default => {
                 Some("nobody can look for a value that the database has yet to make up")
+            }
+            Role::Plain if column.json => {
+                Some("it is stored as JSON, and equal values can be different texts")
             }
             Role::Plain => None,
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
@@ -15,7 +15,7 @@ use super::{
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
-use crate::model::{Column, Model, Role, is_option};
+use crate::model::{Column, Model, Role, is_option, last_segment};
 use crate::sql::{self, Dialect};
 
 pub(crate) struct Counter;
@@ -52,6 +52,7 @@ impl Derive for Counter {
             creatable(model, first, diag);
         }
         method_names(&counters, diag);
+        ordered_keys(&keys, diag);
         Some(Plan {
             model,
             keys,
@@ -101,9 +102,19 @@ impl Derive for Counter {
         // By name, because two counters that need the same one are one of the mistakes.
         let mut methods = BTreeMap::from([(get.clone(), stub_method(&get, false, 2, &row))]);
         let quiet = Diag::new();
-        for field in stub_fields(input).unwrap_or_default() {
-            let options = FieldAttrs::read(&field.attrs, &quiet);
-            let (Some(ident), Some(_)) = (&field.ident, options.counter) else {
+        let fields: Vec<_> = stub_fields(input)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|field| (field, FieldAttrs::read(&field.attrs, &quiet)))
+            .collect();
+        let key = tuple(
+            fields
+                .iter()
+                .filter(|(_, options)| options.key.is_some())
+                .map(|(field, _)| field.ty.to_token_stream()),
+        );
+        for (field, options) in &fields {
+            let (Some(ident), Some(_)) = (&field.ident, &options.counter) else {
                 continue;
             };
             let ty = &field.ty;
@@ -113,8 +124,7 @@ impl Derive for Counter {
             );
             let total = quote!(#ty, __rt::CounterError);
             methods.insert(add.clone(), stub_method(&add, false, 3, &total));
-            // The caller cannot name the key's type, as it may be what is missing.
-            let totals = quote!(__rt::Vec<((), #ty)>, __rt::CounterError);
+            let totals = quote!(__rt::Vec<(#key, #ty)>, __rt::CounterError);
             methods.insert(batch.clone(), stub_method(&batch, false, 2, &totals));
         }
         let _ = quiet.finish();
@@ -155,6 +165,24 @@ fn creatable(model: &Model, counter: &Column, diag: &Diag) {
                 ),
             );
         }
+    }
+}
+
+/// A batch sums what belongs to the same key, and goes through the keys in their order.
+fn ordered_keys(keys: &[&Column], diag: &Diag) {
+    for key in keys {
+        let Some(name) =
+            last_segment(&key.ty).filter(|name| ["f32", "f64"].contains(&name.as_str()))
+        else {
+            continue;
+        };
+        diag.error(
+            &key.ty,
+            format_args!(
+                "`{name}` cannot be the key of a counter\n\
+                 note: batches sort by the key, and floating-point numbers have no total order"
+            ),
+        );
     }
 }
 

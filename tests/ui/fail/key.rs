@@ -40,4 +40,13 @@ struct Generated {
     count: i64,
 }
 
+#[derive(sqlx::FromRow, Counter)]
+#[rowlock(table = "places")]
+struct Place {
+    #[rowlock(key)]
+    latitude: f64,
+    #[rowlock(counter)]
+    count: i64,
+}
+
 fn main() {}

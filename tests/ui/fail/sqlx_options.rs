@@ -25,4 +25,17 @@ struct Person {
     cached: i64,
 }
 
+#[derive(Clone, sqlx::FromRow, Versioned)]
+#[rowlock(table = "people", unique(tags))]
+struct Json {
+    #[rowlock(key)]
+    #[sqlx(json)]
+    id: i64,
+    #[sqlx(json)]
+    tags: Vec<String>,
+    #[rowlock(version)]
+    #[sqlx(json)]
+    version: i64,
+}
+
 fn main() {}
