@@ -8,7 +8,7 @@ use sqlx::Acquire;
 
 use crate::atomic::{Atomic, in_transaction};
 use crate::backend::Backend;
-use crate::column::{CounterNumber, ModelRow};
+use crate::column::CounterNumber;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
 use crate::statement::{Bind, Fetched, Listed, Statement};
@@ -45,9 +45,11 @@ pub trait Counter<const N: usize>: CounterRow {
 }
 
 /// The statements that all counters of a model share, for one database.
-pub trait CounterRowSql<DB: Backend>: CounterRow + ModelRow<DB> {
+pub trait CounterRowSql<DB: Backend>: CounterRow {
     /// Reads all columns.
     const GET: &'static str;
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Reads the key from the first columns of a row.
