@@ -1,4 +1,6 @@
 use rowlock_tests::postgres::*;
 
+#[path = "counter.rs"]
+mod counter;
 #[path = "spawn.rs"]
 mod spawn;
