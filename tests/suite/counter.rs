@@ -39,7 +39,8 @@ struct Width {
     long: i64,
 }
 
-const WIDTHS: &str = "CREATE TABLE widths (name text PRIMARY KEY, short smallint, int int, long bigint)";
+const WIDTHS: &str =
+    "CREATE TABLE widths (name text PRIMARY KEY, short smallint, int int, long bigint)";
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter)]
 #[rowlock(table = "products", existing_rows)]
