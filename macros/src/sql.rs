@@ -254,11 +254,14 @@ pub(crate) mod counter {
             start => format!("(\"excluded\".{name} - {start})"),
         };
         let guarded = guarded(counter, dialect);
-        let guard = if guarded {
-            format!(" WHERE {}", total_in_bounds(&old, &change, dialect))
+        let mut total = format!("{old} + {change}");
+        let mut guard = String::new();
+        if guarded {
+            guard = format!(" WHERE {}", total_in_bounds(&old, &change, dialect));
         } else {
-            String::new()
-        };
+            // Without a guard nothing tells a row that refused from one that changed, so NULL has to fail.
+            total = format!("CASE WHEN {old} IS NULL THEN {change} / 0 ELSE {total} END");
+        }
         Batch {
             head: format!(
                 "INSERT INTO {} ({}) VALUES ",
@@ -267,7 +270,7 @@ pub(crate) mod counter {
             ),
             row_tail: format!("{})", trailing_values(model, counter)),
             tail: format!(
-                " ON CONFLICT ({}) DO UPDATE SET {name} = {old} + {change}{guard} RETURNING {}, {name}",
+                " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard} RETURNING {}, {name}",
                 names(&keys),
                 names(&keys),
             ),
@@ -278,8 +281,9 @@ pub(crate) mod counter {
 
     /// A batch for rows that exist: `head`, one `($n, $n, $n)` per row, `tail`.
     ///
-    /// PostgreSQL locks the rows in key order before it changes the first, as the upsert of sorted values does by
-    /// itself; two batches that overlap would else deadlock. SQLite has one writer at a time.
+    /// PostgreSQL locks the rows in the order in which they are given before it changes the first, as an upsert does
+    /// by itself; two batches that overlap would else deadlock. The order of the key in the database would not do: a
+    /// collation sorts text in another way than we do. SQLite has one writer at a time.
     pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
         let keys = model.keys();
         let name = quote(&counter.name);
@@ -311,7 +315,7 @@ pub(crate) mod counter {
                 let held_join = join(&|index, _| format!("\"rowlock_held\".\"rowlock_h{index}\""));
                 (
                     format!(
-                        ", \"rowlock_held\" ({held_names}) AS MATERIALIZED (SELECT {own_keys} FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_delta\" ON {own_join} ORDER BY {own_keys} FOR NO KEY UPDATE OF \"rowlock_row\")"
+                        ", \"rowlock_held\" ({held_names}) AS MATERIALIZED (SELECT {own_keys} FROM {rows} AS \"rowlock_row\" JOIN (SELECT *, row_number() OVER () AS \"rowlock_n\" FROM \"rowlock_delta\") AS \"rowlock_delta\" ON {own_join} ORDER BY \"rowlock_n\" FOR NO KEY UPDATE OF \"rowlock_row\")"
                     ),
                     format!(" JOIN \"rowlock_held\" ON {held_join}"),
                 )

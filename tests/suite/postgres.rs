@@ -6,6 +6,18 @@ mod failures;
 mod find_or_create;
 #[path = "postgres_only.rs"]
 mod postgres_only;
+#[path = "contention.rs"]
+mod contention;
+#[path = "counter.rs"]
+mod counter;
+#[path = "counter_batch.rs"]
+mod counter_batch;
+#[path = "counter_cancel.rs"]
+mod counter_cancel;
+#[path = "counter_locks.rs"]
+mod counter_locks;
+#[path = "counter_wire.rs"]
+mod counter_wire;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "versioned.rs"]

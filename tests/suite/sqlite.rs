@@ -4,6 +4,16 @@ use rowlock_tests::sqlite::*;
 mod failures;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "contention.rs"]
+mod contention;
+#[path = "counter.rs"]
+mod counter;
+#[path = "counter_batch.rs"]
+mod counter_batch;
+#[path = "counter_cancel.rs"]
+mod counter_cancel;
+#[path = "counter_sqlite.rs"]
+mod counter_sqlite;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "versioned.rs"]

@@ -286,7 +286,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
          Deltas for the same key are summed first; rows are locked in key order, so that batches do not deadlock. \
          An empty batch runs no SQL.\n\n{missing}\n\n\
-         One statement per 65,535 parameters (SQLite: 32,766), in a transaction if there are several, if the counter has \
+         One statement per 65,535 parameters (SQLite: 999), in a transaction if there are several, if the counter has \
          bounds, or on SQLite.\n\n\
          Errors: those of `add_{field}`, about the first key that was refused.\n\n\
          Cancel safety: if the future is dropped, all of it took effect or none."
