@@ -26,24 +26,21 @@ const FIND: &str = r#"SELECT "id", "tenant_id", "slug", "title" FROM "tags" WHER
 const INSERT_TAG: &str = r#"INSERT INTO "tags" ("tenant_id", "slug", "title") VALUES ($1, $2, $3) ON CONFLICT ("tenant_id", "slug") DO NOTHING RETURNING "id", "tenant_id", "slug", "title""#;
 const UPSERT_TAG: &str = r#"INSERT INTO "tags" ("tenant_id", "slug", "title") VALUES ($1, $2, $3) ON CONFLICT ("tenant_id", "slug") DO UPDATE SET "title" = "excluded"."title" RETURNING "id", "tenant_id", "slug", "title""#;
 
-/// All pairs, on all that a call can run on.
-pub(crate) async fn all(bench: &mut Bench) {
-    for to_the_end in [false, true] {
-        // PostgreSQL's `fetch_one` reads to the end anyway.
-        if to_the_end && NAME == "PostgreSQL" {
-            continue;
-        }
-        let twin = if to_the_end { ", to the end" } else { "" };
+/// All pairs on a connection that is kept. The twin reads one row as people do, or `to_the_end`.
+pub(crate) async fn on_connection(bench: &mut Bench, to_the_end: bool) {
+    let twin = if to_the_end { ", to the end" } else { "" };
+    let group = format!("{NAME}, held connection{twin}");
+    let database = database(DDL).await;
+    pairs(bench, &group, database.connection().await, to_the_end).await;
+}
 
-        let group = format!("{NAME}, held connection{twin}");
-        let held = database(DDL).await;
-        pairs(bench, &group, held.connection().await, to_the_end).await;
-
-        let group = format!("{NAME}, pool{twin}");
-        let pooled = database(DDL).await;
-        let pool = pooled.pool_with(PoolOptions::new().max_connections(4)).await;
-        pairs(bench, &group, pool, to_the_end).await;
-    }
+/// All pairs through a pool.
+pub(crate) async fn through_pool(bench: &mut Bench, to_the_end: bool) {
+    let twin = if to_the_end { ", to the end" } else { "" };
+    let group = format!("{NAME}, pool{twin}");
+    let database = database(DDL).await;
+    let pool = PoolOptions::new().max_connections(4);
+    pairs(bench, &group, database.pool_with(pool).await, to_the_end).await;
 }
 
 async fn pairs<H: Handle<Db>>(bench: &mut Bench, group: &str, mut handle: H, to_the_end: bool) {
@@ -73,8 +70,8 @@ async fn versioned<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end:
             "hand-written load against itself",
             handle,
             async |_| {},
-            async |h| drop(one(load(1), h.db(), to_the_end).await),
-            async |h| drop(one(load(1), h.db(), to_the_end).await),
+            async |h| one(load(1), h.db(), to_the_end).await,
+            async |h| one(load(1), h.db(), to_the_end).await,
         )
         .await;
     bench
@@ -82,8 +79,8 @@ async fn versioned<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end:
             "load",
             handle,
             async |_| {},
-            async |h| drop(Document::load(h.db(), 1).await.unwrap()),
-            async |h| drop(one(load(1), h.db(), to_the_end).await),
+            async |h| Document::load(h.db(), 1).await.unwrap(),
+            async |h| one(load(1), h.db(), to_the_end).await,
         )
         .await;
     bench
@@ -184,12 +181,10 @@ async fn counter<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end: b
             "add",
             handle,
             async |_| {},
-            async |h| {
-                PageViews::add_views(h.db(), (1, 1), 1).await.unwrap();
-            },
+            async |h| PageViews::add_views(h.db(), (1, 1), 1).await.unwrap(),
             async |h| {
                 let query = sqlx::query_as(ADD_VIEWS).bind(1i64).bind(1i32).bind(1i64);
-                let (_,): (i64,) = one(query, h.db(), to_the_end).await;
+                one::<(i64,)>(query, h.db(), to_the_end).await
             },
         )
         .await;
@@ -198,9 +193,7 @@ async fn counter<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end: b
             "add within bounds",
             handle,
             async |_| {},
-            async |h| {
-                PageViews::add_seats(h.db(), (1, 2), 1).await.unwrap();
-            },
+            async |h| PageViews::add_seats(h.db(), (1, 2), 1).await.unwrap(),
             async |h| {
                 let query = sqlx::query_as(ADD_SEATS)
                     .bind(1i64)
@@ -208,7 +201,7 @@ async fn counter<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end: b
                     .bind(1i64)
                     .bind(-1i64)
                     .bind(SEATS - 1);
-                let (_,): (i64,) = one(query, h.db(), to_the_end).await;
+                one::<(i64,)>(query, h.db(), to_the_end).await
             },
         )
         .await;
@@ -249,10 +242,10 @@ async fn counter<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end: b
             "get",
             handle,
             async |_| {},
-            async |h| drop(PageViews::get(h.db(), (1, 1)).await.unwrap()),
+            async |h| PageViews::get(h.db(), (1, 1)).await.unwrap(),
             async |h| {
                 let query: Query<'_, PageViews> = sqlx::query_as(GET).bind(1i64).bind(1i32);
-                drop(optional(query, h.db(), to_the_end).await);
+                optional(query, h.db(), to_the_end).await
             },
         )
         .await;
@@ -266,8 +259,8 @@ async fn find_or_create<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the
             "find_or_create, found",
             handle,
             async |_| {},
-            async |h| drop(Tag::find_or_create(h.db(), found()).await.unwrap()),
-            async |h| drop(one(find(&found()), h.db(), to_the_end).await),
+            async |h| Tag::find_or_create(h.db(), found()).await.unwrap(),
+            async |h| one(find(&found()), h.db(), to_the_end).await,
         )
         .await;
     let count = Cell::new(0);
@@ -290,7 +283,7 @@ async fn find_or_create<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the
                 let found = optional(find(&tag), &mut *connection, to_the_end).await;
                 assert!(found.is_none());
                 let insert = write_tag(INSERT_TAG, &tag);
-                drop(one(insert, &mut *connection, to_the_end).await);
+                one(insert, &mut *connection, to_the_end).await
             },
         )
         .await;
@@ -299,23 +292,23 @@ async fn find_or_create<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the
             "upsert",
             handle,
             async |_| {},
-            async |h| drop(Tag::upsert(h.db(), found()).await.unwrap()),
-            async |h| drop(one(write_tag(UPSERT_TAG, &found()), h.db(), to_the_end).await),
+            async |h| Tag::upsert(h.db(), found()).await.unwrap(),
+            async |h| one(write_tag(UPSERT_TAG, &found()), h.db(), to_the_end).await,
         )
         .await;
 }
 
 /// The one row of a statement, in the way that this twin reads.
-async fn one<'e, T>(query: Query<'_, T>, db: impl Executor<'e, Database = Db>, to_the_end: bool) -> T
+async fn one<T>(query: Query<'_, T>, db: impl Executor<'_, Database = Db>, to_the_end: bool) -> T
 where
     T: for<'r> FromRow<'r, Row> + Send + Unpin,
 {
     optional(query, db, to_the_end).await.unwrap()
 }
 
-async fn optional<'e, T>(
+async fn optional<T>(
     query: Query<'_, T>,
-    db: impl Executor<'e, Database = Db>,
+    db: impl Executor<'_, Database = Db>,
     to_the_end: bool,
 ) -> Option<T>
 where

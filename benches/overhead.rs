@@ -26,6 +26,8 @@
 //!
 //! One task on one thread, so that the client's own time is seen undiluted. Neither database waits for the disk.
 
+#![allow(clippy::duplicate_mod)]
+
 // By its path, so that the paths in it are the same in `tests/allocations.rs`.
 #[path = "backends.rs"]
 mod backends;
@@ -42,7 +44,12 @@ fn main() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        postgres::operations::all(&mut bench).await;
-        sqlite::operations::all(&mut bench).await;
+        // `fetch_one` on PostgreSQL reads to the end anyway.
+        postgres::operations::on_connection(&mut bench, false).await;
+        postgres::operations::through_pool(&mut bench, false).await;
+        for to_the_end in [false, true] {
+            sqlite::operations::on_connection(&mut bench, to_the_end).await;
+            sqlite::operations::through_pool(&mut bench, to_the_end).await;
+        }
     });
 }

@@ -57,13 +57,13 @@ impl Bench {
     }
 
     /// Prints the ratio of the two throughputs. `prepare` runs before each call and is not measured.
-    pub(crate) async fn pair<H>(
+    pub(crate) async fn pair<H, A, B>(
         &mut self,
         name: &str,
         handle: &mut H,
         mut prepare: impl AsyncFnMut(&mut H),
-        mut rowlock: impl AsyncFnMut(&mut H),
-        mut hand: impl AsyncFnMut(&mut H),
+        mut rowlock: impl AsyncFnMut(&mut H) -> A,
+        mut hand: impl AsyncFnMut(&mut H) -> B,
     ) {
         if !self.wants(name) {
             return;
@@ -98,17 +98,17 @@ impl Bench {
 }
 
 /// Calls `f` that many times, and sums up its time.
-async fn block<H>(
+async fn block<H, T>(
     calls: u32,
     handle: &mut H,
     prepare: &mut impl AsyncFnMut(&mut H),
-    f: &mut impl AsyncFnMut(&mut H),
+    f: &mut impl AsyncFnMut(&mut H) -> T,
 ) -> Duration {
     let mut sum = Duration::ZERO;
     for _ in 0..calls {
         prepare(handle).await;
         let start = Instant::now();
-        f(handle).await;
+        drop(f(handle).await);
         sum += start.elapsed();
     }
     sum
