@@ -1,11 +1,7 @@
+//! Every file of tests that PostgreSQL can show.
+
 use rowlock_tests::postgres::*;
 
-#[path = "failures.rs"]
-mod failures;
-#[path = "find_or_create.rs"]
-mod find_or_create;
-#[path = "postgres_only.rs"]
-mod postgres_only;
 #[path = "contention.rs"]
 mod contention;
 #[path = "counter.rs"]
@@ -18,6 +14,14 @@ mod counter_cancel;
 mod counter_locks;
 #[path = "counter_wire.rs"]
 mod counter_wire;
+#[path = "failures.rs"]
+mod failures;
+#[path = "find_or_create.rs"]
+mod find_or_create;
+#[path = "postgres_only.rs"]
+mod postgres_only;
+#[path = "round_trips.rs"]
+mod round_trips;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "versioned.rs"]

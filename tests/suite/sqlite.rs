@@ -1,9 +1,7 @@
+//! Every file of tests that SQLite can show.
+
 use rowlock_tests::sqlite::*;
 
-#[path = "failures.rs"]
-mod failures;
-#[path = "find_or_create.rs"]
-mod find_or_create;
 #[path = "contention.rs"]
 mod contention;
 #[path = "counter.rs"]
@@ -14,6 +12,10 @@ mod counter_batch;
 mod counter_cancel;
 #[path = "counter_sqlite.rs"]
 mod counter_sqlite;
+#[path = "failures.rs"]
+mod failures;
+#[path = "find_or_create.rs"]
+mod find_or_create;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "versioned.rs"]
