@@ -670,7 +670,11 @@ mod tests {
         type Version = i64;
         const TABLE: &'static str = "rows";
         const VERSION: &'static str = "version";
+        const VERSION_INDEX: usize = 0;
         const COLUMNS: &'static [&'static str] = &["a", "b", "c"];
+        fn copy(&self) -> Self {
+            self.clone()
+        }
         fn key(&self) {}
         fn version(&self) -> i64 {
             0
