@@ -359,7 +359,11 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     Err(CounterError::NullValue(attempt()))
                 }
                 Err(error) if met_null(&error) => {
-                    Err(find_refused::<DB, N, T>(&deltas, connection).await)
+                    match find_refused::<DB, N, T>(&deltas, connection).await {
+                        null @ CounterError::NullValue(_) => Err(null),
+                        // A trigger can divide by zero as well.
+                        _ => Err(failed(attempt(), error, in_transaction)),
+                    }
                 }
                 Err(error) => Err(failed(attempt(), error, in_transaction)),
             };

@@ -294,7 +294,10 @@ async fn u_13_generated_batches_never_deadlock() {
 async fn u_13_rows_that_exist_are_locked_in_key_order() {
     let database = counts("4, 1, 3, 2, 5").await;
     let mut holder = hold(&database, 3).await;
-    let pool = database.pool.clone();
+    // A plan that would take the rows as they lie in the table.
+    let plan = [("enable_nestloop", "off"), ("enable_mergejoin", "off")];
+    let options = database.options().options(plan);
+    let pool = PoolOptions::new().connect_with(options).await.unwrap();
     let batch = spawn(async move {
         let deltas = [5, 3, 1, 4, 2].map(|id| (id, 1));
         Existing::add_free_batch(&pool, deltas).await
