@@ -3,7 +3,7 @@
 //! Nothing here returns a `Result`: a mistake is recorded and reading goes on behind the next comma, so that one
 //! compile shows all of them and a half-typed option does not break the editor.
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
@@ -40,9 +40,7 @@ pub(crate) struct StructAttrs {
     pub backends: Option<Vec<Ident>>,
     pub krate: Option<Path>,
     pub existing_rows: bool,
-    /// Something close to `table` was misspelt: do not also report that the table is missing.
-    pub table_attempted: bool,
-    pub unique_attempted: bool,
+    pub attempted: Vec<&'static str>,
 }
 
 /// `unique(a, b)` above the struct.
@@ -60,7 +58,7 @@ pub(crate) struct FieldAttrs {
     pub unique: Option<Ident>,
     pub generated: Option<Ident>,
     pub default: Option<Ident>,
-    /// The field option that a misspelt one resembles: do not also report that it is missing.
+    /// What was misspelt, misplaced or malformed: it is not also reported as missing.
     pub attempted: Vec<&'static str>,
 }
 
@@ -74,9 +72,9 @@ pub(crate) struct CounterAttr {
 /// What sqlx's own derive is told about a field.
 #[derive(Default)]
 pub(crate) struct SqlxAttrs {
-    pub rename: Option<String>,
+    pub rename: Option<LitStr>,
     pub skip: bool,
-    pub json: bool,
+    pub json: Option<Ident>,
     pub json_nullable: bool,
     pub try_from: Option<Ident>,
     pub flatten: Option<Ident>,
@@ -108,18 +106,15 @@ impl Opt {
         }
     }
 
-    fn string(&self, diag: &Diag, example: &str) -> Option<LitStr> {
-        let parsed = match &self.value {
-            OptValue::Equals(tokens) => syn::parse2::<LitStr>(tokens.clone()).ok(),
-            _ => None,
-        };
-        if parsed.is_none() {
-            self.malformed(diag, example);
+    fn string(&self, diag: &Diag) -> Option<LitStr> {
+        let text = self.text();
+        if text.is_none() {
+            self.malformed(diag);
         }
-        parsed
+        text
     }
 
-    fn malformed(&self, diag: &Diag, example: &str) {
+    fn malformed(&self, diag: &Diag) {
         let tokens = match &self.value {
             OptValue::None => TokenStream::new(),
             OptValue::Equals(tokens) | OptValue::List(tokens) => tokens.clone(),
@@ -127,8 +122,9 @@ impl Opt {
         diag.error(
             or_name(&tokens, &self.name),
             format_args!(
-                "malformed option `{}`\nhelp: write `#[rowlock({example})]`",
-                self.name
+                "malformed option `{}`\nhelp: write `#[rowlock({})]`",
+                self.name,
+                example(&self.name.to_string())
             ),
         );
     }
@@ -145,6 +141,7 @@ fn or_name(tokens: &TokenStream, name: &Ident) -> TokenStream {
 
 /// Reads `a, b = 1, c(d)`; records what cannot be read and goes on behind the next comma.
 fn options(tokens: TokenStream, diag: &Diag) -> Vec<Opt> {
+    use syn::ext::IdentExt;
     let mut found = Vec::new();
     let parser = |input: ParseStream<'_>| {
         while !input.is_empty() {
@@ -157,8 +154,10 @@ fn options(tokens: TokenStream, diag: &Diag) -> Vec<Opt> {
             if input.peek(Token![,]) {
                 input.parse::<Token![,]>()?;
             } else {
-                let junk = up_to_comma(input)?;
-                diag.error(junk, "expected `,` between two options");
+                diag.push(input.error("expected `,` between two options"));
+                while !input.is_empty() && !input.peek(Token![,]) && !input.peek(Ident::peek_any) {
+                    input.parse::<TokenTree>()?;
+                }
             }
         }
         Ok(())
@@ -172,12 +171,8 @@ fn options(tokens: TokenStream, diag: &Diag) -> Vec<Opt> {
 fn option(input: ParseStream<'_>, diag: &Diag) -> syn::Result<Option<Opt>> {
     use syn::ext::IdentExt;
     if !input.peek(Ident::peek_any) {
-        let junk = up_to_comma(input)?;
-        if !junk.is_empty() {
-            diag.error(junk, "expected the name of an option");
-        } else {
-            diag.push(input.error("expected the name of an option"));
-        }
+        diag.push(input.error("expected the name of an option"));
+        up_to_comma(input)?;
         return Ok(None);
     }
     let name = Ident::parse_any(input)?;
@@ -185,9 +180,9 @@ fn option(input: ParseStream<'_>, diag: &Diag) -> syn::Result<Option<Opt>> {
         input.parse::<Token![=]>()?;
         OptValue::Equals(up_to_comma(input)?)
     } else if input.peek(syn::token::Paren) {
-        let group: proc_macro2::Group = input.parse()?;
-        debug_assert_eq!(group.delimiter(), Delimiter::Parenthesis);
-        OptValue::List(group.stream())
+        let list;
+        syn::parenthesized!(list in input);
+        OptValue::List(list.parse()?)
     } else {
         OptValue::None
     };
@@ -245,12 +240,12 @@ impl StructAttrs {
             let name = &option.name;
             match name.to_string().as_str() {
                 "table" => {
-                    found.table_attempted = true;
-                    let value = option.string(diag, "table = \"documents\"");
+                    found.attempted.push("table");
+                    let value = option.string(diag);
                     once(&mut found.table, value, name, diag);
                 }
                 "unique" => {
-                    found.unique_attempted = true;
+                    found.attempted.push("unique");
                     if let Some(fields) = field_list(&option, diag) {
                         found.unique.push(UniqueAttr {
                             option: name.clone(),
@@ -259,7 +254,7 @@ impl StructAttrs {
                     }
                 }
                 "new" => {
-                    let value = option.string(diag, "new = \"TagDraft\"").and_then(|text| {
+                    let value = option.string(diag).and_then(|text| {
                         let ident = text.parse::<Ident>().ok();
                         if ident.is_none() {
                             diag.error(
@@ -288,12 +283,12 @@ impl StructAttrs {
                     once(&mut slot, Some(()), name, diag);
                     found.existing_rows = true;
                 }
-                other => {
-                    let near = did_you_mean(other, STRUCT_OPTIONS);
-                    found.table_attempted |= near == Some("table");
-                    found.unique_attempted |= near == Some("unique");
-                    unknown(name, "struct", STRUCT_OPTIONS, FIELD_OPTIONS, diag);
-                }
+                _ => found.attempted.extend(unknown(
+                    name,
+                    ("struct", STRUCT_OPTIONS),
+                    ("on a field", FIELD_OPTIONS),
+                    diag,
+                )),
             }
         }
         found
@@ -330,12 +325,12 @@ impl FieldAttrs {
                     let value = CounterAttr::read(&option, diag);
                     once(&mut found.counter, Some(value), name, diag);
                 }
-                other => {
-                    if let Some(near) = did_you_mean(other, FIELD_OPTIONS) {
-                        found.attempted.push(near);
-                    }
-                    unknown(name, "field", FIELD_OPTIONS, STRUCT_OPTIONS, diag);
-                }
+                _ => found.attempted.extend(unknown(
+                    name,
+                    ("field", FIELD_OPTIONS),
+                    ("above the struct", STRUCT_OPTIONS),
+                    diag,
+                )),
             }
         }
         found
@@ -353,7 +348,7 @@ impl CounterAttr {
             OptValue::None => return found,
             OptValue::List(tokens) => tokens.clone(),
             OptValue::Equals(_) => {
-                option.malformed(diag, "counter(min = 0)");
+                option.malformed(diag);
                 return found;
             }
         };
@@ -376,9 +371,17 @@ impl CounterAttr {
                 OptValue::Equals(tokens) => integer(tokens),
                 _ => None,
             };
-            if value.is_none() {
-                bound.malformed(diag, "counter(min = 0, max = 100)");
-            }
+            let value = match value {
+                Some(Ok(value)) => Some(value),
+                Some(Err(error)) => {
+                    diag.push(error);
+                    None
+                }
+                None => {
+                    bound.malformed(diag);
+                    None
+                }
+            };
             once(slot, value, &bound.name, diag);
         }
         if let (Some(min), Some(max)) = (found.min, found.max)
@@ -395,15 +398,19 @@ impl CounterAttr {
     }
 }
 
-/// A literal `5` or `-5`.
-fn integer(tokens: &TokenStream) -> Option<i64> {
+/// A literal `5` or `-5`; an error if it is one and too large.
+fn integer(tokens: &TokenStream) -> Option<syn::Result<i64>> {
     let parser = |input: ParseStream<'_>| {
         let minus: Option<Token![-]> = input.parse()?;
         let digits: LitInt = input.parse()?;
         let sign = if minus.is_some() { "-" } else { "" };
-        format!("{sign}{}", digits.base10_digits())
-            .parse::<i64>()
-            .map_err(|error| syn::Error::new(digits.span(), error))
+        let text = format!("{sign}{}", digits.base10_digits());
+        Ok(text.parse::<i64>().map_err(|_| {
+            syn::Error::new(
+                digits.span(),
+                format_args!("`{text}` is out of range\nnote: bounds are 64-bit integers, as the widest counter is"),
+            )
+        }))
     };
     parser.parse2(tokens.clone()).ok()
 }
@@ -411,7 +418,7 @@ fn integer(tokens: &TokenStream) -> Option<i64> {
 fn field_list(option: &Opt, diag: &Diag) -> Option<Vec<Ident>> {
     use syn::ext::IdentExt;
     let OptValue::List(tokens) = &option.value else {
-        option.malformed(diag, "unique(tenant_id, slug)");
+        option.malformed(diag);
         return None;
     };
     let parser = |input: ParseStream<'_>| {
@@ -428,7 +435,7 @@ fn field_list(option: &Opt, diag: &Diag) -> Option<Vec<Ident>> {
     match parser.parse2(tokens.clone()) {
         Ok(fields) if !fields.is_empty() => Some(fields),
         _ => {
-            option.malformed(diag, "unique(tenant_id, slug)");
+            option.malformed(diag);
             None
         }
     }
@@ -436,16 +443,16 @@ fn field_list(option: &Opt, diag: &Diag) -> Option<Vec<Ident>> {
 
 fn backends(option: &Opt, diag: &Diag) -> Option<Vec<Ident>> {
     let OptValue::List(tokens) = &option.value else {
-        option.malformed(diag, "backend(Postgres)");
+        option.malformed(diag);
         return None;
     };
     let parser = syn::punctuated::Punctuated::<Ident, Token![,]>::parse_terminated;
     let Ok(names) = parser.parse2(tokens.clone()) else {
-        option.malformed(diag, "backend(Postgres)");
+        option.malformed(diag);
         return None;
     };
     if names.is_empty() {
-        option.malformed(diag, "backend(Postgres)");
+        option.malformed(diag);
         return None;
     }
     let mut known = Vec::new();
@@ -469,7 +476,7 @@ fn crate_path(option: &Opt, diag: &Diag) -> Option<Path> {
         _ => None,
     };
     let Some(path) = path else {
-        option.malformed(diag, "crate = ::my_reexports::rowlock");
+        option.malformed(diag);
         return None;
     };
     let absolute = path.leading_colon.is_some()
@@ -485,25 +492,47 @@ fn crate_path(option: &Opt, diag: &Diag) -> Option<Path> {
                 path.to_token_stream().to_string().replace(' ', "")
             ),
         );
-        return None;
+        // What was probably meant, so that nothing else fails because of it.
+        return Some(syn::parse_quote!(::#path));
     }
     Some(path)
 }
 
-fn unknown(name: &Ident, place: &str, here: &[&str], elsewhere: &[&str], diag: &Diag) {
+/// Reports an option that does not exist `here`, and returns the one that was probably meant.
+fn unknown(
+    name: &Ident,
+    (place, here): (&str, &'static [&'static str]),
+    (other_place, elsewhere): (&str, &'static [&'static str]),
+    diag: &Diag,
+) -> Option<&'static str> {
     let text = name.to_string();
-    if elsewhere.contains(&text.as_str()) {
-        let belongs = if place == "field" {
-            "above the struct, not on a field"
-        } else {
-            "on a field, not above the struct"
-        };
-        diag.error(name, format_args!("`{text}` belongs {belongs}"));
-    } else {
+    if let Some(known) = elsewhere.iter().copied().find(|known| *known == text) {
         diag.error(
             name,
-            format_args!("unknown {place} option `{text}`\n{}", suggest(&text, here)),
+            format_args!(
+                "`{text}` is not a {place} option\nhelp: it belongs {other_place}: `#[rowlock({})]`",
+                example(known)
+            ),
         );
+        return Some(known);
+    }
+    diag.error(
+        name,
+        format_args!("unknown {place} option `{text}`\n{}", suggest(&text, here)),
+    );
+    did_you_mean(&text, here)
+}
+
+/// How an option is written.
+fn example(option: &str) -> &str {
+    match option {
+        "table" => "table = \"documents\"",
+        "unique" => "unique(tenant_id, slug)",
+        "new" => "new = \"TagDraft\"",
+        "backend" => "backend(Postgres)",
+        "crate" => "crate = ::my_reexports::rowlock",
+        "counter" | "min" | "max" => "counter(min = 0, max = 100)",
+        flag => flag,
     }
 }
 
@@ -517,8 +546,8 @@ impl SqlxAttrs {
                 "rename" => found.rename = option.text(),
                 "skip" => found.skip = true,
                 "json" => {
-                    found.json = true;
                     found.json_nullable = matches!(&option.value, OptValue::List(_));
+                    found.json = Some(option.name);
                 }
                 "try_from" => found.try_from = Some(option.name),
                 "flatten" => found.flatten = Some(option.name),
@@ -531,11 +560,9 @@ impl SqlxAttrs {
 }
 
 impl Opt {
-    fn text(&self) -> Option<String> {
+    fn text(&self) -> Option<LitStr> {
         match &self.value {
-            OptValue::Equals(tokens) => syn::parse2::<LitStr>(tokens.clone())
-                .ok()
-                .map(|text| text.value()),
+            OptValue::Equals(tokens) => syn::parse2(tokens.clone()).ok(),
             _ => None,
         }
     }
@@ -547,7 +574,8 @@ pub(crate) fn sqlx_rename_all(attrs: &[Attribute]) -> Option<String> {
     let found = all_options(attrs, "sqlx", &quiet)
         .iter()
         .find(|option| option.name == "rename_all")
-        .and_then(Opt::text);
+        .and_then(Opt::text)
+        .map(|text| text.value());
     let _ = quiet.finish();
     found
 }

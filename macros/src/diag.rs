@@ -69,7 +69,7 @@ pub(crate) fn suggest(found: &str, known: &[&str]) -> String {
 }
 
 /// `` `a`, `b` or `c` ``
-fn one_of(names: &[&str]) -> String {
+pub(crate) fn one_of(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.split_last() {
         None => String::new(),

@@ -1,30 +1,37 @@
 //! The derive macros of `rowlock`. Depend on that crate, which re-exports them.
+//!
+//! They declare sqlx's attribute too: a model with a hand-written `FromRow` renames its columns with it all the same.
 
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
 
 mod attr;
 mod derive;
 mod diag;
 mod lower;
 mod model;
+#[cfg(test)]
+mod snapshots;
 mod sql;
 
 use proc_macro::TokenStream;
 
 #[doc = include_str!("../docs/versioned.md")]
-#[proc_macro_derive(Versioned, attributes(rowlock))]
+#[proc_macro_derive(Versioned, attributes(rowlock, sqlx))]
 pub fn versioned(input: TokenStream) -> TokenStream {
     derive::run::<derive::Versioned>(input.into()).into()
 }
 
 #[doc = include_str!("../docs/counter.md")]
-#[proc_macro_derive(Counter, attributes(rowlock))]
+#[proc_macro_derive(Counter, attributes(rowlock, sqlx))]
 pub fn counter(input: TokenStream) -> TokenStream {
     derive::run::<derive::Counter>(input.into()).into()
 }
 
 #[doc = include_str!("../docs/find_or_create.md")]
-#[proc_macro_derive(FindOrCreate, attributes(rowlock))]
+#[proc_macro_derive(FindOrCreate, attributes(rowlock, sqlx))]
 pub fn find_or_create(input: TokenStream) -> TokenStream {
     derive::run::<derive::FindOrCreate>(input.into()).into()
 }

@@ -1,36 +1,38 @@
 //! From the struct as written to the checked [`Model`]: the rules that all derives share.
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
-use quote::{ToTokens, format_ident, quote};
+use proc_macro2::Span;
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Fields, Ident};
 
 use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
-use crate::diag::{Diag, suggest};
-use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
+use crate::derive::default_new;
+use crate::diag::{Diag, one_of, suggest};
+use crate::model::{Column, Model, Role, Table, UniqueKey, is_option, last_segment};
 use crate::sql::Dialect;
 
 /// The longest name PostgreSQL keeps; it cuts longer ones without an error.
 const LONGEST_NAME: usize = 63;
 
-/// Field options that were misspelt: what they resemble is not reported as missing.
-#[derive(Default)]
-pub(crate) struct Attempted {
-    pub key: bool,
-    pub version: bool,
-    pub counter: bool,
-    pub unique: bool,
+/// Options that were misspelt, misplaced or malformed: what was meant is not reported as missing as well.
+pub(crate) struct Attempted(Vec<&'static str>);
+
+impl Attempted {
+    pub(crate) fn has(&self, option: &str) -> bool {
+        self.0.contains(&option)
+    }
 }
 
-/// Reads `input` for the derive called `derive`. `None` if the shape is wrong, which was then reported.
-pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempted)> {
+/// Reads `input`. `None` if the shape is wrong, which was then reported.
+///
+/// No text names the derive that asked: all derives of a struct report the same mistakes in the same words, and the
+/// compiler prints them once.
+pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempted)> {
     let attrs = StructAttrs::read(&input.attrs, diag);
-    let fields = named_fields(derive, input, diag)?;
+    let fields = named_fields(input, diag)?;
     let rename_all = sqlx_rename_all(&input.attrs);
-    let mut attempted = Attempted {
-        unique: attrs.unique_attempted,
-        ..Attempted::default()
-    };
+    let mut attempted = attrs.attempted.clone();
 
     let mut columns = Vec::new();
     let mut field_keys = Vec::new();
@@ -39,10 +41,7 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, diag);
         let sqlx = SqlxAttrs::read(&field.attrs);
-        attempted.key |= options.attempted.contains(&"key");
-        attempted.version |= options.attempted.contains(&"version");
-        attempted.counter |= options.attempted.contains(&"counter");
-        attempted.unique |= options.attempted.contains(&"unique");
+        attempted.extend(&options.attempted);
         if sqlx.skip {
             skipped(ident, &options, diag);
             continue;
@@ -51,7 +50,7 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
             diag.error(
                 flatten,
                 format_args!(
-                    "the columns of the flattened field `{ident}` are not visible to `{derive}`\n\
+                    "the columns of the flattened field `{ident}` are not visible to rowlock\n\
                      help: list the columns as fields of `{}`, or mark the field with `#[sqlx(skip)]`",
                     input.ident
                 ),
@@ -73,11 +72,15 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         }
         check_roles(ident, &options, &sqlx, diag);
         check_nullable(ident, &field.ty, &options, diag);
-        if options.unique.is_some() {
-            field_keys.push(columns.len());
+        check_integer(&field.ty, &options, diag);
+        if let Some(option) = &options.unique {
+            field_keys.push((columns.len(), option.span()));
         }
         let name = column_name(ident, &sqlx, rename_all.as_deref());
-        check_name("column", &name, ident, diag);
+        match &sqlx.rename {
+            Some(text) => check_name("column", &name, text, diag),
+            None => check_name("column", &name, ident, diag),
+        }
         columns.push(Column {
             ident: ident.clone(),
             field: ident.unraw().to_string(),
@@ -93,19 +96,21 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
             key: options.key.is_some(),
             generated: options.generated.is_some(),
             default: options.default.is_some(),
-            json: sqlx.json,
+            json: sqlx.json.is_some(),
+            asked: asked(ident, &options),
         });
     }
     same_column_twice(&columns, diag);
 
     let mut unique: Vec<UniqueKey> = field_keys
         .iter()
-        .map(|&index| UniqueKey {
+        .map(|&(index, asked)| UniqueKey {
             columns: vec![index],
+            asked,
         })
         .collect();
     // The fields marked `unique` were told about their `Option` above; say it once.
-    let mut told_nullable = field_keys;
+    let mut told_nullable: Vec<usize> = field_keys.iter().map(|(index, _)| *index).collect();
     for attr in &attrs.unique {
         let Some(key) = unique_key(attr, input, &columns, &mut told_nullable, diag) else {
             continue;
@@ -117,98 +122,76 @@ pub(crate) fn lower(derive: &str, input: &DeriveInput, diag: &Diag) -> Option<(M
         }
     }
 
-    let table = table(input, &attrs, diag);
+    let attempted = Attempted(attempted);
+    let backends = backends(attrs.backends.as_deref());
+    for column in &columns {
+        check_storable(column, &backends, diag);
+    }
+    let table = table(input, &attrs, &attempted, diag);
     let model = Model {
         ident: input.ident.clone(),
         vis: input.vis.clone(),
         table: table.unwrap_or_default(),
         columns,
         unique,
-        new: attrs
-            .new
-            .unwrap_or_else(|| format_ident!("New{}", input.ident.unraw())),
-        backends: backends(attrs.backends.as_deref()),
-        rt: match &attrs.krate {
-            Some(path) => quote!(#path::__private),
-            None => quote!(::rowlock::__private),
-        },
+        new: attrs.new.unwrap_or_else(|| default_new(&input.ident)),
+        backends,
         existing_rows: attrs.existing_rows,
     };
     Some((model, attempted))
 }
 
 fn named_fields<'a>(
-    derive: &str,
     input: &'a DeriveInput,
     diag: &Diag,
 ) -> Option<&'a syn::punctuated::Punctuated<syn::Field, syn::Token![,]>> {
-    let fields = match &input.data {
-        Data::Struct(data) => match &data.fields {
-            Fields::Named(fields) => Some(&fields.named),
-            Fields::Unnamed(fields) => {
-                diag.error(
-                    fields,
-                    format_args!(
-                        "`{derive}` can only be derived for a struct with named fields\n\
-                         note: the fields of a tuple struct have no names, and a column needs one"
-                    ),
-                );
-                None
-            }
-            Fields::Unit => {
-                diag.error(
-                    &input.ident,
-                    format_args!(
-                        "`{derive}` can only be derived for a struct with named fields\n\
-                         note: a unit struct has no columns"
-                    ),
-                );
-                None
-            }
-        },
-        Data::Enum(data) => {
-            diag.error(
-                data.enum_token,
-                format_args!(
-                    "`{derive}` can only be derived for a struct with named fields\n\
-                     note: an enum has no columns"
-                ),
-            );
-            None
-        }
-        Data::Union(data) => {
-            diag.error(
-                data.union_token,
-                format_args!(
-                    "`{derive}` can only be derived for a struct with named fields\n\
-                     note: a union has no columns"
-                ),
-            );
-            None
-        }
-    };
-    if let Some(first) = input.generics.params.first() {
-        let name = match first {
-            syn::GenericParam::Type(param) => param.ident.to_string(),
-            syn::GenericParam::Lifetime(param) => param.lifetime.to_string(),
-            syn::GenericParam::Const(param) => param.ident.to_string(),
-        };
-        let help = if matches!(first, syn::GenericParam::Lifetime(_)) {
-            format!("help: remove `{name}`, and own the values (`String` instead of `&str`)")
-        } else {
-            format!("help: remove `{name}`, or derive on one struct per concrete type")
-        };
+    let not_a_model = |tokens: &dyn ToTokens, what: &str, note: &str| {
         diag.error(
-            &input.generics,
+            tokens.to_token_stream(),
             format_args!(
-                "`{derive}` cannot be derived for the generic struct `{}`\n\
-                 note: the SQL is fixed at compile time, so every column type must be known\n{help}",
+                "`{}` is {what}, and a model is a struct with named fields\nnote: {note}",
                 input.ident
             ),
         );
-        return None;
-    }
-    fields
+        None
+    };
+    let fields = match &input.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(fields) => Some(&fields.named),
+            Fields::Unnamed(fields) => not_a_model(
+                fields,
+                "a tuple struct",
+                "each column needs the name of a field",
+            ),
+            Fields::Unit => not_a_model(&input.ident, "a unit struct", "it has no columns"),
+        },
+        Data::Enum(data) => not_a_model(&data.enum_token, "an enum", "it has no columns"),
+        Data::Union(data) => not_a_model(&data.union_token, "a union", "it has no columns"),
+    };
+    let Some(first) = input.generics.params.first() else {
+        return fields;
+    };
+    let (name, help) = match first {
+        syn::GenericParam::Type(param) => (
+            param.ident.to_string(),
+            "or use one struct per concrete type",
+        ),
+        syn::GenericParam::Lifetime(param) => (
+            param.lifetime.to_string(),
+            "and own the values (`String` instead of `&str`)",
+        ),
+        syn::GenericParam::Const(param) => (param.ident.to_string(), "or use one struct per value"),
+    };
+    diag.error(
+        &input.generics,
+        format_args!(
+            "`{}` is generic, so it cannot be a model\n\
+             note: the SQL is fixed at compile time, so every column type must be known\n\
+             help: remove `{name}`, {help}",
+            input.ident
+        ),
+    );
+    None
 }
 
 fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
@@ -230,6 +213,62 @@ fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
     }
 }
 
+/// Types that are no integer of a database, as far as the type's name tells. Left to the compiler, one of them would
+/// be several errors: it cannot be read or bound either.
+fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
+    const OTHERS: &[&str] = &[
+        "i8", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32", "f64", "bool",
+        "char", "String",
+    ];
+    let Some(name) = last_segment(ty).filter(|name| OTHERS.contains(&name.as_str())) else {
+        return;
+    };
+    let (what, note) = match (&options.version, &options.counter) {
+        (Some(_), _) => (
+            "a version field",
+            "the version is an integer that the database increments on every update",
+        ),
+        (None, Some(_)) => (
+            "a counter",
+            "a counter is an integer column; sums of money belong in an integer number of cents",
+        ),
+        (None, None) => return,
+    };
+    diag.error(
+        ty,
+        format_args!(
+            "`{name}` cannot be {what}\nnote: {note}\nhelp: use `i64`; `i16` and `i32` work too"
+        ),
+    );
+}
+
+/// Types that none of the model's databases has, as far as the type's name tells. Left to the compiler, that would be
+/// one error about the field and one about the struct for each database.
+fn check_storable(column: &Column, backends: &[Dialect], diag: &Diag) {
+    let Some(name) = last_segment(&column.ty).filter(|_| !column.json && column.is_plain()) else {
+        return;
+    };
+    let instead = match name.as_str() {
+        "char" => "String",
+        "u8" => "i16",
+        "u16" => "i32",
+        "u32" | "u64" | "usize" | "isize" | "u128" | "i128" => "i64",
+        _ => return,
+    };
+    let small = ["u8", "u16", "u32"].contains(&name.as_str());
+    if small && backends.contains(&Dialect::Sqlite) {
+        return;
+    }
+    let databases: Vec<&str> = backends.iter().map(|dialect| dialect.name()).collect();
+    diag.error(
+        &column.ty,
+        format_args!(
+            "`{name}` cannot be stored in a {} column\nhelp: use `{instead}`",
+            one_of(&databases)
+        ),
+    );
+}
+
 /// Options of one field that contradict each other.
 fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Diag) {
     let FieldAttrs {
@@ -248,7 +287,9 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
         if let (Some(a), Some(b)) = (a, b) {
             diag.error(
                 b,
-                format_args!("`{field}` cannot be both `{a}` and `{b}`\nnote: {note}"),
+                format_args!(
+                    "the field `{field}` cannot be both `{a}` and `{b}`\nnote: {note}\nhelp: keep one of them"
+                ),
             );
         }
     };
@@ -290,12 +331,12 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
     clash(
         generated,
         default,
-        "`generated` columns are never written, `default` columns only not by an insert; keep one",
+        "`generated` columns are never written, `default` columns only not by an insert",
     );
     clash(
         key,
         default,
-        "a key that the database makes up is `generated`",
+        "a key that the database makes up is `#[rowlock(key, generated)]`",
     );
     clash(
         unique,
@@ -318,6 +359,14 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
         "nobody can look for a value that the database has yet to make up",
     );
 
+    if let Some(json) = &sqlx.json {
+        for role in [key, unique, version, counter].into_iter().flatten() {
+            diag.error(
+                role,
+                format_args!("`{field}` is stored as JSON, so it cannot be {}\nhelp: remove `#[sqlx({json})]`", role_name(role)),
+            );
+        }
+    }
     let read_back = [version, counter, generated];
     if let Some(option) = &sqlx.try_from
         && read_back.iter().any(|role| role.is_some())
@@ -335,6 +384,16 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
             field,
             format_args!("`{field}` is generated, and read back as JSON that is never NULL\nhelp: use `#[sqlx(json)]`"),
         );
+    }
+}
+
+/// `key` as it stands in a sentence.
+fn role_name(option: &Ident) -> String {
+    match option.to_string().as_str() {
+        "key" => "the key".to_owned(),
+        "unique" => "part of a unique key".to_owned(),
+        "version" => "the version".to_owned(),
+        other => format!("a {other}"),
     }
 }
 
@@ -382,6 +441,12 @@ fn nullable(field: &Ident, ty: &syn::Type, what: &str, note: &str, diag: &Diag) 
     );
 }
 
+fn asked(field: &Ident, options: &FieldAttrs) -> Span {
+    let counter = options.counter.as_ref().map(|counter| &counter.option);
+    let option = options.version.as_ref().or(counter);
+    option.unwrap_or(field).span()
+}
+
 fn role(options: &FieldAttrs) -> Role {
     match (&options.version, &options.counter) {
         (Some(_), _) => Role::Version,
@@ -396,7 +461,7 @@ fn role(options: &FieldAttrs) -> Role {
 /// The column that sqlx reads for this field: `rename` wins over `rename_all`, as in sqlx.
 fn column_name(ident: &Ident, sqlx: &SqlxAttrs, rename_all: Option<&str>) -> String {
     if let Some(name) = &sqlx.rename {
-        return name.clone();
+        return name.value();
     }
     let name = ident.unraw().to_string();
     match rename_all {
@@ -475,6 +540,7 @@ fn unique_key(
         };
         if found.contains(&index) {
             diag.error(field, format_args!("`{name}` is listed twice in one key"));
+            complete = false;
             continue;
         }
         found.push(index);
@@ -488,6 +554,9 @@ fn unique_key(
             }
             Role::Plain if column.generated || column.default => {
                 Some("nobody can look for a value that the database has yet to make up")
+            }
+            Role::Plain if column.json => {
+                Some("it is stored as JSON, and equal values can be different texts")
             }
             Role::Plain => None,
         };
@@ -508,12 +577,20 @@ fn unique_key(
             );
         }
     }
-    complete.then_some(UniqueKey { columns: found })
+    complete.then_some(UniqueKey {
+        columns: found,
+        asked: attr.option.span(),
+    })
 }
 
-fn table(input: &DeriveInput, attrs: &StructAttrs, diag: &Diag) -> Option<Table> {
+fn table(
+    input: &DeriveInput,
+    attrs: &StructAttrs,
+    attempted: &Attempted,
+    diag: &Diag,
+) -> Option<Table> {
     let Some(text) = &attrs.table else {
-        if !attrs.table_attempted {
+        if !attempted.has("table") {
             diag.error(
                 &input.ident,
                 format_args!(
@@ -539,9 +616,10 @@ fn table(input: &DeriveInput, attrs: &StructAttrs, diag: &Diag) -> Option<Table>
             return None;
         }
     };
-    for part in schema.into_iter().chain([name]) {
-        check_name("table", part, text, diag);
+    if let Some(schema) = schema {
+        check_name("schema", schema, text, diag);
     }
+    check_name("table", name, text, diag);
     Some(Table {
         schema: schema.map(str::to_owned),
         name: name.to_owned(),
@@ -566,5 +644,51 @@ fn backends(limited: Option<&[Ident]>) -> Vec<Dialect> {
             .filter(|dialect| names.iter().any(|name| name == dialect.name()))
             .collect(),
         None => all.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What sqlx's derive makes of the same names, by its own documentation; `tests/ui/pass/names.rs` asks sqlx itself.
+    #[test]
+    fn rename_all_is_that_of_sqlx() {
+        let cases = [
+            (Some("lowercase"), "mail_address2"),
+            (Some("snake_case"), "mail_address2"),
+            (Some("UPPERCASE"), "MAIL_ADDRESS2"),
+            (Some("SCREAMING_SNAKE_CASE"), "MAIL_ADDRESS2"),
+            (Some("kebab-case"), "mail-address2"),
+            (Some("camelCase"), "mailAddress2"),
+            (Some("PascalCase"), "MailAddress2"),
+            (None, "mail_address2"),
+        ];
+        for (rename_all, expected) in cases {
+            let field: Ident = syn::parse_str("mail_address2").unwrap();
+            let name = column_name(&field, &SqlxAttrs::default(), rename_all);
+            assert_eq!(name, expected, "{rename_all:?}");
+        }
+    }
+
+    #[test]
+    fn raw_names_lose_their_mark_and_rename_wins() {
+        let field: Ident = syn::parse_str("r#type").unwrap();
+        let mut sqlx = SqlxAttrs::default();
+        assert_eq!(column_name(&field, &sqlx, None), "type");
+        assert_eq!(column_name(&field, &sqlx, Some("PascalCase")), "Type");
+        sqlx.rename = Some(syn::parse_quote!("kind"));
+        assert_eq!(column_name(&field, &sqlx, Some("PascalCase")), "kind");
+    }
+
+    #[test]
+    fn plurals_are_good_guesses() {
+        for (one, many) in [
+            ("invoice", "invoices"),
+            ("category", "categories"),
+            ("day", "days"),
+        ] {
+            assert_eq!(plural(one), many);
+        }
     }
 }

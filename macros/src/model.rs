@@ -1,6 +1,6 @@
 //! The model: what every derive knows about a struct once it was read and checked.
 
-use proc_macro2::TokenStream;
+use proc_macro2::Span;
 use syn::{Attribute, Ident, Type, Visibility};
 
 use crate::sql::Dialect;
@@ -16,8 +16,6 @@ pub(crate) struct Model {
     /// The name of the generated `New…` struct.
     pub new: Ident,
     pub backends: Vec<Dialect>,
-    /// Path of the runtime's private module: `::rowlock::__private`.
-    pub rt: TokenStream,
     /// `Counter` adds to rows that exist and never creates one.
     pub existing_rows: bool,
 }
@@ -56,6 +54,8 @@ pub(crate) struct Column {
     /// Filled by the database when an insert leaves it out.
     pub default: bool,
     pub json: bool,
+    /// The option that gave the column its role, or else the field.
+    pub asked: Span,
 }
 
 /// Who writes a column.
@@ -72,6 +72,8 @@ pub(crate) enum Role {
 /// Columns whose values belong to at most one row, as indices into `Model::columns`.
 pub(crate) struct UniqueKey {
     pub columns: Vec<usize>,
+    /// The option that declared it.
+    pub asked: Span,
 }
 
 impl UniqueKey {

@@ -254,11 +254,14 @@ pub(crate) mod counter {
             start => format!("(\"excluded\".{name} - {start})"),
         };
         let guarded = guarded(counter, dialect);
-        let guard = if guarded {
-            format!(" WHERE {}", total_in_bounds(&old, &change, dialect))
+        let mut total = format!("{old} + {change}");
+        let mut guard = String::new();
+        if guarded {
+            guard = format!(" WHERE {}", total_in_bounds(&old, &change, dialect));
         } else {
-            String::new()
-        };
+            // Without a guard nothing tells a row that refused from one that changed, so NULL has to fail.
+            total = format!("CASE WHEN {old} IS NULL THEN {change} / 0 ELSE {total} END");
+        }
         Batch {
             head: format!(
                 "INSERT INTO {} ({}) VALUES ",
@@ -267,7 +270,7 @@ pub(crate) mod counter {
             ),
             row_tail: format!("{})", trailing_values(model, counter)),
             tail: format!(
-                " ON CONFLICT ({}) DO UPDATE SET {name} = {old} + {change}{guard} RETURNING {}, {name}",
+                " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard} RETURNING {}, {name}",
                 names(&keys),
                 names(&keys),
             ),
@@ -278,8 +281,9 @@ pub(crate) mod counter {
 
     /// A batch for rows that exist: `head`, one `($n, $n, $n)` per row, `tail`.
     ///
-    /// PostgreSQL locks the rows in key order before it changes the first, as the upsert of sorted values does by
-    /// itself; two batches that overlap would else deadlock. SQLite has one writer at a time.
+    /// PostgreSQL locks the rows in the order in which they are given before it changes the first, as an upsert does
+    /// by itself; two batches that overlap would else deadlock. The order of the key in the database would not do: a
+    /// collation sorts text in another way than we do. SQLite has one writer at a time.
     pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
         let keys = model.keys();
         let name = quote(&counter.name);
@@ -311,7 +315,7 @@ pub(crate) mod counter {
                 let held_join = join(&|index, _| format!("\"rowlock_held\".\"rowlock_h{index}\""));
                 (
                     format!(
-                        ", \"rowlock_held\" ({held_names}) AS MATERIALIZED (SELECT {own_keys} FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_delta\" ON {own_join} ORDER BY {own_keys} FOR NO KEY UPDATE OF \"rowlock_row\")"
+                        ", \"rowlock_held\" ({held_names}) AS MATERIALIZED (SELECT {own_keys} FROM {rows} AS \"rowlock_row\" JOIN (SELECT *, row_number() OVER () AS \"rowlock_n\" FROM \"rowlock_delta\") AS \"rowlock_delta\" ON {own_join} ORDER BY \"rowlock_n\" FOR NO KEY UPDATE OF \"rowlock_row\")"
                     ),
                     format!(" JOIN \"rowlock_held\" ON {held_join}"),
                 )
@@ -431,20 +435,203 @@ pub(crate) mod find_or_create {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use quote::quote;
 
-    use super::quote;
+    use super::*;
+    use crate::diag::Diag;
+    use crate::lower::lower;
+
+    const BOTH: [Dialect; 2] = [Dialect::Postgres, Dialect::Sqlite];
+
+    fn model(input: proc_macro2::TokenStream) -> Model {
+        let diag = Diag::new();
+        let (model, _) = lower(&syn::parse2(input).unwrap(), &diag).unwrap();
+        assert!(diag.finish().is_ok());
+        model
+    }
+
+    fn page() -> Model {
+        model(quote! {
+            #[rowlock(table = "cms.pages", unique(site, path))]
+            struct Page {
+                #[rowlock(key, generated)] id: i64,
+                site: i64,
+                path: String,
+                #[sqlx(rename = "a \"text\"")] text: String,
+                #[rowlock(generated)] updated_at: i64,
+                #[rowlock(default)] created_at: i64,
+                #[rowlock(counter(min = 1))] views: i64,
+                #[rowlock(version)] version: i64,
+            }
+        })
+    }
+
+    #[test]
+    fn select_names_every_column() {
+        let model = page();
+        assert_eq!(
+            select(&model, &model.keys()),
+            r#"SELECT "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version" FROM "cms"."pages" WHERE "id" = $1"#
+        );
+    }
+
+    #[test]
+    fn versioned_writes_what_is_the_callers_and_returns_the_rest() {
+        let model = page();
+        let version = model.version().unwrap();
+        assert_eq!(
+            versioned::update(&model, version),
+            r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 RETURNING "version", "updated_at", "views""#
+        );
+        assert_eq!(
+            versioned::touch(&model, version),
+            r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 RETURNING "version", "updated_at", "views""#
+        );
+        let (head, tail) = versioned::save(&model, version);
+        assert_eq!(head, r#"UPDATE "cms"."pages" SET "#);
+        assert_eq!(format!("{head}{tail}"), versioned::touch(&model, version));
+        assert_eq!(
+            versioned::delete(&model, version),
+            r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2"#
+        );
+    }
+
+    #[test]
+    fn a_version_alone_is_an_update_without_columns() {
+        let model = model(quote! {
+            #[rowlock(table = "locks")]
+            struct Lock { #[rowlock(key)] a: i64, #[rowlock(key)] b: i64, #[rowlock(version)] v: i64 }
+        });
+        let version = model.version().unwrap();
+        assert_eq!(
+            versioned::update(&model, version),
+            r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 RETURNING "v""#
+        );
+    }
+
+    fn seats() -> Model {
+        model(quote! {
+            #[rowlock(table = "shop.seats")]
+            struct Seats {
+                #[rowlock(key)] hall: String,
+                #[rowlock(key)] day: i64,
+                #[rowlock(counter)] taken: i64,
+                #[rowlock(counter(min = 5))] free: i32,
+                #[rowlock(version)] version: i64,
+            }
+        })
+    }
+
+    #[test]
+    fn counter_creates_its_row_with_what_the_others_start_at() {
+        let model = seats();
+        let [taken, free] = model.counters()[..] else {
+            panic!("two counters");
+        };
+        assert_eq!(
+            counter::add(&model, taken),
+            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + $3 WHERE "seats"."taken" BETWEEN $4 AND $5 RETURNING "taken""#
+        );
+        assert_eq!(
+            counter::add(&model, free),
+            r#"INSERT INTO "shop"."seats" ("hall", "day", "free", "taken", "version") VALUES ($1, $2, 5 + $3, 0, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "free" = "seats"."free" + $3 WHERE "seats"."free" BETWEEN $4 AND $5 RETURNING "free""#
+        );
+        assert_eq!(
+            counter::add_existing(&model, taken),
+            r#"UPDATE "shop"."seats" SET "taken" = "taken" + $3 WHERE "hall" = $1 AND "day" = $2 AND "taken" BETWEEN $4 AND $5 RETURNING "taken""#
+        );
+        assert_eq!(
+            counter::read(&model, taken),
+            r#"SELECT "taken" FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2"#
+        );
+    }
+
+    fn joined(batch: &counter::Batch, row: &str) -> String {
+        format!("{}({row}{}{}", batch.head, batch.row_tail, batch.tail)
+    }
+
+    #[test]
+    fn a_batch_guards_the_totals_where_the_database_would_not() {
+        let model = seats();
+        let [taken, free] = model.counters()[..] else {
+            panic!("two counters");
+        };
+        let [postgres, sqlite] = BOTH.map(|dialect| counter::add_batch(&model, taken, dialect));
+        assert!(!postgres.guarded && sqlite.guarded && postgres.creates);
+        assert_eq!(
+            joined(&postgres, "$1, $2, $3"),
+            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" RETURNING "hall", "day", "taken""#
+        );
+        assert_eq!(
+            joined(&sqlite, "$3, $4, $5"),
+            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($3, $4, $5, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" WHERE typeof("seats"."taken" + "excluded"."taken") = 'integer' AND "seats"."taken" + "excluded"."taken" BETWEEN $1 AND $2 RETURNING "hall", "day", "taken""#
+        );
+        let bounded = counter::add_batch(&model, free, Dialect::Postgres);
+        assert!(bounded.guarded);
+        assert!(bounded.tail.contains(
+            r#" WHERE "seats"."free"::numeric + ("excluded"."free" - 5) BETWEEN $1 AND $2 "#
+        ));
+    }
+
+    #[test]
+    fn a_batch_on_existing_rows_locks_them_in_key_order_on_postgres() {
+        let model = seats();
+        let taken = model.counters()[0];
+        let [postgres, sqlite] =
+            BOTH.map(|dialect| counter::add_existing_batch(&model, taken, dialect));
+        assert!(!postgres.creates && !sqlite.creates);
+        assert_eq!(
+            joined(&postgres, "$1, $2, $3"),
+            r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($1, $2, $3)), "rowlock_held" ("rowlock_h1", "rowlock_h2") AS MATERIALIZED (SELECT "rowlock_row"."hall", "rowlock_row"."day" FROM "shop"."seats" AS "rowlock_row" JOIN "rowlock_delta" ON "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" ORDER BY "rowlock_row"."hall", "rowlock_row"."day" FOR NO KEY UPDATE OF "rowlock_row") UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" JOIN "rowlock_held" ON "rowlock_held"."rowlock_h1" = "rowlock_delta"."rowlock_k1" AND "rowlock_held"."rowlock_h2" = "rowlock_delta"."rowlock_k2" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" RETURNING "hall", "day", "taken""#
+        );
+        assert_eq!(
+            joined(&sqlite, "$3, $4, $5"),
+            r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($3, $4, $5)) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" AND typeof("rowlock_row"."taken" + "rowlock_delta"."rowlock_by") = 'integer' AND "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" BETWEEN $1 AND $2 RETURNING "hall", "day", "taken""#
+        );
+    }
+
+    #[test]
+    fn find_or_create_gives_what_is_the_callers_and_lets_the_database_fill_the_rest() {
+        let model = page();
+        let key = &model.unique[0];
+        assert_eq!(
+            find_or_create::insert(&model, key),
+            r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO NOTHING RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
+        );
+        assert_eq!(
+            find_or_create::upsert(&model, key).unwrap(),
+            r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO UPDATE SET "a ""text""" = "excluded"."a ""text""", "version" = "pages"."version" + 1 WHERE "pages"."version" < $4 RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
+        );
+    }
+
+    #[test]
+    fn nothing_to_overwrite_is_no_upsert() {
+        let model = model(quote! {
+            #[rowlock(table = "words")]
+            struct Word { #[rowlock(key, generated)] id: i64, #[rowlock(unique)] word: String }
+        });
+        assert_eq!(find_or_create::upsert(&model, &model.unique[0]), None);
+    }
+
+    /// The text that a database reads out of a quoted name, or `None` if it does not end where it should.
+    fn read_quoted(quoted: &str) -> Option<String> {
+        let mut rest = quoted.strip_prefix('"')?.chars().peekable();
+        let mut name = String::new();
+        while let Some(next) = rest.next() {
+            match next {
+                '"' if rest.next_if_eq(&'"').is_some() => name.push('"'),
+                '"' => return rest.next().is_none().then_some(name),
+                other => name.push(other),
+            }
+        }
+        None
+    }
 
     proptest! {
         /// Reading the quoted name as a database does gives the name back, whatever is in it.
         #[test]
-        fn any_name_survives_quoting(name in "\\PC{1,70}") {
-            let quoted = quote(&name);
-            let inner = quoted
-                .strip_prefix('"')
-                .and_then(|rest| rest.strip_suffix('"'))
-                .ok_or_else(|| TestCaseError::fail("no quotes around the name"))?;
-            prop_assert!(!inner.replace("\"\"", "").contains('"'));
-            prop_assert_eq!(inner.replace("\"\"", "\""), name);
+        fn any_name_survives_quoting(name in "[\"'\\\\a-z;\\PC-]{0,70}") {
+            prop_assert_eq!(read_quoted(&quote(&name)), Some(name));
         }
     }
 }

@@ -5,7 +5,8 @@ use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::Backend;
 
-/// Like `sqlx::Transaction`, but safe to drop while it begins: see [`Backend::abandon_begin`].
+/// Like `sqlx::Transaction`, but safe to drop while it begins: see [`Backend::abandon_begin`] and
+/// [`Backend::savepoint`].
 pub(crate) struct Atomic<'c, DB: Backend> {
     connection: &'c mut DB::Connection,
     state: State,
@@ -19,14 +20,17 @@ enum State {
 
 impl<'c, DB: Backend> Atomic<'c, DB> {
     pub(crate) async fn begin(connection: &'c mut DB::Connection) -> Result<Self, sqlx::Error> {
-        // Inside a transaction sqlx sends a SAVEPOINT and wants no statement of ours.
-        let nested = in_transaction::<DB>(connection);
-        let statement = (!nested).then(|| DB::BEGIN.into_sql_str());
+        if in_transaction::<DB>(connection) {
+            DB::savepoint(connection).await?;
+            let state = State::Open;
+            return Ok(Self { connection, state });
+        }
         let mut atomic = Self {
             connection,
             state: State::Beginning,
         };
-        DB::TransactionManager::begin(atomic.connection, statement).await?;
+        let begin = Some(DB::BEGIN.into_sql_str());
+        DB::TransactionManager::begin(atomic.connection, begin).await?;
         atomic.state = State::Open;
         Ok(atomic)
     }
@@ -53,8 +57,6 @@ impl<DB: Backend> Drop for Atomic<'_, DB> {
         match self.state {
             State::Ended => {}
             State::Open => DB::TransactionManager::start_rollback(self.connection),
-            // A savepoint too many in the caller's own transaction does no harm and goes with it.
-            State::Beginning if in_transaction::<DB>(self.connection) => {}
             State::Beginning => DB::abandon_begin(self.connection),
         }
     }

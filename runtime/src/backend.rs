@@ -101,6 +101,13 @@ pub trait Backend:
     #[doc(hidden)]
     fn abandon_begin(connection: &mut Self::Connection);
 
+    /// Sets sqlx's savepoint in an open transaction. Dropping the future leaves the transaction open and intact, at
+    /// most with a savepoint too many, which ends with it.
+    #[doc(hidden)]
+    fn savepoint(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// Whether `error`, which an upsert met, means that the database has no unique index on exactly these columns.
     #[doc(hidden)]
     fn lacks_unique_index(
@@ -130,8 +137,8 @@ mod sealed {
 
 #[cfg(feature = "postgres")]
 mod postgres {
-    use std::pin::pin;
-    use std::task::{Context, Waker};
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker, ready};
 
     use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
     use sqlx::{Arguments, Executor, Postgres, Row, SqlSafeStr};
@@ -269,6 +276,15 @@ mod postgres {
             let _ = pin!(rollback).poll(&mut Context::from_waker(Waker::noop()));
         }
 
+        fn savepoint(
+            connection: &mut PgConnection,
+        ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+            // When sqlx's future is dropped before the answer came, it rolls back the whole transaction of the caller
+            // and counts it as ended: the caller's COMMIT would answer `Ok` and do nothing. So it is never dropped.
+            type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            ForgottenOnDrop(Some(Box::pin(Manager::begin(connection, None))))
+        }
+
         async fn lacks_unique_index(
             _: &mut PgConnection,
             error: &sqlx::Error,
@@ -278,18 +294,43 @@ mod postgres {
             code.is_some_and(|code| code == "42P10")
         }
     }
+
+    /// A future whose destructor does not run when it is dropped unfinished, at the price of its memory.
+    struct ForgottenOnDrop<F>(Option<Pin<Box<F>>>);
+
+    impl<F: Future> Future for ForgottenOnDrop<F> {
+        type Output = F::Output;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+            let Some(future) = &mut self.0 else {
+                return Poll::Pending;
+            };
+            let output = ready!(future.as_mut().poll(context));
+            self.0 = None;
+            Poll::Ready(output)
+        }
+    }
+
+    impl<F> Drop for ForgottenOnDrop<F> {
+        fn drop(&mut self) {
+            std::mem::forget(self.0.take());
+        }
+    }
 }
 
 #[cfg(feature = "sqlite")]
 mod sqlite {
     use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
     use sqlx::{Arguments, Executor, Row, Sqlite};
+    use sqlx_core::transaction::TransactionManager;
 
     use super::*;
     use crate::fault::Fault;
 
     impl Backend for Sqlite {
-        const MAX_PARAMETERS: usize = 32_766;
+        // SQLite allows 32,766, and 999 before 3.32. Each parameter has a name, `$1`, that SQLite looks up among all
+        // the others, so that more of them in fewer statements take longer, and there are no round trips to save.
+        const MAX_PARAMETERS: usize = 999;
         // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
         const BEGIN: &'static str = "BEGIN IMMEDIATE";
         const ERROR_ABORTS_TRANSACTION: bool = false;
@@ -371,6 +412,13 @@ mod sqlite {
 
         fn abandon_begin(_: &mut SqliteConnection) {
             // sqlx's worker thread sees that nobody waits for its BEGIN any more and rolls back.
+        }
+
+        fn savepoint(
+            connection: &mut SqliteConnection,
+        ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+            // The same goes for a SAVEPOINT.
+            <Sqlite as sqlx::Database>::TransactionManager::begin(connection, None)
         }
 
         async fn lacks_unique_index(

@@ -20,12 +20,17 @@ impl<DB: Database, T: for<'q> Encode<'q, DB> + Type<DB> + Sync> Column<DB> for T
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a row",
     label = "needs `sqlx::FromRow`",
-    note = "add `sqlx::FromRow` to its derives: `#[derive(sqlx::FromRow, ...)]`"
+    note = "add it: `#[derive(sqlx::FromRow, ...)]`; if it is there, one of the fields has a type that sqlx cannot read"
 )]
 pub trait ModelRow<DB: Database>: for<'r> FromRow<'r, DB::Row> + Send + Sync {}
 
 #[diagnostic::do_not_recommend]
 impl<DB: Database, T: for<'r> FromRow<'r, DB::Row> + Send + Sync> ModelRow<DB> for T {}
+
+/// Reads a row. The errors about a struct that cannot be read come from here, not from each of our traits.
+pub fn from_row<DB: Database, T: ModelRow<DB>>(row: &DB::Row) -> Result<T, sqlx::Error> {
+    T::from_row(row)
+}
 
 /// A type whose values can be compared, so that a changed field can be told from an unchanged one.
 #[diagnostic::on_unimplemented(
@@ -62,7 +67,7 @@ pub trait VersionNumber: Copy + Send + Sync + 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a counter",
     label = "expected `i16`, `i32` or `i64`",
-    note = "a counter is an integer column; sums of money belong into an integer number of cents"
+    note = "a counter is an integer column; sums of money belong in an integer number of cents"
 )]
 pub trait CounterNumber: Copy + Send + Sync + 'static {
     #[doc(hidden)]

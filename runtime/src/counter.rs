@@ -8,7 +8,7 @@ use sqlx::Acquire;
 
 use crate::atomic::{Atomic, in_transaction};
 use crate::backend::Backend;
-use crate::column::{CounterNumber, ModelRow};
+use crate::column::CounterNumber;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
 use crate::statement::{Bind, Fetched, Listed, Statement};
@@ -45,9 +45,11 @@ pub trait Counter<const N: usize>: CounterRow {
 }
 
 /// The statements that all counters of a model share, for one database.
-pub trait CounterRowSql<DB: Backend>: CounterRow + ModelRow<DB> {
+pub trait CounterRowSql<DB: Backend>: CounterRow {
     /// Reads all columns.
     const GET: &'static str;
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Reads the key from the first columns of a row.
@@ -106,8 +108,8 @@ pub enum CounterError {
     /// between, or a trigger or a row security policy dropped the write. Nothing was changed; call again.
     #[error("{0}: nothing was changed, although there would be room by now")]
     Contended(Attempt),
-    /// The key is not unique in the database, and all rows that have it were changed.
-    #[error("{0}: several rows have this key, all were changed")]
+    /// The key is not unique in the database. A single addition changed the rows that have it, a batch changed nothing.
+    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
@@ -249,6 +251,12 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     }
 }
 
+/// Whether a batch without a guard met a row whose counter is NULL: it divides by zero then.
+fn met_null(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "22012")
+}
+
 /// An overflow in the database is the counter's own business, everything else goes the usual way.
 fn failed(attempt: Attempt, error: sqlx::Error, in_transaction: bool) -> CounterError {
     if Fault::of(&error) == Fault::NumericOutOfRange {
@@ -344,13 +352,32 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         {
             // Nothing can be refused for one row only, so the statement is all or nothing by itself.
             let in_transaction = in_transaction::<DB>(connection);
-            return add_chunk::<DB, N, T>(*sql, &deltas, connection)
-                .await
-                .map_err(|error| failed(attempt(), error, in_transaction))
-                .and_then(|rows| totals::<DB, N, T>(&rows, attempt));
+            return match add_chunk::<DB, N, T>(*sql, &deltas, connection).await {
+                Ok(rows) => totals::<DB, N, T>(&rows, attempt),
+                // The transaction is aborted and answers no more questions.
+                Err(error) if met_null(&error) && in_transaction => {
+                    Err(CounterError::NullValue(attempt()))
+                }
+                Err(error) if met_null(&error) => {
+                    match find_refused::<DB, N, T>(&deltas, connection).await {
+                        null @ CounterError::NullValue(_) => Err(null),
+                        // A trigger can divide by zero as well.
+                        _ => Err(failed(attempt(), error, in_transaction)),
+                    }
+                }
+                Err(error) => Err(failed(attempt(), error, in_transaction)),
+            };
         }
 
         let was_in_transaction = in_transaction::<DB>(connection);
+        if was_in_transaction && DB::ERROR_ABORTS_TRANSACTION {
+            // A transaction that is aborted already has to fail here: when sqlx's SAVEPOINT fails, it rolls back the
+            // caller's whole transaction and forgets that there was one, and the caller's next statements commit.
+            Statement::<DB>::literal("SELECT 1")
+                .execute(connection)
+                .await
+                .map_err(|error| failed(attempt(), error, true))?;
+        }
         // Until COMMIT is sent, a lost connection means that nothing was written.
         let before_commit = |error| failed(attempt(), error, true);
         let mut atomic = Atomic::<DB>::begin(connection)
@@ -473,7 +500,12 @@ fn totals<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     }
     // A database returns the rows in any order it likes.
     totals.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(totals)
+    // As many rows as keys could also be two rows for one key and none for another.
+    if totals.is_sorted_by(|(a, _), (b, _)| a < b) {
+        Ok(totals)
+    } else {
+        Err(CounterError::NotUnique(attempt()))
+    }
 }
 
 /// Rolls back and returns `error`, or what went wrong with the rollback if that is worse to know.

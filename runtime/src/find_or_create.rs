@@ -7,7 +7,6 @@ use sqlx::Acquire;
 
 use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
-use crate::column::ModelRow;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::statement::{Bind, Fetched, Statement};
 
@@ -29,7 +28,9 @@ pub trait FindOrCreate: Sized + Send + Sync + 'static {
 }
 
 /// A model's columns for one database.
-pub trait FindOrCreateSql<DB: Backend>: FindOrCreate + ModelRow<DB> {
+pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds what the caller gave as `$1…`.
     fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
 }

@@ -37,13 +37,30 @@ pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, U
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
 #[doc(hidden)]
 pub mod __private {
+    pub use core::clone::Clone;
+    pub use core::future::Future;
+    pub use core::iter::IntoIterator;
+    pub use core::marker::Send;
+    pub use core::ops::FnMut;
+    pub use core::option::Option::{self, None, Some};
+    pub use core::result::Result::{self, Ok};
+    pub use core::{assert, unreachable};
     pub use std::vec::Vec;
 
-    pub use sqlx;
+    #[cfg(feature = "postgres")]
+    pub use sqlx::Postgres;
+    #[cfg(feature = "sqlite")]
+    pub use sqlx::Sqlite;
+    pub use sqlx::{self, Acquire};
+
+    /// A row of the database.
+    pub type Row<DB> = <DB as sqlx::Database>::Row;
+    /// What was read from a row.
+    pub type Decoded<T> = Result<T, sqlx::Error>;
 
     pub use crate::backend::Backend;
     pub use crate::column::{
-        Changes, Column, Comparable, CounterNumber, NotNullable, Nullable, VersionNumber,
+        Changes, Column, Comparable, CounterNumber, NotNullable, Nullable, VersionNumber, from_row,
     };
     pub use crate::error::KeyText;
     pub use crate::statement::{Bind, get};
@@ -80,14 +97,11 @@ pub mod __private {
             FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create, upsert,
         };
     }
-    /// The names that signatures show to the user.
-    pub mod public {
-        pub use crate::{
-            CounterError, DatabaseError, DeleteError, Edit, FindError, FindOrCreateError,
-            FoundOrCreated, LoadError, UpdateError, UpsertError,
-        };
-    }
     pub use crate::{__postgres as postgres, __sqlite as sqlite};
+    pub use crate::{
+        CounterError, DatabaseError, DeleteError, Edit, FindError, FindOrCreateError,
+        FoundOrCreated, LoadError, UpdateError, UpsertError,
+    };
 }
 
 /// Keeps the generated code for PostgreSQL if this crate was built for it.

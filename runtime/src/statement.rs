@@ -1,5 +1,7 @@
 //! One statement and its parameters, and how it is run.
 
+use std::fmt::Write;
+
 use futures_util::TryStreamExt;
 use sqlx::error::BoxDynError;
 use sqlx::query::Query;
@@ -48,27 +50,38 @@ enum Text {
     Composed(String),
 }
 
+impl Text {
+    fn composed(head: &'static str) -> Self {
+        let mut text = String::with_capacity(512);
+        text.push_str(head);
+        Self::Composed(text)
+    }
+}
+
 impl<DB: Backend> Statement<DB> {
-    /// A literal, prepared once per connection. `size` is a guess at the bytes of its values.
+    /// A literal, prepared once per connection.
     pub(crate) fn literal(sql: &'static str) -> Self {
         Self::new(Text::Literal(sql), true)
     }
 
     /// A statement whose text depends on the call, and which is prepared once per connection all the same.
     pub(crate) fn composed(head: &'static str) -> Self {
-        Self::new(Text::Composed(head.to_owned()), true)
+        Self::new(Text::composed(head), true)
     }
 
     /// A statement whose text is different nearly every time: keeping it prepared would push the others out of the
     /// connection's statement cache.
     pub(crate) fn one_off(head: &'static str) -> Self {
-        Self::new(Text::Composed(head.to_owned()), false)
+        Self::new(Text::composed(head), false)
     }
 
     fn new(text: Text, persistent: bool) -> Self {
+        let mut arguments = DB::Arguments::default();
+        // Room for the values of most statements: one allocation instead of one for each time that a vector grows.
+        arguments.reserve(8, 128);
         Self {
             text,
-            arguments: DB::Arguments::default(),
+            arguments,
             error: None,
             persistent,
         }
@@ -84,8 +97,8 @@ impl<DB: Backend> Statement<DB> {
     pub(crate) fn push_parameter(&mut self) {
         let next = self.arguments.len() + 1;
         if let Text::Composed(text) = &mut self.text {
-            text.push('$');
-            text.push_str(&next.to_string());
+            // Writing to a string cannot fail.
+            let _ = write!(text, "${next}");
         }
     }
 

@@ -11,7 +11,7 @@ use sqlx::Acquire;
 use crate::atomic::in_transaction;
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
-use crate::column::{Changes, Column, ModelRow, VersionNumber};
+use crate::column::{Changes, Column, VersionNumber};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::statement::{Bind, Fetched, Statement};
 
@@ -21,7 +21,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(64);
 
 /// What `#[derive(Versioned)]` knows about a model, the same for every database.
-pub trait Versioned: Sized + Clone + Send + Sync + 'static {
+pub trait Versioned: Sized + Send + Sync + 'static {
     /// The key columns; text is borrowed.
     type Key<'k>: Clone + PartialEq + Send + Sync;
     /// The type of the version column.
@@ -30,9 +30,13 @@ pub trait Versioned: Sized + Clone + Send + Sync + 'static {
     const TABLE: &'static str;
     /// The version's field.
     const VERSION: &'static str;
+    /// Where the version stands among all columns.
+    const VERSION_INDEX: usize;
     /// The fields that an update writes.
     const COLUMNS: &'static [&'static str];
 
+    /// `Clone`, which is not a supertrait because the compiler would complain about a missing one five times.
+    fn copy(&self) -> Self;
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
     /// The version of this copy.
@@ -46,22 +50,24 @@ pub trait Versioned: Sized + Clone + Send + Sync + 'static {
 }
 
 /// The statements of a model for one database.
-pub trait VersionedSql<DB: Backend>: Versioned + ModelRow<DB> {
+pub trait VersionedSql<DB: Backend>: Versioned {
     /// Reads all columns.
     const LOAD: &'static str;
-    /// Where the version stands among the columns of `LOAD`.
-    const VERSION_INDEX: usize;
     /// Writes all columns and the next version.
     const UPDATE: &'static str;
     /// Writes the next version.
     const TOUCH: &'static str;
     /// Deletes the row.
     const DELETE: &'static str;
-    /// Writes some columns and the next version: what stands around the changed columns.
-    const SAVE: (&'static str, &'static str);
+    /// Writes some columns and the next version: what stands before the changed columns.
+    const SAVE_HEAD: &'static str;
+    /// What stands behind them.
+    const SAVE_TAIL: &'static str;
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds `Versioned::COLUMNS`.
@@ -245,7 +251,7 @@ impl<T: Versioned> Conflict<T> {
         if !overlap.is_empty() {
             return Err(MergeError::Overlap(overlap));
         }
-        let mut merged = self.current.clone();
+        let mut merged = self.current.copy();
         merged.adopt(&self.mine, &mine);
         Ok(merged)
     }
@@ -338,7 +344,7 @@ impl<T: Versioned> Edit<T> {
     /// Starts from a row as it was read.
     pub fn new(base: T) -> Self {
         Self {
-            mine: base.clone(),
+            mine: base.copy(),
             base,
         }
     }
@@ -383,17 +389,16 @@ impl<T: Versioned> Edit<T> {
                 return Err(UpdateError::KeyChanged(attempt(&self.base, "save")));
             }
             if changes.is_empty() {
-                return Ok(self.base.clone());
+                return Ok(self.base.copy());
             }
-            let (head, tail) = T::SAVE;
-            let mut statement = Statement::composed(head);
+            let mut statement = Statement::composed(T::SAVE_HEAD);
             bind_unchanged(&self.mine, &mut statement);
             self.mine.bind_columns(&mut Changed {
                 statement: &mut statement,
                 columns: T::SET,
                 changes: &changes,
             });
-            statement.push(tail);
+            statement.push(T::SAVE_TAIL);
             write("save", &self.mine, Some(&self.base), statement, db).await
         }
     }
@@ -547,7 +552,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     let failed = |error| WriteFailure::new(attempt(mine, operation), error, in_transaction);
     match statement.fetch_one(connection).await.map_err(failed)? {
         Fetched::One(row) => {
-            let mut updated = mine.clone();
+            let mut updated = mine.copy();
             // The write itself went well: a column that does not fit its field is not an unknown outcome.
             updated
                 .read_back(&row)
@@ -593,8 +598,8 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
         Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(attempt),
         Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
             current,
-            mine: mine.clone(),
-            base: base.cloned(),
+            mine: mine.copy(),
+            base: base.map(T::copy),
             attempt,
             version: T::VERSION,
             expected,
@@ -653,7 +658,7 @@ pub async fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
             Ok(Stored::Missing | Stored::Several) => return Err(UpdateError::Gone(describe())),
             Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
         };
-        let mut mine = base.clone();
+        let mut mine = base.copy();
         change(&mut mine);
         if mine.key() != base.key() {
             return Err(UpdateError::KeyChanged(describe()));
@@ -683,7 +688,11 @@ mod tests {
         type Version = i64;
         const TABLE: &'static str = "rows";
         const VERSION: &'static str = "version";
+        const VERSION_INDEX: usize = 0;
         const COLUMNS: &'static [&'static str] = &["a", "b", "c"];
+        fn copy(&self) -> Self {
+            self.clone()
+        }
         fn key(&self) {}
         fn version(&self) -> i64 {
             0

@@ -1,11 +1,29 @@
+//! Every file of tests that PostgreSQL can show.
+
 use rowlock_tests::postgres::*;
 
+#[path = "contention.rs"]
+mod contention;
+#[path = "counter.rs"]
+mod counter;
+#[path = "counter_batch.rs"]
+mod counter_batch;
+#[path = "counter_cancel.rs"]
+mod counter_cancel;
+#[path = "counter_locks.rs"]
+mod counter_locks;
+#[path = "counter_wire.rs"]
+mod counter_wire;
 #[path = "failures.rs"]
 mod failures;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "lockable.rs"]
+mod lockable;
 #[path = "postgres_only.rs"]
 mod postgres_only;
+#[path = "round_trips.rs"]
+mod round_trips;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

@@ -1,9 +1,23 @@
+//! Every file of tests that SQLite can show.
+
 use rowlock_tests::sqlite::*;
 
+#[path = "contention.rs"]
+mod contention;
+#[path = "counter.rs"]
+mod counter;
+#[path = "counter_batch.rs"]
+mod counter_batch;
+#[path = "counter_cancel.rs"]
+mod counter_cancel;
+#[path = "counter_sqlite.rs"]
+mod counter_sqlite;
 #[path = "failures.rs"]
 mod failures;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "lockable.rs"]
+mod lockable;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

@@ -1,19 +1,21 @@
 //! `#[derive(Counter)]`: additions in the database.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
-use syn::DeriveInput;
-use syn::spanned::Spanned;
+use std::collections::BTreeMap;
+
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
+use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Method, assert_not_null, bind_key, database, describe_key, for_backend, key_argument,
-    key_type, row, sql_doc, stub_impl, stub_method, stub_runtime, tuple,
+    Derive, Method, Output, assert_not_null, bind_key, connection_name, database, describe_key,
+    for_backend, from_row, key_argument, key_type, literal, name_at, sql_doc, stub_fields,
+    stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
-use crate::model::{Column, Model, Role, is_option};
+use crate::model::{Column, Model, Role, is_option, last_segment};
 use crate::sql::{self, Dialect};
 
 pub(crate) struct Counter;
@@ -25,12 +27,11 @@ pub(crate) struct Plan<'m> {
 }
 
 impl Derive for Counter {
-    const NAME: &'static str = "Counter";
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let counters = model.counters();
-        if counters.is_empty() && !attempted.counter {
+        if counters.is_empty() && !attempted.has("counter") {
             diag.error(
                 &model.ident,
                 format_args!(
@@ -41,15 +42,17 @@ impl Derive for Counter {
             );
         }
         let keys = model.keys();
-        if keys.is_empty() && !attempted.key {
+        if keys.is_empty() && !attempted.has("key") {
             missing_key(model, diag);
         }
         if !model.existing_rows
+            && !keys.is_empty()
             && let Some(first) = counters.first()
         {
             creatable(model, first, diag);
         }
         method_names(&counters, diag);
+        ordered_keys(&keys, diag);
         Some(Plan {
             model,
             keys,
@@ -57,7 +60,7 @@ impl Derive for Counter {
         })
     }
 
-    fn expand(plan: &Plan<'_>) -> TokenStream {
+    fn expand(plan: &Plan<'_>) -> Output {
         let Plan {
             model,
             keys,
@@ -73,58 +76,63 @@ impl Derive for Counter {
         let backends = model
             .backends
             .iter()
-            .map(|dialect| for_backend(model, *dialect, &statements(plan, *dialect)));
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
         let not_null = assert_not_null(
-            model,
             keys,
             "the key",
             "in SQL NULL is not equal to NULL, so such a row would never be found",
         );
-        quote! {
-            #[allow(dead_code)]
-            impl #ident {
-                #get
-                #(#adds)*
-            }
-            #facts
-            #(#backends)*
-            #not_null
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                impl #ident {
+                    #get
+                    #(#adds)*
+                }
+                #facts
+                #(#backends)*
+                #not_null
+            },
         }
     }
 
-    fn stub(input: &DeriveInput) -> TokenStream {
-        let rt = stub_runtime(input);
-        let mut methods = vec![stub_method(
-            &format_ident!("get"),
-            2,
-            false,
-            &quote!(::core::option::Option<Self>, #rt::DatabaseError),
-        )];
-        let syn::Data::Struct(data) = &input.data else {
-            return stub_impl(input, &quote!(#(#methods)*));
-        };
+    fn stub(input: &DeriveInput) -> Output {
+        let row = quote!(__rt::Option<Self>, __rt::DatabaseError);
+        let get = format_ident!("get");
+        // By name, because two counters that need the same one are one of the mistakes.
+        let mut methods = BTreeMap::from([(get.clone(), stub_method(&get, false, 2, &row))]);
         let quiet = Diag::new();
-        for field in &data.fields {
-            let options = FieldAttrs::read(&field.attrs, &quiet);
-            let (Some(ident), Some(_)) = (&field.ident, options.counter) else {
+        let fields: Vec<_> = stub_fields(input)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|field| (field, FieldAttrs::read(&field.attrs, &quiet)))
+            .collect();
+        let key = tuple(
+            fields
+                .iter()
+                .filter(|(_, options)| options.key.is_some())
+                .map(|(field, _)| field.ty.to_token_stream()),
+        );
+        for (field, options) in &fields {
+            let (Some(ident), Some(_)) = (&field.ident, &options.counter) else {
                 continue;
             };
             let ty = &field.ty;
-            methods.push(stub_method(
-                &format_ident!("add_{}", ident),
-                3,
-                false,
-                &quote!(#ty, #rt::CounterError),
-            ));
-            methods.push(stub_method(
-                &format_ident!("add_{}_batch", ident),
-                2,
-                false,
-                &quote!((), #rt::CounterError),
-            ));
+            let (add, batch) = (
+                format_ident!("add_{}", ident),
+                format_ident!("add_{}_batch", ident),
+            );
+            let total = quote!(#ty, __rt::CounterError);
+            methods.insert(add.clone(), stub_method(&add, false, 3, &total));
+            let totals = quote!(__rt::Vec<(#key, #ty)>, __rt::CounterError);
+            methods.insert(batch.clone(), stub_method(&batch, false, 2, &totals));
         }
         let _ = quiet.finish();
-        stub_impl(input, &quote!(#(#methods)*))
+        let methods = methods.into_values();
+        Output {
+            items: TokenStream::new(),
+            impls: stub_impl(input, &quote!(#(#methods)*)),
+        }
     }
 }
 
@@ -160,6 +168,24 @@ fn creatable(model: &Model, counter: &Column, diag: &Diag) {
     }
 }
 
+/// A batch sums what belongs to the same key, and goes through the keys in their order.
+fn ordered_keys(keys: &[&Column], diag: &Diag) {
+    for key in keys {
+        let Some(name) =
+            last_segment(&key.ty).filter(|name| ["f32", "f64"].contains(&name.as_str()))
+        else {
+            continue;
+        };
+        diag.error(
+            &key.ty,
+            format_args!(
+                "`{name}` cannot be the key of a counter\n\
+                 note: batches sort by the key, and floating-point numbers have no total order"
+            ),
+        );
+    }
+}
+
 /// `views` and `views_batch` would both ask for `add_views_batch`.
 fn method_names(counters: &[&Column], diag: &Diag) {
     for counter in counters {
@@ -180,36 +206,38 @@ fn method_names(counters: &[&Column], diag: &Diag) {
 }
 
 fn method_name(counter: &Column, suffix: &str) -> Ident {
-    Ident::new(
-        &format!("add_{}{suffix}", counter.field),
-        Span::call_site().located_at(counter.ident.span()),
-    )
+    name_at(&format!("add_{}{suffix}", counter.field), counter.asked)
 }
 
 fn get(plan: &Plan<'_>) -> TokenStream {
-    let Plan { model, keys, .. } = plan;
-    let rt = &model.rt;
-    let key = key_argument(keys);
-    Method {
+    let Plan {
         model,
-        name: Ident::new("get", Span::call_site()),
+        keys,
+        counters,
+    } = plan;
+    let key = key_argument(keys);
+    let asked = counters
+        .first()
+        .map_or_else(Span::call_site, |first| first.asked);
+    Method {
+        name: name_at("get", asked),
         docs: format!(
             "Reads the row of `{}` with this key; `None` if nothing was counted yet.\n\n{}\n\nError: the database failed.",
             model.table.display(),
             sql_doc(model, |_| sql::select(model, keys))
         ),
         receiver: quote!(),
+        db: connection_name(&[]),
         arguments: quote!(key: #key),
-        output: quote!(::core::option::Option<Self>, #rt::public::DatabaseError),
-        bound: quote!(#rt::counter::CounterRowSql<__DB>),
-        body: quote!(#rt::counter::get(db, key)),
+        output: quote!(__rt::Option<Self>, __rt::DatabaseError),
+        bound: quote!(__rt::counter::CounterRowSql<__DB>),
+        body: quote!(__rt::counter::get(db, key)),
     }
     .tokens()
 }
 
 fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     let Plan { model, keys, .. } = plan;
-    let rt = &model.rt;
     let key = key_argument(keys);
     let owned_key = tuple(keys.iter().map(|column| {
         let ty = &column.ty;
@@ -226,9 +254,9 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
             counter.initial()
         )
     };
-    let bound = quote!(#rt::counter::CounterSql<__DB, #index>);
+    let index = Index::from(index);
+    let bound = quote!(__rt::counter::CounterSql<__DB, #index>);
     let add = Method {
-        model,
         name: method_name(counter, ""),
         docs: format!(
             "Adds `delta` (any sign) to `{field}` and returns the total that the database now has. {missing}\n\n{}\n\n\
@@ -244,10 +272,11 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
             })
         ),
         receiver: quote!(),
-        arguments: quote!(key: #key, delta: ::core::primitive::i64),
-        output: quote!(#ty, #rt::public::CounterError),
+        db: connection_name(&[]),
+        arguments: quote!(key: #key, delta: i64),
+        output: quote!(#ty, __rt::CounterError),
         bound: bound.clone(),
-        body: quote!(#rt::counter::add::<__DB, #index, Self>(db, key, delta)),
+        body: quote!(__rt::counter::add::<__DB, #index, Self>(db, key, delta)),
     }
     .tokens();
 
@@ -257,7 +286,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
          Deltas for the same key are summed first; rows are locked in key order, so that batches do not deadlock. \
          An empty batch runs no SQL.\n\n{missing}\n\n\
-         One statement per 65,535 parameters (SQLite: 32,766), in a transaction if there are several, if the counter has \
+         One statement per 65,535 parameters (SQLite: 999), in a transaction if there are several, if the counter has \
          bounds, or on SQLite.\n\n\
          Errors: those of `add_{field}`, about the first key that was refused.\n\n\
          Cancel safety: if the future is dropped, all of it took effect or none."
@@ -266,19 +295,19 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     quote! {
         #add
         #[doc = #batch_docs]
-        pub fn #batch_name<'__c, '__k, __DB: #rt::Backend>(
-            db: impl #rt::sqlx::Acquire<'__c, Database = __DB> + ::core::marker::Send,
-            deltas: impl ::core::iter::IntoIterator<Item = (#item_key, ::core::primitive::i64)>,
-        ) -> impl ::core::future::Future<
-            Output = ::core::result::Result<
-                #rt::Vec<(#owned_key, #ty)>,
-                #rt::public::CounterError,
+        pub fn #batch_name<'__c, '__k, __DB: __rt::Backend>(
+            db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
+            deltas: impl __rt::IntoIterator<Item = (#item_key, i64)>,
+        ) -> impl __rt::Future<
+            Output = __rt::Result<
+                __rt::Vec<(#owned_key, #ty)>,
+                __rt::CounterError,
             >,
-        > + ::core::marker::Send
+        > + __rt::Send
         where
             Self: #bound,
         {
-            #rt::counter::add_batch::<__DB, #index, Self>(db, deltas)
+            __rt::counter::add_batch::<__DB, #index, Self>(db, deltas)
         }
     }
 }
@@ -290,7 +319,6 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         keys,
         counters,
     } = plan;
-    let rt = &model.rt;
     let ident = &model.ident;
     let table = model.table.display();
     let borrowed = key_type(keys, &quote!('__k));
@@ -298,45 +326,46 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let ty = &column.ty;
         quote!(#ty)
     }));
-    let count = keys.len();
+    let count = Index::from(keys.len());
     let describe = describe_key(keys);
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let Role::Counter { min, max } = counter.role else {
             return TokenStream::new();
         };
         let option = |bound: Option<i64>| match bound {
-            Some(value) => quote!(::core::option::Option::Some(#value)),
-            None => quote!(::core::option::Option::None),
+            Some(value) => {
+                let value = Literal::i64_unsuffixed(value);
+                quote!(__rt::Some(#value))
+            }
+            None => quote!(__rt::None),
         };
         let (min, max) = (option(min), option(max));
-        let start = counter.initial();
+        let start = Literal::i64_unsuffixed(counter.initial());
+        let index = Index::from(index);
         let field = &counter.field;
         let add = method_name(counter, "").to_string();
         let batch = method_name(counter, "_batch").to_string();
-        let number = {
-            let ty = &counter.ty;
-            quote_spanned!(ty.span()=> #ty)
-        };
+        let number = &counter.ty;
         quote! {
             #[automatically_derived]
-            impl #rt::counter::Counter<#index> for #ident {
+            impl __rt::counter::Counter<#index> for #ident {
                 type Number = #number;
                 const FIELD: &'static str = #field;
                 const METHODS: (&'static str, &'static str) = (#add, #batch);
-                const MIN: ::core::option::Option<::core::primitive::i64> = #min;
-                const MAX: ::core::option::Option<::core::primitive::i64> = #max;
-                const START: ::core::primitive::i64 = #start;
+                const MIN: __rt::Option<i64> = #min;
+                const MAX: __rt::Option<i64> = #max;
+                const START: i64 = #start;
             }
         }
     });
     quote! {
         #[automatically_derived]
-        impl #rt::counter::CounterRow for #ident {
+        impl __rt::counter::CounterRow for #ident {
             type Key<'__k> = #borrowed;
             type OwnedKey = #owned;
             const TABLE: &'static str = #table;
             const KEYS: usize = #count;
-            fn describe(__key: &Self::Key<'_>, __to: &mut #rt::KeyText) { #describe }
+            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
         }
         #(#counters)*
     }
@@ -349,56 +378,50 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         keys,
         counters,
     } = plan;
-    let rt = &model.rt;
     let ident = &model.ident;
-    let database = database(model, dialect);
-    let row = row(model, dialect);
-    let get = sql::select(model, keys);
+    let database = database(dialect);
+    let from_row = from_row(model, dialect);
+    let get = literal(&sql::select(model, keys));
     let bind_key = bind_key(keys);
     let read_key = match keys.len() {
-        1 => quote!(#rt::get(__row, 0)),
+        1 => quote!(__rt::get(__row, 0)),
         several => {
-            let parts = (0..several).map(|index| quote!(#rt::get(__row, #index)?));
-            quote!(::core::result::Result::Ok((#(#parts),*)))
+            let parts = (0..several)
+                .map(Index::from)
+                .map(|index| quote!(__rt::get(__row, #index)?));
+            quote!(__rt::Ok((#(#parts),*)))
         }
     };
     let counters = counters.iter().enumerate().map(|(index, counter)| {
-        let existing = sql::counter::add_existing(model, counter);
-        let read = sql::counter::read(model, counter);
-        let existing_batch = batch(
-            model,
-            sql::counter::add_existing_batch(model, counter, dialect),
-        );
+        let index = Index::from(index);
+        let existing = literal(&sql::counter::add_existing(model, counter));
+        let read = literal(&sql::counter::read(model, counter));
+        let existing_batch = batch(sql::counter::add_existing_batch(model, counter, dialect));
         let (add, add_batch) = if model.existing_rows {
-            (
-                quote!(::core::option::Option::None),
-                quote!(::core::option::Option::None),
-            )
+            (quote!(__rt::None), quote!(__rt::None))
         } else {
-            let add = sql::counter::add(model, counter);
-            let batch = batch(model, sql::counter::add_batch(model, counter, dialect));
-            (
-                quote!(::core::option::Option::Some(#add)),
-                quote!(::core::option::Option::Some(#batch)),
-            )
+            let add = literal(&sql::counter::add(model, counter));
+            let batch = batch(sql::counter::add_batch(model, counter, dialect));
+            (quote!(__rt::Some(#add)), quote!(__rt::Some(#batch)))
         };
         quote! {
             #[automatically_derived]
-            impl #rt::counter::CounterSql<#database, #index> for #ident {
-                const ADD: ::core::option::Option<&'static str> = #add;
+            impl __rt::counter::CounterSql<#database, #index> for #ident {
+                const ADD: __rt::Option<&'static str> = #add;
                 const ADD_EXISTING: &'static str = #existing;
                 const READ: &'static str = #read;
-                const BATCH: ::core::option::Option<#rt::counter::BatchSql> = #add_batch;
-                const EXISTING_BATCH: #rt::counter::BatchSql = #existing_batch;
+                const BATCH: __rt::Option<__rt::counter::BatchSql> = #add_batch;
+                const EXISTING_BATCH: __rt::counter::BatchSql = #existing_batch;
             }
         }
     });
     quote! {
         #[automatically_derived]
-        impl #rt::counter::CounterRowSql<#database> for #ident {
+        impl __rt::counter::CounterRowSql<#database> for #ident {
             const GET: &'static str = #get;
-            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl #rt::Bind<#database>) { #bind_key }
-            fn read_key(__row: &#row) -> ::core::result::Result<Self::OwnedKey, #rt::sqlx::Error> {
+            #from_row
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {
                 #read_key
             }
         }
@@ -406,8 +429,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     }
 }
 
-fn batch(model: &Model, batch: sql::counter::Batch) -> TokenStream {
-    let rt = &model.rt;
+fn batch(batch: sql::counter::Batch) -> TokenStream {
     let sql::counter::Batch {
         head,
         row_tail,
@@ -415,8 +437,9 @@ fn batch(model: &Model, batch: sql::counter::Batch) -> TokenStream {
         creates,
         guarded,
     } = batch;
+    let (head, row_tail, tail) = (literal(&head), literal(&row_tail), literal(&tail));
     quote! {
-        #rt::counter::BatchSql {
+        __rt::counter::BatchSql {
             head: #head,
             row_tail: #row_tail,
             tail: #tail,

@@ -1,12 +1,16 @@
 //! `#[derive(FindOrCreate)]`: find by a unique key, or create; and upsert.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use std::collections::BTreeMap;
+
+use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
-use syn::DeriveInput;
+use syn::ext::IdentExt;
+use syn::{DeriveInput, Index};
 
 use super::{
-    Derive, Method, assert_not_null, bind, bind_key, database, describe_key, for_backend, key_of,
-    key_type, passed, sql_doc, stub_impl, stub_method, stub_runtime,
+    Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
+    describe_key, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal,
+    passed, sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -25,47 +29,60 @@ pub(crate) struct Plan<'m> {
 struct Key<'m> {
     key: &'m UniqueKey,
     columns: Vec<&'m Column>,
+    names: Names,
+}
+
+struct Names {
     find: String,
     find_or_create: String,
     upsert: String,
 }
 
+impl Names {
+    /// A model with several keys says everywhere which one is meant.
+    fn new<'a>(fields: impl Iterator<Item = &'a str>, several: bool) -> Self {
+        let by = format!("by_{}", fields.collect::<Vec<_>>().join("_and_"));
+        let suffix = if several {
+            format!("_{by}")
+        } else {
+            String::new()
+        };
+        Self {
+            find: format!("find_{by}"),
+            find_or_create: format!("find_or_create{suffix}"),
+            upsert: format!("upsert{suffix}"),
+        }
+    }
+}
+
 impl Derive for FindOrCreate {
-    const NAME: &'static str = "FindOrCreate";
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
-        if model.unique.is_empty() && !attempted.unique {
+        if model.unique.is_empty() && !attempted.has("unique") {
             missing_unique(model, diag);
         }
         let several = model.unique.len() > 1;
-        let keys = model
+        let keys: Vec<Key<'_>> = model
             .unique
             .iter()
             .map(|key| {
                 let columns = model.unique_columns(key);
-                let by = by(columns.iter().map(|column| column.field.as_str()));
-                let suffix = if several {
-                    format!("_{by}")
-                } else {
-                    String::new()
-                };
+                let names = Names::new(columns.iter().map(|column| column.field.as_str()), several);
                 Key {
                     key,
                     columns,
-                    find: format!("find_{by}"),
-                    find_or_create: format!("find_or_create{suffix}"),
-                    upsert: format!("upsert{suffix}"),
+                    names,
                 }
             })
             .collect();
+        method_names(&keys, diag);
         Some(Plan { model, keys })
     }
 
-    fn expand(plan: &Plan<'_>) -> TokenStream {
+    fn expand(plan: &Plan<'_>) -> Output {
         let Plan { model, keys } = plan;
         let ident = &model.ident;
-        let new = new_struct(plan);
         let methods = keys
             .iter()
             .enumerate()
@@ -74,45 +91,64 @@ impl Derive for FindOrCreate {
         let backends = model
             .backends
             .iter()
-            .map(|dialect| for_backend(model, *dialect, &statements(plan, *dialect)));
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
         let not_null = keys.iter().map(|key| {
             assert_not_null(
-                model,
                 &key.columns,
                 "part of a unique key",
                 "in SQL two NULLs are never equal, so the database would allow duplicates",
             )
         });
-        quote! {
-            #new
-            #[allow(dead_code)]
-            impl #ident { #(#methods)* }
-            #facts
-            #(#backends)*
-            #(#not_null)*
+        Output {
+            items: new_struct(plan),
+            impls: quote! {
+                impl #ident { #(#methods)* }
+                #facts
+                #(#backends)*
+                #(#not_null)*
+            },
         }
     }
 
-    fn stub(input: &DeriveInput) -> TokenStream {
+    fn stub(input: &DeriveInput) -> Output {
         stub(input)
     }
 }
 
-/// `by_tenant_id_and_slug`
-fn by<'a>(fields: impl Iterator<Item = &'a str>) -> String {
-    format!("by_{}", fields.collect::<Vec<_>>().join("_and_"))
+/// `unique(a_and_b)` and `unique(a, b)` would both ask for `find_by_a_and_b`.
+fn method_names(keys: &[Key<'_>], diag: &Diag) {
+    for (index, key) in keys.iter().enumerate() {
+        if keys[..index]
+            .iter()
+            .any(|other| other.names.find == key.names.find)
+        {
+            diag.push(syn::Error::new(
+                key.key.asked,
+                format_args!(
+                    "two unique keys both need a method named `{}`\n\
+                     help: rename a field, and keep the column with `#[sqlx(rename = \"...\")]`",
+                    key.names.find
+                ),
+            ));
+        }
+    }
+}
+
+/// `NewTag` for `Tag`.
+pub(crate) fn default_new(ident: &Ident) -> Ident {
+    name_at(&format!("New{}", ident.unraw()), ident.span())
 }
 
 fn missing_unique(model: &Model, diag: &Diag) {
     const USUAL: &[&str] = &[
         "email", "slug", "code", "name", "username", "token", "key", "url",
     ];
-    let guess = model
-        .columns
+    let given = model.given();
+    let guess = given
         .iter()
-        .filter(|column| column.is_plain() && !column.generated && !column.default)
         .find(|column| USUAL.contains(&column.field.as_str()))
-        .map_or("column", |column| column.field.as_str());
+        .or_else(|| given.iter().find(|column| !column.key))
+        .map_or("...", |column| column.field.as_str());
     diag.error(
         &model.ident,
         format_args!(
@@ -151,34 +187,29 @@ fn new_struct(plan: &Plan<'_>) -> TokenStream {
     quote! {
         #[doc = #docs]
         #[derive(::core::clone::Clone, ::core::fmt::Debug)]
-        #[allow(dead_code)]
+        #[allow(dead_code, non_snake_case)]
         #vis struct #new { #(#fields),* }
     }
 }
 
 fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
     let model = plan.model;
-    let rt = &model.rt;
-    let f = quote!(#rt::find_or_create);
     let table = model.table.display();
     let new = &model.new;
-    let bound = quote!(#f::UniqueKeySql<__DB, #index>);
+    let index = Index::from(index);
+    let bound = quote!(__rt::find_or_create::UniqueKeySql<__DB, #index>);
     let names = key
         .columns
         .iter()
         .map(|column| format!("`{}`", column.field))
         .collect::<Vec<_>>()
         .join(", ");
-    let span = key
-        .columns
-        .first()
-        .map_or_else(Span::call_site, |column| column.ident.span());
-    let method = |name: &str, docs: String, arguments, output, body| {
+    let method = |name: &str, db: &Ident, docs: String, arguments, output, body| {
         Method {
-            model,
-            name: Ident::new(name, Span::call_site().located_at(span)),
+            name: name_at(name, key.key.asked),
             docs,
             receiver: quote!(),
+            db: db.clone(),
             arguments,
             output,
             bound: bound.clone(),
@@ -197,20 +228,23 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
         [only] => quote!(#only),
         several => quote!((#(#several),*)),
     };
-    // A column may be named `db`, as the connection is.
+    let connection = connection_name(&key.columns);
     let find = method(
-        &key.find,
+        &key.names.find,
+        &connection,
         format!(
             "Reads the row of `{table}` with this {names}; `None` if there is none.\n\n{}\n\n\
              Errors: `NotUnique`, `Database`.",
             sql_doc(model, |_| sql::select(model, &key.columns))
         ),
         quote!(#(#arguments),*),
-        quote!(::core::option::Option<Self>, #rt::public::FindError),
-        quote!(#f::find::<__DB, #index, Self>(db, #values)),
+        quote!(__rt::Option<Self>, __rt::FindError),
+        quote!(__rt::find_or_create::find::<__DB, #index, Self>(#connection, #values)),
     );
+    let db = connection_name(&[]);
     let find_or_create = method(
-        &key.find_or_create,
+        &key.names.find_or_create,
+        &db,
         format!(
             "Reads the row of `{table}` with the {names} of `new`, or creates it. Says which; if the row was there, the other \
              values of `new` are ignored.\n\n{}\n\nand only if there is no such row\n\n{}\n\n\
@@ -223,8 +257,8 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
             sql_doc(model, |_| sql::find_or_create::insert(model, key.key))
         ),
         quote!(new: #new),
-        quote!(#rt::public::FoundOrCreated<Self>, #rt::public::FindOrCreateError),
-        quote!(#f::find_or_create::<__DB, #index, Self>(db, new)),
+        quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
+        quote!(__rt::find_or_create::find_or_create::<__DB, #index, Self>(db, new)),
     );
     let upsert_sql = sql::find_or_create::upsert(model, key.key);
     let upsert_docs = match &upsert_sql {
@@ -240,11 +274,12 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
             .to_owned(),
     };
     let upsert = method(
-        &key.upsert,
+        &key.names.upsert,
+        &db,
         upsert_docs,
         quote!(new: #new),
-        quote!(Self, #rt::public::UpsertError),
-        quote!(#f::upsert::<__DB, #index, Self>(db, new)),
+        quote!(Self, __rt::UpsertError),
+        quote!(__rt::find_or_create::upsert::<__DB, #index, Self>(db, new)),
     );
     quote!(#find #find_or_create #upsert)
 }
@@ -252,21 +287,20 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
 /// What does not depend on the database.
 fn facts(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
-    let rt = &model.rt;
     let ident = &model.ident;
     let new = &model.new;
     let table = model.table.display();
     let name = &model.table.name;
     let schema = match &model.table.schema {
-        Some(schema) => quote!(::core::option::Option::Some(#schema)),
-        None => quote!(::core::option::Option::None),
+        Some(schema) => quote!(__rt::Some(#schema)),
+        None => quote!(__rt::None),
     };
     let max_version = match model.version() {
         Some(version) => {
             let ty = &version.ty;
-            quote!(::core::option::Option::Some(<#ty as #rt::VersionNumber>::MAX))
+            quote!(__rt::Some(<#ty as __rt::VersionNumber>::MAX))
         }
-        None => quote!(::core::option::Option::None),
+        None => quote!(__rt::None),
     };
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
         let mut columns: Vec<&str> = key
@@ -276,29 +310,33 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             .collect();
         columns.sort_unstable();
         let columns = columns.join(",");
-        let methods = [&key.find, &key.find_or_create, &key.upsert];
+        let methods = [
+            &key.names.find,
+            &key.names.find_or_create,
+            &key.names.upsert,
+        ];
         let values_type = key_type(&key.columns, &quote!('__k));
         let values = key_of(&key.columns, &quote!(__new));
         let describe = describe_key(&key.columns);
         quote! {
             #[automatically_derived]
-            impl #rt::find_or_create::UniqueKey<#index> for #ident {
+            impl __rt::find_or_create::UniqueKey<#index> for #ident {
                 type Values<'__k> = #values_type;
                 const COLUMNS: &'static str = #columns;
                 const METHODS: [&'static str; 3] = [#(#methods),*];
                 fn values(__new: &Self::New) -> Self::Values<'_> { #values }
-                fn describe(__key: &Self::Values<'_>, __to: &mut #rt::KeyText) { #describe }
+                fn describe(__key: &Self::Values<'_>, __to: &mut __rt::KeyText) { #describe }
             }
         }
     });
     quote! {
         #[automatically_derived]
-        impl #rt::find_or_create::FindOrCreate for #ident {
+        impl __rt::find_or_create::FindOrCreate for #ident {
             type New = #new;
             const TABLE: &'static str = #table;
-            const SCHEMA: ::core::option::Option<&'static str> = #schema;
+            const SCHEMA: __rt::Option<&'static str> = #schema;
             const TABLE_NAME: &'static str = #name;
-            const MAX_VERSION: ::core::option::Option<::core::primitive::i64> = #max_version;
+            const MAX_VERSION: __rt::Option<i64> = #max_version;
         }
         #(#keys)*
     }
@@ -307,60 +345,56 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
 /// The statements for one database.
 fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let model = plan.model;
-    let rt = &model.rt;
     let ident = &model.ident;
-    let f = quote!(#rt::find_or_create);
-    let database = database(model, dialect);
+    let database = database(dialect);
+    let from_row = from_row(model, dialect);
     let binds = model
         .given()
         .into_iter()
         .enumerate()
         .map(|(index, column)| {
             let field = &column.ident;
-            bind(index, column, &quote!(&__new.#field), model)
+            bind(index, column, &quote!(&__new.#field))
         });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
-        let find = sql::select(model, &key.columns);
-        let insert = sql::find_or_create::insert(model, key.key);
-        let upsert = match sql::find_or_create::upsert(model, key.key) {
-            Some(sql) => quote!(::core::option::Option::Some(#sql)),
-            None => quote!(::core::option::Option::None),
-        };
+        let index = Index::from(index);
+        let find = literal(&sql::select(model, &key.columns));
+        let insert = literal(&sql::find_or_create::insert(model, key.key));
+        let upsert = sql::find_or_create::upsert(model, key.key);
+        let upsert = optional_literal(upsert.as_deref());
         let bind_key = bind_key(&key.columns);
         quote! {
             #[automatically_derived]
-            impl #f::UniqueKeySql<#database, #index> for #ident {
+            impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
                 const FIND: &'static str = #find;
                 const INSERT: &'static str = #insert;
-                const UPSERT: ::core::option::Option<&'static str> = #upsert;
-                fn bind(__key: &Self::Values<'_>, __to: &mut impl #rt::Bind<#database>) { #bind_key }
+                const UPSERT: __rt::Option<&'static str> = #upsert;
+                fn bind(__key: &Self::Values<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             }
         }
     });
     quote! {
         #[automatically_derived]
-        impl #f::FindOrCreateSql<#database> for #ident {
-            fn bind_new(__new: &Self::New, __to: &mut impl #rt::Bind<#database>) { #(#binds)* }
+        impl __rt::find_or_create::FindOrCreateSql<#database> for #ident {
+            #from_row
+            fn bind_new(__new: &Self::New, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
         }
         #(#keys)*
     }
 }
 
 /// Guesses the names that the struct would have had, as far as its attributes can be read.
-fn stub(input: &DeriveInput) -> TokenStream {
-    let rt = stub_runtime(input);
-    let syn::Data::Struct(data) = &input.data else {
-        return TokenStream::new();
-    };
+fn stub(input: &DeriveInput) -> Output {
     let quiet = Diag::new();
     let attrs = StructAttrs::read(&input.attrs, &quiet);
+    let fields = stub_fields(input).unwrap_or_default();
     let mut keys: Vec<Vec<String>> = Vec::new();
     let mut given = Vec::new();
-    for field in &data.fields {
+    for field in fields {
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, &quiet);
         if options.unique.is_some() {
-            keys.push(vec![ident.to_string()]);
+            keys.push(vec![ident.unraw().to_string()]);
         }
         let filled = options.generated.is_some()
             || options.default.is_some()
@@ -368,59 +402,59 @@ fn stub(input: &DeriveInput) -> TokenStream {
             || options.counter.is_some()
             || SqlxAttrs::read(&field.attrs).skip;
         if !filled {
-            given.push(field);
+            let (vis, ty) = (&input.vis, &field.ty);
+            given.push(quote!(#vis #ident: #ty));
         }
     }
     let _ = quiet.finish();
     for unique in &attrs.unique {
-        keys.push(unique.fields.iter().map(Ident::to_string).collect());
+        keys.push(
+            unique
+                .fields
+                .iter()
+                .map(|field| field.unraw().to_string())
+                .collect(),
+        );
     }
-    let several = keys.len() > 1;
     if keys.is_empty() {
         keys.push(Vec::new());
     }
-    let methods = keys.iter().map(|key| {
-        let by = by(key.iter().map(|field| field.trim_start_matches("r#")));
-        let suffix = if several {
-            format!("_{by}")
-        } else {
-            String::new()
+    let several = keys.len() > 1;
+    let mut methods: BTreeMap<String, TokenStream> = BTreeMap::new();
+    for key in &keys {
+        let Names {
+            find,
+            find_or_create,
+            upsert,
+        } = Names::new(key.iter().map(String::as_str), several);
+        let mut stub = |name: String, arguments, output| {
+            let tokens = stub_method(&format_ident!("{name}"), false, arguments, &output);
+            methods.insert(name, tokens);
         };
-        let find = stub_method(
-            &format_ident!("find_{by}"),
+        stub(
+            find,
             key.len() + 1,
-            false,
-            &quote!(::core::option::Option<Self>, #rt::FindError),
+            quote!(__rt::Option<Self>, __rt::FindError),
         );
-        let find_or_create = stub_method(
-            &format_ident!("find_or_create{suffix}"),
+        stub(
+            find_or_create,
             2,
-            false,
-            &quote!(#rt::FoundOrCreated<Self>, #rt::FindOrCreateError),
+            quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
         );
-        let upsert = stub_method(
-            &format_ident!("upsert{suffix}"),
-            2,
-            false,
-            &quote!(Self, #rt::UpsertError),
-        );
-        quote!(#find #find_or_create #upsert)
-    });
-    let methods = stub_impl(input, &quote!(#(#methods)*));
-    if !input.generics.params.is_empty() {
-        return methods;
+        stub(upsert, 2, quote!(Self, __rt::UpsertError));
     }
+    let methods = methods.into_values();
     let vis = &input.vis;
-    let new = attrs
-        .new
-        .unwrap_or_else(|| format_ident!("New{}", input.ident));
-    let fields = given.iter().map(|field| {
-        let (ident, ty) = (&field.ident, &field.ty);
-        quote!(#vis #ident: #ty)
+    let new = attrs.new.unwrap_or_else(|| default_new(&input.ident));
+    let items = stub_fields(input).map(|_| {
+        quote! {
+            #[doc = #STUB_DOC]
+            #[allow(dead_code, missing_docs, non_snake_case)]
+            #vis struct #new { #(#given),* }
+        }
     });
-    quote! {
-        #methods
-        #[allow(dead_code, missing_docs)]
-        #vis struct #new { #(#fields),* }
+    Output {
+        items: items.unwrap_or_default(),
+        impls: stub_impl(input, &quote!(#(#methods)*)),
     }
 }

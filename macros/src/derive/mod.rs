@@ -1,17 +1,21 @@
 //! The derives. Each file has one derive: its plan, its own rules and its tokens.
+//!
+//! Errors of the compiler about a field's type should appear at the type, so some tokens carry its span. A local
+//! variable never does: in a struct that a `macro_rules!` made, it would not be found.
 
 mod counter;
 mod find_or_create;
 mod versioned;
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{DeriveInput, Type};
+use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
-pub(crate) use self::find_or_create::FindOrCreate;
+pub(crate) use self::find_or_create::{FindOrCreate, default_new};
 pub(crate) use self::versioned::Versioned;
+use crate::attr::StructAttrs;
 use crate::diag::Diag;
 use crate::lower::{Attempted, lower};
 use crate::model::{Column, Model, last_segment};
@@ -19,17 +23,47 @@ use crate::sql::Dialect;
 
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
-    const NAME: &'static str;
     type Plan<'m>;
 
     /// Checks what only this derive asks for. `None` if something is missing, which was then reported.
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Self::Plan<'m>>;
 
-    fn expand(plan: &Self::Plan<'_>) -> TokenStream;
+    fn expand(plan: &Self::Plan<'_>) -> Output;
 
     /// The same names with bodies that cannot run: after a mistake in the struct, the calls of its methods do not
     /// fail as well.
-    fn stub(input: &DeriveInput) -> TokenStream;
+    fn stub(input: &DeriveInput) -> Output;
+}
+
+/// What a derive prints.
+#[derive(Default)]
+pub(crate) struct Output {
+    /// Items that the user names. They stand beside the struct.
+    items: TokenStream,
+    /// Everything else. It stands in a block of its own, where `__rt` is the runtime: the output stays readable, no
+    /// other name gets in, and no name of the user's is shadowed.
+    impls: TokenStream,
+}
+
+impl Output {
+    fn tokens(self, input: &DeriveInput) -> TokenStream {
+        let Self { items, impls } = self;
+        let quiet = Diag::new();
+        let attrs = StructAttrs::read(&input.attrs, &quiet);
+        let _ = quiet.finish();
+        let runtime = match attrs.krate {
+            Some(path) => quote!(#path),
+            None => quote!(::rowlock),
+        };
+        quote! {
+            #items
+            #[allow(dead_code, deprecated, non_snake_case, unused_qualifications)]
+            const _: () = {
+                use #runtime::__private as __rt;
+                #impls
+            };
+        }
+    }
 }
 
 pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
@@ -38,28 +72,41 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let diag = Diag::new();
-    let lowered = lower(D::NAME, &input, &diag);
+    let lowered = lower(&input, &diag);
     let plan = lowered
         .as_ref()
         .and_then(|(model, attempted)| D::plan(model, attempted, &diag));
     match (diag.finish(), plan) {
-        (Ok(()), Some(plan)) => D::expand(&plan),
+        (Ok(()), Some(plan)) => D::expand(&plan).tokens(&input),
         (Ok(()), None) => TokenStream::new(),
         (Err(errors), _) => {
-            let stub = D::stub(&input);
+            let stub = D::stub(&input).tokens(&input);
             quote!(#errors #stub)
         }
     }
 }
 
+/// A name whose definition is, for the editor, the option or field that asked for it.
+fn name_at(name: &str, asked: Span) -> Ident {
+    Ident::new(name, Span::call_site().located_at(asked))
+}
+
+/// What a method runs on is called `db`, unless one of its other arguments is.
+fn connection_name(arguments: &[&Column]) -> Ident {
+    let mut name = "db".to_owned();
+    while arguments.iter().any(|column| column.field == name) {
+        name.push('_');
+    }
+    Ident::new(&name, Span::call_site())
+}
+
 /// A generated method that takes something to run on, as its tokens are put together.
-struct Method<'a> {
-    model: &'a Model,
-    /// Where go-to-definition leads: the option that asked for the method.
+struct Method {
     name: Ident,
     docs: String,
     /// `&self,` or nothing.
     receiver: TokenStream,
+    db: Ident,
     /// What follows the connection.
     arguments: TokenStream,
     output: TokenStream,
@@ -68,26 +115,25 @@ struct Method<'a> {
     body: TokenStream,
 }
 
-impl Method<'_> {
+impl Method {
     fn tokens(&self) -> TokenStream {
         let Self {
-            model,
             name,
             docs,
             receiver,
+            db,
             arguments,
             output,
             bound,
             body,
         } = self;
-        let rt = &model.rt;
         quote! {
             #[doc = #docs]
-            pub fn #name<'__c, __DB: #rt::Backend>(
+            pub fn #name<'__c, __DB: __rt::Backend>(
                 #receiver
-                db: impl #rt::sqlx::Acquire<'__c, Database = __DB> + ::core::marker::Send,
+                #db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
                 #arguments
-            ) -> impl ::core::future::Future<Output = ::core::result::Result<#output>> + ::core::marker::Send
+            ) -> impl __rt::Future<Output = __rt::Result<#output>> + __rt::Send
             where
                 Self: #bound
             {
@@ -98,39 +144,57 @@ impl Method<'_> {
 }
 
 /// Wraps an impl so that it exists only if the runtime was built for the database.
-fn for_backend(model: &Model, dialect: Dialect, code: &TokenStream) -> TokenStream {
-    let rt = &model.rt;
+fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
     let wrapper = match dialect {
         Dialect::Postgres => format_ident!("postgres"),
         Dialect::Sqlite => format_ident!("sqlite"),
     };
-    quote!(#rt::#wrapper! { #code })
+    quote!(__rt::#wrapper! { #code })
 }
 
 /// sqlx's type for the database.
-fn database(model: &Model, dialect: Dialect) -> TokenStream {
-    let rt = &model.rt;
+fn database(dialect: Dialect) -> TokenStream {
     let name = format_ident!("{}", dialect.name());
-    quote!(#rt::sqlx::#name)
+    quote!(__rt::#name)
 }
 
-/// The row type of the database.
-fn row(model: &Model, dialect: Dialect) -> TokenStream {
-    let database = database(model, dialect);
-    let rt = &model.rt;
-    quote!(<#database as #rt::sqlx::Database>::Row)
+/// Reads all columns; what is wrong with that is wrong with the struct.
+fn from_row(model: &Model, dialect: Dialect) -> TokenStream {
+    let database = database(dialect);
+    let row = quote!(__row);
+    let read = quote_spanned!(model.ident.span()=> __rt::from_row::<#database, Self>(#row));
+    quote! {
+        fn from_row(__row: &__rt::Row<#database>) -> __rt::Decoded<Self> { #read }
+    }
+}
+
+/// A statement as a raw string, so that quoted names stay readable in the output.
+fn literal(sql: &str) -> Literal {
+    let hashes = "#".repeat(1 + sql.matches('#').count());
+    format!("r{hashes}\"{sql}\"{hashes}")
+        .parse()
+        .unwrap_or_else(|_| Literal::string(sql))
+}
+
+/// `Some(r#"..."#)` or `None`.
+fn optional_literal(sql: Option<&str>) -> TokenStream {
+    match sql.map(literal) {
+        Some(sql) => quote!(__rt::Some(#sql)),
+        None => quote!(__rt::None),
+    }
 }
 
 /// `to.bind::<Type>(index, value);`, with errors about the type at the field's type.
-fn bind(index: usize, column: &Column, value: &TokenStream, model: &Model) -> TokenStream {
-    let rt = &model.rt;
+fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
     let ty = &column.ty;
+    let index = Index::from(index);
     if column.json {
+        let to = quote!(__to);
         return quote_spanned! {ty.span()=>
-            __to.bind(#index, &#rt::sqlx::types::Json(#value));
+            #to.bind(#index, &__rt::sqlx::types::Json(#value));
         };
     }
-    quote_spanned!(ty.span()=> __to.bind::<#ty>(#index, #value);)
+    quote!(__to.bind::<#ty>(#index, #value);)
 }
 
 /// How a key's value is passed: text and bytes are borrowed, everything else is given.
@@ -153,7 +217,7 @@ fn passed(ty: &Type, lifetime: &TokenStream) -> Passed {
         _ => Passed {
             ty: quote!(#ty),
             argument: quote!(#ty),
-            from_field: |field| quote!(::core::clone::Clone::clone(&#field)),
+            from_field: |field| quote!(__rt::Clone::clone(&#field)),
         },
     }
 }
@@ -196,7 +260,7 @@ fn key_parts(columns: &[&Column]) -> Vec<TokenStream> {
     }
     (0..columns.len())
         .map(|index| {
-            let index = syn::Index::from(index);
+            let index = Index::from(index);
             quote!(__key.#index)
         })
         .collect()
@@ -213,13 +277,14 @@ fn bind_key(columns: &[&Column]) -> TokenStream {
         .map(|(index, (column, part))| {
             let passed = passed(&column.ty, &quote!());
             let ty = passed.argument;
+            let index = Index::from(index);
             // A single key is a reference already.
             let value = if single {
                 quote!(#part)
             } else {
                 quote!(&#part)
             };
-            quote_spanned!(column.ty.span()=> __to.bind::<#ty>(#index, #value);)
+            quote!(__to.bind::<#ty>(#index, #value);)
         });
     quote!(#(#binds)*)
 }
@@ -244,23 +309,34 @@ fn describe_key(columns: &[&Column]) -> TokenStream {
 }
 
 /// Refuses an `Option` that hides behind an alias, where the type's name did not tell.
-fn assert_not_null(model: &Model, columns: &[&Column], what: &str, note: &str) -> TokenStream {
-    let rt = &model.rt;
-    let asserts = columns.iter().map(|column| {
-        let ty = &column.ty;
-        let message = format!(
-            "`{}` is nullable, so it cannot be {what}: {note}",
-            column.field
-        );
-        quote_spanned! {ty.span()=>
-            const _: () = {
-                #[allow(unused_imports)]
-                use #rt::NotNullable as _;
-                ::core::assert!(!#rt::Nullable::<#ty>::IS_OPTION, #message);
-            };
-        }
-    });
-    quote!(#(#asserts)*)
+fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
+    const PLAIN: &[&str] = &["i16", "i32", "i64", "bool", "String"];
+    let asserts: Vec<TokenStream> = columns
+        .iter()
+        .filter(|column| {
+            !last_segment(&column.ty).is_some_and(|name| PLAIN.contains(&name.as_str()))
+        })
+        .map(|column| {
+            let ty = &column.ty;
+            let message = format!(
+                "`{}` is nullable, so it cannot be {what}: {note}",
+                column.field
+            );
+            quote_spanned! {ty.span()=>
+                __rt::assert!(!__rt::Nullable::<#ty>::IS_OPTION, #message);
+            }
+        })
+        .collect();
+    if asserts.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        const _: () = {
+            #[allow(unused_imports)]
+            use __rt::NotNullable as _;
+            #(#asserts)*
+        };
+    }
 }
 
 /// The SQL of a method for its documentation: one text if all databases share it.
@@ -282,22 +358,24 @@ fn sql_doc(model: &Model, sql: impl Fn(Dialect) -> String) -> String {
     }
 }
 
+const STUB_DOC: &str = "Not generated because of the errors in the struct.";
+
 /// A method of a stub: takes anything, and its future never runs.
 fn stub_method(
     name: &Ident,
-    arguments: usize,
     receiver: bool,
+    arguments: usize,
     output: &TokenStream,
 ) -> TokenStream {
+    let receiver = receiver.then(|| quote!(&self,));
     let arguments = (0..arguments).map(|index| {
         let name = format_ident!("__{index}");
         quote!(#name: impl ::core::marker::Sized)
     });
-    let receiver = receiver.then(|| quote!(&self,));
     quote! {
-        #[doc = "Not generated because of the errors in the struct."]
-        pub async fn #name(#receiver #(#arguments),*) -> ::core::result::Result<#output> {
-            ::core::unreachable!()
+        #[doc = #STUB_DOC]
+        pub async fn #name(#receiver #(#arguments),*) -> __rt::Result<#output> {
+            __rt::unreachable!()
         }
     }
 }
@@ -307,18 +385,20 @@ fn stub_impl(input: &DeriveInput, methods: &TokenStream) -> TokenStream {
     let ident = &input.ident;
     let (generics, arguments, predicates) = input.generics.split_for_impl();
     quote! {
-        #[allow(dead_code, unused_variables, clippy::all)]
+        #[allow(unused_variables)]
         impl #generics #ident #arguments #predicates { #methods }
     }
 }
 
-/// The public path of the runtime as far as the attributes can be read.
-fn stub_runtime(input: &DeriveInput) -> TokenStream {
-    let quiet = Diag::new();
-    let attrs = crate::attr::StructAttrs::read(&input.attrs, &quiet);
-    let _ = quiet.finish();
-    match attrs.krate {
-        Some(path) => quote!(#path),
-        None => quote!(::rowlock),
+/// The fields of a struct that is not generic; nothing of what cannot be a model anyway.
+fn stub_fields(input: &DeriveInput) -> Option<Vec<&syn::Field>> {
+    match &input.data {
+        syn::Data::Struct(data) if input.generics.params.is_empty() => Some(
+            data.fields
+                .iter()
+                .filter(|field| field.ident.is_some())
+                .collect(),
+        ),
+        _ => None,
     }
 }

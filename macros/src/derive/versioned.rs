@@ -1,13 +1,14 @@
 //! `#[derive(Versioned)]`: optimistic locking.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::DeriveInput;
 use syn::spanned::Spanned;
+use syn::{DeriveInput, Index};
 
 use super::{
-    Derive, Method, assert_not_null, bind, bind_key, database, describe_key, for_backend,
-    key_argument, key_of, key_type, row, sql_doc, stub_impl, stub_method, stub_runtime,
+    Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
+    describe_key, for_backend, from_row, key_argument, key_of, key_type, literal, name_at, sql_doc,
+    stub_fields, stub_impl, stub_method,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -22,27 +23,16 @@ pub(crate) struct Plan<'m> {
     version: &'m Column,
 }
 
-/// `Sized` methods of this derive with their number of arguments, for the stub.
-const METHODS: &[(&str, usize, bool)] = &[
-    ("load", 2, false),
-    ("reload", 1, true),
-    ("update", 1, true),
-    ("touch", 1, true),
-    ("delete", 1, true),
-    ("update_with", 3, false),
-];
-
 impl Derive for Versioned {
-    const NAME: &'static str = "Versioned";
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let version = model.version();
-        if version.is_none() && !attempted.version {
+        if version.is_none() && !attempted.has("version") {
             missing_version(model, diag);
         }
         let keys = model.keys();
-        if keys.is_empty() && !attempted.key {
+        if keys.is_empty() && !attempted.has("key") {
             missing_key(model, diag);
         }
         Some(Plan {
@@ -52,49 +42,104 @@ impl Derive for Versioned {
         })
     }
 
-    fn expand(plan: &Plan<'_>) -> TokenStream {
+    fn expand(plan: &Plan<'_>) -> Output {
         let Plan { model, keys, .. } = plan;
         let methods = methods(plan);
         let facts = facts(plan);
         let backends = model
             .backends
             .iter()
-            .map(|dialect| for_backend(model, *dialect, &statements(plan, *dialect)));
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
         let ident = &model.ident;
         let not_null = assert_not_null(
-            model,
             keys,
             "the key",
             "in SQL NULL is not equal to NULL, so such a row would never be found",
         );
-        quote! {
-            #[allow(dead_code)]
-            impl #ident { #methods }
-            #facts
-            #(#backends)*
-            #not_null
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                impl #ident { #methods }
+                #facts
+                #(#backends)*
+                #not_null
+            },
         }
     }
 
-    fn stub(input: &DeriveInput) -> TokenStream {
-        let rt = stub_runtime(input);
-        let methods = METHODS.iter().map(|(name, arguments, receiver)| {
-            let output = match *name {
-                "load" | "reload" => quote!(Self, #rt::LoadError),
-                "delete" => quote!((), #rt::DeleteError<Self>),
-                _ => quote!(Self, #rt::UpdateError<Self>),
-            };
-            stub_method(&format_ident!("{name}"), *arguments, *receiver, &output)
+    fn stub(input: &DeriveInput) -> Output {
+        let load_error = quote!(Self, __rt::LoadError);
+        let update_error = quote!(Self, __rt::UpdateError<Self>);
+        let methods = [
+            ("load", false, 2, &load_error),
+            ("reload", true, 1, &load_error),
+            ("update", true, 1, &update_error),
+            ("touch", true, 1, &update_error),
+            ("delete", true, 1, &quote!((), __rt::DeleteError<Self>)),
+        ];
+        let methods = methods.map(|(name, receiver, arguments, output)| {
+            stub_method(&format_ident!("{name}"), receiver, arguments, output)
         });
-        let edit = quote! {
-            #[doc = "Not generated because of the errors in the struct."]
-            pub fn edit(&self) -> #rt::Edit<Self> {
-                ::core::unreachable!()
+        // The argument of the closure of `update_with` has to be known, or the caller is asked for its type.
+        let methods = quote! {
+            #(#methods)*
+            #[doc = #STUB_DOC]
+            pub async fn update_with(
+                __db: impl ::core::marker::Sized,
+                __key: impl ::core::marker::Sized,
+                __change: impl __rt::FnMut(&mut Self),
+            ) -> __rt::Result<#update_error> {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
+            pub fn edit(&self) -> __rt::Edit<Self> {
+                __rt::unreachable!()
             }
         };
-        // `update_with` takes a closure whose argument has to be known.
-        stub_impl(input, &quote!(#(#methods)* #edit))
+        let methods = stub_impl(input, &methods);
+        let traits = stub_traits(input);
+        Output {
+            items: TokenStream::new(),
+            impls: quote!(#methods #traits),
+        }
     }
+}
+
+/// What `Edit::save` and `Conflict::merge` ask for.
+fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
+    stub_fields(input)?;
+    let ident = &input.ident;
+    Some(quote! {
+        #[automatically_derived]
+        impl __rt::versioned::Versioned for #ident {
+            type Key<'__k> = ();
+            type Version = i64;
+            const TABLE: &'static str = "";
+            const VERSION: &'static str = "";
+            const VERSION_INDEX: usize = 0;
+            const COLUMNS: &'static [&'static str] = &[];
+            fn copy(&self) -> Self { __rt::unreachable!() }
+            fn key(&self) {}
+            fn version(&self) -> i64 { 0 }
+            fn describe(_: &(), _: &mut __rt::KeyText) {}
+            fn changes(&self, _: &Self) -> __rt::Changes { __rt::unreachable!() }
+            fn adopt(&mut self, _: &Self, _: &__rt::Changes) {}
+        }
+        #[automatically_derived]
+        impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident {
+            const LOAD: &'static str = "";
+            const UPDATE: &'static str = "";
+            const TOUCH: &'static str = "";
+            const DELETE: &'static str = "";
+            const SAVE_HEAD: &'static str = "";
+            const SAVE_TAIL: &'static str = "";
+            const SET: &'static [&'static str] = &[];
+            fn from_row(_: &__DB::Row) -> __rt::Decoded<Self> { __rt::unreachable!() }
+            fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
+            fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
+            fn read_back(&mut self, _: &__DB::Row) -> __rt::Decoded<()> { __rt::Ok(()) }
+        }
+    })
 }
 
 fn missing_version(model: &Model, diag: &Diag) {
@@ -106,7 +151,7 @@ fn missing_version(model: &Model, diag: &Diag) {
     match named {
         Some(column) => diag.error(
             &column.ident,
-            format_args!("{message}\nhelp: mark this one with `#[rowlock(version)]`"),
+            format_args!("{message}\nhelp: mark this field with `#[rowlock(version)]`"),
         ),
         None => diag.error(
             &model.ident,
@@ -138,16 +183,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         keys,
         version,
     } = plan;
-    let rt = &model.rt;
-    let v = quote!(#rt::versioned);
     let key = key_argument(keys);
-    let errors = |name: &str| {
-        let name = Ident::new(name, proc_macro2::Span::call_site());
-        quote!(#rt::public::#name)
-    };
-    let load_error = errors("LoadError");
-    let update_error = errors("UpdateError");
-    let delete_error = errors("DeleteError");
     let ident = &model.ident;
     let table = model.table.display();
     let version_name = &version.field;
@@ -156,16 +192,13 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let method = |name: &str, docs: String, receiver: bool, arguments, output, body| {
         Method {
-            model,
-            name: Ident::new(
-                name,
-                proc_macro2::Span::call_site().located_at(version.ident.span()),
-            ),
+            name: name_at(name, version.asked),
             docs,
             receiver: if receiver { quote!(&self,) } else { quote!() },
+            db: connection_name(&[]),
             arguments,
             output,
-            bound: quote!(#v::VersionedSql<__DB>),
+            bound: quote!(__rt::versioned::VersionedSql<__DB>),
             body,
         }
         .tokens()
@@ -180,8 +213,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         false,
         quote!(key: #key),
-        quote!(Self, #load_error),
-        quote!(#v::load(db, key)),
+        quote!(Self, __rt::LoadError),
+        quote!(__rt::versioned::load(db, key)),
     );
     let reload = method(
         "reload",
@@ -192,8 +225,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!(Self, #load_error),
-        quote!(#v::reload(self, db)),
+        quote!(Self, __rt::LoadError),
+        quote!(__rt::versioned::reload(self, db)),
     );
     let update = method(
         "update",
@@ -206,8 +239,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!(Self, #update_error<Self>),
-        quote!(#v::update(self, db)),
+        quote!(Self, __rt::UpdateError<Self>),
+        quote!(__rt::versioned::update(self, db)),
     );
     let touch = method(
         "touch",
@@ -218,8 +251,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!(Self, #update_error<Self>),
-        quote!(#v::touch(self, db)),
+        quote!(Self, __rt::UpdateError<Self>),
+        quote!(__rt::versioned::touch(self, db)),
     );
     let delete = method(
         "delete",
@@ -231,8 +264,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         ),
         true,
         quote!(),
-        quote!((), #delete_error<Self>),
-        quote!(#v::delete(self, db)),
+        quote!((), __rt::DeleteError<Self>),
+        quote!(__rt::versioned::delete(self, db)),
     );
     let update_with = method(
         "update_with",
@@ -245,14 +278,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
              Cancel safety: as `update`; an attempt is applied completely or not at all."
         ),
         false,
-        quote!(key: #key, change: impl ::core::ops::FnMut(&mut Self) + ::core::marker::Send),
-        quote!(Self, #update_error<Self>),
-        quote!(#v::update_with(db, key, change)),
+        quote!(key: #key, change: impl __rt::FnMut(&mut Self) + __rt::Send),
+        quote!(Self, __rt::UpdateError<Self>),
+        quote!(__rt::versioned::update_with(db, key, change)),
     );
+    let edit = name_at("edit", version.asked);
     let edit_docs = format!(
         "Starts an edit of this `{ident}`: change its fields, then `save` writes only the changed columns."
     );
-    let edit_type = errors("Edit");
     quote! {
         #load
         #reload
@@ -261,8 +294,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #delete
         #update_with
         #[doc = #edit_docs]
-        pub fn edit(&self) -> #edit_type<Self> {
-            #edit_type::new(::core::clone::Clone::clone(self))
+        pub fn #edit(&self) -> __rt::Edit<Self> {
+            __rt::Edit::new(__rt::versioned::Versioned::copy(self))
         }
     }
 }
@@ -274,41 +307,52 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         keys,
         version,
     } = plan;
-    let rt = &model.rt;
     let ident = &model.ident;
     let table = model.table.display();
     let version_ident = &version.ident;
     let version_name = &version.field;
     let version_type = &version.ty;
+    // What is wrong with it is wrong with the struct.
+    let this = quote!(self);
+    let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
     let key_type = key_type(keys, &quote!('__k));
     let key = key_of(keys, &quote!(self));
     let describe = describe_key(keys);
+    let version_index = model
+        .columns
+        .iter()
+        .position(|column| column.ident == version.ident)
+        .map(Index::from);
     let writable = model.writable();
     let names = writable.iter().map(|column| &column.field);
     let differences = writable.iter().map(|column| {
         let field = &column.ident;
         let ty = &column.ty;
-        quote_spanned!(ty.span()=> <#ty as #rt::Comparable>::differs(&self.#field, &__other.#field))
+        let (mine, other) = (quote!(&self.#field), quote!(&__other.#field));
+        quote_spanned!(ty.span()=> <#ty as __rt::Comparable>::differs(#mine, #other))
     });
     let copies = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
+        let index = Index::from(index);
         quote!(__columns.copy(#index, &__from.#field, &mut self.#field);)
     });
     quote! {
         #[automatically_derived]
-        impl #rt::versioned::Versioned for #ident {
+        impl __rt::versioned::Versioned for #ident {
             type Key<'__k> = #key_type;
             type Version = #version_type;
             const TABLE: &'static str = #table;
             const VERSION: &'static str = #version_name;
+            const VERSION_INDEX: usize = #version_index;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
+            fn copy(&self) -> Self { #copy }
             fn key(&self) -> Self::Key<'_> { #key }
             fn version(&self) -> Self::Version { self.#version_ident }
-            fn describe(__key: &Self::Key<'_>, __to: &mut #rt::KeyText) { #describe }
-            fn changes(&self, __other: &Self) -> #rt::Changes {
-                #rt::Changes::new([#(#differences),*])
+            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
+            fn changes(&self, __other: &Self) -> __rt::Changes {
+                __rt::Changes::new([#(#differences),*])
             }
-            fn adopt(&mut self, __from: &Self, __columns: &#rt::Changes) { #(#copies)* }
+            fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* }
         }
     }
 }
@@ -320,54 +364,52 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         keys,
         version,
     } = plan;
-    let rt = &model.rt;
     let ident = &model.ident;
-    let database = database(model, dialect);
-    let row = row(model, dialect);
-    let load = sql::select(model, keys);
-    let update = sql::versioned::update(model, version);
-    let touch = sql::versioned::touch(model, version);
-    let delete = sql::versioned::delete(model, version);
+    let database = database(dialect);
+    let from_row = from_row(model, dialect);
+    let load = literal(&sql::select(model, keys));
+    let update = literal(&sql::versioned::update(model, version));
+    let touch = literal(&sql::versioned::touch(model, version));
+    let delete = literal(&sql::versioned::delete(model, version));
     let (head, tail) = sql::versioned::save(model, version);
-    let version_index = model
-        .columns
-        .iter()
-        .position(|column| column.ident == version.ident);
+    let (head, tail) = (literal(&head), literal(&tail));
     let writable = model.writable();
     let sets = writable
         .iter()
-        .map(|column| format!("{} = ", sql::quote(&column.name)));
+        .map(|column| literal(&format!("{} = ", sql::quote(&column.name))));
     let bind_key = bind_key(keys);
     let binds = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
-        bind(index, column, &quote!(&self.#field), model)
+        bind(index, column, &quote!(&self.#field))
     });
     let reads = sql::versioned::returned(model)
         .into_iter()
         .enumerate()
         .map(|(index, column)| {
             let field = &column.ident;
+            let index = Index::from(index);
             if column.json {
-                quote!(self.#field = #rt::get::<_, #rt::sqlx::types::Json<_>>(__row, #index)?.0;)
+                quote!(self.#field = __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, #index)?.0;)
             } else {
-                quote!(self.#field = #rt::get(__row, #index)?;)
+                quote!(self.#field = __rt::get(__row, #index)?;)
             }
         });
     quote! {
         #[automatically_derived]
-        impl #rt::versioned::VersionedSql<#database> for #ident {
+        impl __rt::versioned::VersionedSql<#database> for #ident {
             const LOAD: &'static str = #load;
-            const VERSION_INDEX: usize = #version_index;
             const UPDATE: &'static str = #update;
             const TOUCH: &'static str = #touch;
             const DELETE: &'static str = #delete;
-            const SAVE: (&'static str, &'static str) = (#head, #tail);
+            const SAVE_HEAD: &'static str = #head;
+            const SAVE_TAIL: &'static str = #tail;
             const SET: &'static [&'static str] = &[#(#sets),*];
-            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl #rt::Bind<#database>) { #bind_key }
-            fn bind_columns(&self, __to: &mut impl #rt::Bind<#database>) { #(#binds)* }
-            fn read_back(&mut self, __row: &#row) -> ::core::result::Result<(), #rt::sqlx::Error> {
+            #from_row
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
+            fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
                 #(#reads)*
-                ::core::result::Result::Ok(())
+                __rt::Ok(())
             }
         }
     }

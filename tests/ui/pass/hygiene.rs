@@ -1,0 +1,61 @@
+//! All derives without the prelude, with the crate under another name, and among names that the output uses itself.
+
+#![no_implicit_prelude]
+#![deny(warnings)]
+
+extern crate rowlock as db;
+
+/// Names that would shadow those of the output if they were not spelled out there.
+mod shadowed {
+    pub(crate) type DB = i64;
+    #[allow(dead_code)]
+    pub(crate) struct Option;
+    #[allow(dead_code)]
+    pub(crate) struct Result;
+    #[allow(dead_code)]
+    pub(crate) struct Backend;
+    #[allow(dead_code)]
+    pub(crate) struct Future;
+    #[allow(dead_code)]
+    pub(crate) struct Send;
+
+    #[derive(
+        ::std::clone::Clone,
+        ::std::fmt::Debug,
+        ::std::cmp::PartialEq,
+        ::sqlx::FromRow,
+        ::db::Versioned,
+        ::db::Counter,
+        ::db::FindOrCreate,
+    )]
+    #[rowlock(table = "shadowed", unique(db, key, new), unique(db), crate = ::db, existing_rows)]
+    pub(crate) struct Model {
+        #[rowlock(key)]
+        id: i64,
+        #[rowlock(key)]
+        key: DB,
+        db: i64,
+        new: i64,
+        to: DB,
+        from: DB,
+        row: DB,
+        other: DB,
+        columns: DB,
+        change: DB,
+        connection: DB,
+        #[rowlock(counter)]
+        delta: i64,
+        #[rowlock(counter)]
+        db_: i64,
+        #[rowlock(version)]
+        version: i64,
+    }
+}
+
+#[allow(dead_code)]
+async fn calls(pool: ::sqlx::SqlitePool, model: shadowed::Model) {
+    let _ = model.update(&pool).await;
+    let _ = shadowed::Model::find_by_db(&pool, 1).await;
+}
+
+fn main() {}
