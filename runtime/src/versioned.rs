@@ -11,7 +11,7 @@ use sqlx::Acquire;
 use crate::atomic::in_transaction;
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
-use crate::column::{Changes, Column, VersionNumber};
+use crate::column::{Changes, Column};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::statement::{Bind, Fetched, Statement};
 
@@ -24,12 +24,12 @@ const LONGEST_WAIT: Duration = Duration::from_millis(64);
 pub trait Versioned: Sized + Send + Sync + 'static {
     /// The key columns; text is borrowed.
     type Key<'k>: Clone + PartialEq + Send + Sync;
-    /// The type of the version column.
-    type Version: VersionNumber;
     /// As written by the user.
     const TABLE: &'static str;
     /// The version's field.
     const VERSION: &'static str;
+    /// The highest version that the field's type can hold.
+    const MAX_VERSION: i64;
     /// Where the version stands among all columns.
     const VERSION_INDEX: usize;
     /// The fields that an update writes.
@@ -40,7 +40,7 @@ pub trait Versioned: Sized + Send + Sync + 'static {
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
     /// The version of this copy.
-    fn version(&self) -> Self::Version;
+    fn version(&self) -> i64;
     /// Writes the key into an error.
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
     /// The columns whose values differ.
@@ -417,7 +417,7 @@ fn attempt_on<T: Versioned>(key: &T::Key<'_>, operation: &'static str) -> Attemp
 /// The key and the version that the row must still have.
 fn bind_unchanged<DB: Backend, T: VersionedSql<DB>>(row: &T, statement: &mut Statement<DB>) {
     T::bind_key(&row.key(), statement);
-    statement.bind_i64(row.version().to_i64());
+    statement.bind_i64(row.version());
 }
 
 /// A row as the database has it, with its version.
@@ -527,7 +527,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     connection: &mut DB::Connection,
 ) -> Result<T, UpdateError<T>> {
     // In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
-    if mine.version().to_i64() == T::Version::MAX {
+    if mine.version() == T::MAX_VERSION {
         return Err(UpdateError::VersionOverflow(attempt(mine, operation)));
     }
     let in_transaction = in_transaction::<DB>(connection);
@@ -568,7 +568,7 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
     connection: &mut DB::Connection,
 ) -> Result<Refused<T>, WriteFailure> {
     let attempt = attempt(mine, operation);
-    let expected = mine.version().to_i64();
+    let expected = mine.version();
     let stored = select::<DB, T>(&mine.key(), connection).await;
     Ok(match stored {
         Err(error) => return Err(WriteFailure::new(attempt, error, true)),
