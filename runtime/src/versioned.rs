@@ -101,8 +101,8 @@ pub enum UpdateError<T> {
     /// Somebody changed the row since this copy was read. Nothing was written. The conflict has the row as it is now.
     #[error("{0}")]
     Stale(Box<Conflict<T>>),
-    /// Somebody deleted the row. Nothing was written.
-    #[error("{0}: the row was deleted")]
+    /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
+    #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
@@ -114,9 +114,9 @@ pub enum UpdateError<T> {
     /// dropped the update.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the write")]
     Ignored(Attempt),
-    /// The key is not unique in the database, and all rows that have it were written. Add the unique index, or name
-    /// the column that is missing from the key.
-    #[error("{0}: several rows have this key, all were written")]
+    /// The key is not unique in the database. If several rows had the expected version, all of them were written. Add
+    /// the unique index, or name the column that is missing from the key.
+    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The key of an [`Edit`] was changed. A key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
@@ -139,8 +139,8 @@ pub enum DeleteError<T> {
     /// Somebody changed the row since this copy was read. It is still there.
     #[error("{0}")]
     Stale(Box<Conflict<T>>),
-    /// Somebody else deleted the row.
-    #[error("{0}: the row was deleted already")]
+    /// The row does not exist: somebody else deleted it, or it never did.
+    #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
     /// The row's version is NULL in the database, so it cannot be checked. It is still there.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
@@ -149,9 +149,9 @@ pub enum DeleteError<T> {
     /// delete.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the delete")]
     Ignored(Attempt),
-    /// The key is not unique in the database, and all rows that have it were deleted. Add the unique index, or name
-    /// the column that is missing from the key.
-    #[error("{0}: several rows have this key, all were deleted")]
+    /// The key is not unique in the database. If several rows had the expected version, all of them were deleted. Add
+    /// the unique index, or name the column that is missing from the key.
+    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
@@ -168,8 +168,8 @@ from_write_failure!(UpdateError<T>, DeleteError<T>);
 
 /// Two writers changed the same row, and the other one was first.
 ///
-/// Resolve it in one of three ways: take [`current`](Self::current), write [`mine`](Self::mine) over it (set its
-/// version to the current one), or [`merge`](Self::merge).
+/// Resolve it in one of three ways: take theirs, which is [`current`](Self::current); write yours over it with
+/// [`keep_mine`](Self::keep_mine); or [`merge`](Self::merge).
 pub struct Conflict<T> {
     /// The row as it is now, by somebody else.
     pub current: T,
@@ -212,14 +212,14 @@ impl<T: Versioned> Conflict<T> {
         since.changes(&self.current).names(T::COLUMNS)
     }
 
-    /// The row with both writers' changes, ready to be written: the current row plus the fields that only this writer
-    /// changed.
+    /// Both writers' changes: the current row plus the fields that only this writer changed, ready to be
+    /// [saved](Edit::save). If that meets a third writer, the next conflict can be merged again.
     ///
     /// # Errors
     ///
     /// [`MergeError::Overlap`] if both changed the same field to different values, [`MergeError::NoBase`] after
     /// `update`, which does not know what it started from; use `edit` and `save`.
-    pub fn merge(&self) -> Result<T, MergeError> {
+    pub fn merge(&self) -> Result<Edit<T>, MergeError> {
         let base = self.base.as_ref().ok_or(MergeError::NoBase)?;
         let mine = base.changes(&self.mine);
         let theirs = base.changes(&self.current);
@@ -233,9 +233,17 @@ impl<T: Versioned> Conflict<T> {
         if !overlap.is_empty() {
             return Err(MergeError::Overlap(overlap));
         }
-        let mut merged = self.current.copy();
+        let mut merged = Edit::new(self.current.copy());
         merged.adopt(&self.mine, &mine);
         Ok(merged)
+    }
+
+    /// This writer's row over the current one: whatever the other writer changed is overwritten when this is
+    /// [saved](Edit::save).
+    pub fn keep_mine(&self) -> Edit<T> {
+        let mut mine = Edit::new(self.current.copy());
+        mine.adopt(&self.mine, &self.current.changes(&self.mine));
+        mine
     }
 }
 
@@ -548,6 +556,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
             Refused::Gone(attempt) => UpdateError::Gone(attempt),
             Refused::NullVersion(attempt) => UpdateError::NullVersion(attempt),
             Refused::Ignored(attempt) => UpdateError::Ignored(attempt),
+            Refused::NotUnique(attempt) => UpdateError::NotUnique(attempt),
         }),
     }
 }
@@ -558,6 +567,7 @@ enum Refused<T> {
     Gone(Attempt),
     NullVersion(Attempt),
     Ignored(Attempt),
+    NotUnique(Attempt),
 }
 
 /// Looks at the row to find out why the write met none. A read: if it fails, nothing was written.
@@ -574,9 +584,7 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
         Err(error) => return Err(WriteFailure::new(attempt, error, true)),
         Ok(Stored::Missing) => Refused::Gone(attempt),
         Ok(Stored::NullVersion) => Refused::NullVersion(attempt),
-        // The write matched none of several rows, so none of them has the version: what applies to one of them
-        // applies to all.
-        Ok(Stored::Several) => Refused::Gone(attempt),
+        Ok(Stored::Several) => Refused::NotUnique(attempt),
         Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(attempt),
         Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
             current,
@@ -617,6 +625,7 @@ pub async fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
             Refused::Gone(attempt) => DeleteError::Gone(attempt),
             Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
             Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
+            Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
         },
     )
 }
@@ -637,7 +646,8 @@ pub async fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
         let base = match select::<DB, T>(&key, &mut connection).await {
             Ok(Stored::Row(row, _)) => row,
             Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(describe())),
-            Ok(Stored::Missing | Stored::Several) => return Err(UpdateError::Gone(describe())),
+            Ok(Stored::Missing) => return Err(UpdateError::Gone(describe())),
+            Ok(Stored::Several) => return Err(UpdateError::NotUnique(describe())),
             Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
         };
         let mut mine = base.copy();
@@ -667,9 +677,9 @@ mod tests {
 
     impl Versioned for Row {
         type Key<'k> = ();
-        type Version = i64;
         const TABLE: &'static str = "rows";
         const VERSION: &'static str = "version";
+        const MAX_VERSION: i64 = i64::MAX;
         const VERSION_INDEX: usize = 0;
         const COLUMNS: &'static [&'static str] = &["a", "b", "c"];
         fn copy(&self) -> Self {
