@@ -599,68 +599,72 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
 }
 
 /// Deletes the row if it still has the version of this copy.
-pub async fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
+pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Acquire<'c, Database = DB> + Send,
-) -> Result<(), DeleteError<T>> {
-    const OPERATION: &str = "delete";
-    let mut connection = db.acquire().await.map_err(|error| {
-        DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
-    })?;
-    let in_transaction = in_transaction::<DB>(&connection);
-    let mut statement = Statement::literal(T::DELETE);
-    bind_unchanged(row, &mut statement);
-    let deleted = statement
-        .execute(&mut connection)
-        .await
-        .map_err(|error| WriteFailure::new(attempt(row, OPERATION), error, in_transaction))?;
-    match deleted {
-        0 => {}
-        1 => return Ok(()),
-        _ => return Err(DeleteError::NotUnique(attempt(row, OPERATION))),
+) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
+    async move {
+        const OPERATION: &str = "delete";
+        let mut connection = db.acquire().await.map_err(|error| {
+            DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
+        })?;
+        let in_transaction = in_transaction::<DB>(&connection);
+        let mut statement = Statement::literal(T::DELETE);
+        bind_unchanged(row, &mut statement);
+        let deleted = statement
+            .execute(&mut connection)
+            .await
+            .map_err(|error| WriteFailure::new(attempt(row, OPERATION), error, in_transaction))?;
+        match deleted {
+            0 => {}
+            1 => return Ok(()),
+            _ => return Err(DeleteError::NotUnique(attempt(row, OPERATION))),
+        }
+        Err(
+            match refused(OPERATION, row, None, &mut connection).await? {
+                Refused::Stale(conflict) => DeleteError::Stale(conflict),
+                Refused::Gone(attempt) => DeleteError::Gone(attempt),
+                Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
+                Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
+                Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
+            },
+        )
     }
-    Err(
-        match refused(OPERATION, row, None, &mut connection).await? {
-            Refused::Stale(conflict) => DeleteError::Stale(conflict),
-            Refused::Gone(attempt) => DeleteError::Gone(attempt),
-            Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
-            Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
-            Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
-        },
-    )
 }
 
 /// Loads, applies and updates until no other writer comes between.
-pub async fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
+pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Acquire<'c, Database = DB> + Send,
     key: T::Key<'_>,
     mut change: impl FnMut(&mut T) + Send,
-) -> Result<T, UpdateError<T>> {
-    const OPERATION: &str = "update_with";
-    let describe = || attempt_on::<T>(&key, OPERATION);
-    let failed = |error| UpdateError::Database(DatabaseError::new(describe(), error));
-    let mut connection = db.acquire().await.map_err(failed)?;
-    let mut tried = 0;
-    loop {
-        tried += 1;
-        let base = match select::<DB, T>(&key, &mut connection).await {
-            Ok(Stored::Row(row, _)) => row,
-            Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(describe())),
-            Ok(Stored::Missing) => return Err(UpdateError::Gone(describe())),
-            Ok(Stored::Several) => return Err(UpdateError::NotUnique(describe())),
-            Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
-        };
-        let mut mine = base.copy();
-        change(&mut mine);
-        if mine.key() != base.key() {
-            return Err(UpdateError::KeyChanged(describe()));
-        }
-        let statement = update_statement(&mine);
-        match write_on(OPERATION, &mine, Some(&base), statement, &mut connection).await {
-            Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
-                tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
+) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
+    async move {
+        const OPERATION: &str = "update_with";
+        let describe = || attempt_on::<T>(&key, OPERATION);
+        let failed = |error| UpdateError::Database(DatabaseError::new(describe(), error));
+        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let base = match select::<DB, T>(&key, &mut connection).await {
+                Ok(Stored::Row(row, _)) => row,
+                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(describe())),
+                Ok(Stored::Missing) => return Err(UpdateError::Gone(describe())),
+                Ok(Stored::Several) => return Err(UpdateError::NotUnique(describe())),
+                Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
+            };
+            let mut mine = base.copy();
+            change(&mut mine);
+            if mine.key() != base.key() {
+                return Err(UpdateError::KeyChanged(describe()));
             }
-            outcome => return outcome,
+            let statement = update_statement(&mine);
+            match write_on(OPERATION, &mine, Some(&base), statement, &mut connection).await {
+                Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
+                    tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
+                }
+                outcome => return outcome,
+            }
         }
     }
 }
