@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p rowlock-benches                              everything, about five minutes
-//! cargo bench -p rowlock-benches -- --quick                   the same with fewer rounds, half a minute
+//! cargo bench -p rowlock-benches -- --quick                   the same with fewer rounds, a minute
 //! cargo bench -p rowlock-benches -- 'PostgreSQL, held' update only the pairs whose title has these words
 //! ```
 //!

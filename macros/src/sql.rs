@@ -560,7 +560,7 @@ mod tests {
         assert!(!postgres.guarded && sqlite.guarded && postgres.creates);
         assert_eq!(
             joined(&postgres, "$1, $2, $3"),
-            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" RETURNING "hall", "day", "taken""#
+            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken""#
         );
         assert_eq!(
             joined(&sqlite, "$3, $4, $5"),
@@ -582,7 +582,7 @@ mod tests {
         assert!(!postgres.creates && !sqlite.creates);
         assert_eq!(
             joined(&postgres, "$1, $2, $3"),
-            r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($1, $2, $3)), "rowlock_held" ("rowlock_h1", "rowlock_h2") AS MATERIALIZED (SELECT "rowlock_row"."hall", "rowlock_row"."day" FROM "shop"."seats" AS "rowlock_row" JOIN "rowlock_delta" ON "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" ORDER BY "rowlock_row"."hall", "rowlock_row"."day" FOR NO KEY UPDATE OF "rowlock_row") UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" JOIN "rowlock_held" ON "rowlock_held"."rowlock_h1" = "rowlock_delta"."rowlock_k1" AND "rowlock_held"."rowlock_h2" = "rowlock_delta"."rowlock_k2" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" RETURNING "hall", "day", "taken""#
+            r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($1, $2, $3)), "rowlock_held" ("rowlock_h1", "rowlock_h2") AS MATERIALIZED (SELECT "rowlock_row"."hall", "rowlock_row"."day" FROM "shop"."seats" AS "rowlock_row" JOIN (SELECT *, row_number() OVER () AS "rowlock_n" FROM "rowlock_delta") AS "rowlock_delta" ON "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" ORDER BY "rowlock_n" FOR NO KEY UPDATE OF "rowlock_row") UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" JOIN "rowlock_held" ON "rowlock_held"."rowlock_h1" = "rowlock_delta"."rowlock_k1" AND "rowlock_held"."rowlock_h2" = "rowlock_delta"."rowlock_k2" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" RETURNING "hall", "day", "taken""#
         );
         assert_eq!(
             joined(&sqlite, "$3, $4, $5"),

@@ -11,7 +11,7 @@ use sqlx::Acquire;
 use crate::atomic::in_transaction;
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
-use crate::column::{Changes, Column, VersionNumber};
+use crate::column::{Changes, Column};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::statement::{Bind, Fetched, Statement};
 
@@ -24,12 +24,12 @@ const LONGEST_WAIT: Duration = Duration::from_millis(64);
 pub trait Versioned: Sized + Send + Sync + 'static {
     /// The key columns; text is borrowed.
     type Key<'k>: Clone + PartialEq + Send + Sync;
-    /// The type of the version column.
-    type Version: VersionNumber;
     /// As written by the user.
     const TABLE: &'static str;
     /// The version's field.
     const VERSION: &'static str;
+    /// The highest version that the field's type can hold.
+    const MAX_VERSION: i64;
     /// Where the version stands among all columns.
     const VERSION_INDEX: usize;
     /// The fields that an update writes.
@@ -40,7 +40,7 @@ pub trait Versioned: Sized + Send + Sync + 'static {
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
     /// The version of this copy.
-    fn version(&self) -> Self::Version;
+    fn version(&self) -> i64;
     /// Writes the key into an error.
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
     /// The columns whose values differ.
@@ -101,8 +101,8 @@ pub enum UpdateError<T> {
     /// Somebody changed the row since this copy was read. Nothing was written. The conflict has the row as it is now.
     #[error("{0}")]
     Stale(Box<Conflict<T>>),
-    /// Somebody deleted the row. Nothing was written.
-    #[error("{0}: the row was deleted")]
+    /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
+    #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
@@ -114,9 +114,9 @@ pub enum UpdateError<T> {
     /// dropped the update.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the write")]
     Ignored(Attempt),
-    /// The key is not unique in the database, and all rows that have it were written. Add the unique index, or name
-    /// the column that is missing from the key.
-    #[error("{0}: several rows have this key, all were written")]
+    /// The key is not unique in the database. If several rows had the expected version, all of them were written. Add
+    /// the unique index, or name the column that is missing from the key.
+    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The key of an [`Edit`] was changed. A key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
@@ -139,8 +139,8 @@ pub enum DeleteError<T> {
     /// Somebody changed the row since this copy was read. It is still there.
     #[error("{0}")]
     Stale(Box<Conflict<T>>),
-    /// Somebody else deleted the row.
-    #[error("{0}: the row was deleted already")]
+    /// The row does not exist: somebody else deleted it, or it never did.
+    #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
     /// The row's version is NULL in the database, so it cannot be checked. It is still there.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
@@ -149,9 +149,9 @@ pub enum DeleteError<T> {
     /// delete.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the delete")]
     Ignored(Attempt),
-    /// The key is not unique in the database, and all rows that have it were deleted. Add the unique index, or name
-    /// the column that is missing from the key.
-    #[error("{0}: several rows have this key, all were deleted")]
+    /// The key is not unique in the database. If several rows had the expected version, all of them were deleted. Add
+    /// the unique index, or name the column that is missing from the key.
+    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
@@ -168,8 +168,8 @@ from_write_failure!(UpdateError<T>, DeleteError<T>);
 
 /// Two writers changed the same row, and the other one was first.
 ///
-/// Resolve it in one of three ways: take [`current`](Self::current), write [`mine`](Self::mine) over it (set its
-/// version to the current one), or [`merge`](Self::merge).
+/// Resolve it in one of three ways: take theirs, which is [`current`](Self::current); write yours over it with
+/// [`keep_mine`](Self::keep_mine); or [`merge`](Self::merge).
 pub struct Conflict<T> {
     /// The row as it is now, by somebody else.
     pub current: T,
@@ -230,14 +230,14 @@ impl<T: Versioned> Conflict<T> {
         since.changes(&self.current).names(T::COLUMNS)
     }
 
-    /// The row with both writers' changes, ready to be written: the current row plus the fields that only this writer
-    /// changed.
+    /// Both writers' changes: the current row plus the fields that only this writer changed, ready to be
+    /// [saved](Edit::save). If that meets a third writer, the next conflict can be merged again.
     ///
     /// # Errors
     ///
     /// [`MergeError::Overlap`] if both changed the same field to different values, [`MergeError::NoBase`] after
     /// `update`, which does not know what it started from; use `edit` and `save`.
-    pub fn merge(&self) -> Result<T, MergeError> {
+    pub fn merge(&self) -> Result<Edit<T>, MergeError> {
         let base = self.base.as_ref().ok_or(MergeError::NoBase)?;
         let mine = base.changes(&self.mine);
         let theirs = base.changes(&self.current);
@@ -251,9 +251,17 @@ impl<T: Versioned> Conflict<T> {
         if !overlap.is_empty() {
             return Err(MergeError::Overlap(overlap));
         }
-        let mut merged = self.current.copy();
+        let mut merged = Edit::new(self.current.copy());
         merged.adopt(&self.mine, &mine);
         Ok(merged)
+    }
+
+    /// This writer's row over the current one: whatever the other writer changed is overwritten when this is
+    /// [saved](Edit::save).
+    pub fn keep_mine(&self) -> Edit<T> {
+        let mut mine = Edit::new(self.current.copy());
+        mine.adopt(&self.mine, &self.current.changes(&self.mine));
+        mine
     }
 }
 
@@ -435,7 +443,7 @@ fn attempt_on<T: Versioned>(key: &T::Key<'_>, operation: &'static str) -> Attemp
 /// The key and the version that the row must still have.
 fn bind_unchanged<DB: Backend, T: VersionedSql<DB>>(row: &T, statement: &mut Statement<DB>) {
     T::bind_key(&row.key(), statement);
-    statement.bind_i64(row.version().to_i64());
+    statement.bind_i64(row.version());
 }
 
 /// A row as the database has it, with its version.
@@ -545,7 +553,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     connection: &mut DB::Connection,
 ) -> Result<T, UpdateError<T>> {
     // In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
-    if mine.version().to_i64() == T::Version::MAX {
+    if mine.version() == T::MAX_VERSION {
         return Err(UpdateError::VersionOverflow(attempt(mine, operation)));
     }
     let in_transaction = in_transaction::<DB>(connection);
@@ -566,6 +574,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
             Refused::Gone(attempt) => UpdateError::Gone(attempt),
             Refused::NullVersion(attempt) => UpdateError::NullVersion(attempt),
             Refused::Ignored(attempt) => UpdateError::Ignored(attempt),
+            Refused::NotUnique(attempt) => UpdateError::NotUnique(attempt),
         }),
     }
 }
@@ -576,6 +585,7 @@ enum Refused<T> {
     Gone(Attempt),
     NullVersion(Attempt),
     Ignored(Attempt),
+    NotUnique(Attempt),
 }
 
 /// Looks at the row to find out why the write met none. A read: if it fails, nothing was written.
@@ -586,15 +596,13 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
     connection: &mut DB::Connection,
 ) -> Result<Refused<T>, WriteFailure> {
     let attempt = attempt(mine, operation);
-    let expected = mine.version().to_i64();
+    let expected = mine.version();
     let stored = select::<DB, T>(&mine.key(), connection).await;
     Ok(match stored {
         Err(error) => return Err(WriteFailure::new(attempt, error, true)),
         Ok(Stored::Missing) => Refused::Gone(attempt),
         Ok(Stored::NullVersion) => Refused::NullVersion(attempt),
-        // The write matched none of several rows, so none of them has the version: what applies to one of them
-        // applies to all.
-        Ok(Stored::Several) => Refused::Gone(attempt),
+        Ok(Stored::Several) => Refused::NotUnique(attempt),
         Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(attempt),
         Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
             current,
@@ -609,66 +617,72 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
 }
 
 /// Deletes the row if it still has the version of this copy.
-pub async fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
+pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Acquire<'c, Database = DB> + Send,
-) -> Result<(), DeleteError<T>> {
-    const OPERATION: &str = "delete";
-    let mut connection = db.acquire().await.map_err(|error| {
-        DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
-    })?;
-    let in_transaction = in_transaction::<DB>(&connection);
-    let mut statement = Statement::literal(T::DELETE);
-    bind_unchanged(row, &mut statement);
-    let deleted = statement
-        .execute(&mut connection)
-        .await
-        .map_err(|error| WriteFailure::new(attempt(row, OPERATION), error, in_transaction))?;
-    match deleted {
-        0 => {}
-        1 => return Ok(()),
-        _ => return Err(DeleteError::NotUnique(attempt(row, OPERATION))),
+) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
+    async move {
+        const OPERATION: &str = "delete";
+        let mut connection = db.acquire().await.map_err(|error| {
+            DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
+        })?;
+        let in_transaction = in_transaction::<DB>(&connection);
+        let mut statement = Statement::literal(T::DELETE);
+        bind_unchanged(row, &mut statement);
+        let deleted = statement
+            .execute(&mut connection)
+            .await
+            .map_err(|error| WriteFailure::new(attempt(row, OPERATION), error, in_transaction))?;
+        match deleted {
+            0 => {}
+            1 => return Ok(()),
+            _ => return Err(DeleteError::NotUnique(attempt(row, OPERATION))),
+        }
+        Err(
+            match refused(OPERATION, row, None, &mut connection).await? {
+                Refused::Stale(conflict) => DeleteError::Stale(conflict),
+                Refused::Gone(attempt) => DeleteError::Gone(attempt),
+                Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
+                Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
+                Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
+            },
+        )
     }
-    Err(
-        match refused(OPERATION, row, None, &mut connection).await? {
-            Refused::Stale(conflict) => DeleteError::Stale(conflict),
-            Refused::Gone(attempt) => DeleteError::Gone(attempt),
-            Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
-            Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
-        },
-    )
 }
 
 /// Loads, applies and updates until no other writer comes between.
-pub async fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
+pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Acquire<'c, Database = DB> + Send,
     key: T::Key<'_>,
     mut change: impl FnMut(&mut T) + Send,
-) -> Result<T, UpdateError<T>> {
-    const OPERATION: &str = "update_with";
-    let describe = || attempt_on::<T>(&key, OPERATION);
-    let failed = |error| UpdateError::Database(DatabaseError::new(describe(), error));
-    let mut connection = db.acquire().await.map_err(failed)?;
-    let mut tried = 0;
-    loop {
-        tried += 1;
-        let base = match select::<DB, T>(&key, &mut connection).await {
-            Ok(Stored::Row(row, _)) => row,
-            Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(describe())),
-            Ok(Stored::Missing | Stored::Several) => return Err(UpdateError::Gone(describe())),
-            Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
-        };
-        let mut mine = base.copy();
-        change(&mut mine);
-        if mine.key() != base.key() {
-            return Err(UpdateError::KeyChanged(describe()));
-        }
-        let statement = update_statement(&mine);
-        match write_on(OPERATION, &mine, Some(&base), statement, &mut connection).await {
-            Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
-                tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
+) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
+    async move {
+        const OPERATION: &str = "update_with";
+        let describe = || attempt_on::<T>(&key, OPERATION);
+        let failed = |error| UpdateError::Database(DatabaseError::new(describe(), error));
+        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let base = match select::<DB, T>(&key, &mut connection).await {
+                Ok(Stored::Row(row, _)) => row,
+                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(describe())),
+                Ok(Stored::Missing) => return Err(UpdateError::Gone(describe())),
+                Ok(Stored::Several) => return Err(UpdateError::NotUnique(describe())),
+                Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
+            };
+            let mut mine = base.copy();
+            change(&mut mine);
+            if mine.key() != base.key() {
+                return Err(UpdateError::KeyChanged(describe()));
             }
-            outcome => return outcome,
+            let statement = update_statement(&mine);
+            match write_on(OPERATION, &mine, Some(&base), statement, &mut connection).await {
+                Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
+                    tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
+                }
+                outcome => return outcome,
+            }
         }
     }
 }
@@ -685,9 +699,9 @@ mod tests {
 
     impl Versioned for Row {
         type Key<'k> = ();
-        type Version = i64;
         const TABLE: &'static str = "rows";
         const VERSION: &'static str = "version";
+        const MAX_VERSION: i64 = i64::MAX;
         const VERSION_INDEX: usize = 0;
         const COLUMNS: &'static [&'static str] = &["a", "b", "c"];
         fn copy(&self) -> Self {

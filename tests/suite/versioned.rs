@@ -478,7 +478,7 @@ async fn v_22_d_11_an_update_of_a_deleted_row_is_gone_and_does_not_insert() {
     let error = document.update(pool).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "update of documents (id = 7): the row was deleted"
+        "update of documents (id = 7): the row does not exist (any more)"
     );
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM documents")
         .fetch_one(pool)
@@ -632,11 +632,8 @@ async fn v_33_a_conflict_can_be_resolved_three_ways() {
     // Mine.
     let lost = conflict(&titled(&document, "mine")).await;
     assert_eq!(lost.changed_fields(), ["title"]);
-    let mine = Document {
-        lock_version: lost.current_version(),
-        ..lost.mine
-    };
-    assert_eq!(mine.update(pool).await.unwrap().title, "mine");
+    let mine = lost.keep_mine().save(pool).await.unwrap();
+    assert_eq!((mine.title.as_str(), mine.lock_version), ("mine", 2));
 
     // Both, from an edit, which knows what it started from.
     let base = stored(pool).await;
@@ -648,7 +645,9 @@ async fn v_33_a_conflict_can_be_resolved_three_ways() {
     };
     assert_eq!(conflict.changed_fields(), ["title"]);
     assert_eq!(conflict.base(), Some(&base));
-    let merged = conflict.merge().unwrap().update(pool).await.unwrap();
+    let merged = conflict.merge().unwrap();
+    assert_eq!(merged.changed_fields(), ["body"]);
+    let merged = merged.save(pool).await.unwrap();
     assert_eq!(
         (merged.title.as_str(), merged.body.as_str()),
         ("their title", "my body")
@@ -844,6 +843,11 @@ async fn a_key_that_is_not_unique_is_reported() {
         document.update(pool).await,
         Err(UpdateError::NotUnique(_))
     ));
+    // None of them has this version, and there is no one row to tell about.
+    assert!(matches!(
+        document.update(pool).await,
+        Err(UpdateError::NotUnique(_))
+    ));
     let document = Document {
         lock_version: 1,
         ..document
@@ -894,6 +898,38 @@ async fn update_with_applies_to_the_row_as_it_is_then() {
     assert_eq!((saved.title.as_str(), saved.lock_version), ("held!", 2));
     // On PostgreSQL it provably saw the old row first; SQLite cannot tell when it looked.
     assert!(applied == 2 || super::NAME == "SQLite", "{applied}");
+}
+
+/// A third writer comes between the merge and its save: the new conflict knows its base, and merges again.
+#[tokio::test]
+async fn v_33_a_merge_that_meets_a_third_writer_can_be_merged_again() {
+    let (database, base) = documents().await;
+    let pool = &database.pool;
+    let mut edit = base.edit();
+    edit.note = Some("mine".to_owned());
+    let second = titled(&base, "second").update(pool).await.unwrap();
+    let Err(UpdateError::Stale(conflict)) = edit.save(pool).await else {
+        panic!("not stale");
+    };
+    Document {
+        body: "third".to_owned(),
+        ..second
+    }
+    .update(pool)
+    .await
+    .unwrap();
+    let Err(UpdateError::Stale(conflict)) = conflict.merge().unwrap().save(pool).await else {
+        panic!("not stale");
+    };
+    let saved = conflict.merge().unwrap().save(pool).await.unwrap();
+    assert_eq!(
+        (
+            saved.title.as_str(),
+            saved.body.as_str(),
+            saved.note.as_deref()
+        ),
+        ("second", "third", Some("mine"))
+    );
 }
 
 /// A writer that changes the row every time between our read and our write.

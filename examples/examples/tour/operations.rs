@@ -138,9 +138,7 @@ async fn edit_different_fields(pool: &Pool) -> Result<Row> {
                 Ok(_) => return Ok(conflicts),
                 Err(UpdateError::Stale(conflict)) => {
                     conflicts += 1;
-                    let merged = conflict.merge()?;
-                    edit = conflict.current.edit();
-                    *edit = merged;
+                    edit = conflict.merge()?;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -7,6 +7,7 @@ use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{DeriveInput, Index};
 
+use super::versioned::max_version;
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
     describe_key, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal,
@@ -297,8 +298,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     };
     let max_version = match model.version() {
         Some(version) => {
-            let ty = &version.ty;
-            quote!(__rt::Some(<#ty as __rt::VersionNumber>::MAX))
+            let max = max_version(version);
+            quote!(__rt::Some(#max))
         }
         None => quote!(__rt::None),
     };
@@ -449,6 +450,7 @@ fn stub(input: &DeriveInput) -> Output {
     let items = stub_fields(input).map(|_| {
         quote! {
             #[doc = #STUB_DOC]
+            #[derive(::core::clone::Clone, ::core::fmt::Debug)]
             #[allow(dead_code, missing_docs, non_snake_case)]
             #vis struct #new { #(#given),* }
         }

@@ -113,10 +113,10 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
         #[automatically_derived]
         impl __rt::versioned::Versioned for #ident {
             type Key<'__k> = ();
-            type Version = i64;
             const TABLE: &'static str = "";
             const VERSION: &'static str = "";
             const VERSION_INDEX: usize = 0;
+            const MAX_VERSION: i64 = 0;
             const COLUMNS: &'static [&'static str] = &[];
             fn copy(&self) -> Self { __rt::unreachable!() }
             fn key(&self) {}
@@ -311,7 +311,10 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let table = model.table.display();
     let version_ident = &version.ident;
     let version_name = &version.field;
-    let version_type = &version.ty;
+    let max_version = max_version(version);
+    let ty = &version.ty;
+    let value = quote!(self.#version_ident);
+    let version_number = quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value));
     // What is wrong with it is wrong with the struct.
     let this = quote!(self);
     let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
@@ -340,14 +343,14 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         #[automatically_derived]
         impl __rt::versioned::Versioned for #ident {
             type Key<'__k> = #key_type;
-            type Version = #version_type;
             const TABLE: &'static str = #table;
             const VERSION: &'static str = #version_name;
             const VERSION_INDEX: usize = #version_index;
+            const MAX_VERSION: i64 = #max_version;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             fn copy(&self) -> Self { #copy }
             fn key(&self) -> Self::Key<'_> { #key }
-            fn version(&self) -> Self::Version { self.#version_ident }
+            fn version(&self) -> i64 { #version_number }
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
             fn changes(&self, __other: &Self) -> __rt::Changes {
                 __rt::Changes::new([#(#differences),*])
@@ -355,6 +358,12 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* }
         }
     }
+}
+
+/// The compiler's error about a wrong type is the same wherever this stands, and so it is printed once.
+pub(super) fn max_version(version: &Column) -> TokenStream {
+    let ty = &version.ty;
+    quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::MAX)
 }
 
 /// The statements for one database, and how their values are bound.

@@ -47,7 +47,7 @@ async fn calls(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>>
         slug: "a".to_owned(),
         number: None,
     };
-    let found = Article::find_or_create_by_number(&pool, new).await?;
+    let found = Article::find_or_create_by_number(&pool, new.clone()).await?;
     assert_eq!(row.as_ref(), Some(&*found));
     let found = Article::find_by_number(&pool, Some(3)).await?;
     assert_eq!(row, found);

@@ -1,6 +1,6 @@
 //! A version whose type hides behind an alias, which only the compiler can see through.
 
-use rowlock::Versioned;
+use rowlock::{FindOrCreate, Versioned};
 
 type Maybe = Option<i64>;
 type Small = i8;
@@ -14,10 +14,10 @@ struct Nullable {
     version: Maybe,
 }
 
-#[derive(Clone, sqlx::FromRow, Versioned)]
+#[derive(Clone, sqlx::FromRow, Versioned, FindOrCreate)]
 #[rowlock(table = "narrow")]
 struct Narrow {
-    #[rowlock(key)]
+    #[rowlock(key, unique)]
     id: i64,
     #[rowlock(version)]
     version: Small,
