@@ -35,3 +35,9 @@ pub fn counter(input: TokenStream) -> TokenStream {
 pub fn find_or_create(input: TokenStream) -> TokenStream {
     derive::run::<derive::FindOrCreate>(input.into()).into()
 }
+
+#[doc = include_str!("../docs/lockable.md")]
+#[proc_macro_derive(Lockable, attributes(rowlock, sqlx))]
+pub fn lockable(input: TokenStream) -> TokenStream {
+    derive::run::<derive::Lockable>(input.into()).into()
+}

@@ -17,7 +17,7 @@ mod statement;
 mod transaction;
 mod versioned;
 
-pub use rowlock_macros::{Counter, FindOrCreate, Versioned};
+pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Versioned};
 
 pub use crate::backend::Backend;
 pub use crate::counter::{CounterError, OutOfBounds};
@@ -67,14 +67,6 @@ pub mod __private {
 
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
-        pub use crate::lockable::{
-            Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
-            RowLocks, Share, Shared, SkipLocked, Wait,
-        };
-        pub use crate::transaction::{
-            Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
-            TransactionError, Tx, transaction,
-        };
         pub use crate::versioned::{
             Versioned, VersionedSql, delete, load, reload, touch, update, update_with,
         };
@@ -102,6 +94,7 @@ pub mod __private {
         CounterError, DatabaseError, DeleteError, Edit, FindError, FindOrCreateError,
         FoundOrCreated, LoadError, UpdateError, UpsertError,
     };
+    pub use crate::{InTransaction, Lock, LockCheckedError, LockError, Locked, Many, One};
 }
 
 /// Keeps the generated code for PostgreSQL if this crate was built for it.

@@ -1,7 +1,7 @@
 //! Row locks: rows that nobody else can change until the transaction ends.
 
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::backend::Backend;
-use crate::column::{ModelRow, VersionNumber};
 use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
 use crate::statement::{Bind, Fetched, Listed, Statement};
@@ -32,27 +31,31 @@ pub trait Lockable: Sized + Send + Sync + 'static {
 }
 
 /// A model with a version, whose loaded copies can be locked if they are still current.
-pub trait LockableVersion: Lockable + Clone {
-    /// The type of the version column.
-    type Version: VersionNumber;
+pub trait LockableVersion: Lockable {
     /// The version's field.
     const VERSION: &'static str;
 
     /// The version of this copy.
-    fn version(&self) -> Self::Version;
+    fn version(&self) -> i64;
+    /// A copy.
+    fn copy(&self) -> Self;
 }
 
 /// The statements of a model for one database.
-pub trait LockableSql<DB: Backend>: Lockable + ModelRow<DB> {
+pub trait LockableSql<DB: Backend>: Lockable {
     /// Reads one row by its key; the lock clause is put behind it.
     const SELECT: &'static str;
-    /// Reads many rows in key order: what stands around the list of keys.
-    const SELECT_MANY: (&'static str, &'static str);
+    /// Reads many rows in key order: what stands before the list of keys.
+    const SELECT_MANY_HEAD: &'static str;
+    /// What stands behind the list of keys.
+    const SELECT_MANY_TAIL: &'static str;
     /// Takes the database's write lock, where there are no row locks.
     const WRITE_LOCK: Option<&'static str>;
     /// Writes all columns of a row that is locked.
     const UPDATE: &'static str;
 
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$n…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds the columns that `UPDATE` writes.
@@ -227,25 +230,28 @@ impl Patience for SkipLocked {
 }
 
 /// Locks one row. Called by the generated `lock`.
-pub fn lock<'t, X: InTransaction<'t>, T: Lockable>(
-    tx: X,
+pub fn lock<'t, DB: Backend, T: Lockable>(
+    tx: impl InTransaction<'t, Database = DB>,
     key: T::Key<'_>,
-) -> Lock<'t, X::Database, T, One<'_, T>> {
+) -> Lock<'t, DB, T, One<'_, T>> {
     start(tx, One(key))
 }
 
 /// Locks many rows. Called by the generated `lock_many`.
-pub fn lock_many<'t, 'k, X: InTransaction<'t>, T: Lockable>(
-    tx: X,
+pub fn lock_many<'t, 'k, DB: Backend, T: Lockable>(
+    tx: impl InTransaction<'t, Database = DB>,
     keys: impl IntoIterator<Item = T::Key<'k>>,
-) -> Lock<'t, X::Database, T, Many<'k, T>> {
+) -> Lock<'t, DB, T, Many<'k, T>> {
     let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_unstable();
     keys.dedup();
     start(tx, Many(keys))
 }
 
-fn start<'t, X: InTransaction<'t>, T, Q>(tx: X, which: Q) -> Lock<'t, X::Database, T, Q> {
+fn start<'t, DB: Backend, T, Q>(
+    tx: impl InTransaction<'t, Database = DB>,
+    which: Q,
+) -> Lock<'t, DB, T, Q> {
     let transaction = tx.id();
     Lock {
         connection: tx.connection(),
@@ -403,26 +409,30 @@ impl<T> Locked<T> {
     /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row. Transactions of
     /// `rowlock::transaction` are told apart; those of sqlx carry no identity, so that passing the right one is up to the
     /// caller.
-    pub async fn save<'t, X>(&mut self, tx: X) -> Result<(), LockError>
+    pub fn save<'t, DB: Backend>(
+        &mut self,
+        tx: impl InTransaction<'t, Database = DB>,
+    ) -> impl Future<Output = Result<(), LockError>> + Send
     where
-        X: InTransaction<'t>,
-        T: LockableSql<X::Database>,
+        T: LockableSql<DB>,
     {
-        let attempt = || attempt_on::<T>(&self.row.key(), "save");
-        if tx.id() != self.transaction {
-            return Err(LockError::OtherTransaction(attempt()));
-        }
-        let mut statement = Statement::literal(T::UPDATE);
-        self.row.bind_columns(&mut statement);
-        T::bind_key(&self.row.key(), &mut statement);
-        let fetched = statement.fetch_one(tx.connection()).await;
-        match fetched.map_err(|error| LockError::new(attempt(), error))? {
-            Fetched::One(row) => self
-                .row
-                .read_back(&row)
-                .map_err(|error| LockError::new(attempt_on::<T>(&self.row.key(), "save"), error)),
-            Fetched::None => Err(LockError::NotFound(attempt())),
-            Fetched::Several => Err(LockError::NotUnique(attempt())),
+        async move {
+            let attempt = |row: &T| attempt_on::<T>(&row.key(), "save");
+            if tx.id() != self.transaction {
+                return Err(LockError::OtherTransaction(attempt(&self.row)));
+            }
+            let mut statement = Statement::literal(T::UPDATE);
+            self.row.bind_columns(&mut statement);
+            T::bind_key(&self.row.key(), &mut statement);
+            let fetched = statement.fetch_one(tx.connection()).await;
+            match fetched.map_err(|error| LockError::new(attempt(&self.row), error))? {
+                Fetched::One(row) => {
+                    let read = self.row.read_back(&row);
+                    read.map_err(|error| LockError::new(attempt(&self.row), error))
+                }
+                Fetched::None => Err(LockError::NotFound(attempt(&self.row))),
+                Fetched::Several => Err(LockError::NotUnique(attempt(&self.row))),
+            }
         }
     }
 }
@@ -558,14 +568,13 @@ async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
     keys: &[T::Key<'_>],
     no_key: bool,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
-    let (head, tail) = T::SELECT_MANY;
-    let mut statement = Statement::one_off(head);
+    let mut statement = Statement::one_off(T::SELECT_MANY_HEAD);
     for (index, key) in keys.iter().enumerate() {
         statement.push(if index == 0 { "(" } else { ", (" });
         T::bind_key(key, &mut Listed(&mut statement));
         statement.push(")");
     }
-    statement.push(tail);
+    statement.push(T::SELECT_MANY_TAIL);
     if let Some(write_lock) = T::WRITE_LOCK {
         DB::run_plain(connection, write_lock).await?;
     } else {
@@ -597,23 +606,30 @@ impl<T> fmt::Debug for LockCheckedError<T> {
 }
 
 /// Locks the row of a copy that was loaded before, if the copy is still current.
-pub async fn lock_checked<'t, X, T>(row: &T, tx: X) -> Result<Locked<T>, LockCheckedError<T>>
-where
-    X: InTransaction<'t>,
-    T: LockableVersion + LockableSql<X::Database>,
-{
-    let locked = lock::<X, T>(tx, row.key())
-        .await
-        .map_err(LockCheckedError::Lock)?;
-    let (expected, found) = (row.version().to_i64(), locked.version().to_i64());
-    if expected == found {
-        return Ok(locked);
+pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
+    row: &T,
+    tx: impl InTransaction<'t, Database = DB>,
+) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
+    let transaction = tx.id();
+    let connection = tx.connection();
+    async move {
+        let attempt = || attempt_on::<T>(&row.key(), "lock_checked");
+        let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error));
+        let key = row.key();
+        let fetched = select::<DB, T, Exclusive, Wait>(connection, &key, false).await;
+        let current = match fetched.map_err(failed)? {
+            Fetched::One(row) => T::from_row(&row).map_err(failed)?,
+            Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),
+            Fetched::Several => {
+                return Err(LockCheckedError::Lock(LockError::NotUnique(attempt())));
+            }
+        };
+        let (expected, found) = (row.version(), current.version());
+        if expected == found {
+            return Ok(Exclusive::guard(current, transaction));
+        }
+        let versions = (T::VERSION, expected, found);
+        let conflict = Conflict::new(current, row.copy(), attempt(), versions);
+        Err(LockCheckedError::Stale(Box::new(conflict)))
     }
-    let attempt = attempt_on::<T>(&row.key(), "lock_checked");
-    Err(LockCheckedError::Stale(Box::new(Conflict::new(
-        locked.into_inner(),
-        row.clone(),
-        attempt,
-        (T::VERSION, expected, found),
-    ))))
 }

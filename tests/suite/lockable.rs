@@ -34,9 +34,16 @@ async fn l_05_naive_twin_loses_a_decrement() {
     for _ in 0..2 {
         let (pool, both_read) = (database.pool.clone(), both_read.clone());
         tasks.spawn(async move {
-            let left: i64 = sqlx::query_scalar(r#"SELECT "left" FROM stock WHERE id = 1"#).fetch_one(&pool).await.unwrap();
+            let left: i64 = sqlx::query_scalar(r#"SELECT "left" FROM stock WHERE id = 1"#)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
             both_read.wait().await;
-            sqlx::query(r#"UPDATE stock SET "left" = $1 WHERE id = 1"#).bind(left - 1).execute(&pool).await.unwrap();
+            sqlx::query(r#"UPDATE stock SET "left" = $1 WHERE id = 1"#)
+                .bind(left - 1)
+                .execute(&pool)
+                .await
+                .unwrap();
         });
     }
     tasks.join_all().await;
@@ -81,7 +88,10 @@ async fn l_02_an_error_in_the_closure_rolls_back_and_releases() {
         })
         .await;
     assert!(matches!(refused, Err(TransactionError::Failed(_))));
-    let sku = transaction(&database.pool).run(async |tx| Sku::lock(&mut *tx, 1).nowait().await).await.unwrap();
+    let sku = transaction(&database.pool)
+        .run(async |tx| Sku::lock(&mut *tx, 1).nowait().await)
+        .await
+        .unwrap();
     assert_eq!(sku.left, 10);
 }
 
@@ -133,15 +143,23 @@ async fn l_07_l_18_nowait_and_a_timeout_end_a_wait_with_a_typed_error() {
         let refused = if nowait {
             Sku::lock(&mut waiter, 1).nowait().await
         } else {
-            Sku::lock(&mut waiter, 1).timeout(std::time::Duration::from_millis(20)).await
+            Sku::lock(&mut waiter, 1)
+                .timeout(std::time::Duration::from_millis(20))
+                .await
         };
-        assert!(matches!(refused, Err(LockError::NotAvailable(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(LockError::NotAvailable(_))),
+            "{refused:?}"
+        );
         waiter.rollback().await.unwrap();
     }
     holder.commit().await.unwrap();
     let mut waiter = sqlx::Connection::begin(&mut connection).await.unwrap();
     Sku::lock(&mut waiter, 1).nowait().await.unwrap();
-    Sku::lock(&mut waiter, 2).timeout(std::time::Duration::from_millis(20)).await.unwrap();
+    Sku::lock(&mut waiter, 2)
+        .timeout(std::time::Duration::from_millis(20))
+        .await
+        .unwrap();
     waiter.commit().await.unwrap();
 }
 
@@ -150,17 +168,30 @@ async fn a_missing_row_is_not_found() {
     let database = stock().await;
     let mut transaction = database.pool.begin().await.unwrap();
     let missing = Sku::lock(&mut transaction, 9).await;
-    assert!(matches!(missing, Err(LockError::NotFound(_))), "{missing:?}");
-    let missing = Sku::lock_many(&mut transaction, [1, 9, 2]).await.unwrap_err();
-    assert_eq!(missing.to_string(), "lock_many of stock (id = 9): no such row");
+    assert!(
+        matches!(missing, Err(LockError::NotFound(_))),
+        "{missing:?}"
+    );
+    let missing = Sku::lock_many(&mut transaction, [1, 9, 2])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        missing.to_string(),
+        "lock_many of stock (id = 9): no such row"
+    );
 }
 
 #[tokio::test]
 async fn l_17_many_rows_are_locked_and_returned_in_key_order() {
     let database = stock().await;
     let mut transaction = database.pool.begin().await.unwrap();
-    let locked = Sku::lock_many(&mut transaction, [3, 1, 2, 3]).await.unwrap();
-    assert_eq!(locked.iter().map(|sku| sku.id).collect::<Vec<_>>(), [1, 2, 3]);
+    let locked = Sku::lock_many(&mut transaction, [3, 1, 2, 3])
+        .await
+        .unwrap();
+    assert_eq!(
+        locked.iter().map(|sku| sku.id).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
     assert_eq!(Sku::lock_many(&mut transaction, []).await.unwrap(), []);
 }
 
@@ -199,12 +230,21 @@ async fn l_17_crossed_orders_do_not_deadlock() {
 #[tokio::test]
 async fn a_lock_of_another_transaction_proves_nothing() {
     let database = stock().await;
-    let kept = transaction(&database.pool).run(async |tx| Sku::lock(&mut *tx, 1).await).await.unwrap();
+    let kept = transaction(&database.pool)
+        .run(async |tx| Sku::lock(&mut *tx, 1).await)
+        .await
+        .unwrap();
     let refused = transaction(&database.pool)
         .run(async |tx| kept.clone().save(&mut *tx).await)
         .await
         .unwrap_err();
-    assert!(matches!(refused, TransactionError::Failed(LockError::OtherTransaction(_))), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            TransactionError::Failed(LockError::OtherTransaction(_))
+        ),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -219,7 +259,9 @@ async fn a_dropped_lock_call_leaves_nothing_locked() {
         });
         let finished = polled(limit, run).await.is_some();
         // The pool's next user waits for the rollback; then nobody holds the row.
-        pool.execute("UPDATE stock SET name = 'free' WHERE id = 1").await.unwrap();
+        pool.execute("UPDATE stock SET name = 'free' WHERE id = 1")
+            .await
+            .unwrap();
         if finished {
             break;
         }

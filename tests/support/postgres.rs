@@ -22,6 +22,8 @@ pub type Connection = sqlx::PgConnection;
 /// A row of it.
 pub type Row = sqlx::postgres::PgRow;
 
+/// Begins a transaction that is going to write.
+pub const BEGIN_WRITE: &str = "BEGIN";
 /// What the backend is called.
 pub const NAME: &str = "PostgreSQL";
 

@@ -17,6 +17,8 @@ pub type Connection = sqlx::SqliteConnection;
 /// A row of it.
 pub type Row = sqlx::sqlite::SqliteRow;
 
+/// Begins a transaction that is going to write.
+pub const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
 /// What the backend is called.
 pub const NAME: &str = "SQLite";
 

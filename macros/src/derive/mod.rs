@@ -5,6 +5,7 @@
 
 mod counter;
 mod find_or_create;
+mod lockable;
 mod versioned;
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
@@ -14,6 +15,7 @@ use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
+pub(crate) use self::lockable::Lockable;
 pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;
@@ -195,6 +197,29 @@ fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
         };
     }
     quote!(__to.bind::<#ty>(#index, #value);)
+}
+
+/// Binds columns of `self`.
+fn bind_columns(columns: &[&Column]) -> TokenStream {
+    let binds = columns.iter().enumerate().map(|(index, column)| {
+        let field = &column.ident;
+        bind(index, column, &quote!(&self.#field))
+    });
+    quote!(#(#binds)*)
+}
+
+/// Takes over what a RETURNING clause with these columns gave back.
+fn read_back(columns: &[&Column]) -> TokenStream {
+    let reads = columns.iter().enumerate().map(|(index, column)| {
+        let field = &column.ident;
+        let index = Index::from(index);
+        if column.json {
+            quote!(self.#field = __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, #index)?.0;)
+        } else {
+            quote!(self.#field = __rt::get(__row, #index)?;)
+        }
+    });
+    quote!(#(#reads)*)
 }
 
 /// How a key's value is passed: text and bytes are borrowed, everything else is given.

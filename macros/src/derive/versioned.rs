@@ -6,9 +6,9 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Index};
 
 use super::{
-    Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
-    describe_key, for_backend, from_row, key_argument, key_of, key_type, literal, name_at, sql_doc,
-    stub_fields, stub_impl, stub_method,
+    Derive, Method, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, connection_name,
+    database, describe_key, for_backend, from_row, key_argument, key_of, key_type, literal,
+    name_at, read_back, sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -387,22 +387,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .iter()
         .map(|column| literal(&format!("{} = ", sql::quote(&column.name))));
     let bind_key = bind_key(keys);
-    let binds = writable.iter().enumerate().map(|(index, column)| {
-        let field = &column.ident;
-        bind(index, column, &quote!(&self.#field))
-    });
-    let reads = sql::versioned::returned(model)
-        .into_iter()
-        .enumerate()
-        .map(|(index, column)| {
-            let field = &column.ident;
-            let index = Index::from(index);
-            if column.json {
-                quote!(self.#field = __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, #index)?.0;)
-            } else {
-                quote!(self.#field = __rt::get(__row, #index)?;)
-            }
-        });
+    let binds = bind_columns(&writable);
+    let reads = read_back(&sql::versioned::returned(model));
     quote! {
         #[automatically_derived]
         impl __rt::versioned::VersionedSql<#database> for #ident {
@@ -415,9 +401,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const SET: &'static [&'static str] = &[#(#sets),*];
             #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
-            fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
+            fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
             fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
-                #(#reads)*
+                #reads
                 __rt::Ok(())
             }
         }

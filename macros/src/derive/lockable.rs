@@ -1,0 +1,243 @@
+//! `#[derive(Lockable)]`: row locks.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::DeriveInput;
+
+use super::versioned::missing_key;
+use super::{
+    Derive, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, database, describe_key,
+    for_backend, from_row, key_of, key_type, literal, name_at, optional_literal, read_back,
+    sql_doc, stub_impl,
+};
+use crate::diag::Diag;
+use crate::lower::Attempted;
+use crate::model::{Column, Model};
+use crate::sql::{self, Dialect};
+
+pub(crate) struct Lockable;
+
+pub(crate) struct Plan<'m> {
+    model: &'m Model,
+    keys: Vec<&'m Column>,
+}
+
+impl Derive for Lockable {
+    type Plan<'m> = Plan<'m>;
+
+    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        let keys = model.keys();
+        if keys.is_empty() {
+            if !attempted.has("key") {
+                missing_key(model, diag);
+            }
+            return None;
+        }
+        Some(Plan { model, keys })
+    }
+
+    fn expand(plan: &Plan<'_>) -> Output {
+        let Plan { model, keys } = plan;
+        let ident = &model.ident;
+        let methods = methods(plan);
+        let facts = facts(plan);
+        let backends = model
+            .backends
+            .iter()
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
+        let not_null = assert_not_null(
+            keys,
+            "the key",
+            "in SQL NULL is not equal to NULL, so such a row would never be found",
+        );
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                impl #ident { #methods }
+                #facts
+                #(#backends)*
+                #not_null
+            },
+        }
+    }
+
+    fn stub(input: &DeriveInput) -> Output {
+        let methods = [
+            ("lock", quote!(__rt::Locked<Self>)),
+            ("lock_many", quote!(__rt::Vec<__rt::Locked<Self>>)),
+        ];
+        let methods = methods.map(|(name, output)| {
+            let name = format_ident!("{name}");
+            quote! {
+                #[doc = #STUB_DOC]
+                pub async fn #name(
+                    __tx: impl ::core::marker::Sized,
+                    __key: impl ::core::marker::Sized,
+                ) -> __rt::Result<#output, __rt::LockError> {
+                    __rt::unreachable!()
+                }
+            }
+        });
+        let checked = quote! {
+            #[doc = #STUB_DOC]
+            pub async fn lock_checked(
+                &self,
+                __tx: impl ::core::marker::Sized,
+            ) -> __rt::Result<__rt::Locked<Self>, __rt::LockCheckedError<Self>> {
+                __rt::unreachable!()
+            }
+        };
+        Output {
+            items: TokenStream::new(),
+            impls: stub_impl(input, &quote!(#(#methods)* #checked)),
+        }
+    }
+}
+
+fn methods(plan: &Plan<'_>) -> TokenStream {
+    let Plan { model, keys } = plan;
+    let table = model.table.display();
+    let asked = keys[0].ident.span();
+    let (lock, lock_many) = (name_at("lock", asked), name_at("lock_many", asked));
+    let key = key_type(keys, &quote!('__k));
+    let one = |dialect| {
+        let select = sql::select(model, keys);
+        match sql::lockable::write_lock(model, dialect) {
+            Some(write_lock) => format!("{write_lock};\n{select}"),
+            None => format!("{select} FOR UPDATE"),
+        }
+    };
+    let many = |dialect| {
+        let (head, tail) = sql::lockable::select_many(model);
+        let list = keys.iter().map(|_| "$n").collect::<Vec<_>>().join(", ");
+        let select = format!("{head}({list}), …{tail}");
+        match sql::lockable::write_lock(model, dialect) {
+            Some(write_lock) => format!("{write_lock};\n{select}"),
+            None => format!("{select} FOR UPDATE"),
+        }
+    };
+    let lock_docs = format!(
+        "Locks the row of `{table}` with this key until the transaction ends, waiting for whoever holds it, and reads it as it \
+         then is. Options: `no_key`, `share`, `nowait`, `skip_locked`, `timeout`.\n\n{}\n\n\
+         Errors: `NotFound`, `NotUnique`, `NotAvailable`, `Serialization`, `Database` (also a deadlock).\n\n\
+         Cancel safety: if the future is dropped, the row may be locked; the lock ends with the transaction.",
+        sql_doc(model, one)
+    );
+    let many_docs = format!(
+        "Locks many rows of `{table}` in key order, so that two callers never wait for each other, and returns them in that \
+         order. Keys that are given twice count once; no key, no SQL.\n\n{}\n\n\
+         Errors: those of `lock`; `NotFound` names the first key without a row, unless `skip_locked` is set.",
+        sql_doc(model, many)
+    );
+    let checked = model.version().map(|version| {
+        let name = name_at("lock_checked", version.asked);
+        let docs = format!(
+            "Locks this row if it still has this copy's `{}`: what was decided by looking at the copy stays right. If \
+             somebody changed the row, the error has it as it is now.\n\nRuns the statement of `lock`.\n\n\
+             Errors: `Stale`, and those of `lock`.",
+            version.field
+        );
+        quote! {
+            #[doc = #docs]
+            pub fn #name<'__t, __DB: __rt::Backend>(
+                &self,
+                tx: impl __rt::InTransaction<'__t, Database = __DB>,
+            ) -> impl __rt::Future<Output = __rt::Result<__rt::Locked<Self>, __rt::LockCheckedError<Self>>> + __rt::Send
+            where
+                Self: __rt::lockable::LockableSql<__DB>,
+            {
+                __rt::lockable::lock_checked(self, tx)
+            }
+        }
+    });
+    quote! {
+        #[doc = #lock_docs]
+        pub fn #lock<'__t, '__k, __DB: __rt::Backend>(
+            tx: impl __rt::InTransaction<'__t, Database = __DB>,
+            key: #key,
+        ) -> __rt::Lock<'__t, __DB, Self, __rt::One<'__k, Self>>
+        where
+            Self: __rt::lockable::LockableSql<__DB>,
+        {
+            __rt::lockable::lock(tx, key)
+        }
+        #[doc = #many_docs]
+        pub fn #lock_many<'__t, '__k, __DB: __rt::Backend>(
+            tx: impl __rt::InTransaction<'__t, Database = __DB>,
+            keys: impl __rt::IntoIterator<Item = #key>,
+        ) -> __rt::Lock<'__t, __DB, Self, __rt::Many<'__k, Self>>
+        where
+            Self: __rt::lockable::LockableSql<__DB>,
+        {
+            __rt::lockable::lock_many(tx, keys)
+        }
+        #checked
+    }
+}
+
+/// What does not depend on the database.
+fn facts(plan: &Plan<'_>) -> TokenStream {
+    let Plan { model, keys } = plan;
+    let ident = &model.ident;
+    let table = model.table.display();
+    let key_type = key_type(keys, &quote!('__k));
+    let key = key_of(keys, &quote!(self));
+    let describe = describe_key(keys);
+    let version = model.version().map(|version| {
+        let (name, field, ty) = (&version.field, &version.ident, &version.ty);
+        let this = quote!(self);
+        let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
+        quote! {
+            #[automatically_derived]
+            impl __rt::lockable::LockableVersion for #ident {
+                const VERSION: &'static str = #name;
+                fn version(&self) -> i64 { <#ty as __rt::VersionNumber>::to_i64(self.#field) }
+                fn copy(&self) -> Self { #copy }
+            }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl __rt::lockable::Lockable for #ident {
+            type Key<'__k> = #key_type;
+            const TABLE: &'static str = #table;
+            fn key(&self) -> Self::Key<'_> { #key }
+            fn has_key(&self, __key: &Self::Key<'_>) -> bool { #key == *__key }
+            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
+        }
+        #version
+    }
+}
+
+/// The statements for one database, and how their values are bound.
+fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
+    let Plan { model, keys } = plan;
+    let ident = &model.ident;
+    let database = database(dialect);
+    let from_row = from_row(model, dialect);
+    let select = literal(&sql::select(model, keys));
+    let (head, tail) = sql::lockable::select_many(model);
+    let (head, tail) = (literal(&head), literal(&tail));
+    let write_lock = optional_literal(sql::lockable::write_lock(model, dialect).as_deref());
+    let update = literal(&sql::lockable::update(model));
+    let bind_key = bind_key(keys);
+    let binds = bind_columns(&model.writable());
+    let reads = read_back(&sql::lockable::returned(model));
+    quote! {
+        #[automatically_derived]
+        impl __rt::lockable::LockableSql<#database> for #ident {
+            const SELECT: &'static str = #select;
+            const SELECT_MANY_HEAD: &'static str = #head;
+            const SELECT_MANY_TAIL: &'static str = #tail;
+            const WRITE_LOCK: __rt::Option<&'static str> = #write_lock;
+            const UPDATE: &'static str = #update;
+            #from_row
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
+            fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
+                #reads
+                __rt::Ok(())
+            }
+        }
+    }
+}
