@@ -7,6 +7,7 @@
 mod atomic;
 mod backend;
 mod backoff;
+mod budget;
 mod column;
 mod counter;
 mod error;
@@ -20,6 +21,7 @@ mod versioned;
 pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Versioned};
 
 pub use crate::backend::Backend;
+pub use crate::budget::RetryBudget;
 pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;

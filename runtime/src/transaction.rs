@@ -12,9 +12,11 @@ use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
 use sqlx::{Acquire, AssertSqlSafe, Pool, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
+use tracing::Instrument;
 
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
+use crate::budget::RetryBudget;
 use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
 
@@ -40,6 +42,7 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
         statement_timeout: None,
         ask_after_commit: false,
         on_retry: None,
+        budget: None,
     }
 }
 
@@ -61,6 +64,7 @@ pub struct TransactionBuilder<DB: Backend> {
     statement_timeout: Option<Duration>,
     ask_after_commit: bool,
     on_retry: Option<Hook>,
+    budget: Option<RetryBudget>,
 }
 
 #[derive(Clone)]
@@ -144,6 +148,13 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// Calls `hook` before each further attempt, and not after the last one.
     pub fn on_retry(mut self, hook: impl Fn(&Retry) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// Shares a limit on retries with other transactions. A retry that the budget refuses is not made: the transaction ends
+    /// as if its attempts were used up.
+    pub fn budget(mut self, budget: &RetryBudget) -> Self {
+        self.budget = Some(budget.clone());
         self
     }
 
@@ -387,6 +398,9 @@ impl<DB: Backend> TransactionBuilder<DB> {
             if self.attempts == 0 {
                 return Err(TransactionError::NotRun);
             }
+            if let Some(budget) = &self.budget {
+                budget.deposit();
+            }
             let ends = self
                 .deadline
                 .and_then(|left| Instant::now().checked_add(left));
@@ -410,7 +424,9 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 let Some(fault) = fault.filter(|fault| fault.is_transient()) else {
                     return Err(error);
                 };
-                if attempt == self.attempts {
+                let refused = || !self.budget.as_ref().is_none_or(RetryBudget::withdraw);
+                if attempt == self.attempts || refused() {
+                    tracing::debug!(attempt, %fault, "gave up");
                     return Err(exhausted(attempt, error));
                 }
                 let wait = full_jitter(attempt, self.first_wait, self.longest_wait);
@@ -421,9 +437,11 @@ impl<DB: Backend> TransactionBuilder<DB> {
                         wait,
                     });
                 }
+                tracing::debug!(attempt, %fault, ?wait, "runs again");
                 tokio::time::sleep(wait).await;
             }
         }
+        .instrument(tracing::debug_span!("rowlock.transaction"))
     }
 
     async fn run_once<T, E, By, F>(&self, body: &F, ends: Option<Instant>) -> Ended<T, E>

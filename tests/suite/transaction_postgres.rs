@@ -366,3 +366,27 @@ async fn timeouts_cost_no_round_trip() {
         assert!((4..=5).contains(&counted), "{counted} round trips");
     }
 }
+
+/// A shared budget ends the retries of everybody before each has used up attempts of its own.
+#[tokio::test]
+async fn a_shared_budget_bounds_the_retries_of_all() {
+    let database = database(ACCOUNTS).await;
+    let budget = rowlock::RetryBudget::new(3, 0);
+    let runs = AtomicU32::new(0);
+    for _ in 0..4 {
+        let gave_up = transaction(&database.pool)
+            .attempts(10)
+            .budget(&budget)
+            .run(async |tx| {
+                runs.fetch_add(1, Ordering::SeqCst);
+                tx.execute(SERIALIZATION_FAILURE).await.map(drop)
+            })
+            .await;
+        assert!(
+            matches!(gave_up, Err(TransactionError::Exhausted { .. })),
+            "{gave_up:?}"
+        );
+    }
+    // Four first attempts, and three retries between them.
+    assert_eq!(runs.load(Ordering::SeqCst), 7);
+}
