@@ -86,6 +86,13 @@ pub trait Backend:
 /// The columns that should have a unique index.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(
+        dead_code,
+        reason = "PostgreSQL says by an error code what SQLite is asked about"
+    )
+)]
 pub struct IndexedColumns {
     pub(crate) schema: Option<&'static str>,
     pub(crate) table: &'static str,
