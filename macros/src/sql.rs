@@ -233,16 +233,18 @@ pub(crate) mod counter {
         )
     }
 
-    /// A batch of upserts: `head`, one `($n, $n, $n` + `row_tail` per row, `tail`.
+    /// A batch: `head`, one `($n, $n, $n` + `row_tail` per row, `tail`; and if there is a guard `$n AND $n`, the lowest
+    /// and the highest total, and what is `behind_bounds`.
     ///
-    /// `$1` and `$2` are the lowest and highest total, bound if `guarded` says so.
+    /// The parameters stand in the order in which they are bound, so that SQLite can have `?` for each.
     pub(crate) struct Batch {
         pub head: String,
         pub row_tail: String,
         pub tail: String,
         /// Whether rows that are missing are created.
         pub creates: bool,
-        pub guarded: bool,
+        /// What follows the guard's bounds, if there is one.
+        pub behind_bounds: Option<String>,
     }
 
     pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
@@ -257,11 +259,20 @@ pub(crate) mod counter {
         let mut total = format!("{old} + {change}");
         let mut guard = String::new();
         if guarded {
-            guard = format!(" WHERE {}", total_in_bounds(&old, &change, dialect));
+            guard = format!(" WHERE {}", total_between(&old, &change, dialect));
         } else {
             // Without a guard nothing tells a row that refused from one that changed, so NULL has to fail.
             total = format!("CASE WHEN {old} IS NULL THEN {change} / 0 ELSE {total} END");
         }
+        let (tail, behind_bounds) = returning(
+            format!(
+                " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard}",
+                names(&keys),
+            ),
+            model,
+            counter,
+            guarded,
+        );
         Batch {
             head: format!(
                 "INSERT INTO {} ({}) VALUES ",
@@ -269,17 +280,13 @@ pub(crate) mod counter {
                 new_row_columns(model, counter)
             ),
             row_tail: format!("{})", trailing_values(model, counter)),
-            tail: format!(
-                " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard} RETURNING {}, {name}",
-                names(&keys),
-                names(&keys),
-            ),
+            tail,
             creates: true,
-            guarded,
+            behind_bounds,
         }
     }
 
-    /// A batch for rows that exist: `head`, one `($n, $n, $n)` per row, `tail`.
+    /// A batch for rows that exist.
     ///
     /// PostgreSQL locks the rows in the order in which they are given before it changes the first, as an upsert does
     /// by itself; two batches that overlap would else deadlock. The order of the key in the database would not do: a
@@ -304,7 +311,7 @@ pub(crate) mod counter {
         let change = "\"rowlock_delta\".\"rowlock_by\"";
         let guarded = guarded(counter, dialect);
         let guard = if guarded {
-            let total = total_in_bounds(&own(counter), change, dialect);
+            let total = total_between(&own(counter), change, dialect);
             format!(" AND {total}")
         } else {
             String::new()
@@ -322,18 +329,40 @@ pub(crate) mod counter {
             }
             Dialect::Sqlite => (String::new(), String::new()),
         };
+        let (tail, behind_bounds) = returning(
+            format!(
+                "){held} UPDATE {rows} AS \"rowlock_row\" SET {name} = {} + {change} FROM \"rowlock_delta\"{from_held} WHERE {own_join}{guard}",
+                own(counter),
+            ),
+            model,
+            counter,
+            guarded,
+        );
         Batch {
             head: format!("WITH \"rowlock_delta\" ({key_names}, \"rowlock_by\") AS (VALUES "),
             row_tail: ")".to_owned(),
-            // SQLite takes no alias behind RETURNING, and needs none: the other columns' names are ours.
-            tail: format!(
-                "){held} UPDATE {rows} AS \"rowlock_row\" SET {name} = {} + {change} FROM \"rowlock_delta\"{from_held} WHERE {own_join}{guard} RETURNING {}, {name}",
-                own(counter),
-                names(&keys),
-            ),
+            tail,
             creates: false,
-            guarded,
+            behind_bounds,
         }
+    }
+
+    /// `tail` with the RETURNING behind it, which the bounds of a guard keep apart.
+    ///
+    /// SQLite takes no alias there, and needs none: the names of the other columns in the statement are ours.
+    fn returning(
+        mut tail: String,
+        model: &Model,
+        counter: &Column,
+        guarded: bool,
+    ) -> (String, Option<String>) {
+        let keys = names(&model.keys());
+        let returning = format!(" RETURNING {keys}, {}", quote(&counter.name));
+        if guarded {
+            return (tail, Some(returning));
+        }
+        tail.push_str(&returning);
+        (tail, None)
     }
 
     /// PostgreSQL refuses an overflow itself; SQLite would turn the total into a floating-point number.
@@ -345,13 +374,14 @@ pub(crate) mod counter {
         declared || dialect == Dialect::Sqlite
     }
 
-    fn total_in_bounds(old: &str, change: &str, dialect: Dialect) -> String {
+    /// The guard, up to its bounds.
+    fn total_between(old: &str, change: &str, dialect: Dialect) -> String {
         match dialect {
             // `numeric` has no largest value, so the guard itself cannot overflow.
-            Dialect::Postgres => format!("{old}::numeric + {change} BETWEEN $1 AND $2"),
-            Dialect::Sqlite => format!(
-                "typeof({old} + {change}) = 'integer' AND {old} + {change} BETWEEN $1 AND $2"
-            ),
+            Dialect::Postgres => format!("{old}::numeric + {change} BETWEEN "),
+            Dialect::Sqlite => {
+                format!("typeof({old} + {change}) = 'integer' AND {old} + {change} BETWEEN ")
+            }
         }
     }
 }
@@ -615,8 +645,13 @@ mod tests {
         );
     }
 
-    fn joined(batch: &counter::Batch, row: &str) -> String {
-        format!("{}({row}{}{}", batch.head, batch.row_tail, batch.tail)
+    fn joined(batch: &counter::Batch, row: &str, bounds: &str) -> String {
+        assert_eq!(batch.behind_bounds.is_some(), !bounds.is_empty());
+        let end = batch.behind_bounds.as_deref().unwrap_or_default();
+        format!(
+            "{}({row}{}{}{bounds}{end}",
+            batch.head, batch.row_tail, batch.tail
+        )
     }
 
     #[test]
@@ -626,19 +661,18 @@ mod tests {
             panic!("two counters");
         };
         let [postgres, sqlite] = BOTH.map(|dialect| counter::add_batch(&model, taken, dialect));
-        assert!(!postgres.guarded && sqlite.guarded && postgres.creates);
+        assert!(postgres.creates && sqlite.creates);
         assert_eq!(
-            joined(&postgres, "$1, $2, $3"),
+            joined(&postgres, "$1, $2, $3", ""),
             r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken""#
         );
         assert_eq!(
-            joined(&sqlite, "$3, $4, $5"),
-            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($3, $4, $5, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" WHERE typeof("seats"."taken" + "excluded"."taken") = 'integer' AND "seats"."taken" + "excluded"."taken" BETWEEN $1 AND $2 RETURNING "hall", "day", "taken""#
+            joined(&sqlite, "?, ?, ?", "? AND ?"),
+            r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES (?, ?, ?, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" WHERE typeof("seats"."taken" + "excluded"."taken") = 'integer' AND "seats"."taken" + "excluded"."taken" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
         );
         let bounded = counter::add_batch(&model, free, Dialect::Postgres);
-        assert!(bounded.guarded);
-        assert!(bounded.tail.contains(
-            r#" WHERE "seats"."free"::numeric + ("excluded"."free" - 5) BETWEEN $1 AND $2 "#
+        assert!(joined(&bounded, "$1, $2, $3", "$4 AND $5").contains(
+            r#" WHERE "seats"."free"::numeric + ("excluded"."free" - 5) BETWEEN $4 AND $5 RETURNING "#
         ));
     }
 
@@ -650,12 +684,12 @@ mod tests {
             BOTH.map(|dialect| counter::add_existing_batch(&model, taken, dialect));
         assert!(!postgres.creates && !sqlite.creates);
         assert_eq!(
-            joined(&postgres, "$1, $2, $3"),
+            joined(&postgres, "$1, $2, $3", ""),
             r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($1, $2, $3)), "rowlock_held" ("rowlock_h1", "rowlock_h2") AS MATERIALIZED (SELECT "rowlock_row"."hall", "rowlock_row"."day" FROM "shop"."seats" AS "rowlock_row" JOIN (SELECT *, row_number() OVER () AS "rowlock_n" FROM "rowlock_delta") AS "rowlock_delta" ON "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" ORDER BY "rowlock_n" FOR NO KEY UPDATE OF "rowlock_row") UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" JOIN "rowlock_held" ON "rowlock_held"."rowlock_h1" = "rowlock_delta"."rowlock_k1" AND "rowlock_held"."rowlock_h2" = "rowlock_delta"."rowlock_k2" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" RETURNING "hall", "day", "taken""#
         );
         assert_eq!(
-            joined(&sqlite, "$3, $4, $5"),
-            r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($3, $4, $5)) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" AND typeof("rowlock_row"."taken" + "rowlock_delta"."rowlock_by") = 'integer' AND "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" BETWEEN $1 AND $2 RETURNING "hall", "day", "taken""#
+            joined(&sqlite, "?, ?, ?", "? AND ?"),
+            r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES (?, ?, ?)) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" AND typeof("rowlock_row"."taken" + "rowlock_delta"."rowlock_by") = 'integer' AND "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
         );
     }
 

@@ -32,6 +32,9 @@ pub trait Backend:
     /// How many parameters one statement can have.
     #[doc(hidden)]
     const MAX_PARAMETERS: usize;
+    /// Whether many parameters are faster as `?` than as `$n`.
+    #[doc(hidden)]
+    const PREFERS_UNNAMED_PARAMETERS: bool;
     /// Starts a transaction that is going to write.
     #[doc(hidden)]
     const BEGIN: &'static str;
@@ -120,6 +123,13 @@ pub trait Backend:
 /// The columns that should have a unique index.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    expect(
+        dead_code,
+        reason = "PostgreSQL says by an error code what SQLite is asked about"
+    )
+)]
 pub struct IndexedColumns {
     pub(crate) schema: Option<&'static str>,
     pub(crate) table: &'static str,
@@ -149,6 +159,7 @@ mod postgres {
 
     impl Backend for Postgres {
         const MAX_PARAMETERS: usize = 65_535;
+        const PREFERS_UNNAMED_PARAMETERS: bool = false;
         const BEGIN: &'static str = "BEGIN";
         const ERROR_ABORTS_TRANSACTION: bool = true;
 
@@ -329,9 +340,9 @@ mod sqlite {
     use crate::fault::Fault;
 
     impl Backend for Sqlite {
-        // SQLite allows 32,766, and 999 before 3.32. Each parameter has a name, `$1`, that SQLite looks up among all
-        // the others, so that more of them in fewer statements take longer, and there are no round trips to save.
-        const MAX_PARAMETERS: usize = 999;
+        const MAX_PARAMETERS: usize = 32_766;
+        // To SQLite `$1` is a name, which it looks up among all the others when it parses and again when sqlx binds.
+        const PREFERS_UNNAMED_PARAMETERS: bool = true;
         // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
         const BEGIN: &'static str = "BEGIN IMMEDIATE";
         const ERROR_ABORTS_TRANSACTION: bool = false;

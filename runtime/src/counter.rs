@@ -81,8 +81,8 @@ pub struct BatchSql {
     pub tail: &'static str,
     /// Whether rows that are missing are created.
     pub creates: bool,
-    /// Whether `$1` and `$2` are the lowest and the highest total.
-    pub guarded: bool,
+    /// What follows the lowest and the highest total, if the statement has to know them.
+    pub behind_bounds: Option<&'static str>,
 }
 
 /// Keys and their new totals.
@@ -348,7 +348,7 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         let chunks = chunks::<DB, N, T>(&deltas);
         if let [(sql, _)] = chunks.as_slice()
             && sql.creates
-            && !sql.guarded
+            && sql.behind_bounds.is_none()
         {
             // Nothing can be refused for one row only, so the statement is all or nothing by itself.
             let in_transaction = in_transaction::<DB>(connection);
@@ -465,16 +465,11 @@ async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &mut DB::Connection,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
     let mut statement = Statement::one_off(sql.head);
-    if sql.guarded {
-        let (min, max) = bounds::<N, T>();
-        statement.bind_i64(min);
-        statement.bind_i64(max);
-    }
     for (index, (key, delta)) in deltas.iter().enumerate() {
         statement.push(if index == 0 { "(" } else { ", (" });
         T::bind_key(key, &mut Listed(&mut statement));
         statement.push(", ");
-        statement.push_parameter();
+        statement.push_next_parameter();
         // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
         statement.bind_i64(if sql.creates {
             T::START.saturating_add(*delta)
@@ -484,6 +479,15 @@ async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         statement.push(sql.row_tail);
     }
     statement.push(sql.tail);
+    if let Some(end) = sql.behind_bounds {
+        let (min, max) = bounds::<N, T>();
+        statement.push_next_parameter();
+        statement.bind_i64(min);
+        statement.push(" AND ");
+        statement.push_next_parameter();
+        statement.bind_i64(max);
+        statement.push(end);
+    }
     statement.fetch_all(connection).await
 }
 

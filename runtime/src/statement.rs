@@ -35,7 +35,7 @@ pub(crate) enum Fetched<R> {
 
 /// A statement with its values.
 ///
-/// Its text is made of `&'static str` pieces and of `$n`, nothing else: this is the one place where SQL is put
+/// Its text is made of `&'static str` pieces and of `$n` or `?`, nothing else: this is the one place where SQL is put
 /// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
 /// same, but panics when a value cannot be encoded.)
 pub(crate) struct Statement<DB: Backend> {
@@ -99,6 +99,15 @@ impl<DB: Backend> Statement<DB> {
         if let Text::Composed(text) = &mut self.text {
             // Writing to a string cannot fail.
             let _ = write!(text, "${next}");
+        }
+    }
+
+    /// The same, or `?` where that is faster. `?` counts by itself, so a statement that has it may not have `$n`.
+    pub(crate) fn push_next_parameter(&mut self) {
+        if DB::PREFERS_UNNAMED_PARAMETERS {
+            self.push("?");
+        } else {
+            self.push_parameter();
         }
     }
 
@@ -181,7 +190,7 @@ impl<DB: Backend> Bind<DB> for Statement<DB> {
     }
 }
 
-/// Binds values as `$n, $n, …` in a composed statement.
+/// Binds values as `$n, $n, …` or `?, ?, …` in a composed statement.
 pub(crate) struct Listed<'s, DB: Backend>(pub(crate) &'s mut Statement<DB>);
 
 impl<DB: Backend> Bind<DB> for Listed<'_, DB> {
@@ -189,7 +198,7 @@ impl<DB: Backend> Bind<DB> for Listed<'_, DB> {
         if index > 0 {
             self.0.push(", ");
         }
-        self.0.push_parameter();
+        self.0.push_next_parameter();
         self.0.bind(index, value);
     }
 }

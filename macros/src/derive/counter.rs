@@ -286,7 +286,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
          Deltas for the same key are summed first; rows are locked in key order, so that batches do not deadlock. \
          An empty batch runs no SQL.\n\n{missing}\n\n\
-         One statement per 65,535 parameters (SQLite: 999), in a transaction if there are several, if the counter has \
+         One statement per 65,535 parameters (SQLite: 32,766), in a transaction if there are several, if the counter has \
          bounds, or on SQLite.\n\n\
          Errors: those of `add_{field}`, about the first key that was refused.\n\n\
          Cancel safety: if the future is dropped, all of it took effect or none."
@@ -435,16 +435,23 @@ fn batch(batch: sql::counter::Batch) -> TokenStream {
         row_tail,
         tail,
         creates,
-        guarded,
+        behind_bounds,
     } = batch;
-    let (head, row_tail, tail) = (literal(&head), literal(&row_tail), literal(&tail));
+    let [head, row_tail, tail] = [head, row_tail, tail].map(|sql| literal(&sql));
+    let behind_bounds = match behind_bounds {
+        Some(sql) => {
+            let sql = literal(&sql);
+            quote!(__rt::Some(#sql))
+        }
+        None => quote!(__rt::None),
+    };
     quote! {
         __rt::counter::BatchSql {
             head: #head,
             row_tail: #row_tail,
             tail: #tail,
             creates: #creates,
-            guarded: #guarded,
+            behind_bounds: #behind_bounds,
         }
     }
 }
