@@ -221,7 +221,8 @@ impl TransactionBuilder<sqlx::Postgres> {
 
 /// Why a transaction has no result.
 ///
-/// In all of these but [`CommitUnknown`](Self::CommitUnknown), nothing of the transaction is in the database. `source()` leads to
+/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown) and after a
+/// [`DeadlineExceeded`](Self::DeadlineExceeded) that came up during COMMIT. `source()` leads to
 /// the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`] classifies it.
 ///
 /// ```
@@ -269,7 +270,7 @@ pub enum TransactionError<E> {
     #[error(transparent)]
     Begin(DatabaseError),
     /// COMMIT failed: a deferred constraint, or a conflict that only the end of the transaction shows. Rolled back. A conflict
-    /// is run again, and is this only on the last attempt's way into `Exhausted`.
+    /// is run again instead.
     #[error(transparent)]
     Commit(DatabaseError),
     /// The connection was lost during COMMIT. The transaction was committed or it was not, and running it again could make it
@@ -286,7 +287,7 @@ pub enum TransactionError<E> {
         #[source]
         last: LastFailure<E>,
     },
-    /// The deadline passed. Rolled back.
+    /// The deadline passed. Rolled back, unless COMMIT was under way: then the transaction was committed or it was not.
     #[error("the deadline passed in attempt {attempts}")]
     DeadlineExceeded {
         /// How many attempts were begun.
