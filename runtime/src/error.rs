@@ -43,7 +43,11 @@ impl Attempt {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.operation, self.table)?;
+        f.write_str(self.operation)?;
+        // A transaction is of no table.
+        if !self.table.is_empty() {
+            write!(f, " of {}", self.table)?;
+        }
         if !self.key.is_empty() {
             write!(f, " ({})", self.key)?;
         }

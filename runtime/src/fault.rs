@@ -84,7 +84,9 @@ impl Fault {
 
     /// Finds the error of sqlx behind the user's own error type, by following `source()`.
     ///
-    /// An error that was formatted into a string is lost to this, as to every other program.
+    /// An error that was formatted into a string is lost to this, as to every other program. So is a lost connection (not an
+    /// error that the server sent) behind thiserror's `#[error(transparent)]`, which hides the `sqlx::Error`: give the variant
+    /// a text of its own.
     pub fn in_chain(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -93,6 +95,10 @@ impl Fault {
             }
             if let Some(error) = error.downcast_ref::<DatabaseError>() {
                 return Some(error.fault());
+            }
+            // A variant that is transparent to sqlx::Error hides it, and shows only what is inside it.
+            if let Some(error) = error.downcast_ref::<Box<dyn sqlx::error::DatabaseError>>() {
+                return Some(Self::of_database(error.as_ref()));
             }
             next = error.source();
         }

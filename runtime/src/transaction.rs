@@ -25,10 +25,43 @@ const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// Starts a transaction on a pool; [`run`](TransactionBuilder::run) runs it.
+/// Starts a transaction on a pool; [`run`](TransactionBuilder::run) runs it, again from its start where the database asks for
+/// that.
 ///
-/// It takes a pool and nothing else, so that a transaction that retries can never stand inside another one, whose
-/// earlier statements it could not run again.
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql(
+/// #         "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
+/// #          INSERT INTO accounts VALUES (1, 100), (2, 0)",
+/// #     ).execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// let left = rowlock::transaction(&pool)
+///     .serializable()
+///     .run(async |tx| {
+///         let sql = "UPDATE accounts SET balance = balance + $1 WHERE id = $2 RETURNING balance";
+///         sqlx::query(sql).bind(30).bind(2).execute(&mut **tx).await?;
+///         let left: i64 = sqlx::query_scalar(sql).bind(-30).bind(1).fetch_one(&mut **tx).await?;
+///         Ok::<_, sqlx::Error>(left)
+///     })
+///     .await?;
+/// assert_eq!(left, 70);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Nested use
+///
+/// It takes a pool and nothing else, so that a transaction that retries can never stand inside another one, whose earlier
+/// statements it could not run again. Called inside a closure with the pool, it is a second transaction on a second
+/// connection: it commits even if the outer one rolls back, does not see what the outer one wrote, and waits for the outer
+/// one's locks, which are never released while the outer one waits for it. On a pool of one connection it ends as
+/// `Begin` with [`Fault::PoolTimedOut`]. For a part that may fail alone, begin a savepoint: `tx.begin()` of
+/// [`sqlx::Acquire`].
 pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
     TransactionBuilder {
         pool: pool.clone(),
@@ -49,7 +82,9 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
 /// How a transaction is to be run.
 ///
 /// Limits mean what they say: `attempts(0)` and a deadline of zero run nothing. Without a call there is no deadline and no
-/// timeout, and there are five attempts.
+/// timeout, and there are five attempts with waits of at most 5, 10, 20 and 40 ms between them.
+///
+/// Durations are given to PostgreSQL in whole milliseconds, at least one.
 #[derive(Debug, Clone)]
 #[must_use = "a transaction does nothing until it is run"]
 pub struct TransactionBuilder<DB: Backend> {
@@ -90,6 +125,7 @@ pub struct Retry {
 
 /// How PostgreSQL is told to begin. SQLite knows only whether the transaction is going to write.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 #[doc(hidden)]
 pub struct Begin {
     pub(crate) isolation: Option<Isolation>,
@@ -106,19 +142,22 @@ pub(crate) enum Isolation {
 }
 
 impl<DB: Backend> TransactionBuilder<DB> {
-    /// READ COMMITTED. SQLite gives SERIALIZABLE whatever is asked for.
+    /// READ COMMITTED: each statement sees what was committed before it. Without a call to this or one of the next two, the
+    /// server's default, which is this one unless it was changed. SQLite gives SERIALIZABLE whatever is asked for.
     pub fn read_committed(mut self) -> Self {
         self.isolation = Some(Isolation::ReadCommitted);
         self
     }
 
-    /// REPEATABLE READ: on PostgreSQL, snapshot isolation.
+    /// REPEATABLE READ: on PostgreSQL, snapshot isolation. All statements see what was committed before the first one; who
+    /// writes a row that somebody changed since then is run again.
     pub fn repeatable_read(mut self) -> Self {
         self.isolation = Some(Isolation::RepeatableRead);
         self
     }
 
-    /// SERIALIZABLE. Protects an invariant only if all transactions that can break it use it.
+    /// SERIALIZABLE: the outcome is that of running the transactions one after the other. Protects an invariant only if all
+    /// transactions that can break it use it. What was read counts only once the transaction is committed.
     pub fn serializable(mut self) -> Self {
         self.isolation = Some(Isolation::Serializable);
         self
@@ -192,6 +231,42 @@ impl TransactionBuilder<sqlx::Postgres> {
 }
 
 /// Why a transaction has no result.
+///
+/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown) and after a
+/// [`DeadlineExceeded`](Self::DeadlineExceeded) that came up during COMMIT. `source()` leads to
+/// the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`] classifies it.
+///
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql("CREATE TABLE names (name text PRIMARY KEY)").execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// use rowlock::{Fault, TransactionError, transaction};
+///
+/// let outcome = transaction(&pool)
+///     .run(async |tx| {
+///         for name in ["ann", "ben", "ann"] {
+///             sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut **tx).await?;
+///         }
+///         Ok::<_, sqlx::Error>(())
+///     })
+///     .await;
+/// match outcome {
+///     Err(TransactionError::Failed(error)) => assert_eq!(Fault::of(&error), Fault::UniqueViolation),
+///     other => panic!("{other:?}"),
+/// }
+/// let names: i64 = sqlx::query_scalar("SELECT count(*) FROM names").fetch_one(&pool).await?;
+/// assert_eq!(names, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It is an `std::error::Error` if `E` is. `anyhow::Error` and `Box<dyn Error + Send + Sync>` are none: with these as `E`, `match` on
+/// the variants, or give the closure an error type of its own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransactionError<E> {
@@ -205,10 +280,13 @@ pub enum TransactionError<E> {
     /// No connection, or BEGIN failed. The closure was not run.
     #[error(transparent)]
     Begin(DatabaseError),
-    /// COMMIT failed: a deferred constraint, or a conflict that only the end of the transaction shows. Rolled back.
+    /// COMMIT failed: a deferred constraint, or a conflict that only the end of the transaction shows. Rolled back. A conflict
+    /// is run again instead.
     #[error(transparent)]
     Commit(DatabaseError),
-    /// The connection was lost during COMMIT. The transaction was committed or it was not.
+    /// The connection was lost during COMMIT. The transaction was committed or it was not, and running it again could make it
+    /// happen twice: so it is not run again. Look for what it writes (an idempotency key, say), or let `ask_after_lost_commit`
+    /// ask.
     #[error("{0}; it is unknown whether the transaction was committed")]
     CommitUnknown(#[source] DatabaseError),
     /// All attempts failed in a way that another one could have mended. Rolled back.
@@ -220,7 +298,7 @@ pub enum TransactionError<E> {
         #[source]
         last: LastFailure<E>,
     },
-    /// The deadline passed. Rolled back.
+    /// The deadline passed. Rolled back, unless COMMIT was under way: then the transaction was committed or it was not.
     #[error("the deadline passed in attempt {attempts}")]
     DeadlineExceeded {
         /// How many attempts were begun.
@@ -245,8 +323,57 @@ pub enum LastFailure<E> {
 
 /// An open transaction, as the closure of [`TransactionBuilder::run`] receives it.
 ///
-/// It dereferences to the connection, and `&mut *tx` can be given to every generated method, `&mut **tx` to sqlx's own.
-/// It ends with the closure.
+/// `&mut *tx` can be given to every generated method, `&mut **tx` (it dereferences to the connection) to sqlx's own.
+/// `tx.begin()` of [`sqlx::Acquire`] sets a savepoint. It ends with the closure: there is no `commit` and no `rollback` to call.
+/// To roll back, return an error.
+///
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql(
+/// #         "CREATE TABLE page_views (page_id bigint PRIMARY KEY, views bigint NOT NULL);
+/// #          CREATE TABLE visits (page_id bigint NOT NULL)",
+/// #     ).execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// use rowlock::{Counter, Tx};
+///
+/// #[derive(sqlx::FromRow, Counter)]
+/// #[rowlock(table = "page_views")]
+/// struct PageViews {
+///     #[rowlock(key)]
+///     page_id: i64,
+///     #[rowlock(counter)]
+///     views: i64,
+/// }
+///
+/// async fn visit(tx: &mut Tx<sqlx::Sqlite>, page: i64) -> Result<i64, VisitError> {
+///     sqlx::query("INSERT INTO visits VALUES ($1)").bind(page).execute(&mut **tx).await.map_err(VisitError::Log)?;
+///     PageViews::add_views(&mut *tx, page, 1).await.map_err(VisitError::Count)
+/// }
+///
+/// #[derive(Debug)]
+/// enum VisitError {
+///     Log(sqlx::Error),
+///     Count(rowlock::CounterError),
+/// }
+/// # impl std::fmt::Display for VisitError {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("cannot count the visit") }
+/// # }
+/// # impl std::error::Error for VisitError {
+/// #     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+/// #         match self { Self::Log(error) => Some(error), Self::Count(error) => Some(error) }
+/// #     }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// let views = rowlock::transaction(&pool).run(async |tx| visit(tx, 7).await).await?;
+/// assert_eq!(views, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tx<DB: Backend> {
     connection: PoolConnection<DB>,
@@ -383,7 +510,118 @@ enum Ended<T, E> {
 }
 
 impl<DB: Backend> TransactionBuilder<DB> {
-    /// Runs `body` in a transaction and commits, again and again if the database asks for it.
+    /// Runs `body` in a transaction and commits; all of it again, in a new transaction, if the database asks for that.
+    ///
+    /// `body` is an `async |tx| { … }` with `tx: &mut Tx`. Its `Ok` commits, its `Err` rolls back. `E` is any error type whose
+    /// `source()` chain leads to the database's error, or `anyhow::Error`, or `Box<dyn Error + Send + Sync>`; an error that was made
+    /// into a string is never run again.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+    /// # sqlx::raw_sql("CREATE TABLE bookings (room bigint NOT NULL, guest text NOT NULL)").execute(&pool).await?;
+    /// use std::time::Duration;
+    ///
+    /// let guest = "Ann";
+    /// let booked = rowlock::transaction(&pool)
+    ///     .serializable()
+    ///     .attempts(10)
+    ///     .deadline(Duration::from_secs(2))
+    ///     .on_retry(|retry| eprintln!("attempt {} lost: {}", retry.attempt, retry.fault))
+    ///     .run(async |tx| {
+    ///         let taken: i64 = sqlx::query_scalar("SELECT count(*) FROM bookings WHERE room = 12")
+    ///             .fetch_one(&mut **tx)
+    ///             .await?;
+    ///         if taken > 0 {
+    ///             return Ok(false);
+    ///         }
+    ///         sqlx::query("INSERT INTO bookings VALUES (12, $1)").bind(guest).execute(&mut **tx).await?;
+    ///         Ok::<_, sqlx::Error>(true)
+    ///     })
+    ///     .await?;
+    /// assert!(booked);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # The closure must be safe to run again
+    ///
+    /// It begins from nothing each time: read all that the decision depends on inside it. What it did in the database is rolled
+    /// back before it runs again; an e-mail that it sent, a message, a file, a counter in memory are not. Do those after `run`
+    /// has returned `Ok`. The closure can borrow from its surroundings, but not change them.
+    ///
+    /// # What is run again
+    ///
+    /// Faults after which the same transaction can succeed without anybody changing anything
+    /// ([`Fault::is_transient`]), wherever they come up: in BEGIN, in the closure's error, or in COMMIT.
+    ///
+    /// | run again | |
+    /// |---|---|
+    /// | [`Fault::Serialization`] | SQLSTATE 40001, SQLite `BUSY_SNAPSHOT` |
+    /// | [`Fault::Deadlock`] | SQLSTATE 40P01 |
+    /// | [`Fault::Busy`] | SQLite `BUSY` or `LOCKED`, after the connection's busy timeout |
+    /// | [`Fault::ConnectionLost`] before COMMIT | on another connection |
+    ///
+    /// Never run again: a connection that was lost during COMMIT, unless the server could be asked and says that it was rolled
+    /// back; a violated constraint; `Stale` and `OutOfBounds` of the generated methods, which are for the caller to decide; lock and
+    /// statement timeouts; a pool without a free connection; errors that are not the database's.
+    ///
+    /// Before each further attempt it waits for a random time between zero and a ceiling, which doubles from attempt to attempt
+    /// up to a limit ([`backoff`](Self::backoff)). The connection goes back to the pool before the wait.
+    ///
+    /// # SQL
+    ///
+    /// On PostgreSQL, each line one round trip:
+    ///
+    /// ```sql
+    /// BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL lock_timeout = 200; SET LOCAL statement_timeout = 2000
+    /// -- the closure's statements
+    /// SELECT pg_current_xact_id_if_assigned()::text
+    /// COMMIT
+    /// ```
+    ///
+    /// of which the first has only what was asked for. PostgreSQL answers COMMIT of an aborted transaction with a rollback and no
+    /// error, and sqlx with `Ok`; the statement before it fails in this case, and yields the id that
+    /// `ask_after_lost_commit` needs. It costs a round trip, also while rows are locked.
+    ///
+    /// On SQLite `BEGIN IMMEDIATE`, or with [`read_only`](Self::read_only) `BEGIN`, and `COMMIT`. `BEGIN IMMEDIATE` takes the write lock
+    /// of the whole database, so there is one such transaction at a time, and it never loses: only BEGIN can be
+    /// [`Fault::Busy`]. `read_only` takes no lock there and refuses no write.
+    ///
+    /// # Isolation
+    ///
+    /// Below SERIALIZABLE a decision is safe only for rows that were locked first (see [`Lockable`](derive@crate::Lockable)), and for
+    /// checks that are part of the writing statement. A read in SERIALIZABLE can be refused at COMMIT: nothing that was read
+    /// holds before `run` has returned `Ok`.
+    ///
+    /// # Errors
+    ///
+    /// | [`TransactionError`] | |
+    /// |---|---|
+    /// | `Failed(error)` | the closure's error, if running it again would not help |
+    /// | `Aborted` | the closure returned `Ok` although a statement in it had failed, and PostgreSQL had given the transaction up |
+    /// | `Begin` | no connection, or BEGIN failed; the closure was not run in this attempt |
+    /// | `Commit` | COMMIT failed, of a deferred constraint for example |
+    /// | `CommitUnknown` | the connection was lost during COMMIT: committed or not |
+    /// | `Exhausted` | every attempt failed in a way that another one could have mended; has the last error |
+    /// | `DeadlineExceeded` | the deadline passed |
+    /// | `NotRun` | `attempts(0)` |
+    ///
+    /// If the deadline passes during COMMIT, the transaction may have been committed all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or a panic in the closure, rolls back, also if BEGIN was under way (which sqlx 0.9.0 alone would
+    /// leave open). A statement that was sent goes on until the rollback is reached. If COMMIT was under way, the
+    /// transaction was committed or it was not.
+    ///
+    /// # Where it comes from
+    ///
+    /// `atomic` of Django and `transaction` of Ecto and Rails, with the loop that
+    /// [PostgreSQL's manual](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html) asks for, as
+    /// CockroachDB's client libraries have it. The waits are the "full jitter" of
+    /// [Exponential Backoff And Jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     pub fn run<'r, T, E, By, F>(
         self,
         body: F,

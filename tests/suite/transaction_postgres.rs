@@ -149,6 +149,32 @@ async fn t_04_the_last_error_is_inside_the_one_that_says_how_often() {
     assert_eq!(database.open_transactions().await, 0);
 }
 
+#[derive(Debug, thiserror::Error)]
+enum Transparent {
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// A transparent variant shows the source of the `sqlx::Error` and not the error itself.
+#[tokio::test]
+async fn t_17_a_transparent_error_is_retried_too() {
+    let database = database(ACCOUNTS).await;
+    let runs = AtomicU32::new(0);
+    transaction(&database.pool)
+        .run(async |tx| {
+            if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+                tx.execute(SERIALIZATION_FAILURE).await?;
+            }
+            Ok::<_, Transparent>(add(tx, 1, 1).await?)
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), balance(&database, 1).await),
+        (2, 101)
+    );
+}
+
 /// COMMIT of a transaction that wrote to this table waits until the lock on `gate` is free.
 const GATE: &str =
     "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -349,7 +375,7 @@ async fn timeouts_cost_no_round_trip() {
     let trips = async |run: usize| {
         proxy.reset();
         let builder = transaction(&pool).serializable();
-        let builder = if run % 2 == 0 {
+        let builder = if run.is_multiple_of(2) {
             builder
         } else {
             builder.lock_timeout(limit).statement_timeout(limit)

@@ -3,7 +3,7 @@
 // The tour does not look at every column.
 #![allow(dead_code)]
 
-use rowlock::{Counter, FindOrCreate, Versioned};
+use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 
 /// A text that several people edit.
 #[derive(Debug, Clone, sqlx::FromRow, Versioned)]
@@ -49,6 +49,33 @@ pub struct Tag {
     pub slug: String,
 }
 
+/// Units of a product that can be reserved.
+#[derive(Debug, sqlx::FromRow, Lockable)]
+#[rowlock(table = "skus")]
+pub struct Sku {
+    #[rowlock(key)]
+    pub id: i64,
+    pub units: i64,
+}
+
+/// What can go wrong in a transaction that reserves: its sources tell `transaction` whether to run it again.
+#[derive(Debug, thiserror::Error)]
+pub enum SaleError {
+    #[error("cannot lock the product")]
+    Lock(#[from] rowlock::LockError),
+    #[error("cannot write the reservation")]
+    Reservation(#[from] sqlx::Error),
+}
+
+/// An account that money is moved from and to.
+#[derive(Debug, sqlx::FromRow, Lockable)]
+#[rowlock(table = "accounts")]
+pub struct Account {
+    #[rowlock(key)]
+    pub id: i64,
+    pub balance: i64,
+}
+
 /// The tables. `{id}` stands for a key that the database makes up.
 pub const TABLES: &str = "
     CREATE TABLE documents (
@@ -58,6 +85,10 @@ pub const TABLES: &str = "
     );
     CREATE TABLE page_views (page_id bigint PRIMARY KEY, views bigint NOT NULL);
     CREATE TABLE shows (id bigint PRIMARY KEY, free_seats int NOT NULL);
+    CREATE TABLE skus (id bigint PRIMARY KEY, units bigint NOT NULL);
+    CREATE TABLE reservations (id {id}, sku_id bigint NOT NULL);
+    CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
+    CREATE TABLE bookings (id {id}, room_id bigint NOT NULL);
     CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE);
     CREATE TABLE tags_without_index (id {id}, slug text NOT NULL);
 ";

@@ -1,14 +1,20 @@
 //! Each operation twice: written by hand, and with the generated method. Compiled for both types of pool.
 
-use anyhow::Result;
-use rowlock::{CounterError, FoundOrCreated, UpdateError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use super::Pool;
-use crate::models::{Document, NewTag, PageViews, Show, Tag};
-use crate::race::{ROUNDS, race};
+use anyhow::Result;
+use rowlock::{CounterError, FoundOrCreated, LockError, UpdateError, transaction};
+use rowlock_examples::race::race;
+
+use super::{Pool, impatient};
+use crate::models::{Account, Document, NewTag, PageViews, SaleError, Show, Sku, Tag};
 use crate::table::{Row, Table};
 
 const TASKS: usize = 8;
+/// How often each task makes its call.
+const ROUNDS: usize = 25;
 const CALLS: usize = TASKS * ROUNDS;
 
 /// Each operation has two rows of its own, one per version.
@@ -21,6 +27,9 @@ pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
     table.add(count(pool).await?);
     table.add(book_seats(pool).await?);
     table.add(tag(pool).await?);
+    table.add(reserve(pool).await?);
+    table.add(transfer(pool).await?);
+    table.add(book_room(pool).await?);
     Ok(())
 }
 
@@ -74,7 +83,7 @@ async fn edit_one_field(pool: &Pool) -> Result<Row> {
     create_document(pool, BY_HAND).await?;
     create_document(pool, GENERATED).await?;
 
-    race(TASKS, pool, |pool, turn| async move {
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let mut document = read_by_hand(&pool).await?;
         turn.everybody_has_read().await;
         document.body.push(MARK);
@@ -83,7 +92,7 @@ async fn edit_one_field(pool: &Pool) -> Result<Row> {
     })
     .await?;
 
-    let retries = race(TASKS, pool, |pool, _| async move {
+    let retries = race(TASKS, ROUNDS, pool, |pool, _| async move {
         let mut attempts = 0;
         Document::update_with(&pool, GENERATED, |document| {
             attempts += 1;
@@ -119,7 +128,7 @@ async fn edit_different_fields(pool: &Pool) -> Result<Row> {
     }
     let before = (marks(pool, BY_HAND).await?, marks(pool, GENERATED).await?);
 
-    race(FIELDS, pool, |pool, turn| async move {
+    race(FIELDS, ROUNDS, pool, |pool, turn| async move {
         let mut document = read_by_hand(&pool).await?;
         turn.everybody_has_read().await;
         field(&mut document, turn.task).push(MARK);
@@ -128,7 +137,7 @@ async fn edit_different_fields(pool: &Pool) -> Result<Row> {
     })
     .await?;
 
-    let conflicts = race(FIELDS, pool, |pool, turn| async move {
+    let conflicts = race(FIELDS, ROUNDS, pool, |pool, turn| async move {
         let mut edit = Document::load(&pool, GENERATED).await?.edit();
         turn.everybody_has_read().await;
         field(&mut edit, turn.task).push(MARK);
@@ -168,7 +177,7 @@ async fn count(pool: &Pool) -> Result<Row> {
         .execute(pool)
         .await?;
 
-    race(TASKS, pool, |pool, turn| async move {
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let views: i64 = sqlx::query_scalar("SELECT views FROM page_views WHERE page_id = $1")
             .bind(BY_HAND)
             .fetch_one(&pool)
@@ -184,7 +193,7 @@ async fn count(pool: &Pool) -> Result<Row> {
     .await?;
 
     // The first call creates the row.
-    race(TASKS, pool, |pool, _| async move {
+    race(TASKS, ROUNDS, pool, |pool, _| async move {
         PageViews::add_views(&pool, GENERATED, 1).await?;
         Ok(0)
     })
@@ -219,7 +228,7 @@ async fn book_seats(pool: &Pool) -> Result<Row> {
             .await?;
     }
 
-    let sold_by_hand = race(TASKS, pool, |pool, turn| async move {
+    let sold_by_hand = race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let show = turn.round as i64;
         let free: i32 = sqlx::query_scalar("SELECT free_seats FROM shows WHERE id = $1")
             .bind(show)
@@ -237,7 +246,7 @@ async fn book_seats(pool: &Pool) -> Result<Row> {
     })
     .await?;
 
-    let sold_by_rowlock = race(TASKS, pool, |pool, turn| async move {
+    let sold_by_rowlock = race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let show = (ROUNDS + turn.round) as i64;
         match Show::add_free_seats(&pool, show, -1).await {
             Ok(_) => Ok(1),
@@ -263,7 +272,7 @@ async fn book_seats(pool: &Pool) -> Result<Row> {
 
 /// One new tag per round, which everybody needs.
 async fn tag(pool: &Pool) -> Result<Row> {
-    race(TASKS, pool, |pool, turn| async move {
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let slug = format!("tag-{}", turn.round);
         let found: Option<i64> =
             sqlx::query_scalar("SELECT id FROM tags_without_index WHERE slug = $1")
@@ -281,7 +290,7 @@ async fn tag(pool: &Pool) -> Result<Row> {
     })
     .await?;
 
-    let found = race(TASKS, pool, |pool, turn| async move {
+    let found = race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let slug = format!("tag-{}", turn.round);
         match Tag::find_or_create(&pool, NewTag { slug }).await? {
             FoundOrCreated::Created(_) => Ok(0),
@@ -304,5 +313,218 @@ async fn tag(pool: &Pool) -> Result<Row> {
         unit: "duplicates",
         lost_by_rowlock: duplicates("SELECT count(*) FROM tags").await?,
         met: format!("{created} created, {found} found"),
+    })
+}
+
+// ----------------------------------------------------------------- Lockable
+
+/// One product per round with fewer units than buyers. A reservation and the units that are left change together.
+async fn reserve(pool: &Pool) -> Result<Row> {
+    const UNITS: usize = 3;
+    const ALL_UNITS: usize = UNITS * ROUNDS;
+    const RESERVE: &str = "INSERT INTO reservations (sku_id) VALUES ($1)";
+    // The products of the second half are sold by the generated method.
+    for sku in 0..2 * ROUNDS {
+        sqlx::query("INSERT INTO skus VALUES ($1, $2)")
+            .bind(sku as i64)
+            .bind(UNITS as i64)
+            .execute(pool)
+            .await?;
+    }
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let sku = turn.round as i64;
+        let units: i64 = sqlx::query_scalar("SELECT units FROM skus WHERE id = $1")
+            .bind(sku)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        if units == 0 {
+            return Ok(0);
+        }
+        sqlx::query(RESERVE).bind(sku).execute(&pool).await?;
+        sqlx::query("UPDATE skus SET units = $1 WHERE id = $2")
+            .bind(units - 1)
+            .bind(sku)
+            .execute(&pool)
+            .await?;
+        Ok(0)
+    })
+    .await?;
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let id = (ROUNDS + turn.round) as i64;
+        let reserve = transaction(&pool).run(async |tx| {
+            let mut sku = Sku::lock(&mut *tx, id).await?;
+            if sku.units > 0 {
+                sqlx::query(RESERVE).bind(id).execute(&mut **tx).await?;
+                sku.units -= 1;
+                sku.save(&mut *tx).await?;
+            }
+            Ok::<_, SaleError>(0)
+        });
+        Ok(reserve.await?)
+    })
+    .await?;
+
+    let sold = async |first: usize| -> Result<usize> {
+        let sold: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM reservations WHERE sku_id BETWEEN $1 AND $2")
+                .bind(first as i64)
+                .bind((first + ROUNDS - 1) as i64)
+                .fetch_one(pool)
+                .await?;
+        Ok(sold.try_into()?)
+    };
+    let sold_by_rowlock = sold(ROUNDS).await?;
+    Ok(Row {
+        derive: "Lockable",
+        operation: "lock, save",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: sold(0).await?.abs_diff(ALL_UNITS),
+        unit: "oversold",
+        lost_by_rowlock: sold_by_rowlock.abs_diff(ALL_UNITS),
+        met: format!("{} sold out", CALLS - sold_by_rowlock),
+    })
+}
+
+/// Everybody moves money between the same two accounts, half of the tasks naming them the other way round.
+async fn transfer(pool: &Pool) -> Result<Row> {
+    // Two accounts per version.
+    for (version, account) in [(BY_HAND, 0), (BY_HAND, 1), (GENERATED, 0), (GENERATED, 1)] {
+        sqlx::query("INSERT INTO accounts VALUES ($1, 0)")
+            .bind(10 * version + account)
+            .execute(pool)
+            .await?;
+    }
+    const FROM_HAND: i64 = 10 * BY_HAND;
+    const FROM_GENERATED: i64 = 10 * GENERATED;
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let select = "SELECT balance FROM accounts WHERE id IN ($1, $2) ORDER BY id";
+        let balances: Vec<i64> = sqlx::query_scalar(select)
+            .bind(FROM_HAND)
+            .bind(FROM_HAND + 1)
+            .fetch_all(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        for (account, balance) in [(0, balances[0] - 1), (1, balances[1] + 1)] {
+            sqlx::query("UPDATE accounts SET balance = $1 WHERE id = $2")
+                .bind(balance)
+                .bind(FROM_HAND + account)
+                .execute(&pool)
+                .await?;
+        }
+        Ok(0)
+    })
+    .await?;
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let mut keys = [FROM_GENERATED, FROM_GENERATED + 1];
+        if turn.task % 2 == 1 {
+            keys.reverse();
+        }
+        // One attempt: a deadlock would be an error.
+        let transfer = transaction(&pool).attempts(1).run(async |tx| {
+            for mut account in Account::lock_many(&mut *tx, keys).await? {
+                account.balance += if account.id == FROM_GENERATED { -1 } else { 1 };
+                account.save(&mut *tx).await?;
+            }
+            Ok::<_, LockError>(0)
+        });
+        Ok(transfer.await?)
+    })
+    .await?;
+
+    let moved = async |to: i64| -> Result<usize> {
+        let moved: i64 = sqlx::query_scalar("SELECT balance FROM accounts WHERE id = $1")
+            .bind(to)
+            .fetch_one(pool)
+            .await?;
+        Ok(moved.try_into()?)
+    };
+    Ok(Row {
+        derive: "Lockable",
+        operation: "lock_many",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: CALLS.abs_diff(moved(FROM_HAND + 1).await?),
+        unit: "transfers",
+        lost_by_rowlock: CALLS.abs_diff(moved(FROM_GENERATED + 1).await?),
+        met: "no deadlock".to_owned(),
+    })
+}
+
+// -------------------------------------------------------------- transaction
+
+/// One room per round, which everybody wants, and no row that could be locked or that carries a version.
+async fn book_room(pool: &Pool) -> Result<Row> {
+    const BOOKED: &str = "SELECT count(*) FROM bookings WHERE room_id = $1";
+    const BOOK: &str = "INSERT INTO bookings (room_id) VALUES ($1)";
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let room = turn.round as i64;
+        let booked: i64 = sqlx::query_scalar(BOOKED)
+            .bind(room)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        if booked == 0 {
+            sqlx::query(BOOK).bind(room).execute(&pool).await?;
+        }
+        Ok(0)
+    })
+    .await?;
+
+    let retries = race(
+        TASKS,
+        ROUNDS,
+        &impatient(pool).await?,
+        |pool, turn| async move {
+            let room = (ROUNDS + turn.round) as i64;
+            let retries = Arc::new(AtomicUsize::new(0));
+            let counted = retries.clone();
+            transaction(&pool)
+                .serializable()
+                .attempts(1000)
+                .backoff(Duration::from_millis(1), Duration::from_millis(20))
+                .on_retry(move |_| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                })
+                .run(async |tx| {
+                    let booked: i64 = sqlx::query_scalar(BOOKED)
+                        .bind(room)
+                        .fetch_one(&mut **tx)
+                        .await?;
+                    if booked == 0 {
+                        sqlx::query(BOOK).bind(room).execute(&mut **tx).await?;
+                    }
+                    Ok::<_, sqlx::Error>(())
+                })
+                .await?;
+            Ok(retries.load(Ordering::Relaxed))
+        },
+    )
+    .await?;
+
+    let doubled = async |first: usize| -> Result<usize> {
+        let bookings: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM bookings WHERE room_id BETWEEN $1 AND $2")
+                .bind(first as i64)
+                .bind((first + ROUNDS - 1) as i64)
+                .fetch_one(pool)
+                .await?;
+        Ok(usize::try_from(bookings)?.abs_diff(ROUNDS))
+    };
+    Ok(Row {
+        derive: "transaction",
+        operation: "serializable",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: doubled(0).await?,
+        unit: "duplicates",
+        lost_by_rowlock: doubled(ROUNDS).await?,
+        met: format!("{retries} retries"),
     })
 }

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-/// How often each task makes its call.
-pub const ROUNDS: usize = 25;
-
 /// One call of one task.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Turn {
+    /// Which task, from 0.
     pub task: usize,
+    /// Which of its calls, from 0.
     pub round: usize,
     barrier: Arc<Barrier>,
 }
@@ -25,11 +24,12 @@ impl Turn {
     }
 }
 
-/// Makes the same call from several tasks, `ROUNDS` times each, and returns the sum of what the calls returned.
+/// Makes the same call from several tasks, `rounds` times each, and returns the sum of what the calls returned.
 ///
 /// The tasks begin each round together. The first error ends the race.
 pub async fn race<P, F>(
     tasks: usize,
+    rounds: usize,
     pool: &P,
     call: impl Fn(P, Turn) -> F + Clone + Send + 'static,
 ) -> anyhow::Result<usize>
@@ -43,7 +43,7 @@ where
         let (pool, call, barrier) = (pool.clone(), call.clone(), barrier.clone());
         running.spawn(async move {
             let mut sum = 0;
-            for round in 0..ROUNDS {
+            for round in 0..rounds {
                 barrier.wait().await;
                 let turn = Turn {
                     task,
