@@ -47,7 +47,7 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
 ///
 /// Limits mean what they say: `attempts(0)` and a deadline of zero run nothing. Without a call there is no deadline and no
 /// timeout, and there are five attempts.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "a transaction does nothing until it is run"]
 pub struct TransactionBuilder<DB: Backend> {
     pool: Pool<DB>,
@@ -61,6 +61,17 @@ pub struct TransactionBuilder<DB: Backend> {
     statement_timeout: Option<Duration>,
     ask_after_commit: bool,
     on_retry: Option<Hook>,
+}
+
+// Not derived: that would ask for `DB: Clone`, which no database of sqlx is.
+impl<DB: Backend> Clone for TransactionBuilder<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            on_retry: self.on_retry.clone(),
+            ..*self
+        }
+    }
 }
 
 #[derive(Clone)]
