@@ -28,6 +28,8 @@ mod histories;
 mod histories_postgres;
 #[path = "lockable.rs"]
 mod lockable;
+#[path = "lockable_postgres.rs"]
+mod lockable_postgres;
 #[path = "postgres_only.rs"]
 mod postgres_only;
 #[path = "round_trips.rs"]

@@ -292,7 +292,7 @@ async fn t_16_dropping_a_transaction_anywhere_leaves_nothing_open() {
 /// The same at random, in one transaction after another on the same connection.
 #[tokio::test]
 async fn t_16_thousands_of_dropped_transactions_leave_nothing_open() {
-    let rounds = if NAME == "SQLite" { 2_000 } else { 10_000 };
+    let dropped = if NAME == "SQLite" { 2_000 } else { 10_000 };
     let mut random = Random::new(16);
     let database = database(ACCOUNTS).await;
     // Without a ping whoever comes next is the first to use the connection.
@@ -308,16 +308,21 @@ async fn t_16_thousands_of_dropped_transactions_leave_nothing_open() {
         });
         polled(limit, run).await.transpose().unwrap().is_some()
     };
-    // Once the statements are prepared, this many polls are enough.
-    run(usize::MAX).await;
+    // Once the statements are prepared, this many polls are enough, or almost always: it depends on who is faster.
     let mut enough = 1;
-    while !run(enough).await {
-        enough += 1;
+    for _ in 0..100 {
+        let mut limit = 1;
+        while !run(limit).await {
+            limit += 1;
+        }
+        enough = enough.max(limit);
     }
-    let mut finished = 0;
-    for round in 1..=rounds {
-        let limit = 1 + random.below(enough);
-        finished += i64::from(run(limit).await);
+    let (mut round, mut left) = (0, dropped);
+    while left > 0 {
+        round += 1;
+        if !run(1 + random.below(enough)).await {
+            left -= 1;
+        }
         // Were the connection inside a transaction, nobody else would see this.
         sqlx::query("UPDATE accounts SET version = version + 1")
             .execute(&pool)
@@ -332,7 +337,6 @@ async fn t_16_thousands_of_dropped_transactions_leave_nothing_open() {
             assert_eq!((version, total), (round, 200));
         }
     }
-    println!("{NAME}: {rounds} rounds, {finished} of them finished, {enough} polls at most");
-    assert!((1..rounds / 2).contains(&finished), "{finished}");
+    println!("{NAME}: {dropped} of {round} were dropped, after up to {enough} polls");
     assert_eq!(database.open_transactions().await, 0);
 }
