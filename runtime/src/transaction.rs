@@ -85,7 +85,7 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
 /// timeout, and there are five attempts with waits of at most 5, 10, 20 and 40 ms between them.
 ///
 /// Durations are given to PostgreSQL in whole milliseconds, at least one.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "a transaction does nothing until it is run"]
 pub struct TransactionBuilder<DB: Backend> {
     pool: Pool<DB>,
@@ -100,6 +100,18 @@ pub struct TransactionBuilder<DB: Backend> {
     ask_after_commit: bool,
     on_retry: Option<Hook>,
     budget: Option<RetryBudget>,
+}
+
+// Not derived: that would ask for `DB: Clone`, which no database of sqlx is.
+impl<DB: Backend> Clone for TransactionBuilder<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            on_retry: self.on_retry.clone(),
+            budget: self.budget.clone(),
+            ..*self
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -127,6 +139,7 @@ pub struct Retry {
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 #[doc(hidden)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 pub struct Begin {
     pub(crate) isolation: Option<Isolation>,
     pub(crate) read_only: bool,

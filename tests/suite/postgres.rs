@@ -16,10 +16,20 @@ mod counter_locks;
 mod counter_wire;
 #[path = "failures.rs"]
 mod failures;
+#[path = "faults.rs"]
+mod faults;
+#[path = "faults_postgres.rs"]
+mod faults_postgres;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "histories.rs"]
+mod histories;
+#[path = "histories_postgres.rs"]
+mod histories_postgres;
 #[path = "lockable.rs"]
 mod lockable;
+#[path = "lockable_postgres.rs"]
+mod lockable_postgres;
 #[path = "postgres_only.rs"]
 mod postgres_only;
 #[path = "round_trips.rs"]

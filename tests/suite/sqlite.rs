@@ -14,8 +14,14 @@ mod counter_cancel;
 mod counter_sqlite;
 #[path = "failures.rs"]
 mod failures;
+#[path = "faults.rs"]
+mod faults;
+#[path = "faults_sqlite.rs"]
+mod faults_sqlite;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "histories.rs"]
+mod histories;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "spawn.rs"]

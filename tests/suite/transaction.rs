@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rowlock::{Fault, TransactionError, Tx, Versioned, transaction};
+use rowlock_tests::cancel::polled;
+use rowlock_tests::random::Random;
 use sqlx::Executor;
 
 use super::{Database, Db, NAME, database};
@@ -270,7 +272,7 @@ async fn t_16_dropping_a_transaction_anywhere_leaves_nothing_open() {
             add(tx, 1, 1).await?;
             add(tx, 2, -1).await
         });
-        let finished = rowlock_tests::cancel::polled(limit, run).await;
+        let finished = polled(limit, run).await;
         // Were it inside a transaction that nobody ends, this would be lost.
         sqlx::query("UPDATE accounts SET version = version + 1")
             .execute(&pool)
@@ -284,5 +286,57 @@ async fn t_16_dropping_a_transaction_anywhere_leaves_nothing_open() {
             break;
         }
     }
+    assert_eq!(database.open_transactions().await, 0);
+}
+
+/// The same at random, in one transaction after another on the same connection.
+#[tokio::test]
+async fn t_16_thousands_of_dropped_transactions_leave_nothing_open() {
+    let dropped = if NAME == "SQLite" { 2_000 } else { 10_000 };
+    let mut random = Random::new(16);
+    let database = database(ACCOUNTS).await;
+    // Without a ping whoever comes next is the first to use the connection.
+    let options = super::PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_with(options).await;
+    let mut aside = database.connection().await;
+    let run = async |limit| {
+        let run = transaction(&pool).attempts(1).run(async |tx| {
+            add(tx, 1, 1).await?;
+            add(tx, 2, -1).await
+        });
+        polled(limit, run).await.transpose().unwrap().is_some()
+    };
+    // Once the statements are prepared, this many polls are enough, or almost always: it depends on who is faster.
+    let mut enough = 1;
+    for _ in 0..100 {
+        let mut limit = 1;
+        while !run(limit).await {
+            limit += 1;
+        }
+        enough = enough.max(limit);
+    }
+    let (mut round, mut left) = (0, dropped);
+    while left > 0 {
+        round += 1;
+        if !run(1 + random.below(enough)).await {
+            left -= 1;
+        }
+        // Were the connection inside a transaction, nobody else would see this.
+        sqlx::query("UPDATE accounts SET version = version + 1")
+            .execute(&pool)
+            .await
+            .unwrap();
+        if round % 20 == 0 {
+            let (version, total): (i64, i64) =
+                sqlx::query_as("SELECT min(version), CAST(sum(balance) AS bigint) FROM accounts")
+                    .fetch_one(&mut aside)
+                    .await
+                    .unwrap();
+            assert_eq!((version, total), (round, 200));
+        }
+    }
+    println!("{NAME}: {dropped} of {round} were dropped, after up to {enough} polls");
     assert_eq!(database.open_transactions().await, 0);
 }

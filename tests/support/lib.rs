@@ -6,6 +6,7 @@
 pub mod cancel;
 pub mod postgres;
 pub mod proxy;
+pub mod random;
 mod server;
 pub mod sqlite;
 

@@ -1,0 +1,249 @@
+//! Each `Fault` that takes a PostgreSQL and often a second session.
+
+use rowlock::Fault;
+use sqlx::{Connection as _, Executor};
+use tokio::sync::Barrier;
+
+use super::{Connection, Database, database};
+
+const ROWS: &str = "CREATE TABLE rows (id bigint PRIMARY KEY, small smallint NOT NULL);
+    INSERT INTO rows VALUES (1, 1), (2, 2)";
+
+/// The fault of the statement, which has to fail, and its SQLSTATE.
+async fn fault(connection: &mut Connection, statement: &'static str) -> (Fault, String) {
+    code(connection.execute(statement).await.unwrap_err())
+}
+
+fn code(error: sqlx::Error) -> (Fault, String) {
+    let code = error.as_database_error().and_then(|error| error.code());
+    (Fault::of(&error), code.unwrap_or_default().into_owned())
+}
+
+/// Two sessions; the first has changed row 1 in an open transaction.
+async fn held() -> (Database, Connection, Connection) {
+    let database = database(ROWS).await;
+    let mut holder = database.connection().await;
+    holder
+        .execute(sqlx::raw_sql(
+            "BEGIN; UPDATE rows SET small = 5 WHERE id = 1",
+        ))
+        .await
+        .unwrap();
+    let other = database.connection().await;
+    (database, holder, other)
+}
+
+#[tokio::test]
+async fn statements() {
+    let database = database(ROWS).await;
+    let mut connection = database.connection().await;
+    for (statement, expected) in [
+        (
+            "UPDATE rows SET small = 32768",
+            (Fault::NumericOutOfRange, "22003"),
+        ),
+        ("SELECT * FROM nowhere", (Fault::Schema, "42P01")),
+        ("SELECT * FROM nowhere.rows", (Fault::Schema, "42P01")),
+        ("CREATE TABLE nowhere.rows ()", (Fault::Schema, "3F000")),
+        (
+            "INSERT INTO rows VALUES (1, 1) ON CONFLICT (small) DO NOTHING",
+            (Fault::Schema, "42P10"),
+        ),
+        ("SELECT 1 / 0", (Fault::Other, "22012")),
+    ] {
+        let (fault, code) = fault(&mut connection, statement).await;
+        assert_eq!((fault, &*code), expected, "{statement}");
+        assert!(!fault.is_transient());
+    }
+    connection
+        .execute(sqlx::raw_sql(
+            "CREATE ROLE rowlock_nobody; SET ROLE rowlock_nobody",
+        ))
+        .await
+        .unwrap();
+    let (fault, code) = fault(&mut connection, "SELECT * FROM pg_authid").await;
+    assert_eq!((fault, &*code), (Fault::Other, "42501"));
+    connection
+        .execute(sqlx::raw_sql("RESET ROLE; DROP ROLE rowlock_nobody"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn lock_timeout_and_nowait() {
+    let (_database, _holder, mut other) = held().await;
+    other.execute("SET lock_timeout = '20ms'").await.unwrap();
+    for statement in [
+        "UPDATE rows SET small = 6 WHERE id = 1",
+        "SELECT * FROM rows WHERE id = 1 FOR UPDATE NOWAIT",
+        "BEGIN; LOCK TABLE rows NOWAIT",
+    ] {
+        let (fault, code) = fault(&mut other, statement).await;
+        assert_eq!(
+            (fault, &*code),
+            (Fault::LockTimeout, "55P03"),
+            "{statement}"
+        );
+        assert!(!fault.is_transient());
+    }
+}
+
+#[tokio::test]
+async fn statement_timeout_and_cancel() {
+    let (database, _holder, mut other) = held().await;
+    let canceled = (Fault::Canceled, "57014".to_owned());
+    other
+        .execute("SET statement_timeout = '20ms'")
+        .await
+        .unwrap();
+    let update = "UPDATE rows SET small = 6 WHERE id = 1";
+    assert_eq!(fault(&mut other, update).await, canceled);
+
+    // On request of another session.
+    let pool = database.pool.clone();
+    let waiter = tokio::spawn(async move { pool.execute(update).await });
+    database.until_blocked().await;
+    other
+        .execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+             WHERE application_name = current_schema() AND wait_event_type = 'Lock'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(code(waiter.await.unwrap().unwrap_err()), canceled);
+    assert!(!Fault::Canceled.is_transient());
+}
+
+/// A change of the row since the snapshot, and write skew, which only COMMIT or a later statement sees.
+#[tokio::test]
+async fn serialization() {
+    let (_database, mut holder, mut other) = held().await;
+    other
+        .execute(sqlx::raw_sql(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM rows",
+        ))
+        .await
+        .unwrap();
+    holder.execute("COMMIT").await.unwrap();
+    let lost = (Fault::Serialization, "40001".to_owned());
+    let update = "UPDATE rows SET small = 6 WHERE id = 1";
+    assert_eq!(fault(&mut other, update).await, lost);
+    other.execute("ROLLBACK").await.unwrap();
+
+    for session in [&mut holder, &mut other] {
+        session
+            .execute(sqlx::raw_sql(
+                "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(small) FROM rows",
+            ))
+            .await
+            .unwrap();
+    }
+    for (session, id) in [(&mut holder, 1), (&mut other, 2)] {
+        sqlx::query("UPDATE rows SET small = 0 WHERE id = $1")
+            .bind(id)
+            .execute(session)
+            .await
+            .unwrap();
+    }
+    holder.execute("COMMIT").await.unwrap();
+    assert_eq!(fault(&mut other, "COMMIT").await, lost);
+    assert!(lost.0.is_transient());
+}
+
+#[tokio::test]
+async fn deadlock() {
+    let database = database(ROWS).await;
+    let both_hold = Barrier::new(2);
+    let cross = async |first: i64, second: i64| {
+        let mut tx = database.pool.begin().await.unwrap();
+        let update = "UPDATE rows SET small = small + 1 WHERE id = $1";
+        let step = sqlx::query(update).bind(first).execute(&mut *tx);
+        step.await.unwrap();
+        both_hold.wait().await;
+        let step = sqlx::query(update).bind(second).execute(&mut *tx).await;
+        // Whoever fails gives way to the other.
+        tx.rollback().await.unwrap();
+        step.err().map(code)
+    };
+    let ended = tokio::join!(cross(1, 2), cross(2, 1));
+    let failed: Vec<_> = [ended.0, ended.1].into_iter().flatten().collect();
+    assert_eq!(failed, [(Fault::Deadlock, "40P01".to_owned())]);
+    assert!(Fault::Deadlock.is_transient());
+}
+
+#[tokio::test]
+async fn aborted_and_read_only_transactions() {
+    let database = database(ROWS).await;
+    let mut connection = database.connection().await;
+    let mut tx = connection.begin().await.unwrap();
+    fault(&mut tx, "SELECT 1 / 0").await;
+    let (aborted, code) = fault(&mut tx, "SELECT 1").await;
+    assert_eq!((aborted, &*code), (Fault::TransactionAborted, "25P02"));
+    tx.rollback().await.unwrap();
+
+    let mut tx = connection.begin_with("BEGIN READ ONLY").await.unwrap();
+    let (refused, code) = fault(&mut tx, "DELETE FROM rows").await;
+    assert_eq!((refused, &*code), (Fault::ReadOnly, "25006"));
+    assert!(!aborted.is_transient() && !refused.is_transient());
+}
+
+/// Waits until this session has ended.
+async fn gone(aside: &mut Connection, pid: i32) {
+    let there = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+    while sqlx::query_scalar::<_, bool>(there)
+        .bind(pid)
+        .fetch_one(&mut *aside)
+        .await
+        .unwrap()
+    {}
+}
+
+#[tokio::test]
+async fn connections_that_are_lost() {
+    let (database, mut holder, _) = held().await;
+    // In a statement that waits: the server says why.
+    let pool = database.pool.clone();
+    let waiter = tokio::spawn(async move { pool.execute("UPDATE rows SET small = 6").await });
+    database.until_blocked().await;
+    holder
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE application_name = current_schema() AND wait_event_type = 'Lock'",
+        )
+        .await
+        .unwrap();
+    let (fault, code) = code(waiter.await.unwrap().unwrap_err());
+    assert_eq!((fault, &*code), (Fault::ConnectionLost, "57P01"));
+    assert!(fault.is_transient());
+
+    // In a transaction of its own the holder would see no change.
+    let mut aside = database.connection().await;
+    // While idle: the next statement finds it out.
+    for timeout in [
+        "idle_in_transaction_session_timeout",
+        "transaction_timeout",
+        "idle_session_timeout",
+    ] {
+        let options = database.options().options([(timeout, "20ms")]);
+        let Ok(mut connection) = Connection::connect_with(&options).await else {
+            // Servers before 17 have no transaction_timeout.
+            assert_eq!(timeout, "transaction_timeout");
+            continue;
+        };
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        if timeout != "idle_session_timeout" {
+            // It may be late already.
+            let _ = connection.execute("BEGIN").await;
+        }
+        gone(&mut aside, pid).await;
+        let error = connection.execute("SELECT 1").await.unwrap_err();
+        assert_eq!(
+            Fault::of(&error),
+            Fault::ConnectionLost,
+            "{timeout}: {error:?}"
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! Each `Fault` that takes an SQLite.
+
+use rowlock::Fault;
+use sqlx::{Connection as _, Executor};
+
+use super::{Connection, Database, database};
+
+const ROWS: &str = "CREATE TABLE rows (id INTEGER PRIMARY KEY, name text);
+    CREATE TABLE keyed (id text PRIMARY KEY) WITHOUT ROWID;
+    CREATE TRIGGER refuse BEFORE UPDATE ON keyed BEGIN SELECT RAISE(ABORT, 'no'); END;
+    INSERT INTO rows VALUES (1, 'one'); INSERT INTO keyed VALUES ('a')";
+
+/// The fault of the statement, which has to fail, and the extended code.
+async fn fault(connection: &mut Connection, statement: &'static str) -> (Fault, String) {
+    let error = connection.execute(statement).await.unwrap_err();
+    let code = error.as_database_error().and_then(|error| error.code());
+    (Fault::of(&error), code.unwrap_or_default().into_owned())
+}
+
+/// Two connections which do not wait for each other.
+async fn two() -> (Database, Connection, Connection) {
+    let database = database(ROWS).await;
+    let mut pair = (database.connection().await, database.connection().await);
+    for connection in [&mut pair.0, &mut pair.1] {
+        let impatient = "PRAGMA busy_timeout = 0";
+        connection.execute(impatient).await.unwrap();
+    }
+    (database, pair.0, pair.1)
+}
+
+#[tokio::test]
+async fn statements() {
+    let (_database, mut connection, _) = two().await;
+    for (statement, expected) in [
+        (
+            "INSERT INTO rows VALUES (1, 'two')",
+            (Fault::UniqueViolation, "1555"),
+        ),
+        (
+            "INSERT INTO keyed VALUES ('a')",
+            (Fault::UniqueViolation, "1555"),
+        ),
+        ("SELECT * FROM nowhere", (Fault::Schema, "1")),
+        ("UPDATE keyed SET id = 'b'", (Fault::Other, "1811")),
+    ] {
+        let (fault, code) = fault(&mut connection, statement).await;
+        assert_eq!((fault, &*code), expected, "{statement}");
+        assert!(!fault.is_transient());
+    }
+}
+
+#[tokio::test]
+async fn busy() {
+    let (_database, mut holder, mut other) = two().await;
+    let mut tx = holder.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    tx.execute("DELETE FROM rows").await.unwrap();
+    for statement in ["BEGIN IMMEDIATE", "DELETE FROM rows"] {
+        let (fault, code) = fault(&mut other, statement).await;
+        assert_eq!((fault, &*code), (Fault::Busy, "5"), "{statement}");
+        assert!(fault.is_transient());
+    }
+}
+
+/// T-29: a deferred transaction has read, somebody has written since, and no waiting helps.
+#[tokio::test]
+async fn t_29_busy_snapshot() {
+    let (_database, mut writer, mut reader) = two().await;
+    reader.execute("PRAGMA busy_timeout = 20000").await.unwrap();
+    let mut tx = reader.begin().await.unwrap();
+    tx.execute("SELECT * FROM rows").await.unwrap();
+    writer.execute("DELETE FROM rows").await.unwrap();
+    let (fault, code) = fault(&mut tx, "DELETE FROM rows").await;
+    assert_eq!((fault, &*code), (Fault::Serialization, "517"));
+    assert!(fault.is_transient());
+}
+
+#[tokio::test]
+async fn read_only_files() {
+    let database = database(ROWS).await;
+    let options = database.options().read_only(true);
+    let mut connection = Connection::connect_with(&options).await.unwrap();
+    let (fault, code) = fault(&mut connection, "DELETE FROM rows").await;
+    assert_eq!((fault, &*code), (Fault::ReadOnly, "8"));
+}
