@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use quote::quote;
 use syn::{Expr, Item, Stmt};
 
-use crate::derive::{Counter, Derive, FindOrCreate, Versioned, run};
+use crate::derive::{Counter, Derive, FindOrCreate, Lockable, Versioned, run};
 
 /// The items of a derive's output, formatted.
 struct Printed {
@@ -211,12 +211,35 @@ fn find_or_create() {
     insta::assert_snapshot!(printed::<FindOrCreate>(tag()).text());
 }
 
+/// The options are on a type of the runtime, so there is a signature for each way to lock and nothing for each option.
 #[test]
-fn all_three() {
+fn lockable_stays_within_its_budget() {
+    printed::<Lockable>(document()).assert_within(1, 1);
+    printed::<Lockable>(tag()).assert_within(1, 1);
+}
+
+#[test]
+fn lockable() {
+    insta::assert_snapshot!(printed::<Lockable>(document()).text());
+}
+
+#[test]
+fn lockable_without_a_version() {
+    insta::assert_snapshot!(printed::<Lockable>(tag()).text());
+}
+
+#[test]
+fn lockable_with_docs() {
+    insta::assert_snapshot!(Printed::new(run::<Lockable>(document())).text());
+}
+
+#[test]
+fn all_of_them() {
     let text = [
         printed::<Versioned>(article()).text(),
         printed::<Counter>(article()).text(),
         printed::<FindOrCreate>(article()).text(),
+        printed::<Lockable>(article()).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -238,7 +261,8 @@ fn a_stub_has_the_names_of_the_real_thing() {
     let text = [
         printed::<Versioned>(input.clone()).text(),
         printed::<Counter>(input.clone()).text(),
-        printed::<FindOrCreate>(input).text(),
+        printed::<FindOrCreate>(input.clone()).text(),
+        printed::<Lockable>(input).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -324,7 +348,13 @@ fn check_all(input: &str) -> Result<(), TestCaseError> {
     let Ok(input) = input.parse::<TokenStream>() else {
         return Ok(());
     };
-    for run in [run::<Versioned>, run::<Counter>, run::<FindOrCreate>] {
+    let runs = [
+        run::<Versioned>,
+        run::<Counter>,
+        run::<FindOrCreate>,
+        run::<Lockable>,
+    ];
+    for run in runs {
         let output = run(input.clone());
         // Without an error the output is whole; with one, the stub is.
         prop_assert!(syn::parse2::<syn::File>(output.clone()).is_ok(), "{output}");

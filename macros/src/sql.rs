@@ -716,6 +716,61 @@ mod tests {
         assert_eq!(find_or_create::upsert(&model, &model.unique[0]), None);
     }
 
+    #[test]
+    fn a_lock_reads_every_column_and_many_in_key_order() {
+        let page = page();
+        let (head, tail) = lockable::select_many(&page);
+        assert_eq!(
+            format!("{head}($1), ($2){tail}"),
+            r#"SELECT "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version" FROM "cms"."pages" WHERE ("id") IN (VALUES ($1), ($2)) ORDER BY "id""#
+        );
+        let (head, tail) = lockable::select_many(&seats());
+        assert_eq!(
+            format!("{head}($1, $2){tail}"),
+            r#"SELECT "hall", "day", "taken", "free", "version" FROM "shop"."seats" WHERE ("hall", "day") IN (VALUES ($1, $2)) ORDER BY "hall", "day""#
+        );
+        assert_eq!(
+            BOTH.map(|dialect| lockable::write_lock(&page, dialect)),
+            [
+                None,
+                Some(r#"UPDATE "cms"."pages" SET "id" = "id" WHERE false"#.to_owned())
+            ]
+        );
+    }
+
+    #[test]
+    fn a_locked_row_is_written_without_a_guard() {
+        assert_eq!(
+            lockable::update(&page()),
+            r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 RETURNING "version", "updated_at", "views""#
+        );
+        assert_eq!(
+            lockable::update(&seats()),
+            r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 RETURNING "version", "taken", "free""#
+        );
+    }
+
+    /// Neither SET nor RETURNING can be empty.
+    #[test]
+    fn a_locked_row_without_a_version_is_written_all_the_same() {
+        let word = model(quote! {
+            #[rowlock(table = "words")]
+            struct Word { #[rowlock(key)] id: i64, #[rowlock(key)] lang: i64, word: String }
+        });
+        assert_eq!(
+            lockable::update(&word),
+            r#"UPDATE "words" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 RETURNING "id", "lang""#
+        );
+        let turn = model(quote! {
+            #[rowlock(table = "turns")]
+            struct Turn { #[rowlock(key)] id: i64, #[rowlock(key)] lang: i64 }
+        });
+        assert_eq!(
+            lockable::update(&turn),
+            r#"UPDATE "turns" SET "id" = "id" WHERE "id" = $1 AND "lang" = $2 RETURNING "id", "lang""#
+        );
+    }
+
     /// The text that a database reads out of a quoted name, or `None` if it does not end where it should.
     fn read_quoted(quoted: &str) -> Option<String> {
         let mut rest = quoted.strip_prefix('"')?.chars().peekable();

@@ -72,7 +72,8 @@ pub trait LockableSql<DB: Backend>: Lockable {
     message = "`{Self}` is not an open transaction",
     label = "a row can only be locked inside a transaction",
     note = "outside a transaction the lock would be released before the call returns",
-    note = "run this inside `rowlock::transaction(&pool).run(async |tx| ...)` and pass `&mut *tx`"
+    note = "run this inside `rowlock::transaction(&pool).run(async |tx| ...)` and pass `&mut *tx`",
+    note = "a transaction of sqlx is passed as `&mut tx`, without another `*`"
 )]
 pub trait InTransaction<'t>: sealed::Sealed + Send {
     /// The database.
@@ -84,6 +85,7 @@ pub trait InTransaction<'t>: sealed::Sealed + Send {
     fn id(&self) -> Option<u64>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<'t, DB: Backend> InTransaction<'t> for &'t mut Tx<DB> {
     type Database = DB;
     fn connection(self) -> &'t mut DB::Connection {
@@ -94,6 +96,7 @@ impl<'t, DB: Backend> InTransaction<'t> for &'t mut Tx<DB> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<'t, DB: Backend> InTransaction<'t> for &'t mut sqlx::Transaction<'_, DB> {
     type Database = DB;
     fn connection(self) -> &'t mut DB::Connection {
@@ -113,6 +116,7 @@ mod sealed {
 /// A database with locks per row.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no row locks: rows can be neither shared nor skipped",
+    label = "needs a database that locks rows",
     note = "a write transaction of SQLite locks the whole database; use `lock` without this option"
 )]
 pub trait RowLocks: Backend {}
@@ -167,6 +171,16 @@ pub trait Strength: Send + 'static {
     fn guard<T: Send>(row: T, transaction: Option<u64>) -> Self::Guard<T>;
 }
 
+/// The strength of a lock that is not shared.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "this lock is shared already",
+    label = "`share` was called before",
+    note = "a lock is either FOR SHARE or for a change: remove one of the two options"
+)]
+pub trait NotShared: Strength {}
+impl NotShared for Exclusive {}
+
 impl Strength for Exclusive {
     type Guard<T: Send> = Locked<T>;
     fn clause(no_key: bool) -> &'static str {
@@ -202,6 +216,16 @@ pub trait Patience: Send + 'static {
     /// `None` if a row cannot be skipped.
     fn skipped<G: Send>() -> Option<Self::Outcome<G>>;
 }
+
+/// What a lock does unless an option says otherwise.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`nowait` and `skip_locked` exclude each other",
+    label = "one of them was called before",
+    note = "for a row that somebody holds, `nowait` gives an error and `skip_locked` leaves it out: keep one of them"
+)]
+pub trait NotDecided: Patience {}
+impl NotDecided for Wait {}
 
 macro_rules! all_or_nothing {
     ($($policy:ident $clause:literal),*) => {$(
@@ -287,11 +311,12 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         self.timeout = Some(timeout);
         self
     }
-}
 
-impl<'t, DB: Backend, T, Q, W> Lock<'t, DB, T, Q, Exclusive, W> {
     /// FOR NO KEY UPDATE: others can still insert rows that refer to this one. For changes that leave the key alone.
-    pub fn no_key(mut self) -> Self {
+    pub fn no_key(mut self) -> Self
+    where
+        G: NotShared,
+    {
         self.no_key = true;
         self
     }
@@ -300,16 +325,18 @@ impl<'t, DB: Backend, T, Q, W> Lock<'t, DB, T, Q, Exclusive, W> {
     pub fn share(self) -> Lock<'t, DB, T, Q, Share, W>
     where
         DB: RowLocks,
+        G: NotShared,
     {
         self.into_kind()
     }
-}
 
-impl<'t, DB: Backend, T, Q, G> Lock<'t, DB, T, Q, G, Wait> {
     /// NOWAIT: a row that somebody holds is [`LockError::NotAvailable`] at once.
     ///
     /// On PostgreSQL the transaction is then aborted like after any error; to go on with it, take the lock inside a savepoint.
-    pub fn nowait(self) -> Lock<'t, DB, T, Q, G, NoWait> {
+    pub fn nowait(self) -> Lock<'t, DB, T, Q, G, NoWait>
+    where
+        W: NotDecided,
+    {
         self.into_kind()
     }
 
@@ -318,6 +345,7 @@ impl<'t, DB: Backend, T, Q, G> Lock<'t, DB, T, Q, G, Wait> {
     pub fn skip_locked(self) -> Lock<'t, DB, T, Q, G, SkipLocked>
     where
         DB: RowLocks,
+        W: NotDecided,
     {
         self.into_kind()
     }

@@ -71,8 +71,8 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
         deadline: None,
         first_wait: FIRST_WAIT,
         longest_wait: LONGEST_WAIT,
-        lock_timeout: None,
-        statement_timeout: None,
+        lock_limit: None,
+        statement_limit: None,
         ask_after_commit: false,
         on_retry: None,
         budget: None,
@@ -95,8 +95,9 @@ pub struct TransactionBuilder<DB: Backend> {
     deadline: Option<Duration>,
     first_wait: Duration,
     longest_wait: Duration,
-    lock_timeout: Option<Duration>,
-    statement_timeout: Option<Duration>,
+    // Not named like the methods: rustc would tell users of another database about a private field.
+    lock_limit: Option<Duration>,
+    statement_limit: Option<Duration>,
     ask_after_commit: bool,
     on_retry: Option<Hook>,
     budget: Option<RetryBudget>,
@@ -223,14 +224,14 @@ impl TransactionBuilder<sqlx::Postgres> {
     /// How long a statement waits for a lock: `SET LOCAL lock_timeout`, in the round trip of BEGIN. A lock that is not free
     /// by then is [`Fault::LockTimeout`], which is not retried.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = Some(timeout);
+        self.lock_limit = Some(timeout);
         self
     }
 
     /// How long a statement runs: `SET LOCAL statement_timeout`, in the round trip of BEGIN. After that it is
     /// [`Fault::Canceled`], which is not retried.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
-        self.statement_timeout = Some(timeout);
+        self.statement_limit = Some(timeout);
         self
     }
 
@@ -491,6 +492,11 @@ where
 
 /// An error type in whose chain the database's error can be found: any `std::error::Error`, and `anyhow::Error` or
 /// `Box<dyn Error + Send + Sync>`, which are none themselves. `By` is inferred.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the error of a transaction",
+    label = "the closure returns this error",
+    note = "the database's error is looked for in it: use a type that implements `std::error::Error`, `anyhow::Error` or `Box<dyn Error + Send + Sync>`"
+)]
 pub trait FailureOf<By> {
     /// The fault of the first database error in the chain.
     fn fault(&self) -> Option<Fault>;
@@ -756,14 +762,14 @@ impl<DB: Backend> TransactionBuilder<DB> {
 
     async fn begin(&self, ends: Option<Instant>) -> Result<Tx<DB>, sqlx::Error> {
         let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
-        let statement_timeout = match (self.statement_timeout, left) {
+        let statement_timeout = match (self.statement_limit, left) {
             (Some(limit), Some(left)) => Some(limit.min(left)),
             (limit, left) => limit.or(left),
         };
         let begin = Begin {
             isolation: self.isolation,
             read_only: self.read_only,
-            lock_timeout: self.lock_timeout,
+            lock_timeout: self.lock_limit,
             statement_timeout,
         };
         Tx::begin(self.pool.acquire().await?, &begin).await

@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::DeriveInput;
+use syn::{DeriveInput, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
@@ -62,18 +62,18 @@ impl Derive for Lockable {
     }
 
     fn stub(input: &DeriveInput) -> Output {
-        let methods = [
-            ("lock", quote!(__rt::Locked<Self>)),
-            ("lock_many", quote!(__rt::Vec<__rt::Locked<Self>>)),
-        ];
-        let methods = methods.map(|(name, output)| {
+        let methods = [("lock", quote!(__rt::One)), ("lock_many", quote!(__rt::Many))];
+        let methods = methods.map(|(name, which)| {
             let name = format_ident!("{name}");
             quote! {
                 #[doc = #STUB_DOC]
-                pub async fn #name(
-                    __tx: impl ::core::marker::Sized,
+                pub fn #name<'__t, __DB: __rt::Backend>(
+                    __tx: impl __rt::InTransaction<'__t, Database = __DB>,
                     __key: impl ::core::marker::Sized,
-                ) -> __rt::Result<#output, __rt::LockError> {
+                ) -> __rt::Lock<'__t, __DB, Self, #which<'static, Self>>
+                where
+                    Self: __rt::lockable::LockableSql<__DB>,
+                {
                     __rt::unreachable!()
                 }
             }
@@ -87,9 +87,44 @@ impl Derive for Lockable {
                 __rt::unreachable!()
             }
         };
+        let methods = stub_impl(input, &quote!(#(#methods)* #checked));
+        let statements = stub_statements(input);
         Output {
             items: TokenStream::new(),
-            impls: stub_impl(input, &quote!(#(#methods)* #checked)),
+            impls: quote!(#methods #statements),
+        }
+    }
+}
+
+/// A lock that is never taken: with it the options of `lock` and `Locked::save` are there for any database.
+fn stub_statements(input: &DeriveInput) -> TokenStream {
+    let ident = &input.ident;
+    let mut generics = input.generics.clone();
+    let bound = parse_quote!(Self: __rt::Send + ::core::marker::Sync + 'static);
+    generics.make_where_clause().predicates.push(bound);
+    let mut with_database = generics.clone();
+    let database = parse_quote!(__DB: __rt::Backend);
+    with_database.params.push(database);
+    let (with_database, _, _) = with_database.split_for_impl();
+    let (generics, arguments, predicates) = generics.split_for_impl();
+    quote! {
+        impl #generics __rt::lockable::Lockable for #ident #arguments #predicates {
+            type Key<'__k> = ();
+            const TABLE: &'static str = "";
+            fn key(&self) -> Self::Key<'_> {}
+            fn has_key(&self, _: &Self::Key<'_>) -> bool { true }
+            fn describe(_: &Self::Key<'_>, _: &mut __rt::KeyText) {}
+        }
+        impl #with_database __rt::lockable::LockableSql<__DB> for #ident #arguments #predicates {
+            const SELECT: &'static str = "";
+            const SELECT_MANY_HEAD: &'static str = "";
+            const SELECT_MANY_TAIL: &'static str = "";
+            const WRITE_LOCK: __rt::Option<&'static str> = __rt::None;
+            const UPDATE: &'static str = "";
+            fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
+            fn bind_key(_: &Self::Key<'_>, _: &mut impl __rt::Bind<__DB>) {}
+            fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
+            fn read_back(&mut self, _: &__rt::Row<__DB>) -> __rt::Decoded<()> { __rt::Ok(()) }
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Three derives, several mistakes: each is said once, and nothing that uses the struct fails as well.
+//! Four derives, several mistakes: each is said once, and nothing that uses the struct fails as well.
 
-use rowlock::{Counter, FindOrCreate, Versioned};
+use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate)]
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable)]
 #[rowlock(tabel = "articles", unique(tenant, slugg), existing_rows)]
 struct Article {
     id: i64,
@@ -51,6 +51,12 @@ async fn calls(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>>
     assert_eq!(row.as_ref(), Some(&*found));
     let found = Article::find_by_number(&pool, Some(3)).await?;
     assert_eq!(row, found);
+    let mut tx = pool.begin().await?;
+    let mut locked = Article::lock(&mut tx, 7).await?;
+    locked.slug.push('!');
+    locked.save(&mut tx).await?;
+    drop(Article::lock_many(&mut tx, [7, 8]).await?.len());
+    drop(spawned(locked.into_inner().lock_checked(&mut tx)).await?);
     Ok(())
 }
 

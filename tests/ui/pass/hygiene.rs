@@ -27,6 +27,7 @@ mod shadowed {
         ::db::Versioned,
         ::db::Counter,
         ::db::FindOrCreate,
+        ::db::Lockable,
     )]
     #[rowlock(table = "shadowed", unique(db, key, new), unique(db), crate = ::db, existing_rows)]
     pub(crate) struct Model {
@@ -56,6 +57,13 @@ mod shadowed {
 async fn calls(pool: ::sqlx::SqlitePool, model: shadowed::Model) {
     let _ = model.update(&pool).await;
     let _ = shadowed::Model::find_by_db(&pool, 1).await;
+    let _ = ::db::transaction(&pool)
+        .run(async |tx| {
+            let mut locked = shadowed::Model::lock(&mut *tx, (1, 2)).nowait().await?;
+            locked.save(&mut *tx).await?;
+            shadowed::Model::lock_many(&mut *tx, [(1, 2)]).await
+        })
+        .await;
 }
 
 fn main() {}

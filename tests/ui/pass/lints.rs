@@ -6,10 +6,10 @@
 
 /// Models that are part of an API.
 pub mod public {
-    use rowlock::{Counter, FindOrCreate, Versioned};
+    use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 
     /// A page.
-    #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate)]
+    #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable)]
     #[rowlock(table = "cms.pages", unique(site, path), existing_rows)]
     pub struct Page {
         /// Its number.
@@ -30,9 +30,9 @@ pub mod public {
 }
 
 mod private {
-    use rowlock::{Counter, FindOrCreate, Versioned};
+    use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 
-    #[derive(Debug, Clone, Versioned, Counter, FindOrCreate)]
+    #[derive(Debug, Clone, Versioned, Counter, FindOrCreate, Lockable)]
     #[rowlock(table = "visits", existing_rows)]
     #[allow(deprecated, non_snake_case)]
     pub(crate) struct Visit {

@@ -2,9 +2,9 @@
 
 #![deny(warnings)]
 
-use rowlock::{Counter, FindOrCreate, Versioned};
+use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate)]
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable)]
 #[rowlock(table = "order", unique(r#type), existing_rows)]
 struct Order {
     #[rowlock(key, generated)]
@@ -20,7 +20,7 @@ struct Order {
     lock_version: i64,
 }
 
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate)]
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate, Lockable)]
 #[rowlock(table = "people", new = "PersonDraft")]
 #[sqlx(rename_all = "camelCase")]
 struct Person {
@@ -39,7 +39,7 @@ struct Person {
 /// A model whose column has the name that sqlx reads, or loading it fails.
 macro_rules! renamed {
     ($db:expr, $rename_all:literal, $column:literal) => {{
-        #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+        #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Lockable)]
         #[rowlock(table = "renamed")]
         #[sqlx(rename_all = $rename_all)]
         struct Renamed {
@@ -54,6 +54,11 @@ macro_rules! renamed {
         sqlx::raw_sql(ddl).execute(&mut *$db).await.unwrap();
         let row = Renamed::load(&mut *$db, 1).await.unwrap();
         assert_eq!(row.update(&mut *$db).await.unwrap().version, 3);
+        let mut tx = sqlx::Connection::begin(&mut *$db).await.unwrap();
+        let mut locked = Renamed::lock(&mut tx, 1).await.unwrap();
+        locked.save(&mut tx).await.unwrap();
+        assert_eq!(locked.version, 4);
+        tx.commit().await.unwrap();
     }};
 }
 
@@ -88,6 +93,16 @@ async fn main() {
     let found = Order::find_by_type(&mut db, "a").await.unwrap().unwrap();
     assert_eq!((found.quoted.as_str(), found.lock_version), ("b!", 2));
 
+    let mut tx = sqlx::Connection::begin(&mut db).await.unwrap();
+    let mut locked = Order::lock(&mut tx, order.id).await.unwrap();
+    locked.r#type.push('b');
+    locked.quoted.clear();
+    locked.save(&mut tx).await.unwrap();
+    let many = Order::lock_many(&mut tx, [order.id]).await.unwrap();
+    assert_eq!(many, [locked]);
+    assert_eq!((many[0].r#type.as_str(), many[0].r#loop, many[0].lock_version), ("ab", 6, 3));
+    tx.commit().await.unwrap();
+
     let new = PersonDraft {
         full_name: "Ada".to_owned(),
         mail_address2: "ada@example.org".to_owned(),
@@ -99,6 +114,13 @@ async fn main() {
     let found = Person::find_or_create_by_mail_address2(&mut db, new).await.unwrap();
     assert_eq!(ada, *found);
     assert!(Person::load(&mut db, "Ada").await.is_ok());
+
+    let mut tx = sqlx::Connection::begin(&mut db).await.unwrap();
+    let mut ada = Person::lock(&mut tx, "Ada").await.unwrap();
+    ada.nick_names.push("L".to_owned());
+    ada.save(&mut tx).await.unwrap();
+    assert_eq!(Person::lock_many(&mut tx, ["Ada"]).await.unwrap()[0].nick_names, ["A", "L"]);
+    tx.commit().await.unwrap();
 
     renamed!(&mut db, "lowercase", "mail_address2");
     renamed!(&mut db, "snake_case", "mail_address2");

@@ -1,10 +1,10 @@
-//! A struct that derives one of the three and carries the options of the others; and keys and types of all kinds.
+//! A struct that derives one of them and carries the options of the others; and keys and types of all kinds.
 
 #![deny(warnings)]
 #![allow(dead_code)]
 
 use chrono::NaiveDate;
-use rowlock::{Counter, FindOrCreate, Versioned};
+use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 
 macro_rules! with_all_options {
     ($name:ident, $derive:ident) => {
@@ -28,6 +28,7 @@ macro_rules! with_all_options {
 with_all_options!(OnlyVersioned, Versioned);
 with_all_options!(OnlyCounter, Counter);
 with_all_options!(OnlyFindOrCreate, FindOrCreate);
+with_all_options!(OnlyLockable, Lockable);
 
 /// Only PostgreSQL has arrays.
 #[derive(Clone, sqlx::FromRow, Versioned, FindOrCreate)]
@@ -43,7 +44,7 @@ struct Post {
 }
 
 /// A key of several columns, and nothing to write.
-#[derive(Clone, sqlx::FromRow, Versioned, Counter)]
+#[derive(Clone, sqlx::FromRow, Versioned, Counter, Lockable)]
 #[rowlock(table = "page_views")]
 struct PageViews {
     #[rowlock(key)]
@@ -58,11 +59,22 @@ struct PageViews {
     version: i64,
 }
 
+/// Neither a version nor anything to write, and no derive besides.
+#[derive(sqlx::FromRow, Lockable)]
+#[rowlock(table = "turns")]
+struct Turn {
+    #[rowlock(key)]
+    id: i64,
+}
+
 async fn calls(pool: sqlx::PgPool, day: NaiveDate) {
     drop(PageViews::add_views(&pool, ("a", day), 1).await);
     drop(PageViews::add_others_batch(&pool, [(("a", day), 1)]).await);
     drop(PageViews::load(&pool, ("a", day)).await);
     drop(Post::find_by_slug(&pool, "a").await);
+    let mut tx = pool.begin().await.unwrap();
+    drop(PageViews::lock_many(&mut tx, [("a", day)]).await);
+    drop(Turn::lock(&mut tx, 1).await.unwrap().save(&mut tx).await);
 }
 
 fn main() {}
