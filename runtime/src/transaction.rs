@@ -246,9 +246,8 @@ impl TransactionBuilder<sqlx::Postgres> {
 
 /// Why a transaction has no result.
 ///
-/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown) and after a
-/// [`DeadlineExceeded`](Self::DeadlineExceeded) that came up during COMMIT. `source()` leads to
-/// the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`] classifies it.
+/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown). `source()`
+/// leads to the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`] classifies it.
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -298,7 +297,7 @@ pub enum TransactionError<E> {
     /// is run again instead.
     #[error(transparent)]
     Commit(DatabaseError),
-    /// The connection was lost during COMMIT. The transaction was committed or it was not, and running it again could make it
+    /// The connection was lost during COMMIT, or the deadline passed. The transaction was committed or it was not, and running it again could make it
     /// happen twice: so it is not run again. Look for what it writes (an idempotency key, say), or let `ask_after_lost_commit`
     /// ask.
     #[error("{0}; it is unknown whether the transaction was committed")]
@@ -312,7 +311,7 @@ pub enum TransactionError<E> {
         #[source]
         last: LastFailure<E>,
     },
-    /// The deadline passed. Rolled back, unless COMMIT was under way: then the transaction was committed or it was not.
+    /// The deadline passed. Rolled back. (If it passes while COMMIT is under way, that is `CommitUnknown`.)
     #[error("the deadline passed in attempt {attempts}")]
     DeadlineExceeded {
         /// How many attempts were begun.
@@ -524,6 +523,8 @@ impl<E: AsRef<dyn Error + Send + Sync>> FailureOf<ByReference> for E {
 /// How one attempt ended.
 enum Ended<T, E> {
     Committed(T),
+    /// The deadline passed before COMMIT was sent.
+    TooLate,
     /// Whether another attempt can help is the fault's to say.
     Failed(TransactionError<E>, Option<Fault>),
 }
@@ -627,7 +628,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// | `DeadlineExceeded` | the deadline passed |
     /// | `NotRun` | `attempts(0)` |
     ///
-    /// If the deadline passes during COMMIT, the transaction may have been committed all the same.
+    /// A deadline that passes during COMMIT is `CommitUnknown`.
     ///
     /// # Cancel safety
     ///
@@ -665,17 +666,12 @@ impl<DB: Backend> TransactionBuilder<DB> {
             loop {
                 attempt += 1;
                 let exceeded = TransactionError::DeadlineExceeded { attempts: attempt };
-                let once = self.run_once(&body, ends);
-                let ended = match ends {
-                    None => once.await,
-                    Some(ends) if ends <= Instant::now() => return Err(exceeded),
-                    Some(ends) => match tokio::time::timeout_at(ends.into(), once).await {
-                        Ok(ended) => ended,
-                        Err(_) => return Err(exceeded),
-                    },
-                };
-                let (error, fault) = match ended {
+                if ends.is_some_and(|ends| ends <= Instant::now()) {
+                    return Err(exceeded);
+                }
+                let (error, fault) = match self.run_once(&body, ends).await {
                     Ended::Committed(value) => return Ok(value),
+                    Ended::TooLate => return Err(exceeded),
                     Ended::Failed(error, fault) => (error, fault),
                 };
                 let Some(fault) = fault.filter(|fault| fault.is_transient()) else {
@@ -707,7 +703,10 @@ impl<DB: Backend> TransactionBuilder<DB> {
         E: FailureOf<By> + Send,
         F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Sync,
     {
-        let mut tx = match self.begin(ends).await {
+        let Some(begun) = within(ends, self.begin(ends)).await else {
+            return Ended::TooLate;
+        };
+        let mut tx = match begun {
             Ok(tx) => tx,
             Err(error) => {
                 let error = describe(error);
@@ -715,20 +714,23 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 return Ended::Failed(TransactionError::Begin(error), Some(fault));
             }
         };
-        let value = match body(&mut tx).await {
-            Ok(value) => value,
-            Err(error) => {
+        // Dropping what did not end in time queues a ROLLBACK.
+        let value = match within(ends, body(&mut tx)).await {
+            None => return Ended::TooLate,
+            Some(Ok(value)) => value,
+            Some(Err(error)) => {
                 let fault = error.fault();
-                tx.rollback().await;
+                within(ends, tx.rollback()).await;
                 return Ended::Failed(TransactionError::Failed(error), fault);
             }
         };
-        let id = match DB::before_commit(&mut tx).await {
-            Ok(id) => id,
-            Err(error) => {
+        let id = match within(ends, DB::before_commit(&mut tx)).await {
+            None => return Ended::TooLate,
+            Some(Ok(id)) => id,
+            Some(Err(error)) => {
                 let error = describe(error);
                 let fault = error.fault();
-                tx.rollback().await;
+                within(ends, tx.rollback()).await;
                 return match fault {
                     // The statement that failed is not known, so neither is whether it was worth another attempt.
                     Fault::TransactionAborted => {
@@ -738,25 +740,26 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 };
             }
         };
-        match DB::TransactionManager::commit(&mut tx.connection).await {
-            Ok(()) => {
+        let commit = DB::TransactionManager::commit(&mut tx.connection);
+        let error = match within(ends, commit).await {
+            Some(Ok(())) => {
                 tx.state = State::Ended;
-                Ended::Committed(value)
+                return Ended::Committed(value);
             }
-            Err(error) => {
-                let error = describe(error);
-                let fault = error.fault();
-                tx.close();
-                drop(tx);
-                if fault != Fault::ConnectionLost {
-                    return Ended::Failed(TransactionError::Commit(error), Some(fault));
-                }
-                match self.what_became_of(id).await {
-                    Some(true) => Ended::Committed(value),
-                    Some(false) => Ended::Failed(TransactionError::Commit(error), Some(fault)),
-                    None => Ended::Failed(TransactionError::CommitUnknown(error), None),
-                }
-            }
+            Some(Err(error)) => describe(error),
+            // A COMMIT without an answer is as good as a lost connection.
+            None => describe(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        };
+        let fault = error.fault();
+        tx.close();
+        drop(tx);
+        if fault != Fault::ConnectionLost {
+            return Ended::Failed(TransactionError::Commit(error), Some(fault));
+        }
+        match self.what_became_of(id).await {
+            Some(true) => Ended::Committed(value),
+            Some(false) => Ended::Failed(TransactionError::Commit(error), Some(fault)),
+            None => Ended::Failed(TransactionError::CommitUnknown(error), None),
         }
     }
 
@@ -782,6 +785,14 @@ impl<DB: Backend> TransactionBuilder<DB> {
         }
         let mut connection = self.pool.acquire().await.ok()?;
         DB::was_committed(&mut connection, id?).await
+    }
+}
+
+/// Waits for `future` until the deadline, if there is one.
+async fn within<F: Future>(ends: Option<Instant>, future: F) -> Option<F::Output> {
+    match ends {
+        None => Some(future.await),
+        Some(ends) => tokio::time::timeout_at(ends.into(), future).await.ok(),
     }
 }
 

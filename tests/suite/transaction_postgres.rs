@@ -416,3 +416,27 @@ async fn a_shared_budget_bounds_the_retries_of_all() {
     // Four first attempts, and three retries between them.
     assert_eq!(runs.load(Ordering::SeqCst), 7);
 }
+
+/// The deadline passes while COMMIT waits: nobody knows yet what becomes of it, so that is not "rolled back".
+#[tokio::test]
+async fn a_deadline_that_passes_during_commit_is_unknown() {
+    let database = database(ACCOUNTS).await;
+    database.pool.execute(sqlx::raw_sql(GATE)).await.unwrap();
+    let mut gate = database.connection().await;
+    gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
+        .await
+        .unwrap();
+    let outcome = transaction(&database.pool)
+        .deadline(std::time::Duration::from_millis(300))
+        .run(async |tx| {
+            // The server's own limit would answer first.
+            tx.execute("SET LOCAL statement_timeout = 0").await?;
+            add(tx, 1, 5).await
+        })
+        .await;
+    assert!(
+        matches!(outcome, Err(TransactionError::CommitUnknown(_))),
+        "{outcome:?}"
+    );
+    gate.execute("COMMIT").await.unwrap();
+}

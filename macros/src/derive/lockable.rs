@@ -62,7 +62,10 @@ impl Derive for Lockable {
     }
 
     fn stub(input: &DeriveInput) -> Output {
-        let methods = [("lock", quote!(__rt::One)), ("lock_many", quote!(__rt::Many))];
+        let methods = [
+            ("lock", quote!(__rt::One)),
+            ("lock_many", quote!(__rt::Many)),
+        ];
         let methods = methods.map(|(name, which)| {
             let name = format_ident!("{name}");
             quote! {
