@@ -437,6 +437,37 @@ impl<T> Locked<T> {
     }
 }
 
+/// A connection that waits for locks as long as one call wants, and then as long as before, even if the call is dropped.
+struct Patient<'c, DB: Backend> {
+    connection: &'c mut DB::Connection,
+    before: Option<String>,
+}
+
+impl<'c, DB: Backend> Patient<'c, DB> {
+    async fn new(
+        connection: &'c mut DB::Connection,
+        timeout: Option<Duration>,
+        clause: &'static str,
+    ) -> Result<Self, sqlx::Error> {
+        let before = DB::be_patient(connection, timeout, clause).await?;
+        Ok(Self { connection, before })
+    }
+
+    async fn be_as_before(&mut self, taken: bool) -> Result<(), sqlx::Error> {
+        let done = DB::be_as_before(self.connection, self.before.clone(), taken).await;
+        self.before = None;
+        done
+    }
+}
+
+impl<DB: Backend> Drop for Patient<'_, DB> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            DB::be_as_before_soon(self.connection, before);
+        }
+    }
+}
+
 fn attempt_on<T: Lockable>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
     let mut text = KeyText::default();
     T::describe(key, &mut text);
@@ -465,11 +496,12 @@ where
             } = self;
             let attempt = || attempt_on::<T>(&key, "lock");
             let failed = |error| LockError::new(attempt(), error);
-            let patience = DB::be_patient(connection, timeout, W::CLAUSE)
+            let mut patient = Patient::<DB>::new(connection, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let fetched = select::<DB, T, G, W>(connection, &key, no_key).await;
-            DB::be_as_before(connection, patience, fetched.is_ok())
+            let fetched = select::<DB, T, G, W>(patient.connection, &key, no_key).await;
+            patient
+                .be_as_before(fetched.is_ok())
                 .await
                 .map_err(failed)?;
             match fetched.map_err(failed)? {
@@ -484,7 +516,10 @@ where
             if let Some(skipped) = W::skipped() {
                 let mut statement = Statement::literal(T::SELECT);
                 T::bind_key(&key, &mut statement);
-                let there = statement.fetch_all(connection).await.map_err(failed)?;
+                let there = statement
+                    .fetch_all(patient.connection)
+                    .await
+                    .map_err(failed)?;
                 if !there.is_empty() {
                     return Ok(skipped);
                 }
@@ -539,13 +574,11 @@ where
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
-            let patience = DB::be_patient(connection, timeout, W::CLAUSE)
+            let mut patient = Patient::<DB>::new(connection, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let rows = select_many::<DB, T, G, W>(connection, &keys, no_key).await;
-            DB::be_as_before(connection, patience, rows.is_ok())
-                .await
-                .map_err(failed)?;
+            let rows = select_many::<DB, T, G, W>(patient.connection, &keys, no_key).await;
+            patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
             let mut locked = Vec::with_capacity(keys.len());
             for row in &rows.map_err(failed)? {
                 locked.push(T::from_row(row).map_err(failed)?);
