@@ -366,3 +366,25 @@ async fn timeouts_cost_no_round_trip() {
         assert!((4..=5).contains(&counted), "{counted} round trips");
     }
 }
+
+/// What T-16 is about: sqlx's own BEGIN, dropped before its answer came, leaves the connection inside a transaction that
+/// the pool knows nothing of, and what the next user writes is lost.
+#[tokio::test]
+async fn t_16_naive_twin_a_dropped_begin_stays_open() {
+    let database = database(ACCOUNTS).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_with(options).await;
+    for limit in 1.. {
+        let dropped = rowlock_tests::cancel::polled(limit, pool.begin()).await;
+        assert!(dropped.is_none(), "BEGIN was never under way");
+        pool.execute("UPDATE accounts SET balance = balance + 1")
+            .await
+            .unwrap();
+        if balance(&database, 1).await < 100 + limit as i64 {
+            break;
+        }
+    }
+    assert_eq!(database.open_transactions().await, 1);
+}
