@@ -119,6 +119,8 @@ pub trait RowLocks: Backend {}
 #[cfg(feature = "postgres")]
 impl RowLocks for sqlx::Postgres {}
 
+type Kind<T, G, W> = PhantomData<fn() -> (T, G, W)>;
+
 /// The lock that was asked for; `.await` takes it.
 #[must_use = "a lock is taken when it is awaited"]
 pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
@@ -127,7 +129,7 @@ pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
     which: Q,
     no_key: bool,
     timeout: Option<Duration>,
-    kind: PhantomData<fn() -> (T, G, W)>,
+    kind: Kind<T, G, W>,
 }
 
 impl<DB: Backend, T, Q, G, W> fmt::Debug for Lock<'_, DB, T, Q, G, W> {

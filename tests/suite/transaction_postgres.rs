@@ -349,7 +349,7 @@ async fn timeouts_cost_no_round_trip() {
     let trips = async |run: usize| {
         proxy.reset();
         let builder = transaction(&pool).serializable();
-        let builder = if run % 2 == 0 {
+        let builder = if run.is_multiple_of(2) {
             builder
         } else {
             builder.lock_timeout(limit).statement_timeout(limit)
