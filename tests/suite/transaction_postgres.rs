@@ -375,16 +375,19 @@ async fn t_16_naive_twin_a_dropped_begin_stays_open() {
     let options = PoolOptions::new()
         .max_connections(1)
         .test_before_acquire(false);
-    let pool = database.pool_with(options).await;
-    for limit in 1.. {
-        let dropped = rowlock_tests::cancel::polled(limit, pool.begin()).await;
-        assert!(dropped.is_none(), "BEGIN was never under way");
-        pool.execute("UPDATE accounts SET balance = balance + 1")
-            .await
-            .unwrap();
-        if balance(&database, 1).await < 100 + limit as i64 {
-            break;
-        }
+    let proxy = Proxy::start(&address()).await;
+    let pool = database.pool_through(&proxy, options).await;
+    let mut connection = pool.acquire().await.unwrap();
+    proxy.hold_replies(true);
+    tokio::select! {
+        _ = sqlx::Connection::begin(&mut *connection) => panic!("the answer is held back"),
+        () = proxy.reply_held() => {}
     }
+    proxy.hold_replies(false);
+    drop(connection);
+    pool.execute("UPDATE accounts SET balance = 0")
+        .await
+        .unwrap();
+    assert_eq!(balance(&database, 1).await, 100);
     assert_eq!(database.open_transactions().await, 1);
 }
