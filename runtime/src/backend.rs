@@ -89,6 +89,10 @@ pub trait Backend:
         taken: bool,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
+    /// The same where nothing can be awaited, because the lock was dropped.
+    #[doc(hidden)]
+    fn be_as_before_soon(connection: &mut Self::Connection, limit: String);
+
     #[doc(hidden)]
     fn rows_affected(result: &Self::QueryResult) -> u64;
 
@@ -262,6 +266,10 @@ mod postgres {
                 .map(drop)
         }
 
+        fn be_as_before_soon(_: &mut PgConnection, _: String) {
+            // It is for the transaction only.
+        }
+
         fn rows_affected(result: &PgQueryResult) -> u64 {
             result.rows_affected()
         }
@@ -332,6 +340,9 @@ mod postgres {
 
 #[cfg(feature = "sqlite")]
 mod sqlite {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
     use sqlx::{Arguments, Executor, Row, Sqlite};
     use sqlx_core::transaction::TransactionManager;
@@ -395,8 +406,9 @@ mod sqlite {
             let before: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
                 .fetch_one(&mut *connection)
                 .await?;
-            set_busy_timeout(connection, timeout.as_millis()).await?;
-            Ok(Some(before.to_string()))
+            let mut unless_set = Restore(connection, Some(before.to_string()));
+            set_busy_timeout(unless_set.0, timeout.as_millis()).await?;
+            Ok(unless_set.1.take())
         }
 
         async fn be_as_before(
@@ -407,6 +419,14 @@ mod sqlite {
             match limit.and_then(|limit| limit.parse().ok()) {
                 Some(limit) => set_busy_timeout(connection, limit).await,
                 None => Ok(()),
+            }
+        }
+
+        fn be_as_before_soon(connection: &mut SqliteConnection, limit: String) {
+            if let Ok(limit) = limit.parse() {
+                // The first poll hands the statement to sqlx's worker thread, which runs it even if nobody waits for it.
+                let restore = set_busy_timeout(connection, limit);
+                let _ = pin!(restore).poll(&mut Context::from_waker(Waker::noop()));
             }
         }
 
@@ -459,6 +479,17 @@ mod sqlite {
                 let has = |columns: &str| indexes.iter().flatten().any(|found| found == columns);
                 has("") && !has(key.columns)
             })
+        }
+    }
+
+    /// Puts the busy timeout back if it is dropped with it.
+    struct Restore<'c>(&'c mut SqliteConnection, Option<String>);
+
+    impl Drop for Restore<'_> {
+        fn drop(&mut self) {
+            if let Some(limit) = self.1.take() {
+                Sqlite::be_as_before_soon(self.0, limit);
+            }
         }
     }
 

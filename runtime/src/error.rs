@@ -102,6 +102,12 @@ impl DatabaseError {
         }))
     }
 
+    /// The same error where the circumstances say more than its code.
+    pub(crate) fn as_fault(mut self, fault: Fault) -> Self {
+        self.0.fault = fault;
+        self
+    }
+
     /// What was attempted.
     pub fn attempt(&self) -> &Attempt {
         &self.0.attempt

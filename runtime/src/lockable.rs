@@ -376,8 +376,13 @@ pub enum LockError {
 }
 
 impl LockError {
-    fn new(attempt: Attempt, error: sqlx::Error) -> Self {
-        let error = DatabaseError::new(attempt, error);
+    /// `limited`: the caller asked not to wait, or not for long. Then a database that is busy is the answer to that, and not
+    /// a reason to run the transaction again.
+    fn new(attempt: Attempt, error: sqlx::Error, limited: bool) -> Self {
+        let mut error = DatabaseError::new(attempt, error);
+        if limited && error.fault() == Fault::Busy {
+            error = error.as_fault(Fault::LockTimeout);
+        }
         match error.fault() {
             Fault::LockTimeout | Fault::Busy => Self::NotAvailable(error),
             Fault::Serialization => Self::Serialization(error),
@@ -456,14 +461,45 @@ impl<T> Locked<T> {
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut statement);
             let fetched = statement.fetch_one(tx.connection()).await;
-            match fetched.map_err(|error| LockError::new(attempt(&self.row), error))? {
+            match fetched.map_err(|error| LockError::new(attempt(&self.row), error, false))? {
                 Fetched::One(row) => {
                     let read = self.row.read_back(&row);
-                    read.map_err(|error| LockError::new(attempt(&self.row), error))
+                    read.map_err(|error| LockError::new(attempt(&self.row), error, false))
                 }
                 Fetched::None => Err(LockError::NotFound(attempt(&self.row))),
                 Fetched::Several => Err(LockError::NotUnique(attempt(&self.row))),
             }
+        }
+    }
+}
+
+/// A connection that waits for locks as long as one call wants, and then as long as before, even if the call is dropped.
+struct Patient<'c, DB: Backend> {
+    connection: &'c mut DB::Connection,
+    before: Option<String>,
+}
+
+impl<'c, DB: Backend> Patient<'c, DB> {
+    async fn new(
+        connection: &'c mut DB::Connection,
+        timeout: Option<Duration>,
+        clause: &'static str,
+    ) -> Result<Self, sqlx::Error> {
+        let before = DB::be_patient(connection, timeout, clause).await?;
+        Ok(Self { connection, before })
+    }
+
+    async fn be_as_before(&mut self, taken: bool) -> Result<(), sqlx::Error> {
+        let done = DB::be_as_before(self.connection, self.before.clone(), taken).await;
+        self.before = None;
+        done
+    }
+}
+
+impl<DB: Backend> Drop for Patient<'_, DB> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            DB::be_as_before_soon(self.connection, before);
         }
     }
 }
@@ -495,12 +531,14 @@ where
                 ..
             } = self;
             let attempt = || attempt_on::<T>(&key, "lock");
-            let failed = |error| LockError::new(attempt(), error);
-            let patience = DB::be_patient(connection, timeout, W::CLAUSE)
+            let limited = timeout.is_some() || !W::CLAUSE.is_empty();
+            let failed = |error| LockError::new(attempt(), error, limited);
+            let mut patient = Patient::<DB>::new(connection, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let fetched = select::<DB, T, G, W>(connection, &key, no_key).await;
-            DB::be_as_before(connection, patience, fetched.is_ok())
+            let fetched = select::<DB, T, G, W>(patient.connection, &key, no_key).await;
+            patient
+                .be_as_before(fetched.is_ok())
                 .await
                 .map_err(failed)?;
             match fetched.map_err(failed)? {
@@ -515,7 +553,10 @@ where
             if let Some(skipped) = W::skipped() {
                 let mut statement = Statement::literal(T::SELECT);
                 T::bind_key(&key, &mut statement);
-                let there = statement.fetch_all(connection).await.map_err(failed)?;
+                let there = statement
+                    .fetch_all(patient.connection)
+                    .await
+                    .map_err(failed)?;
                 if !there.is_empty() {
                     return Ok(skipped);
                 }
@@ -561,22 +602,19 @@ where
                 timeout,
                 ..
             } = self;
+            let limited = timeout.is_some() || !W::CLAUSE.is_empty();
             let failed = |error| {
-                LockError::new(
-                    Attempt::new("lock_many", T::TABLE, KeyText::default()),
-                    error,
-                )
+                let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
+                LockError::new(attempt, error, limited)
             };
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
-            let patience = DB::be_patient(connection, timeout, W::CLAUSE)
+            let mut patient = Patient::<DB>::new(connection, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let rows = select_many::<DB, T, G, W>(connection, &keys, no_key).await;
-            DB::be_as_before(connection, patience, rows.is_ok())
-                .await
-                .map_err(failed)?;
+            let rows = select_many::<DB, T, G, W>(patient.connection, &keys, no_key).await;
+            patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
             let mut locked = Vec::with_capacity(keys.len());
             for row in &rows.map_err(failed)? {
                 locked.push(T::from_row(row).map_err(failed)?);
@@ -645,7 +683,7 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
     let connection = tx.connection();
     async move {
         let attempt = || attempt_on::<T>(&row.key(), "lock_checked");
-        let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error));
+        let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error, false));
         let key = row.key();
         let fetched = select::<DB, T, Exclusive, Wait>(connection, &key, false).await;
         let current = match fetched.map_err(failed)? {

@@ -163,6 +163,41 @@ async fn l_07_l_18_nowait_and_a_timeout_end_a_wait_with_a_typed_error() {
     waiter.commit().await.unwrap();
 }
 
+/// T-22: whoever asks not to wait does not want to be run again until there is nothing to wait for.
+#[tokio::test]
+async fn t_22_a_lock_that_was_not_to_wait_is_not_retried() {
+    let database = stock().await;
+    let mut holder = database
+        .pool
+        .begin_with(super::BEGIN_WRITE)
+        .await
+        .unwrap();
+    Sku::lock(&mut holder, 1).await.unwrap();
+    let runs = std::sync::atomic::AtomicU32::new(0);
+    // On SQLite a transaction that is going to write would wait before its closure runs.
+    let builder = transaction(&database.pool);
+    let builder = if super::NAME == "SQLite" {
+        builder.read_only()
+    } else {
+        builder
+    };
+    let refused = builder
+        .run(async |tx| {
+            runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Sku::lock(&mut *tx, 1).nowait().await.map(drop)
+        })
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            &refused,
+            TransactionError::Failed(LockError::NotAvailable(_))
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(runs.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn a_missing_row_is_not_found() {
     let database = stock().await;

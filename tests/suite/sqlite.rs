@@ -24,6 +24,8 @@ mod find_or_create;
 mod histories;
 #[path = "lockable.rs"]
 mod lockable;
+#[path = "lockable_sqlite.rs"]
+mod lockable_sqlite;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

@@ -244,7 +244,7 @@ async fn t_06_nested_use_is_a_transaction_of_its_own() {
     let database = database(ACCOUNTS).await;
     let options = super::PoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(std::time::Duration::from_millis(50));
+        .acquire_timeout(std::time::Duration::from_secs(1));
     let pool = database.pool_with(options).await;
     let inner = transaction(&pool)
         .run(async |_| {

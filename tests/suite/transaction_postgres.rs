@@ -439,4 +439,27 @@ async fn a_deadline_that_passes_during_commit_is_unknown() {
         "{outcome:?}"
     );
     gate.execute("COMMIT").await.unwrap();
+/// What T-16 is about: sqlx's own BEGIN, dropped before its answer came, leaves the connection inside a transaction that
+/// the pool knows nothing of, and what the next user writes is lost.
+#[tokio::test]
+async fn t_16_naive_twin_a_dropped_begin_stays_open() {
+    let database = database(ACCOUNTS).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let proxy = Proxy::start(&address()).await;
+    let pool = database.pool_through(&proxy, options).await;
+    let mut connection = pool.acquire().await.unwrap();
+    proxy.hold_replies(true);
+    tokio::select! {
+        _ = sqlx::Connection::begin(&mut *connection) => panic!("the answer is held back"),
+        () = proxy.reply_held() => {}
+    }
+    proxy.hold_replies(false);
+    drop(connection);
+    pool.execute("UPDATE accounts SET balance = 0")
+        .await
+        .unwrap();
+    assert_eq!(balance(&database, 1).await, 100);
+    assert_eq!(database.open_transactions().await, 1);
 }
