@@ -439,6 +439,8 @@ async fn a_deadline_that_passes_during_commit_is_unknown() {
         "{outcome:?}"
     );
     gate.execute("COMMIT").await.unwrap();
+}
+
 /// What T-16 is about: sqlx's own BEGIN, dropped before its answer came, leaves the connection inside a transaction that
 /// the pool knows nothing of, and what the next user writes is lost.
 #[tokio::test]
