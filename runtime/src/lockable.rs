@@ -179,6 +179,7 @@ pub trait Strength: Send + 'static {
     note = "a lock is either FOR SHARE or for a change: remove one of the two options"
 )]
 pub trait NotShared: Strength {}
+#[diagnostic::do_not_recommend]
 impl NotShared for Exclusive {}
 
 impl Strength for Exclusive {
@@ -225,6 +226,7 @@ pub trait Patience: Send + 'static {
     note = "for a row that somebody holds, `nowait` gives an error and `skip_locked` leaves it out: keep one of them"
 )]
 pub trait NotDecided: Patience {}
+#[diagnostic::do_not_recommend]
 impl NotDecided for Wait {}
 
 macro_rules! all_or_nothing {

@@ -167,11 +167,7 @@ async fn l_07_l_18_nowait_and_a_timeout_end_a_wait_with_a_typed_error() {
 #[tokio::test]
 async fn t_22_a_lock_that_was_not_to_wait_is_not_retried() {
     let database = stock().await;
-    let mut holder = database
-        .pool
-        .begin_with(super::BEGIN_WRITE)
-        .await
-        .unwrap();
+    let mut holder = database.pool.begin_with(super::BEGIN_WRITE).await.unwrap();
     Sku::lock(&mut holder, 1).await.unwrap();
     let runs = std::sync::atomic::AtomicU32::new(0);
     // On SQLite a transaction that is going to write would wait before its closure runs.

@@ -8,7 +8,7 @@ struct Sku {
     left: i64,
 }
 
-fn changed(mut sku: rowlock::Shared<Sku>) {
+fn changed(sku: rowlock::Shared<Sku>) {
     sku.left -= 1;
 }
 
