@@ -103,7 +103,7 @@ impl DatabaseError {
     }
 
     /// The same error where the circumstances say more than its code.
-    pub(crate) fn as_fault(mut self, fault: Fault) -> Self {
+    pub(crate) fn with_fault(mut self, fault: Fault) -> Self {
         self.0.fault = fault;
         self
     }

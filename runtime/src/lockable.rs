@@ -383,7 +383,7 @@ impl LockError {
     fn new(attempt: Attempt, error: sqlx::Error, limited: bool) -> Self {
         let mut error = DatabaseError::new(attempt, error);
         if limited && error.fault() == Fault::Busy {
-            error = error.as_fault(Fault::LockTimeout);
+            error = error.with_fault(Fault::LockTimeout);
         }
         match error.fault() {
             Fault::LockTimeout | Fault::Busy => Self::NotAvailable(error),

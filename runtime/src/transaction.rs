@@ -140,7 +140,6 @@ pub struct Retry {
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 #[doc(hidden)]
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 pub struct Begin {
     pub(crate) isolation: Option<Isolation>,
     pub(crate) read_only: bool,
