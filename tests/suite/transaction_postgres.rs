@@ -465,3 +465,24 @@ async fn t_16_naive_twin_a_dropped_begin_stays_open() {
     assert_eq!(balance(&database, 1).await, 100);
     assert_eq!(database.open_transactions().await, 1);
 }
+
+#[tokio::test]
+async fn t_26_the_hook_is_called_before_each_retry_and_not_for_the_last_failure() {
+    let database = database(ACCOUNTS).await;
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let hook = seen.clone();
+    let gave_up = transaction(&database.pool)
+        .attempts(3)
+        .on_retry(move |retry| hook.lock().unwrap().push((retry.attempt, retry.fault)))
+        .run(async |tx| tx.execute(SERIALIZATION_FAILURE).await.map(drop))
+        .await;
+    assert!(
+        matches!(
+            gave_up,
+            Err(TransactionError::Exhausted { attempts: 3, .. })
+        ),
+        "{gave_up:?}"
+    );
+    let expected = [(1, Fault::Serialization), (2, Fault::Serialization)];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
