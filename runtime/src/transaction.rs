@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -519,6 +520,42 @@ impl<E: AsRef<dyn Error + Send + Sync>> FailureOf<ByReference> for E {
     }
 }
 
+/// What is done between BEGIN and COMMIT. A trait and not a closure, because the futures of a closure that wraps another
+/// one cannot be shown to be `Send`.
+pub(crate) trait Work<DB: Backend>: Send + Sync {
+    type Output: Send;
+    type Error: Send;
+
+    fn run(
+        &self,
+        tx: &mut Tx<DB>,
+    ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+
+    fn fault(error: &Self::Error) -> Option<Fault>;
+}
+
+/// The user's closure, and how its error is looked into.
+struct Closure<F, R, By>(F, PhantomData<fn() -> (R, By)>);
+
+impl<DB, F, T, E, By> Work<DB> for Closure<F, Result<T, E>, By>
+where
+    DB: Backend,
+    T: Send,
+    E: FailureOf<By> + Send,
+    F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync,
+{
+    type Output = T;
+    type Error = E;
+
+    fn run(&self, tx: &mut Tx<DB>) -> impl Future<Output = Result<T, E>> + Send {
+        self.0(tx)
+    }
+
+    fn fault(error: &E) -> Option<Fault> {
+        error.fault()
+    }
+}
+
 /// How one attempt ended.
 enum Ended<T, E> {
     Committed(T),
@@ -651,6 +688,14 @@ impl<DB: Backend> TransactionBuilder<DB> {
         By: 'r,
         F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync + 'r,
     {
+        async move { self.run_work(&Closure(body, PhantomData)).await }
+    }
+
+    /// Runs `work`, again from its start where that can help.
+    pub(crate) fn run_work<W: Work<DB>>(
+        &self,
+        work: &W,
+    ) -> impl Future<Output = Result<W::Output, TransactionError<W::Error>>> + Send {
         async move {
             if self.attempts == 0 {
                 return Err(TransactionError::NotRun);
@@ -658,9 +703,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
             if let Some(budget) = &self.budget {
                 budget.deposit();
             }
-            let ends = self
-                .deadline
-                .and_then(|left| Instant::now().checked_add(left));
+            let ends = self.ends();
             let mut attempt = 0;
             loop {
                 attempt += 1;
@@ -668,7 +711,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 if ends.is_some_and(|ends| ends <= Instant::now()) {
                     return Err(exceeded);
                 }
-                let (error, fault) = match self.run_once(&body, ends).await {
+                let (error, fault) = match self.run_once(work, ends).await {
                     Ended::Committed(value) => return Ok(value),
                     Ended::TooLate => return Err(exceeded),
                     Ended::Failed(error, fault) => (error, fault),
@@ -696,12 +739,16 @@ impl<DB: Backend> TransactionBuilder<DB> {
         .instrument(tracing::debug_span!("rowlock.transaction"))
     }
 
-    async fn run_once<T, E, By, F>(&self, body: &F, ends: Option<Instant>) -> Ended<T, E>
-    where
-        T: Send,
-        E: FailureOf<By> + Send,
-        F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Sync,
-    {
+    fn ends(&self) -> Option<Instant> {
+        self.deadline
+            .and_then(|left| Instant::now().checked_add(left))
+    }
+
+    async fn run_once<W: Work<DB>>(
+        &self,
+        work: &W,
+        ends: Option<Instant>,
+    ) -> Ended<W::Output, W::Error> {
         let Some(begun) = within(ends, self.begin(ends)).await else {
             return Ended::TooLate;
         };
@@ -714,11 +761,11 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
         };
         // Dropping what did not end in time queues a ROLLBACK.
-        let value = match within(ends, body(&mut tx)).await {
+        let value = match within(ends, work.run(&mut tx)).await {
             None => return Ended::TooLate,
             Some(Ok(value)) => value,
             Some(Err(error)) => {
-                let fault = error.fault();
+                let fault = W::fault(&error);
                 within(ends, tx.rollback()).await;
                 return Ended::Failed(TransactionError::Failed(error), fault);
             }
