@@ -99,6 +99,10 @@ pub trait Backend:
     #[doc(hidden)]
     fn bind_i64(arguments: &mut Self::Arguments, value: i64) -> Result<(), BoxDynError>;
 
+    #[doc(hidden)]
+    #[cfg(feature = "idempotent")]
+    fn bind_f64(arguments: &mut Self::Arguments, value: f64) -> Result<(), BoxDynError>;
+
     /// Reads an integer column of any width; `None` is NULL.
     #[doc(hidden)]
     fn get_i64(row: &Self::Row, index: usize) -> Result<Option<i64>, sqlx::Error>;
@@ -278,6 +282,11 @@ mod postgres {
             arguments.add(value)
         }
 
+        #[cfg(feature = "idempotent")]
+        fn bind_f64(arguments: &mut PgArguments, value: f64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
         fn get_i64(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
             // Unchecked, because int2 and int4 are welcome too; sqlx decodes by the value's length.
             row.try_get_unchecked(index)
@@ -435,6 +444,11 @@ mod sqlite {
         }
 
         fn bind_i64(arguments: &mut SqliteArguments, value: i64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        #[cfg(feature = "idempotent")]
+        fn bind_f64(arguments: &mut SqliteArguments, value: f64) -> Result<(), BoxDynError> {
             arguments.add(value)
         }
 

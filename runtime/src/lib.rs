@@ -13,6 +13,10 @@ mod counter;
 mod error;
 mod fault;
 mod find_or_create;
+#[cfg(feature = "idempotent")]
+mod fingerprint;
+#[cfg(feature = "idempotent")]
+mod idempotent;
 mod lockable;
 mod statement;
 mod transaction;
@@ -26,6 +30,12 @@ pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+#[cfg(feature = "idempotent")]
+pub use crate::fingerprint::RequestError;
+#[cfg(feature = "idempotent")]
+pub use crate::idempotent::{
+    AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
+};
 pub use crate::lockable::{
     Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
     RowLocks, Share, Shared, SkipLocked, Wait,
@@ -84,6 +94,16 @@ pub mod __private {
         pub use crate::lockable::{
             Lockable, LockableSql, LockableVersion, lock, lock_checked, lock_many,
         };
+    }
+    /// For `#[derive(Idempotent)]`.
+    #[cfg(feature = "idempotent")]
+    pub mod idempotent {
+        pub use serde::Serialize;
+        pub use sqlx::Pool;
+
+        pub use crate::fingerprint::{Digest, Fingerprint};
+        pub use crate::idempotent::{Idempotent, IdempotentSql, OutcomeColumn, once, purge, start};
+        pub use crate::{Body, FailureOf, OnceCall, OnceError, StartError, Started, Tx};
     }
     /// For `#[derive(FindOrCreate)]`.
     pub mod find_or_create {

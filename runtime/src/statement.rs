@@ -1,6 +1,8 @@
 //! One statement and its parameters, and how it is run.
 
 use std::fmt::Write;
+#[cfg(feature = "idempotent")]
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::error::BoxDynError;
@@ -113,6 +115,15 @@ impl<DB: Backend> Statement<DB> {
 
     pub(crate) fn bind_i64(&mut self, value: i64) {
         let bound = DB::bind_i64(&mut self.arguments, value);
+        self.note(bound);
+    }
+
+    /// A number of seconds, as the databases add it to their clock.
+    #[cfg(feature = "idempotent")]
+    pub(crate) fn bind_seconds(&mut self, duration: Duration) {
+        // A hundred years are for ever, and no database's clock overflows with them.
+        let seconds = duration.as_secs_f64().min(3_155_760_000.0);
+        let bound = DB::bind_f64(&mut self.arguments, seconds);
         self.note(bound);
     }
 
