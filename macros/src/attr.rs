@@ -9,6 +9,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
 
 use crate::diag::{Diag, did_you_mean, suggest};
+use crate::model::LedgerRole;
 
 /// Options that stand above the struct.
 pub(crate) const STRUCT_OPTIONS: &[&str] = &[
@@ -27,6 +28,12 @@ pub(crate) const FIELD_OPTIONS: &[&str] = &[
     "unique",
     "generated",
     "default",
+    "fence",
+    "fingerprint",
+    "outcome",
+    "attempt",
+    "lease",
+    "finished",
 ];
 /// The databases a model can be limited to.
 pub(crate) const BACKENDS: &[&str] = &["Postgres", "Sqlite"];
@@ -58,6 +65,9 @@ pub(crate) struct FieldAttrs {
     pub unique: Option<Ident>,
     pub generated: Option<Ident>,
     pub default: Option<Ident>,
+    pub fence: Option<Ident>,
+    /// In the order of [`LedgerRole::ALL`].
+    pub ledger: [Option<Ident>; LedgerRole::ALL.len()],
     /// What was misspelt, misplaced or malformed: it is not also reported as missing.
     pub attempted: Vec<&'static str>,
 }
@@ -296,6 +306,16 @@ impl StructAttrs {
 }
 
 impl FieldAttrs {
+    pub(crate) fn ledger(&self, role: LedgerRole) -> Option<&Ident> {
+        let mut roles = LedgerRole::ALL.into_iter().zip(&self.ledger);
+        roles.find(|(found, _)| *found == role)?.1.as_ref()
+    }
+
+    /// The options for roles that are each held by one field of the struct at most, other than the version.
+    pub(crate) fn further_roles(&self) -> impl Iterator<Item = &Ident> {
+        self.fence.iter().chain(self.ledger.iter().flatten())
+    }
+
     pub(crate) fn read(attrs: &[Attribute], diag: &Diag) -> Self {
         let mut found = Self::default();
         for option in all_options(attrs, "rowlock", diag) {
@@ -309,6 +329,7 @@ impl FieldAttrs {
                 "version" => flag(&mut found.version),
                 "generated" => flag(&mut found.generated),
                 "default" => flag(&mut found.default),
+                "fence" => flag(&mut found.fence),
                 "unique" => {
                     if let OptValue::List(tokens) = &option.value {
                         diag.error(
@@ -324,6 +345,13 @@ impl FieldAttrs {
                 "counter" => {
                     let value = CounterAttr::read(&option, diag);
                     once(&mut found.counter, Some(value), name, diag);
+                }
+                text if LedgerRole::named(text).is_some() => {
+                    for (role, slot) in LedgerRole::ALL.iter().zip(&mut found.ledger) {
+                        if role.option() == text {
+                            flag(slot);
+                        }
+                    }
                 }
                 _ => found.attempted.extend(unknown(
                     name,

@@ -36,6 +36,12 @@ pub fn find_or_create(input: TokenStream) -> TokenStream {
     derive::run::<derive::FindOrCreate>(input.into()).into()
 }
 
+#[doc = include_str!("../docs/idempotent.md")]
+#[proc_macro_derive(Idempotent, attributes(rowlock, sqlx))]
+pub fn idempotent(input: TokenStream) -> TokenStream {
+    derive::run::<derive::Idempotent>(input.into()).into()
+}
+
 #[doc = include_str!("../docs/lockable.md")]
 #[proc_macro_derive(Lockable, attributes(rowlock, sqlx))]
 pub fn lockable(input: TokenStream) -> TokenStream {

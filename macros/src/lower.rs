@@ -9,7 +9,7 @@ use syn::{Data, DeriveInput, Fields, Ident};
 use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::derive::default_new;
 use crate::diag::{Diag, one_of, suggest};
-use crate::model::{Column, Model, Role, Table, UniqueKey, is_option, last_segment};
+use crate::model::{Column, LedgerRole, Model, Role, Table, UniqueKey, is_option, last_segment};
 use crate::sql::Dialect;
 
 /// The longest name PostgreSQL keeps; it cuts longer ones without an error.
@@ -37,6 +37,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     let mut columns = Vec::new();
     let mut field_keys = Vec::new();
     let mut first_version: Option<&Ident> = None;
+    let mut further_roles: Vec<(String, &Ident)> = Vec::new();
     for field in fields {
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, diag);
@@ -70,7 +71,21 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 ),
             }
         }
+        for option in options.further_roles() {
+            match further_roles.iter().find(|(role, _)| option == role) {
+                None => further_roles.push((option.to_string(), ident)),
+                Some((_, first)) => diag.error(
+                    option,
+                    format_args!(
+                        "`{}` has more than one {option} field\n\
+                         note: `{first}` is already the one; keep only one `#[rowlock({option})]`",
+                        input.ident
+                    ),
+                ),
+            }
+        }
         check_roles(ident, &options, &sqlx, diag);
+        check_ledger_types(&field.ty, &options, diag);
         check_nullable(ident, &field.ty, &options, diag);
         check_integer(&field.ty, &options, diag);
         if let Some(option) = &options.unique {
@@ -97,6 +112,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             generated: options.generated.is_some(),
             default: options.default.is_some(),
             json: sqlx.json.is_some(),
+            json_nullable: sqlx.json_nullable,
             asked: asked(ident, &options),
         });
     }
@@ -203,7 +219,7 @@ fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
         options.generated.as_ref(),
         options.default.as_ref(),
     ];
-    for option in given.into_iter().flatten() {
+    for option in given.into_iter().flatten().chain(options.further_roles()) {
         diag.error(
             option,
             format_args!(
@@ -240,6 +256,61 @@ fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
             "`{name}` cannot be {what}\nnote: {note}\nhelp: use `i64`; `i16` and `i32` work too"
         ),
     );
+}
+
+/// Types that cannot have the role, as far as the type's name tells: the database would say so only when it runs.
+fn check_ledger_types(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
+    let Some(name) = last_segment(ty) else { return };
+    let name = name.as_str();
+    let refuse = |what: &str, note: &str, help: &str| {
+        diag.error(
+            ty,
+            format_args!("`{name}` cannot be {what}\nnote: {note}\nhelp: {help}"),
+        );
+    };
+    const TIMESTAMPS: &[&str] = &["DateTime", "OffsetDateTime"];
+    const NO_TIMESTAMPS: &[&str] = &[
+        "NaiveDateTime",
+        "PrimitiveDateTime",
+        "NaiveDate",
+        "Date",
+        "i16",
+        "i32",
+        "i64",
+        "f64",
+        "bool",
+        "String",
+        "Duration",
+    ];
+    const NO_INTEGERS: &[&str] = &[
+        "i8", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32", "f64", "bool",
+        "char", "String",
+    ];
+    for role in [LedgerRole::Lease, LedgerRole::Finished] {
+        let Some(option) = options.ledger(role) else {
+            continue;
+        };
+        if NO_TIMESTAMPS.contains(&name) {
+            refuse(
+                &role_name(option),
+                "it is a point in time, by the clock of the database",
+                "use `Option<DateTime<Utc>>` of chrono or `Option<OffsetDateTime>` of time",
+            );
+        } else if role == LedgerRole::Finished && TIMESTAMPS.contains(&name) {
+            refuse(
+                &role_name(option),
+                "it is NULL until the work is done",
+                "make the column nullable and write `Option<...>`",
+            );
+        }
+    }
+    if options.ledger(LedgerRole::Attempt).is_some() && NO_INTEGERS.contains(&name) {
+        refuse(
+            "the attempt",
+            "it is an integer that grows with every attempt",
+            "use `i64`; `i32` works too",
+        );
+    }
 }
 
 /// Types that none of the model's databases has, as far as the type's name tells. Left to the compiler, that would be
@@ -359,8 +430,23 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
         "nobody can look for a value that the database has yet to make up",
     );
 
+    // Each of these has a writer of its own.
+    for (index, role) in options.further_roles().enumerate() {
+        let roles = [key, version, counter, unique, generated, default];
+        let earlier = options.further_roles().take(index);
+        for other in roles.into_iter().flatten().chain(earlier) {
+            let note = "a column has one role and one writer";
+            clash(&Some(other.clone()), &Some(role.clone()), note);
+        }
+    }
+
     if let Some(json) = &sqlx.json {
-        for role in [key, unique, version, counter].into_iter().flatten() {
+        let further = options.further_roles().filter(|role| *role != "outcome");
+        for role in [key, unique, version, counter]
+            .into_iter()
+            .flatten()
+            .chain(further)
+        {
             diag.error(
                 role,
                 format_args!("`{field}` is stored as JSON, so it cannot be {}\nhelp: remove `#[sqlx({json})]`", role_name(role)),
@@ -392,8 +478,8 @@ fn role_name(option: &Ident) -> String {
     match option.to_string().as_str() {
         "key" => "the key".to_owned(),
         "unique" => "part of a unique key".to_owned(),
-        "version" => "the version".to_owned(),
-        other => format!("a {other}"),
+        "counter" => "a counter".to_owned(),
+        other => format!("the {other}"),
     }
 }
 
@@ -423,6 +509,21 @@ fn check_nullable(field: &Ident, ty: &syn::Type, options: &FieldAttrs, diag: &Di
             "part of a unique key",
             "in SQL two NULLs are never equal, so the database would allow duplicates",
         ),
+        (
+            options.fence.is_some(),
+            "the fence",
+            "in SQL nothing is smaller than NULL, so no write of such a row would ever match",
+        ),
+        (
+            options.ledger(LedgerRole::Fingerprint).is_some(),
+            "the fingerprint",
+            "in SQL NULL is not equal to NULL, so no request would ever match such a row",
+        ),
+        (
+            options.ledger(LedgerRole::Attempt).is_some(),
+            "the attempt",
+            "in SQL NULL + 1 is NULL, so such a row could not be finished",
+        ),
     ];
     for (given, what, note) in roles {
         if given {
@@ -444,18 +545,25 @@ fn nullable(field: &Ident, ty: &syn::Type, what: &str, note: &str, diag: &Diag) 
 fn asked(field: &Ident, options: &FieldAttrs) -> Span {
     let counter = options.counter.as_ref().map(|counter| &counter.option);
     let option = options.version.as_ref().or(counter);
+    let option = option.or_else(|| options.further_roles().next());
     option.unwrap_or(field).span()
 }
 
 fn role(options: &FieldAttrs) -> Role {
-    match (&options.version, &options.counter) {
-        (Some(_), _) => Role::Version,
-        (None, Some(counter)) => Role::Counter {
-            min: counter.min,
-            max: counter.max,
-        },
-        (None, None) => Role::Plain,
+    if options.version.is_some() {
+        return Role::Version;
     }
+    if let Some(counter) = &options.counter {
+        let (min, max) = (counter.min, counter.max);
+        return Role::Counter { min, max };
+    }
+    if options.fence.is_some() {
+        return Role::Fence;
+    }
+    let ledger = LedgerRole::ALL
+        .into_iter()
+        .find(|role| options.ledger(*role).is_some());
+    ledger.map_or(Role::Plain, Role::Ledger)
 }
 
 /// The column that sqlx reads for this field: `rename` wins over `rename_all`, as in sqlx.
@@ -552,6 +660,8 @@ fn unique_key(
             Role::Counter { .. } => {
                 Some("a counter changes with every call, so it cannot identify a row")
             }
+            Role::Fence => Some("the fence changes with every lock, so it cannot identify a row"),
+            Role::Ledger(_) => Some("calls under the key write it, so it cannot identify a row"),
             Role::Plain if column.generated || column.default => {
                 Some("nobody can look for a value that the database has yet to make up")
             }

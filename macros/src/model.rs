@@ -54,6 +54,8 @@ pub(crate) struct Column {
     /// Filled by the database when an insert leaves it out.
     pub default: bool,
     pub json: bool,
+    /// As JSON that can be NULL.
+    pub json_nullable: bool,
     /// The option that gave the column its role, or else the field.
     pub asked: Span,
 }
@@ -67,6 +69,45 @@ pub(crate) enum Role {
     Version,
     /// `Counter`, within the bounds.
     Counter { min: Option<i64>, max: Option<i64> },
+    /// The user's code, with the fence of a lock; every write checks it.
+    Fence,
+    /// `Idempotent`.
+    Ledger(LedgerRole),
+}
+
+/// A column of the ledger of `Idempotent`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LedgerRole {
+    Fingerprint,
+    Outcome,
+    Attempt,
+    Lease,
+    Finished,
+}
+
+impl LedgerRole {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Fingerprint,
+        Self::Outcome,
+        Self::Attempt,
+        Self::Lease,
+        Self::Finished,
+    ];
+
+    /// The option that gives a field the role.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::Fingerprint => "fingerprint",
+            Self::Outcome => "outcome",
+            Self::Attempt => "attempt",
+            Self::Lease => "lease",
+            Self::Finished => "finished",
+        }
+    }
+
+    pub(crate) fn named(option: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.option() == option)
+    }
 }
 
 /// Columns whose values belong to at most one row, as indices into `Model::columns`.
@@ -105,6 +146,18 @@ impl Model {
             .collect()
     }
 
+    pub(crate) fn fence(&self) -> Option<&Column> {
+        self.columns
+            .iter()
+            .find(|column| column.role == Role::Fence)
+    }
+
+    pub(crate) fn ledger(&self, role: LedgerRole) -> Option<&Column> {
+        self.columns
+            .iter()
+            .find(|column| column.role == Role::Ledger(role))
+    }
+
     /// The columns that an update writes: not the key, and nothing that belongs to the database or to another derive.
     pub(crate) fn writable(&self) -> Vec<&Column> {
         self.columns
@@ -117,7 +170,10 @@ impl Model {
     pub(crate) fn given(&self) -> Vec<&Column> {
         self.columns
             .iter()
-            .filter(|column| column.is_plain() && !column.generated && !column.default)
+            .filter(|column| {
+                column.role == Role::Fence
+                    || column.is_plain() && !column.generated && !column.default
+            })
             .collect()
     }
 
@@ -144,7 +200,7 @@ impl Column {
     pub(crate) fn initial(&self) -> i64 {
         match self.role {
             Role::Counter { min, max } => 0.clamp(min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX)),
-            Role::Plain | Role::Version => 0,
+            Role::Plain | Role::Version | Role::Fence | Role::Ledger(_) => 0,
         }
     }
 }

@@ -27,6 +27,11 @@ pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// `'text'`
+fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// The table as it stands behind FROM, INTO and UPDATE.
 fn table(model: &Model) -> String {
     match &model.table.schema {
@@ -528,6 +533,149 @@ pub(crate) mod find_or_create {
             names(&model.unique_columns(key)),
             returning(model)
         ))
+    }
+}
+
+/// `Idempotent`: a ledger of requests. The key is bound first, as `$1…`, except in `finish`.
+pub(crate) mod idempotent {
+    use super::*;
+
+    /// The columns by their roles, which the derive has checked to be there.
+    pub(crate) struct Ledger<'m> {
+        pub model: &'m Model,
+        pub keys: Vec<&'m Column>,
+        pub fingerprint: &'m Column,
+        pub outcome: &'m Column,
+        pub attempt: &'m Column,
+        pub lease: &'m Column,
+        pub finished: &'m Column,
+    }
+
+    /// The clock of the database: that of the moment, not of the transaction's start.
+    fn now(dialect: Dialect) -> &'static str {
+        match dialect {
+            Dialect::Postgres => "clock_timestamp()",
+            Dialect::Sqlite => "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        }
+    }
+
+    /// So many seconds from now, or ago.
+    fn now_and(sign: char, parameter: usize, dialect: Dialect) -> String {
+        match dialect {
+            Dialect::Postgres => {
+                format!("clock_timestamp() {sign} make_interval(secs => ${parameter})")
+            }
+            Dialect::Sqlite => format!(
+                "strftime('%Y-%m-%d %H:%M:%f', 'now', '{sign}' || ${parameter} || ' seconds')"
+            ),
+        }
+    }
+
+    impl Ledger<'_> {
+        /// Creates the row, or takes it over if nobody is at work on it.
+        ///
+        /// On PostgreSQL an insert waits for a transaction that has inserted the same key. So whoever is going to insert
+        /// holds an advisory lock for the rest of its transaction, and who does not get it inserts nothing. Its key is made of
+        /// the table and of the row's key; if two keys should meet in one lock, one of the callers is told `Busy`.
+        pub(crate) fn claim(&self, dialect: Dialect) -> String {
+            let keys = self.keys.len();
+            let (fingerprint, lease) = (keys + 1, keys + 2);
+            let values = comma(1..=fingerprint, |index| format!("${index}"));
+            let until = now_and('+', lease, dialect);
+            let key_values = comma(1..=keys, |index| format!("${index}"));
+            let (lock, source) = match dialect {
+                Dialect::Postgres => (
+                    format!(
+                        "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {}::regclass::oid::bigint)) AS \"rowlock_taken\") ",
+                        text(&table(self.model)),
+                    ),
+                    format!(
+                        "SELECT {values}, 1, {until} FROM \"rowlock_lock\" WHERE \"rowlock_taken\""
+                    ),
+                ),
+                Dialect::Sqlite => (String::new(), format!("VALUES ({values}, 1, {until})")),
+            };
+            let mut columns = self.keys.clone();
+            columns.extend([self.fingerprint, self.attempt, self.lease]);
+            let old = |column| existing(self.model, column);
+            format!(
+                "{lock}INSERT INTO {table} ({columns}) {source} ON CONFLICT ({key}) DO UPDATE SET {attempt} = {old_attempt} + 1, {lease} = {until} WHERE {old_finished} IS NULL AND ({old_lease} > {now}) IS NOT TRUE AND {old_fingerprint} = \"excluded\".{fingerprint} RETURNING {attempt}",
+                table = table(self.model),
+                columns = names(&columns),
+                key = names(&self.keys),
+                attempt = quote(&self.attempt.name),
+                old_attempt = old(self.attempt),
+                lease = quote(&self.lease.name),
+                old_finished = old(self.finished),
+                old_lease = old(self.lease),
+                now = now(dialect),
+                old_fingerprint = old(self.fingerprint),
+                fingerprint = quote(&self.fingerprint.name),
+            )
+        }
+
+        /// 1: another request, 2: finished, 3: leased, 4: free; and the outcome.
+        pub(crate) fn read(&self, dialect: Dialect) -> String {
+            format!(
+                "SELECT CASE WHEN {} <> ${} THEN 1 WHEN {} IS NOT NULL THEN 2 WHEN {} > {} THEN 3 ELSE 4 END, {} FROM {} WHERE {}",
+                quote(&self.fingerprint.name),
+                self.keys.len() + 1,
+                quote(&self.finished.name),
+                quote(&self.lease.name),
+                now(dialect),
+                quote(&self.outcome.name),
+                table(self.model),
+                equal(&self.keys, 1),
+            )
+        }
+
+        /// `WHERE` the row is still this attempt's; the key is bound from `first` on, then the attempt.
+        fn still_mine(&self, first: usize) -> String {
+            format!(
+                "WHERE {} AND {} = ${} AND {} IS NULL",
+                equal(&self.keys, first),
+                quote(&self.attempt.name),
+                first + self.keys.len(),
+                quote(&self.finished.name),
+            )
+        }
+
+        pub(crate) fn finish(&self, dialect: Dialect) -> String {
+            format!(
+                "UPDATE {} SET {} = $1, {} = {} {}",
+                table(self.model),
+                quote(&self.outcome.name),
+                quote(&self.finished.name),
+                now(dialect),
+                self.still_mine(2),
+            )
+        }
+
+        pub(crate) fn release(&self, dialect: Dialect) -> String {
+            self.set_lease(now(dialect))
+        }
+
+        pub(crate) fn extend(&self, dialect: Dialect) -> String {
+            self.set_lease(&now_and('+', self.keys.len() + 2, dialect))
+        }
+
+        fn set_lease(&self, until: &str) -> String {
+            format!(
+                "UPDATE {} SET {} = {until} {}",
+                table(self.model),
+                quote(&self.lease.name),
+                self.still_mine(1),
+            )
+        }
+
+        pub(crate) fn purge(&self, dialect: Dialect) -> String {
+            format!(
+                "DELETE FROM {} WHERE {} < {}",
+                table(self.model),
+                quote(&self.finished.name),
+                now_and('-', 1, dialect),
+            )
+        }
     }
 }
 

@@ -67,21 +67,6 @@ pub trait IdempotentSql<DB: Backend>: Idempotent {
     fn outcome(row: &DB::Row) -> Result<Self::Outcome, sqlx::Error>;
 }
 
-/// The type of the field with the outcome.
-#[diagnostic::on_unimplemented(
-    message = "the outcome has to be an `Option`",
-    label = "`{Self}` cannot say that there is no outcome yet",
-    note = "while an attempt is under way the column is NULL: write `Option<...>`"
-)]
-pub trait OutcomeColumn {
-    /// What is inside.
-    type Value;
-}
-
-impl<T> OutcomeColumn for Option<T> {
-    type Value = T;
-}
-
 /// What became of a call with an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "`Busy` means that nothing was done"]

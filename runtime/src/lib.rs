@@ -22,6 +22,8 @@ mod statement;
 mod transaction;
 mod versioned;
 
+#[cfg(feature = "idempotent")]
+pub use rowlock_macros::Idempotent;
 pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Versioned};
 
 pub use crate::backend::Backend;
@@ -102,7 +104,7 @@ pub mod __private {
         pub use sqlx::Pool;
 
         pub use crate::fingerprint::{Digest, Fingerprint};
-        pub use crate::idempotent::{Idempotent, IdempotentSql, OutcomeColumn, once, purge, start};
+        pub use crate::idempotent::{Idempotent, IdempotentSql, once, purge, start};
         pub use crate::{Body, FailureOf, OnceCall, OnceError, StartError, Started, Tx};
     }
     /// For `#[derive(FindOrCreate)]`.

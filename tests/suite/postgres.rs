@@ -26,6 +26,8 @@ mod find_or_create;
 mod histories;
 #[path = "histories_postgres.rs"]
 mod histories_postgres;
+#[path = "idempotent.rs"]
+mod idempotent;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "lockable_postgres.rs"]

@@ -22,6 +22,8 @@ mod faults_sqlite;
 mod find_or_create;
 #[path = "histories.rs"]
 mod histories;
+#[path = "idempotent.rs"]
+mod idempotent;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "lockable_sqlite.rs"]

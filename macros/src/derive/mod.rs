@@ -5,6 +5,7 @@
 
 mod counter;
 mod find_or_create;
+mod idempotent;
 mod lockable;
 mod versioned;
 
@@ -15,6 +16,7 @@ use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
+pub(crate) use self::idempotent::Idempotent;
 pub(crate) use self::lockable::Lockable;
 pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;

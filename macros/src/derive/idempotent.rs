@@ -1,0 +1,411 @@
+//! `#[derive(Idempotent)]`: requests that take effect once.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{DeriveInput, GenericArgument, PathArguments, Type};
+
+use super::versioned::missing_key;
+use super::{
+    Derive, Method, Output, STUB_DOC, assert_not_null, bind_key, connection_name, database,
+    describe_key, for_backend, key_type, literal, name_at, sql_doc, stub_impl, stub_method,
+};
+use crate::diag::Diag;
+use crate::lower::Attempted;
+use crate::model::{Column, LedgerRole, Model, Role, is_option};
+use crate::sql::Dialect;
+use crate::sql::idempotent::Ledger;
+
+pub(crate) struct Idempotent;
+
+pub(crate) struct Plan<'m> {
+    ledger: Ledger<'m>,
+    /// What is inside the `Option`.
+    outcome: &'m Type,
+}
+
+impl Derive for Idempotent {
+    type Plan<'m> = Plan<'m>;
+
+    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        let keys = model.keys();
+        if keys.is_empty() && !attempted.has("key") {
+            missing_key(model, diag);
+        }
+        for role in LedgerRole::ALL {
+            if model.ledger(role).is_none() && !attempted.has(role.option()) {
+                missing(model, role, diag);
+            }
+        }
+        creatable(model, diag);
+        let ledger = Ledger {
+            model,
+            keys,
+            fingerprint: model.ledger(LedgerRole::Fingerprint)?,
+            outcome: model.ledger(LedgerRole::Outcome)?,
+            attempt: model.ledger(LedgerRole::Attempt)?,
+            lease: model.ledger(LedgerRole::Lease)?,
+            finished: model.ledger(LedgerRole::Finished)?,
+        };
+        let outcome = outcome(ledger.outcome, diag)?;
+        Some(Plan { ledger, outcome })
+    }
+
+    fn expand(plan: &Plan<'_>) -> Output {
+        let ledger = &plan.ledger;
+        let ident = &ledger.model.ident;
+        let methods = methods(plan);
+        let facts = facts(plan);
+        let backends = ledger
+            .model
+            .backends
+            .iter()
+            .map(|dialect| for_backend(*dialect, &statements(ledger, *dialect)));
+        let not_null = assert_not_null(
+            &ledger.keys,
+            "the key",
+            "in SQL NULL is not equal to NULL, so such a row would never be found",
+        );
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                impl #ident { #methods }
+                #facts
+                #(#backends)*
+                #not_null
+            },
+        }
+    }
+
+    fn stub(input: &DeriveInput) -> Output {
+        let method = |name: &str, arguments, output| {
+            stub_method(&format_ident!("{name}"), false, arguments, &output)
+        };
+        let once = quote! {
+            #[doc = #STUB_DOC]
+            pub async fn once<__R, __E, __F>(
+                __pool: impl ::core::marker::Sized,
+                __key: impl ::core::marker::Sized,
+                __request: impl ::core::marker::Sized,
+                __body: __F,
+            ) -> __rt::Result<__rt::idempotent::Once<__R>, __rt::idempotent::OnceError<__E>> {
+                __rt::unreachable!()
+            }
+        };
+        let purge = method("purge", 2, quote!(u64, __rt::DatabaseError));
+        Output {
+            items: TokenStream::new(),
+            impls: stub_impl(input, &quote!(#once #purge)),
+        }
+    }
+}
+
+fn missing(model: &Model, role: LedgerRole, diag: &Diag) {
+    let (names, what, field) = match role {
+        LedgerRole::Fingerprint => (
+            &["fingerprint", "request_hash", "request"][..],
+            "the fingerprint of the request",
+            "fingerprint: Vec<u8>",
+        ),
+        LedgerRole::Outcome => (
+            &["outcome", "result", "response"][..],
+            "the outcome",
+            "outcome: Option<String>",
+        ),
+        LedgerRole::Attempt => (
+            &["attempt", "attempts"][..],
+            "the number of the attempt",
+            "attempt: i64",
+        ),
+        LedgerRole::Lease => (
+            &["lease", "leased_until", "lease_until", "locked_until"][..],
+            "the end of an attempt's lease",
+            "leased_until: DateTime<Utc>",
+        ),
+        LedgerRole::Finished => (
+            &["finished_at", "finished", "completed_at"][..],
+            "the time when the work was done",
+            "finished_at: Option<DateTime<Utc>>",
+        ),
+    };
+    let option = role.option();
+    let message = format!("`{}` has no field for {what}", model.ident);
+    let named = model
+        .columns
+        .iter()
+        .find(|column| column.role == Role::Plain && names.contains(&column.field.as_str()));
+    match named {
+        Some(column) => diag.error(
+            &column.ident,
+            format_args!("{message}\nhelp: mark this field with `#[rowlock({option})]`"),
+        ),
+        None => diag.error(
+            &model.ident,
+            format_args!("{message}\nhelp: add a field such as `#[rowlock({option})] {field}`"),
+        ),
+    }
+}
+
+/// A call creates the row from its key and its request.
+fn creatable(model: &Model, diag: &Diag) {
+    for column in &model.columns {
+        if column.key && column.generated {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "the key `{}` is generated by the database, so nobody could send it twice\n\
+                     help: remove `generated`; the caller makes up the key",
+                    column.field
+                ),
+            );
+        }
+        let has_value = column.key
+            || column.generated
+            || column.default
+            || matches!(column.role, Role::Ledger(_))
+            || is_option(&column.ty);
+        if !has_value {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "`once` creates the row, and then `{0}` would have no value\n\
+                     help: mark the field with `#[rowlock(default)]` if the column has a default in the database,\n      \
+                     or make it part of the key with `#[rowlock(key)]`",
+                    column.field
+                ),
+            );
+        }
+    }
+}
+
+/// The type inside the `Option` of the outcome.
+///
+/// It has to be written out: behind a projection such as `<Alias as Trait>::Inner` the compiler does not find the types of
+/// the closure of `once`.
+fn outcome<'m>(column: &'m Column, diag: &Diag) -> Option<&'m Type> {
+    let why = format!(
+        "`{}` is the outcome, and there is none while an attempt is under way",
+        column.field
+    );
+    let Some(inner) = inside_option(&column.ty) else {
+        diag.error(
+            &column.ty,
+            format_args!(
+                "{why}\nhelp: make the column nullable and write `Option<{}>`",
+                compact(&column.ty)
+            ),
+        );
+        return None;
+    };
+    if column.json && !column.json_nullable {
+        diag.error(
+            &column.ident,
+            format_args!(
+                "{why}\nhelp: write `#[sqlx(json(nullable))]`, so that sqlx reads NULL as `None`"
+            ),
+        );
+        return None;
+    }
+    Some(inner)
+}
+
+fn inside_option(ty: &Type) -> Option<&Type> {
+    let segment = match ty {
+        Type::Path(path) => path.path.segments.last()?,
+        Type::Group(group) => return inside_option(&group.elem),
+        Type::Paren(paren) => return inside_option(&paren.elem),
+        _ => return None,
+    };
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
+        return None;
+    };
+    match arguments.args.first()? {
+        GenericArgument::Type(inner) if segment.ident == "Option" => Some(inner),
+        _ => None,
+    }
+}
+
+/// A type as one would write it.
+fn compact(ty: &Type) -> String {
+    ty.to_token_stream().to_string().replace(' ', "")
+}
+
+fn methods(plan: &Plan<'_>) -> TokenStream {
+    let ledger = &plan.ledger;
+    let model = ledger.model;
+    let table = model.table.display();
+    let asked = ledger
+        .keys
+        .first()
+        .map_or(model.ident.span(), |key| key.asked);
+    let db = connection_name(&[]);
+
+    let once = name_at("once", asked);
+    let key = key_type(&ledger.keys, &quote!('__r));
+    let outcome = &plan.outcome;
+    let docs = format!(
+        "Runs `body` in a transaction unless `{table}` has an outcome for this key, and stores what it returns; else returns what is \
+         stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
+         If the first statement claims nothing, another one says why:\n\n{}\n\n\
+         Errors: `Mismatch`, `TakenOver`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
+         Cancel safety: if the future is dropped, the transaction was committed completely or not at all; calling again with the same key \
+         finds out.",
+        sql_doc(model, |dialect| ledger.claim(dialect)),
+        sql_doc(model, |dialect| ledger.finish(dialect)),
+        sql_doc(model, |dialect| ledger.read(dialect)),
+    );
+    let once = quote! {
+        #[doc = #docs]
+        pub fn #once<'__r, __DB: __rt::Backend, __E, __By, __F>(
+            pool: &__rt::idempotent::Pool<__DB>,
+            key: #key,
+            request: &(impl __rt::idempotent::Serialize + ?::core::marker::Sized),
+            body: __F,
+        ) -> __rt::idempotent::OnceCall<'__r, #outcome, __E>
+        where
+            Self: __rt::idempotent::IdempotentSql<__DB>,
+            __E: __rt::idempotent::FailureOf<__By> + __rt::Send + '__r,
+            __By: '__r,
+            __F: for<'__t> __rt::idempotent::Body<
+                    &'__t mut __rt::idempotent::Tx<__DB>,
+                    __rt::Result<#outcome, __E>,
+                > + __rt::Send + ::core::marker::Sync + '__r,
+        {
+            __rt::idempotent::once::<__DB, Self, __E, __By, __F>(
+                pool,
+                key,
+                __rt::idempotent::Digest::of(request),
+                body,
+            )
+        }
+    };
+
+    let start = name_at("start", asked);
+    let key = key_type(&ledger.keys, &quote!('__k));
+    let docs = format!(
+        "Claims the key in `{table}` for an attempt that does its work outside a transaction, until `lease` has passed. An attempt whose \
+         lease ended is taken over, and can then no longer be finished.\n\n{}\n\n\
+         Errors: `Mismatch`, `Request`, `MissingUniqueIndex`, `Serialization`, `Unknown`, `Database`.\n\n\
+         Cancel safety: if the future is dropped, the key was claimed or not; if it was, it is free again after the lease.",
+        sql_doc(model, |dialect| ledger.claim(dialect)),
+    );
+    let start = quote! {
+        #[doc = #docs]
+        pub fn #start<'__c, '__k, __DB: __rt::Backend>(
+            #db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
+            key: #key,
+            request: &(impl __rt::idempotent::Serialize + ?::core::marker::Sized),
+            lease: ::core::time::Duration,
+        ) -> impl __rt::Future<
+            Output = __rt::Result<__rt::idempotent::Started<'__k, Self>, __rt::idempotent::StartError>,
+        > + __rt::Send
+        where
+            Self: __rt::idempotent::IdempotentSql<__DB>,
+        {
+            let digest = __rt::idempotent::Digest::of(request);
+            __rt::idempotent::start::<__DB, Self>(#db, key, digest, lease)
+        }
+    };
+
+    let purge = Method {
+        name: name_at("purge", asked),
+        docs: format!(
+            "Deletes the rows of `{table}` that were finished longer ago than `age`, and returns how many. A request that comes again \
+             after that is run again.\n\n{}\n\nErrors: the database's.\n\n\
+             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+            sql_doc(model, |dialect| ledger.purge(dialect))
+        ),
+        receiver: quote!(),
+        db: db.clone(),
+        arguments: quote!(age: ::core::time::Duration),
+        output: quote!(u64, __rt::DatabaseError),
+        bound: quote!(__rt::idempotent::IdempotentSql<__DB>),
+        body: quote!(__rt::idempotent::purge::<__DB, Self>(#db, age)),
+    }
+    .tokens();
+    quote!(#once #start #purge)
+}
+
+/// What does not depend on the database.
+fn facts(plan: &Plan<'_>) -> TokenStream {
+    let ledger = &plan.ledger;
+    let model = ledger.model;
+    let ident = &model.ident;
+    let table = model.table.display();
+    let name = &model.table.name;
+    let schema = match &model.table.schema {
+        Some(schema) => quote!(__rt::Some(#schema)),
+        None => quote!(__rt::None),
+    };
+    let mut columns: Vec<&str> = ledger.keys.iter().map(|key| key.name.as_str()).collect();
+    columns.sort_unstable();
+    let columns = columns.join(",");
+    let key_type = key_type(&ledger.keys, &quote!('__k));
+    let outcome = &plan.outcome;
+    let describe = describe_key(&ledger.keys);
+    quote! {
+        #[automatically_derived]
+        impl __rt::idempotent::Idempotent for #ident {
+            type Key<'__k> = #key_type;
+            type Outcome = #outcome;
+            const TABLE: &'static str = #table;
+            const SCHEMA: __rt::Option<&'static str> = #schema;
+            const TABLE_NAME: &'static str = #name;
+            const KEY_COLUMNS: &'static str = #columns;
+            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
+        }
+    }
+}
+
+/// The statements for one database.
+fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
+    let ident = &ledger.model.ident;
+    let database = database(dialect);
+    let claim = literal(&ledger.claim(dialect));
+    let read = literal(&ledger.read(dialect));
+    let finish = literal(&ledger.finish(dialect));
+    let release = literal(&ledger.release(dialect));
+    let extend = literal(&ledger.extend(dialect));
+    let purge = literal(&ledger.purge(dialect));
+    let bind_key = bind_key(&ledger.keys);
+    let fingerprint = &ledger.fingerprint.ty;
+    let (digest, to) = (quote!(__digest), quote!(__to));
+    let bind_fingerprint = quote_spanned! {fingerprint.span()=>
+        #to.bind(0, &<#fingerprint as __rt::idempotent::Fingerprint>::from_digest(#digest));
+    };
+    let (bind_outcome, outcome) = if ledger.outcome.json {
+        (
+            quote!(__to.bind(0, &__rt::sqlx::types::Json(__outcome));),
+            quote!(__rt::Ok(
+                __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, 1)?.0
+            )),
+        )
+    } else {
+        (
+            quote!(__to.bind(0, __outcome);),
+            quote!(__rt::get(__row, 1)),
+        )
+    };
+    quote! {
+        #[automatically_derived]
+        impl __rt::idempotent::IdempotentSql<#database> for #ident {
+            const CLAIM: &'static str = #claim;
+            const READ: &'static str = #read;
+            const FINISH: &'static str = #finish;
+            const RELEASE: &'static str = #release;
+            const EXTEND: &'static str = #extend;
+            const PURGE: &'static str = #purge;
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            fn bind_fingerprint(
+                __digest: &__rt::idempotent::Digest,
+                __to: &mut impl __rt::Bind<#database>,
+            ) {
+                #bind_fingerprint
+            }
+            fn bind_outcome(__outcome: &Self::Outcome, __to: &mut impl __rt::Bind<#database>) {
+                #bind_outcome
+            }
+            fn outcome(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::Outcome> { #outcome }
+        }
+    }
+}
