@@ -86,6 +86,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         }
         check_roles(ident, &options, &sqlx, diag);
         check_ledger_types(&field.ty, &options, diag);
+        check_fence(&field.ty, &options, diag);
         check_nullable(ident, &field.ty, &options, diag);
         check_integer(&field.ty, &options, diag);
         if let Some(option) = &options.unique {
@@ -256,6 +257,25 @@ fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
             "`{name}` cannot be {what}\nnote: {note}\nhelp: use `i64`; `i16` and `i32` work too"
         ),
     );
+}
+
+fn check_fence(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
+    const OTHERS: &[&str] = &[
+        "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f64", "bool", "String",
+    ];
+    if options.fence.is_none() {
+        return;
+    }
+    if let Some(name) = last_segment(ty).filter(|name| OTHERS.contains(&name.as_str())) {
+        diag.error(
+            ty,
+            format_args!(
+                "`{name}` cannot be the fence\n\
+                 note: a fence comes from the guard of a lock, so that nobody writes with a number that was made up\n\
+                 help: use `rowlock::Fence`; the column stays a `bigint`"
+            ),
+        );
+    }
 }
 
 /// Types that cannot have the role, as far as the type's name tells: the database would say so only when it runs.

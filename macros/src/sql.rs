@@ -73,6 +73,22 @@ fn bump(version: &Column) -> String {
     format!("{0} = {0} + 1", quote(&version.name))
 }
 
+/// `, "fence" = $n`, if the model has a fence.
+fn and_set_fence(model: &Model, parameter: usize) -> String {
+    match model.fence() {
+        Some(fence) => format!(", {} = ${parameter}", quote(&fence.name)),
+        None => String::new(),
+    }
+}
+
+/// ` AND "fence" <= $n`, if the model has a fence.
+fn and_not_fenced(model: &Model, parameter: usize) -> String {
+    match model.fence() {
+        Some(fence) => format!(" AND {} <= ${parameter}", quote(&fence.name)),
+        None => String::new(),
+    }
+}
+
 /// Reads all columns of the row with this key.
 pub(crate) fn select(model: &Model, by: &[&Column]) -> String {
     let all: Vec<&Column> = model.columns.iter().collect();
@@ -97,14 +113,22 @@ pub(crate) mod versioned {
         version.chain(others).collect()
     }
 
+    /// The key is bound from `first` on, then the version, then the fence if there is one.
     fn where_unchanged(model: &Model, version: &Column, first: usize) -> String {
         let keys = model.keys();
         format!(
-            "WHERE {} AND {} = ${}",
+            "WHERE {} AND {} = ${}{}",
             equal(&keys, first),
             quote(&version.name),
-            first + keys.len()
+            first + keys.len(),
+            and_not_fenced(model, first + keys.len() + 1),
         )
+    }
+
+    /// The next version, and the fence.
+    fn set_version(model: &Model, version: &Column, first: usize) -> String {
+        let fence = first + model.keys().len() + 1;
+        format!("{}{}", bump(version), and_set_fence(model, fence))
     }
 
     /// Writes all columns: `$1…` are the columns, then the key, then the version.
@@ -119,7 +143,7 @@ pub(crate) mod versioned {
         format!(
             "UPDATE {} SET {set}{} {} RETURNING {}",
             table(model),
-            bump(version),
+            set_version(model, version, columns.len() + 1),
             where_unchanged(model, version, columns.len() + 1),
             names(&returned(model))
         )
@@ -137,7 +161,7 @@ pub(crate) mod versioned {
             format!("UPDATE {} SET ", table(model)),
             format!(
                 "{} {} RETURNING {}",
-                bump(version),
+                set_version(model, version, 1),
                 where_unchanged(model, version, 1),
                 names(&returned(model))
             ),
@@ -433,15 +457,22 @@ pub(crate) mod lockable {
         }
     }
 
-    /// Writes all columns of a row that is locked: `$1…` are the columns, then the key. A version goes up.
+    /// Writes all columns of a row that is locked: `$1…` are the columns, then the key, then the fence if there is one. A
+    /// version goes up.
     pub(crate) fn update(model: &Model) -> String {
         let columns = model.writable();
+        let fence = columns.len() + model.keys().len() + 1;
         let mut set: Vec<String> = columns
             .iter()
             .enumerate()
             .map(|(index, column)| format!("{} = ${}", quote(&column.name), index + 1))
             .collect();
         set.extend(model.version().map(bump));
+        set.extend(
+            model
+                .fence()
+                .map(|column| format!("{} = ${fence}", quote(&column.name))),
+        );
         if set.is_empty() {
             set.extend(
                 model
@@ -451,10 +482,11 @@ pub(crate) mod lockable {
             );
         }
         format!(
-            "UPDATE {} SET {} WHERE {} RETURNING {}",
+            "UPDATE {} SET {} WHERE {}{} RETURNING {}",
             table(model),
             set.join(", "),
             equal(&model.keys(), columns.len() + 1),
+            and_not_fenced(model, fence),
             names(&returned(model))
         )
     }
@@ -521,11 +553,22 @@ pub(crate) mod find_or_create {
         let mut set = comma(&columns, |column| {
             format!("{0} = \"excluded\".{0}", quote(&column.name))
         });
-        let mut guard = String::new();
+        let mut guards = Vec::new();
         if let Some(version) = model.version() {
             let old = existing(model, version);
             set.push_str(&format!(", {} = {old} + 1", quote(&version.name)));
-            guard = format!(" WHERE {old} < ${}", model.given().len() + 1);
+            guards.push(format!("{old} < ${}", model.given().len() + 1));
+        }
+        if let Some(fence) = model.fence() {
+            guards.push(format!(
+                "{} <= \"excluded\".{}",
+                existing(model, fence),
+                quote(&fence.name)
+            ));
+        }
+        let mut guard = guards.join(" AND ");
+        if !guard.is_empty() {
+            guard.insert_str(0, " WHERE ");
         }
         Some(format!(
             "{} ON CONFLICT ({}) DO UPDATE SET {set}{guard} {}",

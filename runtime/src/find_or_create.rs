@@ -8,6 +8,7 @@ use sqlx::Acquire;
 use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fence::Fence;
 use crate::statement::{Bind, Fetched, Statement};
 
 /// How often the row is looked for and created before something other than a race must be the reason.
@@ -25,6 +26,13 @@ pub trait FindOrCreate: Sized + Send + Sync + 'static {
     const TABLE_NAME: &'static str;
     /// The highest version of a versioned model, which an upsert must not pass.
     const MAX_VERSION: Option<i64>;
+    /// Whether the model has a fence.
+    const FENCED: bool = false;
+
+    /// The fence that is shown, and that of the row, if the model has one.
+    fn fences(_new: &Self::New, _stored: &Self) -> Option<(Fence, Fence)> {
+        None
+    }
 }
 
 /// A model's columns for one database.
@@ -151,6 +159,9 @@ pub enum UpsertError {
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
     #[error("{0}: the database has no unique index on ({1})")]
     MissingUniqueIndex(Attempt, &'static str),
+    /// The row exists, and has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
     /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
     VersionOverflow(Attempt),
@@ -343,15 +354,37 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         match insert(statement, &mut connection).await {
             Ok(Fetched::One(row)) => T::from_row(&row).map_err(database),
             Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
-            // The update's only condition is about the version.
-            Ok(Fetched::None) if T::MAX_VERSION.is_some() => {
-                Err(UpsertError::VersionOverflow(attempt()))
-            }
-            Ok(Fetched::None) => Err(UpsertError::Ignored(attempt())),
+            Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, attempt(), &mut connection).await),
             Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
                 Err(UpsertError::MissingUniqueIndex(attempt(), T::COLUMNS))
             }
             Err(error) => Err(WriteFailure::new(attempt(), error, in_transaction).into()),
         }
+    }
+}
+
+/// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
+async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    attempt: Attempt,
+    connection: &mut DB::Connection,
+) -> UpsertError {
+    // A read: whatever happens to it, nothing was written. Without a fence there is nothing to look for.
+    if T::FENCED {
+        match select::<DB, N, T>(&T::values(new), connection).await {
+            Ok(Fetched::One(stored)) => {
+                if let Some((shown, fence)) = T::fences(new, &stored)
+                    && shown < fence
+                {
+                    return UpsertError::Fenced(attempt, fence);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => return WriteFailure::new(attempt, error, true).into(),
+        }
+    }
+    match T::MAX_VERSION {
+        Some(_) => UpsertError::VersionOverflow(attempt),
+        None => UpsertError::Ignored(attempt),
     }
 }

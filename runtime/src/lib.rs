@@ -12,6 +12,7 @@ mod column;
 mod counter;
 mod error;
 mod fault;
+mod fence;
 mod find_or_create;
 #[cfg(feature = "idempotent")]
 mod fingerprint;
@@ -31,6 +32,7 @@ pub use crate::budget::RetryBudget;
 pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;
+pub use crate::fence::Fence;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 #[cfg(feature = "idempotent")]
 pub use crate::fingerprint::RequestError;
@@ -115,7 +117,7 @@ pub mod __private {
     }
     pub use crate::{__postgres as postgres, __sqlite as sqlite};
     pub use crate::{
-        CounterError, DatabaseError, DeleteError, Edit, FindError, FindOrCreateError,
+        CounterError, DatabaseError, DeleteError, Edit, Fence, FindError, FindOrCreateError,
         FoundOrCreated, LoadError, UpdateError, UpsertError,
     };
     pub use crate::{InTransaction, Lock, LockCheckedError, LockError, Locked, Many, One};

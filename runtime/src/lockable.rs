@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use crate::backend::Backend;
 use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
+use crate::fence::Fence;
 use crate::statement::{Bind, Fetched, Listed, Statement};
 use crate::transaction::Tx;
 use crate::versioned::Conflict;
@@ -28,6 +29,10 @@ pub trait Lockable: Sized + Send + Sync + 'static {
     fn has_key(&self, key: &Self::Key<'_>) -> bool;
     /// Writes the key into an error.
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
+    /// The fence to show to the row, if the model has one.
+    fn fence(&self) -> Option<Fence> {
+        None
+    }
 }
 
 /// A model with a version, whose loaded copies can be locked if they are still current.
@@ -363,6 +368,9 @@ pub enum LockError {
     /// Several rows have this key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
+    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
     /// Somebody else holds the row, and the call was not to wait (any longer).
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
@@ -459,19 +467,45 @@ impl<T> Locked<T> {
             if tx.id() != self.transaction {
                 return Err(LockError::OtherTransaction(attempt(&self.row)));
             }
+            let connection = tx.connection();
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut statement);
-            let fetched = statement.fetch_one(tx.connection()).await;
-            match fetched.map_err(|error| LockError::new(attempt(&self.row), error, false))? {
+            if let Some(fence) = self.row.fence() {
+                statement.bind_i64(fence.get());
+            }
+            let failed = |error| LockError::new(attempt(&self.row), error, false);
+            match statement.fetch_one(connection).await.map_err(failed)? {
                 Fetched::One(row) => {
                     let read = self.row.read_back(&row);
                     read.map_err(|error| LockError::new(attempt(&self.row), error, false))
                 }
-                Fetched::None => Err(LockError::NotFound(attempt(&self.row))),
+                Fetched::None => Err(refused(&self.row, attempt(&self.row), connection).await),
                 Fetched::Several => Err(LockError::NotUnique(attempt(&self.row))),
             }
         }
+    }
+}
+
+/// Why the update of a locked row met none.
+async fn refused<DB: Backend, T: LockableSql<DB>>(
+    row: &T,
+    attempt: Attempt,
+    connection: &mut DB::Connection,
+) -> LockError {
+    if row.fence().is_none() {
+        return LockError::NotFound(attempt);
+    }
+    let mut statement = Statement::literal(T::SELECT);
+    T::bind_key(&row.key(), &mut statement);
+    let stored = match statement.fetch_one(connection).await {
+        Ok(Fetched::One(stored)) => T::from_row(&stored),
+        Ok(_) => return LockError::NotFound(attempt),
+        Err(error) => Err(error),
+    };
+    match stored {
+        Ok(stored) => LockError::Fenced(attempt, stored.fence().unwrap_or_default()),
+        Err(error) => LockError::new(attempt, error, false),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::column::{Changes, Column};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fence::Fence;
 use crate::statement::{Bind, Fetched, Statement};
 
 /// How often `update_with` loads and applies before it gives up.
@@ -45,7 +46,11 @@ pub trait Versioned: Sized + Send + Sync + 'static {
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
     /// The columns whose values differ.
     fn changes(&self, other: &Self) -> Changes;
-    /// Takes over the given columns.
+    /// The fence to show to the row, if the model has one.
+    fn fence(&self) -> Option<Fence> {
+        None
+    }
+    /// Takes over the given columns, and the fence.
     fn adopt(&mut self, from: &Self, columns: &Changes);
 }
 
@@ -104,6 +109,9 @@ pub enum UpdateError<T> {
     /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
     #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
+    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Attempt),
@@ -142,6 +150,9 @@ pub enum DeleteError<T> {
     /// The row does not exist: somebody else deleted it, or it never did.
     #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
+    /// The row has been written with a higher fence: the lock was lost to another holder. It is still there.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. It is still there.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Attempt),
@@ -291,6 +302,7 @@ macro_rules! debug_without_rows {
         impl<T> fmt::Debug for $error<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
+                    Self::Fenced(attempt, fence) => f.debug_tuple("Fenced").field(attempt).field(fence).finish(),
                     $(Self::$variant(inner) => f.debug_tuple(stringify!($variant)).field(inner).finish(),)*
                 }
             }
@@ -440,10 +452,13 @@ fn attempt_on<T: Versioned>(key: &T::Key<'_>, operation: &'static str) -> Attemp
     Attempt::new(operation, T::TABLE, text)
 }
 
-/// The key and the version that the row must still have.
+/// The key and the version that the row must still have, and the fence that it must not have seen pass.
 fn bind_unchanged<DB: Backend, T: VersionedSql<DB>>(row: &T, statement: &mut Statement<DB>) {
     T::bind_key(&row.key(), statement);
     statement.bind_i64(row.version());
+    if let Some(fence) = row.fence() {
+        statement.bind_i64(fence.get());
+    }
 }
 
 /// A row as the database has it, with its version.
@@ -573,6 +588,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
             Refused::Stale(conflict) => UpdateError::Stale(conflict),
             Refused::Gone(attempt) => UpdateError::Gone(attempt),
             Refused::NullVersion(attempt) => UpdateError::NullVersion(attempt),
+            Refused::Fenced(attempt, fence) => UpdateError::Fenced(attempt, fence),
             Refused::Ignored(attempt) => UpdateError::Ignored(attempt),
             Refused::NotUnique(attempt) => UpdateError::NotUnique(attempt),
         }),
@@ -583,6 +599,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
 enum Refused<T> {
     Stale(Box<Conflict<T>>),
     Gone(Attempt),
+    Fenced(Attempt, Fence),
     NullVersion(Attempt),
     Ignored(Attempt),
     NotUnique(Attempt),
@@ -603,6 +620,10 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
         Ok(Stored::Missing) => Refused::Gone(attempt),
         Ok(Stored::NullVersion) => Refused::NullVersion(attempt),
         Ok(Stored::Several) => Refused::NotUnique(attempt),
+        // First, because who lost the lock has nothing to merge.
+        Ok(Stored::Row(current, _)) if current.fence() > mine.fence() => {
+            Refused::Fenced(attempt, current.fence().unwrap_or_default())
+        }
         Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(attempt),
         Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
             current,
@@ -643,6 +664,7 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
                 Refused::Stale(conflict) => DeleteError::Stale(conflict),
                 Refused::Gone(attempt) => DeleteError::Gone(attempt),
                 Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
+                Refused::Fenced(attempt, fence) => DeleteError::Fenced(attempt, fence),
                 Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
                 Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
             },

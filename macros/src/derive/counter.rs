@@ -51,6 +51,7 @@ impl Derive for Counter {
         {
             creatable(model, first, diag);
         }
+        fenced(model, &counters, diag);
         method_names(&counters, diag);
         ordered_keys(&keys, diag);
         Some(Plan {
@@ -165,6 +166,20 @@ fn creatable(model: &Model, counter: &Column, diag: &Diag) {
                 ),
             );
         }
+    }
+}
+
+/// Additions of several writers go together, whoever holds a lock; `add` has no fence to show.
+fn fenced(model: &Model, counters: &[&Column], diag: &Diag) {
+    if let (Some(fence), Some(counter)) = (model.fence(), counters.first()) {
+        diag.push(syn::Error::new(
+            fence.asked,
+            format_args!(
+                "`add_{0}` writes the row without showing its fence\n\
+                 help: keep the counter in a table of its own, or make `{0}` a plain column and write it under the lock",
+                counter.field
+            ),
+        ));
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 use syn::{DeriveInput, Index};
 
 use super::versioned::max_version;
@@ -303,6 +304,20 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
         None => quote!(__rt::None),
     };
+    let fences = model.fence().map(|fence| {
+        let field = &fence.ident;
+        let (new, stored) = (quote!(__new), quote!(__stored));
+        let fences = quote_spanned!(fence.ty.span()=> (#new.#field, #stored.#field));
+        quote! {
+            const FENCED: bool = true;
+            fn fences(
+                __new: &Self::New,
+                __stored: &Self,
+            ) -> __rt::Option<(__rt::Fence, __rt::Fence)> {
+                __rt::Some(#fences)
+            }
+        }
+    });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
         let mut columns: Vec<&str> = key
             .columns
@@ -338,6 +353,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const SCHEMA: __rt::Option<&'static str> = #schema;
             const TABLE_NAME: &'static str = #name;
             const MAX_VERSION: __rt::Option<i64> = #max_version;
+            #fences
         }
         #(#keys)*
     }

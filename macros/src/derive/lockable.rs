@@ -7,7 +7,7 @@ use syn::{DeriveInput, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, database, describe_key,
-    for_backend, from_row, key_of, key_type, literal, name_at, optional_literal, read_back,
+    fence, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal, read_back,
     sql_doc, stub_impl,
 };
 use crate::diag::Diag;
@@ -234,6 +234,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             }
         }
     });
+    let fence = fence(model);
     quote! {
         #[automatically_derived]
         impl __rt::lockable::Lockable for #ident {
@@ -242,6 +243,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             fn key(&self) -> Self::Key<'_> { #key }
             fn has_key(&self, __key: &Self::Key<'_>) -> bool { #key == *__key }
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
+            #fence
         }
         #version
     }

@@ -210,6 +210,17 @@ fn bind_columns(columns: &[&Column]) -> TokenStream {
     quote!(#(#binds)*)
 }
 
+/// The method that yields the fence of `self`, if the model has one.
+fn fence(model: &Model) -> TokenStream {
+    let Some(fence) = model.fence() else {
+        return TokenStream::new();
+    };
+    let field = &fence.ident;
+    let this = quote!(self);
+    let value = quote_spanned!(fence.ty.span()=> #this.#field);
+    quote!(fn fence(&self) -> __rt::Option<__rt::Fence> { __rt::Some(#value) })
+}
+
 /// Takes over what a RETURNING clause with these columns gave back.
 fn read_back(columns: &[&Column]) -> TokenStream {
     let reads = columns.iter().enumerate().map(|(index, column)| {

@@ -7,7 +7,7 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, connection_name,
-    database, describe_key, for_backend, from_row, key_argument, key_of, key_type, literal,
+    database, describe_key, fence, for_backend, from_row, key_argument, key_of, key_type, literal,
     name_at, read_back, sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::diag::Diag;
@@ -339,6 +339,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let index = Index::from(index);
         quote!(__columns.copy(#index, &__from.#field, &mut self.#field);)
     });
+    let fence = fence(model);
+    let adopt_fence = model.fence().map(|column| {
+        let field = &column.ident;
+        quote!(self.#field = __from.#field;)
+    });
     quote! {
         #[automatically_derived]
         impl __rt::versioned::Versioned for #ident {
@@ -355,7 +360,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             fn changes(&self, __other: &Self) -> __rt::Changes {
                 __rt::Changes::new([#(#differences),*])
             }
-            fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* }
+            #fence
+            fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* #adopt_fence }
         }
     }
 }
