@@ -20,6 +20,8 @@ mod failures;
 mod faults;
 #[path = "faults_postgres.rs"]
 mod faults_postgres;
+#[path = "fence.rs"]
+mod fence;
 #[path = "find_or_create.rs"]
 mod find_or_create;
 #[path = "histories.rs"]

@@ -18,6 +18,8 @@ mod failures;
 mod faults;
 #[path = "faults_sqlite.rs"]
 mod faults_sqlite;
+#[path = "fence.rs"]
+mod fence;
 #[path = "find_or_create.rs"]
 mod find_or_create;
 #[path = "histories.rs"]
