@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use quote::quote;
 use syn::{Expr, Item, Stmt};
 
-use crate::derive::{Counter, Derive, FindOrCreate, Lockable, Versioned, run};
+use crate::derive::{Counter, Derive, FindOrCreate, Idempotent, Lockable, Versioned, run};
 
 /// The items of a derive's output, formatted.
 struct Printed {
@@ -166,6 +166,47 @@ fn article() -> TokenStream {
     }
 }
 
+fn payment() -> TokenStream {
+    quote! {
+        #[rowlock(table = "payments")]
+        struct Payment {
+            #[rowlock(key)]
+            tenant: i64,
+            #[rowlock(key)]
+            key: String,
+            #[rowlock(fingerprint)]
+            fingerprint: Vec<u8>,
+            #[rowlock(outcome)]
+            #[sqlx(json(nullable))]
+            receipt: Option<Receipt>,
+            #[rowlock(attempt)]
+            attempt: i64,
+            #[rowlock(lease)]
+            leased_until: DateTime<Utc>,
+            #[rowlock(finished)]
+            finished_at: Option<DateTime<Utc>>,
+        }
+    }
+}
+
+/// Of all derives that look at it.
+fn report() -> TokenStream {
+    quote! {
+        #[rowlock(table = "reports")]
+        struct Report {
+            #[rowlock(key, generated)]
+            id: i64,
+            #[rowlock(unique)]
+            name: String,
+            body: String,
+            #[rowlock(fence)]
+            fence: Fence,
+            #[rowlock(version)]
+            version: i64,
+        }
+    }
+}
+
 #[test]
 fn versioned() {
     insta::assert_snapshot!(printed::<Versioned>(document()).text());
@@ -234,6 +275,26 @@ fn lockable_with_docs() {
 }
 
 #[test]
+fn idempotent_stays_within_its_budget() {
+    printed::<Idempotent>(payment()).assert_within(85, 35);
+}
+
+#[test]
+fn idempotent() {
+    insta::assert_snapshot!(printed::<Idempotent>(payment()).text());
+}
+
+#[test]
+fn fence() {
+    let text = [
+        printed::<Versioned>(report()).text(),
+        printed::<Lockable>(report()).text(),
+        printed::<FindOrCreate>(report()).text(),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
 fn all_of_them() {
     let text = [
         printed::<Versioned>(article()).text(),
@@ -262,7 +323,8 @@ fn a_stub_has_the_names_of_the_real_thing() {
         printed::<Versioned>(input.clone()).text(),
         printed::<Counter>(input.clone()).text(),
         printed::<FindOrCreate>(input.clone()).text(),
-        printed::<Lockable>(input).text(),
+        printed::<Lockable>(input.clone()).text(),
+        printed::<Idempotent>(input).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -292,6 +354,12 @@ fn piece() -> impl Strategy<Value = String> {
         "counter",
         "generated",
         "default",
+        "fence",
+        "fingerprint",
+        "outcome",
+        "attempt",
+        "lease",
+        "finished",
         "min",
         "max",
         "rename",
@@ -353,6 +421,7 @@ fn check_all(input: &str) -> Result<(), TestCaseError> {
         run::<Counter>,
         run::<FindOrCreate>,
         run::<Lockable>,
+        run::<Idempotent>,
     ];
     for run in runs {
         let output = run(input.clone());

@@ -983,4 +983,80 @@ mod tests {
             prop_assert_eq!(read_quoted(&quote(&name)), Some(name));
         }
     }
+
+    fn ledger(model: &Model) -> idempotent::Ledger<'_> {
+        use crate::model::LedgerRole;
+        let column = |role| model.ledger(role).unwrap();
+        idempotent::Ledger {
+            model,
+            keys: model.keys(),
+            fingerprint: column(LedgerRole::Fingerprint),
+            outcome: column(LedgerRole::Outcome),
+            attempt: column(LedgerRole::Attempt),
+            lease: column(LedgerRole::Lease),
+            finished: column(LedgerRole::Finished),
+        }
+    }
+
+    #[test]
+    fn a_ledger_is_claimed_by_one_statement() {
+        let model = model(quote! {
+            #[rowlock(table = "shop.it's")]
+            struct Payment {
+                #[rowlock(key)] key: String,
+                #[rowlock(fingerprint)] request: Vec<u8>,
+                #[rowlock(outcome)] receipt: Option<String>,
+                #[rowlock(attempt)] attempt: i64,
+                #[rowlock(lease)] lease: Timestamp,
+                #[rowlock(finished)] done: Option<Timestamp>,
+            }
+        });
+        let ledger = ledger(&model);
+        assert_eq!(
+            ledger.claim(Dialect::Postgres),
+            r#"WITH "rowlock_lock" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array($1)::text, '"shop"."it''s"'::regclass::oid::bigint)) AS "rowlock_taken") INSERT INTO "shop"."it's" ("key", "request", "attempt", "lease") SELECT $1, $2, 1, clock_timestamp() + make_interval(secs => $3) FROM "rowlock_lock" WHERE "rowlock_taken" ON CONFLICT ("key") DO UPDATE SET "attempt" = "it's"."attempt" + 1, "lease" = clock_timestamp() + make_interval(secs => $3) WHERE "it's"."done" IS NULL AND ("it's"."lease" > clock_timestamp()) IS NOT TRUE AND "it's"."request" = "excluded"."request" RETURNING "attempt""#
+        );
+        assert_eq!(
+            ledger.claim(Dialect::Sqlite),
+            r#"INSERT INTO "shop"."it's" ("key", "request", "attempt", "lease") VALUES ($1, $2, 1, strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds')) ON CONFLICT ("key") DO UPDATE SET "attempt" = "it's"."attempt" + 1, "lease" = strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds') WHERE "it's"."done" IS NULL AND ("it's"."lease" > strftime('%Y-%m-%d %H:%M:%f', 'now')) IS NOT TRUE AND "it's"."request" = "excluded"."request" RETURNING "attempt""#
+        );
+        assert_eq!(
+            ledger.finish(Dialect::Postgres),
+            r#"UPDATE "shop"."it's" SET "receipt" = $1, "done" = clock_timestamp() WHERE "key" = $2 AND "attempt" = $3 AND "done" IS NULL"#
+        );
+    }
+
+    #[test]
+    fn every_write_shows_the_fence() {
+        let model = model(quote! {
+            #[rowlock(table = "reports", unique(name))]
+            struct Report {
+                #[rowlock(key, generated)] id: i64,
+                name: String,
+                #[rowlock(fence)] fence: Fence,
+                #[rowlock(version)] version: i64,
+            }
+        });
+        let version = model.version().unwrap();
+        assert_eq!(
+            versioned::update(&model, version),
+            r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 RETURNING "version""#
+        );
+        assert_eq!(
+            versioned::touch(&model, version),
+            r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 RETURNING "version""#
+        );
+        assert_eq!(
+            versioned::delete(&model, version),
+            r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3"#
+        );
+        assert_eq!(
+            lockable::update(&model),
+            r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $3 WHERE "id" = $2 AND "fence" <= $3 RETURNING "version""#
+        );
+        assert_eq!(
+            find_or_create::upsert(&model, &model.unique[0]).unwrap(),
+            r#"INSERT INTO "reports" ("name", "fence", "version") VALUES ($1, $2, 0) ON CONFLICT ("name") DO UPDATE SET "fence" = "excluded"."fence", "version" = "reports"."version" + 1 WHERE "reports"."version" < $3 AND "reports"."fence" <= "excluded"."fence" RETURNING "id", "name", "fence", "version""#
+        );
+    }
 }

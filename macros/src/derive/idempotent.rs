@@ -8,8 +8,10 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 use super::versioned::missing_key;
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind_key, connection_name, database,
-    describe_key, for_backend, key_type, literal, name_at, sql_doc, stub_impl, stub_method,
+    describe_key, for_backend, key_type, literal, name_at, sql_doc, stub_fields, stub_impl,
+    stub_method,
 };
+use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Role, is_option};
@@ -78,21 +80,43 @@ impl Derive for Idempotent {
     }
 
     fn stub(input: &DeriveInput) -> Output {
-        let method = |name: &str, arguments, output| {
-            stub_method(&format_ident!("{name}"), false, arguments, &output)
-        };
+        let quiet = Diag::new();
+        // What `once` yields is the one type that its callers go on with.
+        let outcome = stub_fields(input)
+            .unwrap_or_default()
+            .into_iter()
+            .find(|field| {
+                let options = FieldAttrs::read(&field.attrs, &quiet);
+                options.ledger(LedgerRole::Outcome).is_some()
+            })
+            .map_or(quote!(()), |field| {
+                let ty = &field.ty;
+                let inner = inside_option(ty).unwrap_or(ty);
+                quote!(#inner)
+            });
+        let _ = quiet.finish();
         let once = quote! {
             #[doc = #STUB_DOC]
-            pub async fn once<__R, __E, __F>(
-                __pool: impl ::core::marker::Sized,
+            pub fn once<'__r, __DB: __rt::Backend, __E: '__r, __F>(
+                __pool: &__rt::idempotent::Pool<__DB>,
                 __key: impl ::core::marker::Sized,
                 __request: impl ::core::marker::Sized,
                 __body: __F,
-            ) -> __rt::Result<__rt::idempotent::Once<__R>, __rt::idempotent::OnceError<__E>> {
+            ) -> __rt::idempotent::OnceCall<'__r, #outcome, __E>
+            where
+                __F: for<'__t> ::core::ops::AsyncFn(
+                    &'__t mut __rt::idempotent::Tx<__DB>,
+                ) -> __rt::Result<#outcome, __E>,
+            {
                 __rt::unreachable!()
             }
         };
-        let purge = method("purge", 2, quote!(u64, __rt::DatabaseError));
+        let purge = stub_method(
+            &format_ident!("purge"),
+            false,
+            2,
+            &quote!(u64, __rt::DatabaseError),
+        );
         Output {
             items: TokenStream::new(),
             impls: stub_impl(input, &quote!(#once #purge)),
