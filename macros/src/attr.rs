@@ -349,6 +349,7 @@ impl FieldAttrs {
                 text if LedgerRole::named(text).is_some() => {
                     for (role, slot) in LedgerRole::ALL.iter().zip(&mut found.ledger) {
                         if role.option() == text {
+                            found.attempted.push(role.option());
                             flag(slot);
                         }
                     }

@@ -30,6 +30,8 @@ mod histories;
 mod histories_postgres;
 #[path = "idempotent.rs"]
 mod idempotent;
+#[path = "idempotent_postgres.rs"]
+mod idempotent_postgres;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "lockable_postgres.rs"]

@@ -31,15 +31,22 @@ impl Derive for Idempotent {
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();
-        if keys.is_empty() && !attempted.has("key") {
+        let mut complete = !keys.is_empty();
+        if !complete && !attempted.has("key") {
             missing_key(model, diag);
         }
         for role in LedgerRole::ALL {
-            if model.ledger(role).is_none() && !attempted.has(role.option()) {
-                missing(model, role, diag);
+            if model.ledger(role).is_none() {
+                complete = false;
+                if !attempted.has(role.option()) {
+                    missing(model, role, diag);
+                }
             }
         }
-        creatable(model, diag);
+        // Fields whose role is missing would be reported again.
+        if complete {
+            creatable(model, diag);
+        }
         let ledger = Ledger {
             model,
             keys,

@@ -1,0 +1,207 @@
+//! `#[derive(Idempotent)]` where connections die, and where poolers and other isolation levels are in between.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rowlock::{Idempotent, Once, OnceError, Started, TransactionError, Tx};
+use rowlock_tests::proxy::Proxy;
+use sqlx::{Executor, Postgres};
+use tokio::sync::Notify;
+
+use super::{Database, PoolOptions, address, database};
+
+#[derive(sqlx::FromRow, Idempotent)]
+#[rowlock(table = "payments", backend(Postgres))]
+#[allow(dead_code)]
+struct Payment {
+    #[rowlock(key)]
+    key: String,
+    #[rowlock(fingerprint)]
+    request: Vec<u8>,
+    #[rowlock(outcome)]
+    charged: Option<i64>,
+    #[rowlock(attempt)]
+    attempt: i64,
+    #[rowlock(lease)]
+    leased_until: chrono::DateTime<chrono::Utc>,
+    #[rowlock(finished)]
+    finished_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+const PAYMENTS: &str =
+    "CREATE TABLE payments (key text PRIMARY KEY, request bytea NOT NULL, charged bigint,
+        attempt bigint NOT NULL, leased_until timestamptz NOT NULL, finished_at timestamptz);
+    CREATE TABLE charges (cents bigint NOT NULL)";
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn book(tx: &mut Tx<Postgres>) -> Result<i64, sqlx::Error> {
+    sqlx::query("INSERT INTO charges VALUES (5)")
+        .execute(&mut **tx)
+        .await?;
+    Ok(5)
+}
+
+async fn charges(database: &Database) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM charges")
+        .fetch_one(&mut database.connection().await)
+        .await
+        .unwrap()
+}
+
+/// The server kills the connection in the middle: nothing of the attempt is left, and it is run again.
+#[tokio::test]
+async fn a_killed_connection_is_a_failed_attempt() {
+    let database = database(PAYMENTS).await;
+    let runs = AtomicU32::new(0);
+    let outcome = Payment::once(&database.pool, "k", &5, async |tx| {
+        let charged = book(tx).await?;
+        if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+            sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())")
+                .execute(&mut **tx)
+                .await?;
+        }
+        Ok::<_, sqlx::Error>(charged)
+    });
+    assert_eq!(outcome.await.unwrap(), Once::Ran(5));
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), charges(&database).await),
+        (2, 1)
+    );
+}
+
+/// COMMIT of a transaction that wrote to `charges` waits until the lock on `gate` is free.
+const GATE: &str =
+    "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON charges DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION wait()";
+
+/// The connection is lost during COMMIT. Nobody knows, and the next call with the key finds out.
+#[tokio::test]
+async fn after_a_lost_commit_the_next_call_finds_out() {
+    for committed in [false, true] {
+        let database = database(&format!("{PAYMENTS}; {GATE}")).await;
+        let proxy = Proxy::start(&address()).await;
+        let pool = database.pool_through(&proxy, PoolOptions::new()).await;
+        let mut gate = database.connection().await;
+        gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
+            .await
+            .unwrap();
+        let run =
+            tokio::spawn(
+                async move { Payment::once(&pool, "k", &5, async |tx| book(tx).await).await },
+            );
+        database.until_blocked().await;
+        if committed {
+            proxy.hold_replies(true);
+            gate.execute("COMMIT").await.unwrap();
+            proxy.reply_held().await;
+            proxy.cut().await;
+            proxy.hold_replies(false);
+        } else {
+            gate.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE wait_event_type = 'Lock' AND application_name = current_schema()",
+            )
+            .await
+            .unwrap();
+            gate.execute("COMMIT").await.unwrap();
+        }
+        let outcome = run.await.unwrap();
+        assert!(
+            matches!(
+                outcome,
+                Err(OnceError::Transaction(TransactionError::CommitUnknown(_)))
+            ),
+            "{outcome:?}"
+        );
+        let again = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
+        let expected = if committed {
+            Once::Replayed(5)
+        } else {
+            Once::Ran(5)
+        };
+        assert_eq!(again.await.unwrap(), expected);
+        assert_eq!(charges(&database).await, 1);
+    }
+}
+
+/// The holder's process vanishes with its transaction open: as soon as the server knows, the next caller runs.
+#[tokio::test]
+async fn the_death_of_the_holder_frees_the_key() {
+    let database = Arc::new(database(PAYMENTS).await);
+    let inside = Arc::new(Notify::new());
+    let holder = tokio::spawn({
+        let (pool, inside) = (database.pool.clone(), inside.clone());
+        async move {
+            Payment::once(&pool, "k", &5, async |tx| {
+                book(tx).await?;
+                inside.notify_one();
+                std::future::pending::<()>().await;
+                Ok::<_, sqlx::Error>(5)
+            })
+            .await
+        }
+    });
+    inside.notified().await;
+    let busy = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
+    assert_eq!(busy.await.unwrap(), Once::Busy);
+    holder.abort();
+    let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
+    assert_eq!(next.await.unwrap(), Once::Ran(5));
+    assert_eq!(charges(&database).await, 1);
+}
+
+/// With the strictest default isolation each claim still sees what was committed before it.
+#[tokio::test]
+async fn a_strict_default_isolation_does_not_matter() {
+    let database = database(PAYMENTS).await;
+    let strict = database
+        .options()
+        .options([("default_transaction_isolation", "serializable")]);
+    let pool = PoolOptions::new()
+        .max_connections(8)
+        .connect_with(strict)
+        .await
+        .unwrap();
+    let calls =
+        (0..8).map(|_| Payment::once(&pool, "k", &5, async |tx| book(tx).await).wait(MINUTE));
+    let outcomes = futures_util::future::join_all(calls.map(IntoFuture::into_future)).await;
+    let ran = outcomes
+        .into_iter()
+        .map(Result::unwrap)
+        .filter(|outcome| matches!(outcome, Once::Ran(5)));
+    assert_eq!((ran.count(), charges(&database).await), (1, 1));
+    let started = Payment::start(&pool, "k2", &5, MINUTE).await.unwrap();
+    assert!(matches!(started, Started::Running(_)));
+}
+
+/// No advisory lock is left behind, whatever happened.
+#[tokio::test]
+async fn no_lock_is_left() {
+    let database = database(PAYMENTS).await;
+    let pool = &database.pool;
+    let calls = (0..64).map(|index| async move {
+        let key = if index % 2 == 0 { "a" } else { "b" };
+        let call = Payment::once(pool, key, &5, async |tx| {
+            let charged = book(tx).await?;
+            if index % 3 == 0 {
+                return Err(sqlx::Error::RowNotFound);
+            }
+            Ok(charged)
+        });
+        call.await
+    });
+    futures_util::future::join_all(calls).await;
+    assert!(charges(&database).await <= 2);
+    let locks: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+         WHERE locktype = 'advisory' AND application_name = current_setting('application_name')",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .unwrap();
+    assert_eq!(locks, 0);
+}
