@@ -26,7 +26,7 @@ pub enum Pool {
 /// Opens the database that `DATABASE_URL` names, creates the tables, does the work, and cleans up: also after an error or
 /// Ctrl-C. `work` receives the database's name and says whether all was as it should be.
 ///
-/// `{id}` in `tables` stands for the type of a key that the database makes up.
+/// In `tables`, `{id}` stands for the type of a key that the database makes up, `{timestamp}` for a point in time.
 pub async fn run(
     program: &str,
     tables: &str,

@@ -50,7 +50,9 @@ impl Database {
         let version: String = sqlx::query_scalar("SHOW server_version")
             .fetch_one(&self.pool)
             .await?;
-        let tables = tables.replace("{id}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY");
+        let tables = tables
+            .replace("{id}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
+            .replace("{timestamp}", "timestamptz");
         sqlx::raw_sql(AssertSqlSafe(tables))
             .execute(&self.pool)
             .await

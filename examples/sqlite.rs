@@ -38,7 +38,9 @@ impl Database {
         let version: String = sqlx::query_scalar("SELECT sqlite_version()")
             .fetch_one(&pool)
             .await?;
-        let tables = tables.replace("{id}", "INTEGER PRIMARY KEY");
+        let tables = tables
+            .replace("{id}", "INTEGER PRIMARY KEY")
+            .replace("{timestamp}", "timestamp");
         sqlx::raw_sql(AssertSqlSafe(tables)).execute(&pool).await?;
         Ok(Self {
             name: format!("SQLite {version}"),

@@ -3,7 +3,8 @@
 // The tour does not look at every column.
 #![allow(dead_code)]
 
-use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
+use chrono::{DateTime, Utc};
+use rowlock::{Counter, FindOrCreate, Idempotent, Lockable, Versioned};
 
 /// A text that several people edit.
 #[derive(Debug, Clone, sqlx::FromRow, Versioned)]
@@ -76,6 +77,25 @@ pub struct Account {
     pub balance: i64,
 }
 
+/// What became of a request to charge somebody, under the key that the client sent with it.
+#[derive(Debug, sqlx::FromRow, Idempotent)]
+#[rowlock(table = "charge_requests")]
+pub struct ChargeRequest {
+    #[rowlock(key)]
+    pub key: String,
+    #[rowlock(fingerprint)]
+    pub fingerprint: String,
+    /// How many cents were charged.
+    #[rowlock(outcome)]
+    pub charged: Option<i64>,
+    #[rowlock(attempt)]
+    pub attempt: i64,
+    #[rowlock(lease)]
+    pub leased_until: DateTime<Utc>,
+    #[rowlock(finished)]
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
 /// The tables. `{id}` stands for a key that the database makes up.
 pub const TABLES: &str = "
     CREATE TABLE documents (
@@ -89,6 +109,11 @@ pub const TABLES: &str = "
     CREATE TABLE reservations (id {id}, sku_id bigint NOT NULL);
     CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
     CREATE TABLE bookings (id {id}, room_id bigint NOT NULL);
+    CREATE TABLE charge_requests (
+        key text PRIMARY KEY, fingerprint text NOT NULL, charged bigint,
+        attempt bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
+    );
+    CREATE TABLE charges (id {id}, request text NOT NULL);
     CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE);
     CREATE TABLE tags_without_index (id {id}, slug text NOT NULL);
 ";

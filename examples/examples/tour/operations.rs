@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use rowlock::{CounterError, FoundOrCreated, LockError, UpdateError, transaction};
+use rowlock::{CounterError, FoundOrCreated, LockError, Once, UpdateError, transaction};
 use rowlock_examples::race::race;
 
 use super::{Pool, impatient};
-use crate::models::{Account, Document, NewTag, PageViews, SaleError, Show, Sku, Tag};
+use crate::models::{
+    Account, ChargeRequest, Document, NewTag, PageViews, SaleError, Show, Sku, Tag,
+};
 use crate::table::{Row, Table};
 
 const TASKS: usize = 8;
@@ -30,6 +32,7 @@ pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
     table.add(reserve(pool).await?);
     table.add(transfer(pool).await?);
     table.add(book_room(pool).await?);
+    table.add(charge(pool).await?);
     Ok(())
 }
 
@@ -526,5 +529,60 @@ async fn book_room(pool: &Pool) -> Result<Row> {
         unit: "duplicates",
         lost_by_rowlock: doubled(ROUNDS).await?,
         met: format!("{retries} retries"),
+    })
+}
+
+// --------------------------------------------------------------- Idempotent
+
+/// One request per round, which an impatient client sends from all its tasks.
+async fn charge(pool: &Pool) -> Result<Row> {
+    const CENTS: i64 = 1250;
+    const CHARGE: &str = "INSERT INTO charges (request) VALUES ($1)";
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let key = format!("by-hand-{}", turn.round);
+        let done: i64 = sqlx::query_scalar("SELECT count(*) FROM charges WHERE request = $1")
+            .bind(&key)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        if done == 0 {
+            sqlx::query(CHARGE).bind(&key).execute(&pool).await?;
+        }
+        Ok(0)
+    })
+    .await?;
+
+    let replayed = race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let key = format!("generated-{}", turn.round);
+        let outcome = ChargeRequest::once(&pool, &key, &CENTS, async |tx| {
+            sqlx::query(CHARGE).bind(&key).execute(&mut **tx).await?;
+            Ok::<_, sqlx::Error>(CENTS)
+        })
+        .wait(Duration::from_secs(60));
+        match outcome.await? {
+            Once::Ran(CENTS) => Ok(0),
+            Once::Replayed(CENTS) => Ok(1),
+            other => anyhow::bail!("{other:?}"),
+        }
+    })
+    .await?;
+
+    let charged = async |whose: &str| -> Result<usize> {
+        let charges: i64 = sqlx::query_scalar("SELECT count(*) FROM charges WHERE request LIKE $1")
+            .bind(format!("{whose}-%"))
+            .fetch_one(pool)
+            .await?;
+        Ok(usize::try_from(charges)?.abs_diff(ROUNDS))
+    };
+    Ok(Row {
+        derive: "Idempotent",
+        operation: "once",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: charged("by-hand").await?,
+        unit: "charged",
+        lost_by_rowlock: charged("generated").await?,
+        met: format!("{replayed} replayed"),
     })
 }
