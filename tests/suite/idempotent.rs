@@ -231,7 +231,7 @@ async fn i_03_of_64_concurrent_calls_one_has_the_effect() {
 async fn i_04_a_failed_attempt_leaves_nothing_and_the_next_call_runs() {
     let database = database(PAYMENTS).await;
     let failed = Payment::once(&database.pool, (1, "k"), &charge(5), async |tx| {
-        book(tx, 5).await?;
+        let _ = book(tx, 5).await?;
         Err::<Receipt, _>(sqlx::Error::RowNotFound)
     });
     let error = failed.await.unwrap_err();
@@ -345,7 +345,7 @@ async fn i_07_a_dead_attempt_is_taken_over_and_its_result_is_refused() {
     // It was only slow, and comes back with an effect and an outcome.
     let late = transaction(pool)
         .run(async |tx| {
-            book(tx, 5).await.unwrap();
+            let _ = book(tx, 5).await.unwrap();
             first.finish(&mut *tx, &Ok(5)).await
         })
         .await;
@@ -367,7 +367,7 @@ async fn i_07_a_dead_attempt_is_taken_over_and_its_result_is_refused() {
     assert_eq!(charges(&database).await, 0);
 
     let done = transaction(pool).run(async |tx| {
-        book(tx, 6).await.unwrap();
+        let _ = book(tx, 6).await.unwrap();
         second.finish(&mut *tx, &Ok(6)).await
     });
     done.await.unwrap();
@@ -637,7 +637,6 @@ async fn i_15_a_request_that_is_no_json_is_an_error() {
 /// Other types of columns, a schema in the table's name, and an outcome that is not JSON.
 #[derive(sqlx::FromRow, Idempotent)]
 #[rowlock(table = "jobs")]
-#[allow(dead_code)]
 struct Job {
     #[rowlock(key)]
     night: i32,
@@ -701,4 +700,48 @@ async fn i_17_a_dead_database_is_a_typed_error() {
         .await
         .unwrap_err();
     assert!(matches!(error, StartError::Database(_)), "{error:?}");
+}
+
+/// Every method in a task of its own, from a pool, a connection and a transaction.
+#[tokio::test]
+async fn i_18_every_method_can_be_spawned() {
+    macro_rules! all_methods {
+        ($db:expr, $key:expr) => {{
+            let key = String::from($key);
+            let first = running(
+                Payment::start($db, (1, &key), &charge(5), MINUTE)
+                    .await
+                    .unwrap(),
+            );
+            first.extend($db, MINUTE).await.unwrap();
+            first.release($db).await.unwrap();
+            let second = running(
+                Payment::start($db, (1, &key), &charge(5), MINUTE)
+                    .await
+                    .unwrap(),
+            );
+            second.finish($db, &Ok(5)).await.unwrap();
+            assert_eq!(Payment::purge($db, MINUTE).await.unwrap(), 0);
+        }};
+    }
+    let database = database(PAYMENTS).await;
+    let pool = database.pool.clone();
+    tokio::spawn(async move { all_methods!(&pool, "pool") })
+        .await
+        .unwrap();
+    let mut connection = database.pool.acquire().await.unwrap();
+    tokio::spawn(async move { all_methods!(&mut *connection, "connection") })
+        .await
+        .unwrap();
+    let pool = database.pool.clone();
+    let in_transaction = tokio::spawn(async move {
+        transaction(&pool)
+            .run(async |tx| {
+                all_methods!(&mut *tx, "transaction");
+                Ok::<_, sqlx::Error>(())
+            })
+            .await
+    });
+    in_transaction.await.unwrap().unwrap();
+    assert_eq!(ledger(&database).await.len(), 3);
 }

@@ -13,7 +13,6 @@ use super::{Database, PoolOptions, address, database};
 
 #[derive(sqlx::FromRow, Idempotent)]
 #[rowlock(table = "payments", backend(Postgres))]
-#[allow(dead_code)]
 struct Payment {
     #[rowlock(key)]
     key: String,

@@ -51,6 +51,46 @@ mod shadowed {
         #[rowlock(version)]
         version: i64,
     }
+
+    #[derive(
+        ::std::clone::Clone,
+        ::std::fmt::Debug,
+        ::std::cmp::PartialEq,
+        ::sqlx::FromRow,
+        ::db::Versioned,
+        ::db::FindOrCreate,
+        ::db::Lockable,
+    )]
+    #[rowlock(table = "fenced", unique(db), crate = ::db)]
+    pub(crate) struct Fenced {
+        #[rowlock(key)]
+        id: i64,
+        db: i64,
+        #[rowlock(fence)]
+        from: ::db::Fence,
+        #[rowlock(version)]
+        version: i64,
+    }
+
+    #[derive(::sqlx::FromRow, ::db::Idempotent)]
+    #[rowlock(table = "ledger", crate = ::db)]
+    #[allow(dead_code)]
+    pub(crate) struct Ledger {
+        #[rowlock(key)]
+        db: DB,
+        #[rowlock(key)]
+        pool: ::std::string::String,
+        #[rowlock(fingerprint)]
+        request: ::std::string::String,
+        #[rowlock(outcome)]
+        body: ::std::option::Option<DB>,
+        #[rowlock(attempt)]
+        lease: DB,
+        #[rowlock(lease)]
+        age: ::chrono::DateTime<::chrono::Utc>,
+        #[rowlock(finished)]
+        key: ::std::option::Option<::chrono::DateTime<::chrono::Utc>>,
+    }
 }
 
 #[allow(dead_code)]
@@ -64,6 +104,7 @@ async fn calls(pool: ::sqlx::SqlitePool, model: shadowed::Model) {
             shadowed::Model::lock_many(&mut *tx, [(1, 2)]).await
         })
         .await;
+    let _ = shadowed::Ledger::once(&pool, (1, "k"), &1, async |_| ::std::result::Result::Ok::<_, ::sqlx::Error>(1)).await;
 }
 
 fn main() {}

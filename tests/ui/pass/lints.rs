@@ -6,7 +6,44 @@
 
 /// Models that are part of an API.
 pub mod public {
-    use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
+    use chrono::{DateTime, Utc};
+    use rowlock::{Counter, Fence, FindOrCreate, Idempotent, Lockable, Versioned};
+
+    /// A request and what became of it.
+    #[derive(Debug, sqlx::FromRow, Idempotent)]
+    #[rowlock(table = "requests")]
+    pub struct Request {
+        /// Of the client.
+        #[rowlock(key)]
+        pub key: String,
+        #[rowlock(fingerprint)]
+        fingerprint: Vec<u8>,
+        #[rowlock(outcome)]
+        outcome: Option<String>,
+        #[rowlock(attempt)]
+        attempt: i32,
+        #[rowlock(lease)]
+        lease: Option<DateTime<Utc>>,
+        #[rowlock(finished)]
+        finished: Option<DateTime<Utc>>,
+    }
+
+    /// A report.
+    #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate, Lockable)]
+    #[rowlock(table = "reports")]
+    pub struct Report {
+        /// Its number.
+        #[rowlock(key)]
+        pub id: i64,
+        #[rowlock(unique)]
+        name: String,
+        /// Of the lock.
+        #[rowlock(fence)]
+        pub fence: Fence,
+        /// When it was changed.
+        #[rowlock(version)]
+        pub version: i64,
+    }
 
     /// A page.
     #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable)]
