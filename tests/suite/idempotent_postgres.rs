@@ -204,3 +204,129 @@ async fn no_lock_is_left() {
     .unwrap();
     assert_eq!(locks, 0);
 }
+
+mod processes {
+    //! Holders that die or stop as processes.
+
+    use rowlock::{AttemptError, transaction};
+    use rowlock_tests::postgres::url;
+    use rowlock_tests::process::{self, Process};
+    use sqlx::postgres::PgConnectOptions;
+
+    use super::*;
+
+    async fn schema(database: &Database) -> String {
+        sqlx::query_scalar("SELECT current_schema()::text")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap()
+    }
+
+    fn start(what: &str, lease: Duration, schema: &str) -> Process {
+        let argument = format!("{what} {} {schema} {}", lease.as_millis(), url());
+        Process::start(
+            "postgres::idempotent_postgres::processes::holder",
+            &argument,
+        )
+    }
+
+    /// The process: begins the work, and waits.
+    #[tokio::test]
+    async fn holder() {
+        let Some(argument) = process::argument() else {
+            return;
+        };
+        let [what, lease, schema, url] = argument.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{argument}");
+        };
+        let options: PgConnectOptions = url.parse().unwrap();
+        let options = options.options([("search_path", schema)]);
+        let pool = PoolOptions::new().connect_with(options).await.unwrap();
+        if what == "once" {
+            let outcome = Payment::once(&pool, "k", &5, async |tx| {
+                let charged = book(tx).await?;
+                process::say("charged");
+                process::listen().await;
+                Ok::<_, sqlx::Error>(charged)
+            });
+            let _ = outcome.await.unwrap();
+            return;
+        }
+        let lease = Duration::from_millis(lease.parse().unwrap());
+        let Started::Running(running) = Payment::start(&pool, "k", &5, lease).await.unwrap() else {
+            panic!("nobody else has the key");
+        };
+        process::say("started");
+        process::listen().await;
+        let done = transaction(&pool)
+            .run(async |tx| {
+                book(tx).await.unwrap();
+                running.finish(&mut *tx, &5).await
+            })
+            .await;
+        let taken_over = matches!(
+            done,
+            Err(TransactionError::Failed(AttemptError::TakenOver(_)))
+        );
+        process::say(if taken_over { "refused" } else { "finished" });
+    }
+
+    /// kill -9 inside the transaction of `once`: nothing is left of it, and nobody waits for a lease.
+    #[tokio::test]
+    async fn a_process_killed_in_once() {
+        let database = database(PAYMENTS).await;
+        let mut holder = start("once", MINUTE, &schema(&database).await);
+        assert_eq!(holder.says(), "charged");
+        let busy = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
+        assert_eq!(busy.await.unwrap(), Once::Busy);
+        holder.kill();
+        let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
+        assert_eq!(next.await.unwrap(), Once::Ran(5));
+        assert_eq!(charges(&database).await, 1);
+    }
+
+    /// kill -9 between `start` and `finish`: the key is free when the lease ends, and not before.
+    #[tokio::test]
+    async fn a_process_killed_with_a_lease() {
+        let database = database(PAYMENTS).await;
+        let mut holder = start("start", MINUTE, &schema(&database).await);
+        assert_eq!(holder.says(), "started");
+        holder.kill();
+        let busy = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
+        assert_eq!(busy.await.unwrap(), Once::Busy);
+        // The minute passes.
+        database
+            .pool
+            .execute("UPDATE payments SET leased_until = clock_timestamp()")
+            .await
+            .unwrap();
+        let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
+        assert_eq!(next.await.unwrap(), Once::Ran(5));
+        assert_eq!(charges(&database).await, 1);
+        let attempt: i64 = sqlx::query_scalar("SELECT attempt FROM payments")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        assert_eq!(attempt, 2);
+    }
+
+    /// SIGSTOP beyond the lease: it wakes up, books, and is refused with all that it wrote.
+    #[tokio::test]
+    async fn a_process_stopped_beyond_its_lease() {
+        let database = database(PAYMENTS).await;
+        let mut holder = start(
+            "start",
+            Duration::from_millis(300),
+            &schema(&database).await,
+        );
+        assert_eq!(holder.says(), "started");
+        holder.stop();
+        let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
+        assert_eq!(next.await.unwrap(), Once::Ran(5));
+        holder.resume();
+        holder.tell("go on");
+        assert_eq!(holder.says(), "refused");
+        assert!(holder.ends_well());
+        assert_eq!(charges(&database).await, 1);
+    }
+}

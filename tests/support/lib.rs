@@ -5,6 +5,7 @@
 
 pub mod cancel;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 pub mod random;
 mod server;
