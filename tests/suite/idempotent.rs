@@ -272,7 +272,7 @@ async fn i_05_a_final_failure_is_an_outcome() {
 }
 
 /// What may not wait for anybody.
-async fn soon<F: IntoFuture>(future: F) -> F::Output {
+pub(super) async fn soon<F: IntoFuture>(future: F) -> F::Output {
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, future.into_future())
         .await

@@ -9,6 +9,7 @@ use rowlock_tests::proxy::Proxy;
 use sqlx::{Executor, Postgres};
 use tokio::sync::Notify;
 
+use super::idempotent::soon;
 use super::{Database, PoolOptions, address, database};
 
 #[derive(sqlx::FromRow, Idempotent)]
@@ -146,7 +147,7 @@ async fn the_death_of_the_holder_frees_the_key() {
     });
     inside.notified().await;
     let busy = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
-    assert_eq!(busy.await.unwrap(), Once::Busy);
+    assert_eq!(soon(busy).await.unwrap(), Once::Busy);
     holder.abort();
     let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
     assert_eq!(next.await.unwrap(), Once::Ran(5));
@@ -278,7 +279,7 @@ mod processes {
         let mut holder = start("once", MINUTE, &schema(&database).await);
         assert_eq!(holder.says(), "charged");
         let busy = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
-        assert_eq!(busy.await.unwrap(), Once::Busy);
+        assert_eq!(soon(busy).await.unwrap(), Once::Busy);
         holder.kill();
         let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
         assert_eq!(next.await.unwrap(), Once::Ran(5));
@@ -293,7 +294,7 @@ mod processes {
         assert_eq!(holder.says(), "started");
         holder.kill();
         let busy = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
-        assert_eq!(busy.await.unwrap(), Once::Busy);
+        assert_eq!(soon(busy).await.unwrap(), Once::Busy);
         // The minute passes.
         database
             .pool
