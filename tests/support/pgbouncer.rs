@@ -118,10 +118,12 @@ fn configured(port: u16, connections: usize) -> String {
         .split_once("://")
         .map_or("", |(_, rest)| rest);
     let user = user.split_once('@').map_or("", |(user, _)| user);
-    let password = user.split_once(':').map_or("", |(_, password)| password);
+    let password = user.split_once(':').map_or(String::new(), |(_, password)| {
+        format!(" password='{password}'")
+    });
     format!(
         "[databases]\n\
-         tests = host={} port={} dbname={} user={} password='{password}'\n\
+         tests = host={} port={} dbname={} user={}{password}\n\
          [pgbouncer]\n\
          listen_addr = 127.0.0.1\n\
          listen_port = {port}\n\
