@@ -9,6 +9,7 @@ use sqlx::error::BoxDynError;
 use sqlx::query::Query;
 use sqlx::{Database, Either, IntoArguments};
 
+use crate::advisory::TakeLock;
 use crate::transaction::Begin;
 
 /// What running a query yields: rows, and the number of affected rows at its end.
@@ -41,6 +42,9 @@ pub trait Backend:
     /// Whether a failed statement makes the rest of its transaction fail.
     #[doc(hidden)]
     const ERROR_ABORTS_TRANSACTION: bool;
+    /// Else BEGIN itself keeps all other writers out.
+    #[doc(hidden)]
+    const HAS_ADVISORY_LOCKS: bool;
 
     #[doc(hidden)]
     fn run<'e>(
@@ -72,6 +76,13 @@ pub trait Backend:
         connection: &mut Self::Connection,
         id: String,
     ) -> impl Future<Output = Option<bool>> + Send;
+
+    /// In an open transaction: takes the lock if nobody has it.
+    #[doc(hidden)]
+    fn try_advisory_lock(
+        connection: &mut Self::Connection,
+        lock: TakeLock,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Before a lock: limits how long it is waited for. Yields the limit that was in force, if it was changed.
     #[doc(hidden)]
@@ -170,6 +181,7 @@ mod postgres {
         const PREFERS_UNNAMED_PARAMETERS: bool = false;
         const BEGIN: &'static str = "BEGIN";
         const ERROR_ABORTS_TRANSACTION: bool = true;
+        const HAS_ADVISORY_LOCKS: bool = true;
 
         fn run<'e>(
             connection: &'e mut PgConnection,
@@ -205,6 +217,10 @@ mod postgres {
             };
             limit("lock_timeout", begin.lock_timeout);
             limit("statement_timeout", begin.statement_timeout);
+            if let Some(lock) = begin.advisory.filter(|lock| !lock.tries) {
+                sql.push_str("; ");
+                sql.push_str(&lock.wait_in_begin());
+            }
             sql
         }
 
@@ -212,10 +228,20 @@ mod postgres {
             connection: &mut PgConnection,
         ) -> Result<Option<String>, sqlx::Error> {
             // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
-            // look at. Any other statement fails, and this one is of use besides.
-            sqlx::query_scalar("SELECT pg_current_xact_id_if_assigned()::text")
-                .fetch_one(connection)
-                .await
+            // look at. Any other statement fails, and this one is of use besides. It is sent unprepared, which costs no
+            // more, and works behind a pooler that knows no prepared statements.
+            let sql = "SELECT pg_current_xact_id_if_assigned()::text";
+            let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
+            row.try_get(0)
+        }
+
+        async fn try_advisory_lock(
+            connection: &mut PgConnection,
+            lock: TakeLock,
+        ) -> Result<bool, sqlx::Error> {
+            let sql = sqlx::AssertSqlSafe(lock.try_in_begin());
+            let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
+            row.try_get(0)
         }
 
         async fn was_committed(connection: &mut PgConnection, id: String) -> Option<bool> {
@@ -366,6 +392,7 @@ mod sqlite {
         // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
         const BEGIN: &'static str = "BEGIN IMMEDIATE";
         const ERROR_ABORTS_TRANSACTION: bool = false;
+        const HAS_ADVISORY_LOCKS: bool = false;
 
         fn run<'e>(
             connection: &'e mut SqliteConnection,
@@ -393,6 +420,14 @@ mod sqlite {
         async fn before_commit(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
             // A constraint does not end a transaction of SQLite, and the COMMIT of one that is gone is an error.
             Ok(None)
+        }
+
+        async fn try_advisory_lock(
+            _: &mut SqliteConnection,
+            _: TakeLock,
+        ) -> Result<bool, sqlx::Error> {
+            // BEGIN IMMEDIATE was successful.
+            Ok(true)
         }
 
         async fn was_committed(_: &mut SqliteConnection, _: String) -> Option<bool> {

@@ -44,7 +44,7 @@ impl Attempt {
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.operation)?;
-        // A transaction is of no table.
+        // A transaction is of no table, nor is an advisory lock.
         if !self.table.is_empty() {
             write!(f, " of {}", self.table)?;
         }
@@ -68,6 +68,11 @@ impl KeyText {
     /// A column whose value may not be printed.
     pub fn hidden(&mut self, column: &str) {
         self.add(column, "…");
+    }
+
+    /// What is no list of columns.
+    pub(crate) fn whole(text: String) -> Self {
+        Self(text)
     }
 
     fn add(&mut self, column: &str, value: &str) {
@@ -105,6 +110,12 @@ impl DatabaseError {
     /// The same error where the circumstances say more than its code.
     pub(crate) fn with_fault(mut self, fault: Fault) -> Self {
         self.0.fault = fault;
+        self
+    }
+
+    /// The same error of what the user called, where that is more than the part that failed.
+    pub(crate) fn with_attempt(mut self, attempt: Attempt) -> Self {
+        self.0.attempt = attempt;
         self
     }
 

@@ -4,6 +4,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![doc = include_str!("../docs/crate.md")]
 
+mod advisory;
 mod atomic;
 mod backend;
 mod backoff;
@@ -18,7 +19,10 @@ mod find_or_create;
 mod fingerprint;
 #[cfg(feature = "idempotent")]
 mod idempotent;
+mod lock_key;
 mod lockable;
+#[cfg(feature = "postgres")]
+mod session_lock;
 mod statement;
 mod transaction;
 mod versioned;
@@ -27,6 +31,9 @@ mod versioned;
 pub use rowlock_macros::Idempotent;
 pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Versioned};
 
+pub use crate::advisory::{
+    AcquireError, AdvisoryLock, AdvisoryLockError, AdvisoryLocks, AdvisoryMode,
+};
 pub use crate::backend::Backend;
 pub use crate::budget::RetryBudget;
 pub use crate::counter::{CounterError, OutOfBounds};
@@ -40,10 +47,13 @@ pub use crate::fingerprint::RequestError;
 pub use crate::idempotent::{
     AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
 };
+pub use crate::lock_key::{LockKeyPart, LockKeyParts};
 pub use crate::lockable::{
     Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
     RowLocks, Share, Shared, SkipLocked, Wait,
 };
+#[cfg(feature = "postgres")]
+pub use crate::session_lock::{ReleaseError, SessionLock};
 pub use crate::transaction::{
     Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
     TransactionError, Tx, transaction,

@@ -75,7 +75,7 @@ pub trait LockableSql<DB: Backend>: Lockable {
 /// transaction a lock would be gone before the call returned.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an open transaction",
-    label = "a row can only be locked inside a transaction",
+    label = "a lock is only taken inside a transaction",
     note = "outside a transaction the lock would be released before the call returns",
     note = "run this inside `rowlock::transaction(&pool).run(async |tx| ...)` and pass `&mut *tx`",
     note = "a transaction of sqlx is passed as `&mut tx`, without another `*`"

@@ -15,6 +15,7 @@ use sqlx::{Acquire, AssertSqlSafe, Pool, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tracing::Instrument;
 
+use crate::advisory::TakeLock;
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::budget::RetryBudget;
@@ -77,6 +78,7 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
         ask_after_commit: false,
         on_retry: None,
         budget: None,
+        advisory: None,
     }
 }
 
@@ -102,6 +104,7 @@ pub struct TransactionBuilder<DB: Backend> {
     ask_after_commit: bool,
     on_retry: Option<Hook>,
     budget: Option<RetryBudget>,
+    advisory: Option<TakeLock>,
 }
 
 // Not derived: that would ask for `DB: Clone`, which no database of sqlx is.
@@ -146,6 +149,7 @@ pub struct Begin {
     pub(crate) read_only: bool,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) statement_timeout: Option<Duration>,
+    pub(crate) advisory: Option<TakeLock>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -393,6 +397,8 @@ pub struct Tx<DB: Backend> {
     state: State,
     /// Tells transactions apart, so that a lock of one is not taken for a lock of another.
     id: u64,
+    /// What to put back after BEGIN.
+    limit: Option<String>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -400,6 +406,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Beginning,
+    /// Beginning, and waiting for a lock that somebody may hold for long.
+    Waiting,
     Open,
     Ended,
 }
@@ -436,6 +444,11 @@ impl<DB: Backend> Drop for Tx<DB> {
             State::Ended => {}
             State::Open => DB::TransactionManager::start_rollback(&mut self.connection),
             State::Beginning => DB::abandon_begin(&mut self.connection),
+            // A ROLLBACK would stand behind the wait, and the connection would be of no use to the pool until then.
+            State::Waiting => self.close(),
+        }
+        if let Some(limit) = self.limit.take() {
+            DB::be_as_before_soon(&mut self.connection, limit);
         }
     }
 }
@@ -445,17 +458,57 @@ impl<DB: Backend> Tx<DB> {
         self.id
     }
 
-    async fn begin(connection: PoolConnection<DB>, begin: &Begin) -> Result<Self, sqlx::Error> {
-        let sql = DB::begin_sql(begin);
+    /// `None` if the lock that the transaction should begin with is somebody else's and is not to be waited for.
+    async fn begin(
+        connection: PoolConnection<DB>,
+        begin: &Begin,
+    ) -> Result<Option<Self>, sqlx::Error> {
         let mut tx = Self {
             connection,
             state: State::Beginning,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            limit: None,
         };
-        let statement = AssertSqlSafe(sql).into_sql_str();
-        DB::TransactionManager::begin(&mut tx.connection, Some(statement)).await?;
-        tx.state = State::Open;
-        Ok(tx)
+        let begun = match begin.advisory {
+            None => tx.send_begin(begin).await,
+            Some(lock) if DB::HAS_ADVISORY_LOCKS => {
+                if !lock.tries {
+                    tx.state = State::Waiting;
+                }
+                tx.send_begin(begin).await
+            }
+            // The lock is that of BEGIN, and the limit one of the connection.
+            Some(lock) => {
+                tx.limit = DB::be_patient(&mut tx.connection, lock.limit(), "").await?;
+                let begun = tx.send_begin(begin).await;
+                let limit = tx.limit.clone();
+                let as_before = DB::be_as_before(&mut tx.connection, limit, begun.is_ok()).await;
+                tx.limit = None;
+                begun.and(as_before)
+            }
+        };
+        if let Err(error) = begun {
+            // It was answered, so what follows waits for nobody.
+            if tx.state == State::Waiting {
+                tx.state = State::Beginning;
+            }
+            return Err(error);
+        }
+        if let Some(lock) = begin.advisory
+            && lock.tries
+            && !DB::try_advisory_lock(&mut tx.connection, lock).await?
+        {
+            tx.rollback().await;
+            return Ok(None);
+        }
+        Ok(Some(tx))
+    }
+
+    async fn send_begin(&mut self, begin: &Begin) -> Result<(), sqlx::Error> {
+        let statement = AssertSqlSafe(DB::begin_sql(begin)).into_sql_str();
+        DB::TransactionManager::begin(&mut self.connection, Some(statement)).await?;
+        self.state = State::Open;
+        Ok(())
     }
 
     /// Rolls back; a connection that cannot even do that leaves the pool.
@@ -561,6 +614,8 @@ enum Ended<T, E> {
     Committed(T),
     /// The deadline passed before COMMIT was sent.
     TooLate,
+    /// Somebody else has the lock that it should begin with.
+    NotFree,
     /// Whether another attempt can help is the fault's to say.
     Failed(TransactionError<E>, Option<Fault>),
 }
@@ -714,6 +769,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 let (error, fault) = match self.run_once(work, ends).await {
                     Ended::Committed(value) => return Ok(value),
                     Ended::TooLate => return Err(exceeded),
+                    Ended::NotFree => return Err(TransactionError::NotRun),
                     Ended::Failed(error, fault) => (error, fault),
                 };
                 let Some(fault) = fault.filter(|fault| fault.is_transient()) else {
@@ -739,6 +795,25 @@ impl<DB: Backend> TransactionBuilder<DB> {
         .instrument(tracing::debug_span!("rowlock.transaction"))
     }
 
+    /// Makes an advisory lock the first thing of the transaction.
+    pub(crate) fn under(mut self, lock: TakeLock) -> Self {
+        self.advisory = Some(lock);
+        self
+    }
+
+    /// Runs `work` at most once. `None` if somebody else has the lock.
+    pub(crate) async fn run_work_once<W: Work<DB>>(
+        &self,
+        work: &W,
+    ) -> Result<Option<W::Output>, TransactionError<W::Error>> {
+        match self.run_once(work, self.ends()).await {
+            Ended::Committed(value) => Ok(Some(value)),
+            Ended::TooLate => Err(TransactionError::DeadlineExceeded { attempts: 1 }),
+            Ended::NotFree => Ok(None),
+            Ended::Failed(error, _) => Err(error),
+        }
+    }
+
     fn ends(&self) -> Option<Instant> {
         self.deadline
             .and_then(|left| Instant::now().checked_add(left))
@@ -753,7 +828,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
             return Ended::TooLate;
         };
         let mut tx = match begun {
-            Ok(tx) => tx,
+            Ok(Some(tx)) => tx,
+            Ok(None) => return Ended::NotFree,
             Err(error) => {
                 let error = describe(error);
                 let fault = error.fault();
@@ -809,7 +885,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         }
     }
 
-    async fn begin(&self, ends: Option<Instant>) -> Result<Tx<DB>, sqlx::Error> {
+    async fn begin(&self, ends: Option<Instant>) -> Result<Option<Tx<DB>>, sqlx::Error> {
         let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
         let statement_timeout = match (self.statement_limit, left) {
             (Some(limit), Some(left)) => Some(limit.min(left)),
@@ -820,6 +896,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
             read_only: self.read_only,
             lock_timeout: self.lock_limit,
             statement_timeout,
+            advisory: self.advisory,
         };
         Tx::begin(self.pool.acquire().await?, &begin).await
     }
@@ -854,6 +931,6 @@ fn exhausted<E>(attempts: u32, error: TransactionError<E>) -> TransactionError<E
     TransactionError::Exhausted { attempts, last }
 }
 
-fn describe(error: sqlx::Error) -> DatabaseError {
+pub(crate) fn describe(error: sqlx::Error) -> DatabaseError {
     DatabaseError::new(Attempt::new("transaction", "", KeyText::default()), error)
 }

@@ -2,6 +2,12 @@
 
 use rowlock_tests::postgres::*;
 
+#[path = "advisory.rs"]
+mod advisory;
+#[path = "advisory_pooler.rs"]
+mod advisory_pooler;
+#[path = "advisory_postgres.rs"]
+mod advisory_postgres;
 #[path = "contention.rs"]
 mod contention;
 #[path = "counter.rs"]

@@ -2,6 +2,10 @@
 
 use rowlock_tests::sqlite::*;
 
+#[path = "advisory.rs"]
+mod advisory;
+#[path = "advisory_sqlite.rs"]
+mod advisory_sqlite;
 #[path = "contention.rs"]
 mod contention;
 #[path = "counter.rs"]

@@ -99,8 +99,9 @@ pub async fn database(text: &str) -> Database {
     }
 }
 
-/// Other processes may use the same server, now or earlier.
-fn unique_name() -> String {
+/// A name that nobody else on the server has: other processes may use the same
+/// one, now or earlier.
+pub fn unique_name() -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
     let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
     let now = SystemTime::now()

@@ -101,7 +101,7 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
     listener
         .local_addr()
@@ -140,7 +140,7 @@ fn has_server(directory: &Path) -> bool {
 }
 
 /// User and group of `postgres`, which its package creates, or of `nobody`.
-fn unprivileged_user() -> (u32, u32) {
+pub(crate) fn unprivileged_user() -> (u32, u32) {
     let users = fs::read_to_string("/etc/passwd").expect("/etc/passwd is readable");
     let find = |name: &str| {
         users.lines().find_map(|line| {
