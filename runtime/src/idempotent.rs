@@ -394,6 +394,10 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
         use TransactionError as Tx;
         Err(OnceError::Transaction(match error {
             Tx::Failed(Stop::Answer(outcome)) => return Ok(outcome),
+            // The closure swallowed an error, and the statement behind it is the one to find out.
+            Tx::Failed(Stop::Ledger(error)) if error.fault() == Fault::TransactionAborted => {
+                Tx::Aborted(error)
+            }
             Tx::Failed(stop) => return Err(self.stopped(stop, Tx::Failed)),
             Tx::Exhausted {
                 attempts,
@@ -448,6 +452,7 @@ where
 {
     type Output = T::Outcome;
     type Error = Stop<T::Outcome, E>;
+    const ENDS_WITH_A_STATEMENT: bool = true;
 
     async fn run(&self, tx: &mut Tx<DB>) -> Result<T::Outcome, Self::Error> {
         let ledger = |error| Stop::Ledger(DatabaseError::new(self.attempt(), error));

@@ -578,6 +578,9 @@ impl<E: AsRef<dyn Error + Send + Sync>> FailureOf<ByReference> for E {
 pub(crate) trait Work<DB: Backend>: Send + Sync {
     type Output: Send;
     type Error: Send;
+    /// Whether it ends with a statement, which fails if an earlier one made the server give the transaction up. Then
+    /// none is needed before COMMIT to find that out.
+    const ENDS_WITH_A_STATEMENT: bool = false;
 
     fn run(
         &self,
@@ -846,7 +849,13 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 return Ended::Failed(TransactionError::Failed(error), fault);
             }
         };
-        let id = match within(ends, DB::before_commit(&mut tx)).await {
+        let check = async {
+            if W::ENDS_WITH_A_STATEMENT && !self.ask_after_commit {
+                return Ok(None);
+            }
+            DB::before_commit(&mut tx).await
+        };
+        let id = match within(ends, check).await {
             None => return Ended::TooLate,
             Some(Ok(id)) => id,
             Some(Err(error)) => {

@@ -206,6 +206,57 @@ async fn no_lock_is_left() {
     assert_eq!(locks, 0);
 }
 
+/// BEGIN, the claim, the outcome, COMMIT, and what the closure does in between.
+#[tokio::test]
+async fn four_round_trips_and_a_replay_takes_as_many() {
+    let database = database(PAYMENTS).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    let trips = async |key: &str, expected: Once<i64>| {
+        // The pool pings a connection that comes back, before it is idle.
+        while pool.num_idle() == 0 {
+            tokio::task::yield_now().await;
+        }
+        proxy.reset();
+        let outcome = Payment::once(&pool, key, &5, async |_| Ok::<_, sqlx::Error>(5));
+        assert_eq!(outcome.await.unwrap(), expected);
+        let trips = proxy.round_trips();
+        let statements = proxy.statements();
+        (trips, statements)
+    };
+    // Prepared once.
+    trips("a", Once::Ran(5)).await;
+    trips("a", Once::Replayed(5)).await;
+    assert_eq!(trips("b", Once::Ran(5)).await, (4, 0));
+    // BEGIN, the claim that claims nothing, the look at the row, ROLLBACK.
+    assert_eq!(trips("b", Once::Replayed(5)).await, (4, 0));
+}
+
+/// PostgreSQL gives the transaction up, and the closure does not notice.
+#[tokio::test]
+async fn an_error_that_the_closure_swallowed_is_not_an_outcome() {
+    let database = database(PAYMENTS).await;
+    let outcome = Payment::once(&database.pool, "k", &5, async |tx| {
+        book(tx).await?;
+        let _ = tx.execute("SELECT nonsense").await;
+        Ok::<_, sqlx::Error>(5)
+    });
+    let outcome = outcome.await;
+    assert!(
+        matches!(
+            outcome,
+            Err(OnceError::Transaction(TransactionError::Aborted(_)))
+        ),
+        "{outcome:?}"
+    );
+    let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await);
+    assert_eq!(next.await.unwrap(), Once::Ran(5));
+    assert_eq!(charges(&database).await, 1);
+}
+
 mod processes {
     //! Holders that die or stop as processes.
 
