@@ -11,6 +11,7 @@ mod budget;
 mod column;
 mod counter;
 mod error;
+mod fan_out;
 mod fault;
 mod find_or_create;
 mod lockable;
@@ -24,6 +25,7 @@ pub use crate::backend::Backend;
 pub use crate::budget::RetryBudget;
 pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
+pub use crate::fan_out::{Call, CallError, FanOut, FirstError, TooFewSucceeded, fan_out};
 pub use crate::fault::Fault;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 pub use crate::lockable::{
