@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
-use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Instrument;
 
@@ -668,11 +667,6 @@ where
     let mut timeout = Alarm::after(started, timeout);
     let mut call = pin!(call);
     let outcome = poll_fn(|cx| {
-        if !has_budget_remaining() {
-            // Another call has used up the task's budget, so this one will be told to wait. Whoever did that gets in line when
-            // the task yields; this one does now, and so is polled first, with a budget, the next time.
-            cx.waker().wake_by_ref();
-        }
         // A call that panicked is not polled again.
         let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
         match polled {
@@ -693,7 +687,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or_default().to_owned()
 }
 
-/// A time limit. Not `tokio::time::timeout`: that does not ring in a task that has always used up its budget before.
+/// A time limit that looks at the clock whenever it is polled: tokio's own timers do not ring in a task that has used up its
+/// budget, and with a busy call beside them that can be always.
 struct Alarm {
     at: Instant,
     sleep: Pin<Box<Sleep>>,
