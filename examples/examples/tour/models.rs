@@ -114,6 +114,7 @@ pub const TABLES: &str = "
         attempt bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
     );
     CREATE TABLE charges (id {id}, request text NOT NULL);
+    CREATE TABLE nightly_runs (id {id}, night bigint NOT NULL);
     CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE);
     CREATE TABLE tags_without_index (id {id}, slug text NOT NULL);
 ";

@@ -1,11 +1,14 @@
 //! Each operation twice: written by hand, and with the generated method. Compiled for both types of pool.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use rowlock::{CounterError, FoundOrCreated, LockError, Once, UpdateError, transaction};
+use rowlock::{
+    AdvisoryLock, CounterError, FoundOrCreated, LockError, Once, UpdateError, fan_out, transaction,
+};
 use rowlock_examples::race::race;
 
 use super::{Pool, impatient};
@@ -33,6 +36,8 @@ pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
     table.add(transfer(pool).await?);
     table.add(book_room(pool).await?);
     table.add(charge(pool).await?);
+    table.add(run_nightly(pool).await?);
+    table.add(call_all().await?);
     Ok(())
 }
 
@@ -584,5 +589,112 @@ async fn charge(pool: &Pool) -> Result<Row> {
         unit: "charged",
         lost_by_rowlock: charged("generated").await?,
         met: format!("{replayed} replayed"),
+    })
+}
+
+// ------------------------------------------------------------- AdvisoryLock
+
+/// One job per round, which everybody is told to do, and which should be done once. There is no row to lock before.
+async fn run_nightly(pool: &Pool) -> Result<Row> {
+    const DONE: &str = "SELECT count(*) FROM nightly_runs WHERE night = $1";
+    const RUN: &str = "INSERT INTO nightly_runs (night) VALUES ($1)";
+
+    race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let night = turn.round as i64;
+        let done: i64 = sqlx::query_scalar(DONE)
+            .bind(night)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        if done == 0 {
+            sqlx::query(RUN).bind(night).execute(&pool).await?;
+        }
+        Ok(0)
+    })
+    .await?;
+
+    let came_second = race(TASKS, ROUNDS, pool, |pool, turn| async move {
+        let night = (ROUNDS + turn.round) as i64;
+        let lock = AdvisoryLock::of("tour: nightly", night);
+        let run = lock.run(&pool, async |tx| {
+            let done: i64 = sqlx::query_scalar(DONE)
+                .bind(night)
+                .fetch_one(&mut **tx)
+                .await?;
+            if done > 0 {
+                return Ok(1);
+            }
+            sqlx::query(RUN).bind(night).execute(&mut **tx).await?;
+            Ok::<_, sqlx::Error>(0)
+        });
+        Ok(run.await?)
+    })
+    .await?;
+
+    let repeated = async |first: usize| -> Result<usize> {
+        let runs: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM nightly_runs WHERE night BETWEEN $1 AND $2")
+                .bind(first as i64)
+                .bind((first + ROUNDS - 1) as i64)
+                .fetch_one(pool)
+                .await?;
+        Ok(usize::try_from(runs)?.abs_diff(ROUNDS))
+    };
+    Ok(Row {
+        derive: "AdvisoryLock",
+        operation: "run",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: repeated(0).await?,
+        unit: "repeated",
+        lost_by_rowlock: repeated(ROUNDS).await?,
+        met: format!("{came_second} came second"),
+    })
+}
+
+// ------------------------------------------------------------------ fan_out
+
+/// A service that refuses whoever is one too many.
+struct Service {
+    busy: AtomicUsize,
+}
+
+impl Service {
+    const PLACES: usize = 8;
+
+    async fn call(&self) -> std::result::Result<(), &'static str> {
+        let before = self.busy.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+        if before < Self::PLACES {
+            Ok(())
+        } else {
+            Err("429 Too Many Requests")
+        }
+    }
+}
+
+/// No database: the calls are to somebody else's service.
+async fn call_all() -> Result<Row> {
+    let service = Service {
+        busy: AtomicUsize::new(0),
+    };
+    // All of them at once.
+    let naive = futures_util::future::join_all((0..CALLS).map(|_| service.call())).await;
+
+    let limit = NonZero::new(Service::PLACES).unwrap_or(NonZero::<usize>::MIN);
+    let calls = fan_out(limit)
+        .call_timeout(Duration::from_secs(60))
+        .collect((0..CALLS).map(|_| service.call()))
+        .await;
+    Ok(Row {
+        derive: "fan_out",
+        operation: "collect",
+        tasks: 1,
+        calls: CALLS,
+        lost_by_hand: naive.iter().filter(|call| call.is_err()).count(),
+        unit: "refused",
+        lost_by_rowlock: calls.iter().filter(|call| call.outcome.is_err()).count(),
+        met: format!("{limit} at a time"),
     })
 }
