@@ -1,141 +1,114 @@
 //! Payments at a provider that fails, hangs, and sometimes charges without saying so.
 //!
 //! ```text
-//! cargo run --example payments
+//! cargo run --example payments                               SQLite, in a temporary file
+//! DATABASE_URL=postgres://… cargo run --example payments     PostgreSQL, in a schema of its own, dropped at the end
 //! ```
 //!
-//! Orders are charged several at a time with `rowlock::fan_out`, each call with a timeout; what has no answer is tried
-//! again. Once with a new key for each try, which charges some orders twice, and once with one key per order.
-//! `provider.rs` is the provider and its client.
+//! Two workers are told to charge the same orders. One of them dies in the middle of it: the provider has charged, and the worker has not
+//! written that down. Once by hand, where each try is a new request to the provider; and once with a ledger, by
+//! `#[derive(Idempotent)]`.
+//!
+//! # The three steps of a round
+//!
+//! 1. **start**: claim the orders that nobody has paid or is paying, for as long as a lease. One statement each.
+//! 2. **charge**: call the provider for each of them, a few at a time and each with a timeout, by `rowlock::fan_out`. No transaction is
+//!    open and no connection is held: the calls take as long as they take. Each order has one key, whoever sends it.
+//! 3. **finish**: book the payment and store the outcome, together in one transaction. What had no usable answer is released, for the
+//!    next round.
+//!
+//! `worker.rs` has the rounds, `provider.rs` the provider and its client.
 
 // In a program, `pub` and `pub(crate)` are the same.
 #![allow(unreachable_pub)]
 
+mod postgres;
 mod provider;
+mod sqlite;
 mod table;
 
-use std::num::NonZero;
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::Context;
-use rowlock::{Call, CallError, fan_out};
+use rowlock_examples::Pool;
 
-use crate::provider::{Charge, ChargeError, ChargeId, Client, Provider};
+use crate::provider::{ChargeId, Provider};
 use crate::table::Table;
 
+/// What goes wrong at the provider follows from it.
 const SEED: u64 = 7;
 const ORDERS: u64 = 12;
-/// How many calls the provider gets at a time.
-const AT_ONCE: NonZero<usize> = NonZero::new(4).unwrap();
-/// The provider is on this machine: what has no answer by then gets none.
-const CALL_TIMEOUT: Duration = Duration::from_millis(500);
-const TRIES: u32 = 4;
+
+const TABLES: &str = "
+    CREATE TABLE payments (
+        order_id bigint PRIMARY KEY, fingerprint text NOT NULL, outcome text,
+        attempt bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
+    );
+    CREATE TABLE bookings (id {id}, order_id bigint NOT NULL, charge bigint NOT NULL);
+";
+
+/// How the workers keep from charging twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// They do not.
+    ByHand,
+    /// By a row for each order, in `payments`.
+    Ledger,
+}
 
 /// Something that is to be paid once.
-struct Order {
-    id: u64,
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Order {
+    /// From 1.
+    pub id: u64,
     /// In cents.
-    amount: u64,
-    /// What came of each try.
-    tries: Vec<Try>,
+    pub amount: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Try {
+/// How an order ended for a worker.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Outcome {
+    /// By this charge.
     Paid(ChargeId),
+    /// As final as a payment.
     Declined,
-    /// Nobody knows whether it was charged.
-    NoAnswer(&'static str),
-}
-
-/// What the provider is told, so that it can tell one payment from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keys {
-    PerTry,
-    PerOrder,
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    for keys in [Keys::PerTry, Keys::PerOrder] {
-        let provider = Provider::start(SEED).await.context("no free port")?;
-        let mut orders = orders();
-        for number in 1..=TRIES {
-            try_open_orders(&provider.client(), &mut orders, keys, number).await;
+async fn main() -> ExitCode {
+    rowlock_examples::run("payments", TABLES, async |database, pool| {
+        println!("{ORDERS} orders, two workers, one of which dies on the way. The books are on {database}.\n");
+        let mut right = true;
+        for way in [Way::ByHand, Way::Ledger] {
+            let provider = Provider::start(SEED).await.context("no free port")?;
+            let client = provider.client();
+            let bookings = match pool {
+                Pool::Postgres(pool) => postgres::worker::both(pool, &client, way, &orders()).await?,
+                Pool::Sqlite(pool) => sqlite::worker::both(pool, &client, way, &orders()).await?,
+            };
+            let charges = provider::charges(&client).await;
+            let charges = charges.map_err(|error| anyhow::anyhow!(error))?;
+            let table = Table::print(way, &orders(), &charges, &bookings);
+            right &= table.is_right() == (way == Way::Ledger);
         }
-        let charges = provider::charges(&provider.client()).await;
-        let charges = charges.map_err(|error| anyhow::anyhow!(error))?;
-        let table = Table::print(keys, &orders, &charges);
-        anyhow::ensure!(
-            keys == Keys::PerTry || table.is_right(),
-            "what was charged is not what was ordered, which is a bug"
-        );
-    }
-    Ok(())
+        Ok(right)
+    })
+    .await
 }
 
 /// The last one is too expensive.
 fn orders() -> Vec<Order> {
-    let order = |id| Order {
-        id,
-        amount: if id == ORDERS {
+    let amount = |id| {
+        if id == ORDERS {
             99_900
         } else {
             1_000 + 50 * id
-        },
-        tries: Vec::new(),
+        }
     };
-    (1..=ORDERS).map(order).collect()
-}
-
-/// Charges each order that is neither paid nor declined, several at a time.
-async fn try_open_orders(client: &Client, orders: &mut [Order], keys: Keys, number: u32) {
-    let mut open: Vec<_> = orders.iter_mut().filter(|order| order.is_open()).collect();
-    let calls = open.iter().map(|order| {
-        let (key, amount) = (order.key(keys, number), order.amount);
-        async move { provider::charge(client, &key, amount).await }
-    });
-    let calls = fan_out(AT_ONCE)
-        .call_timeout(CALL_TIMEOUT)
-        .collect(calls)
-        .await;
-    for (order, call) in open.iter_mut().zip(calls) {
-        order.tries.push(Try::of(call));
-    }
-}
-
-impl Order {
-    fn is_open(&self) -> bool {
-        matches!(self.tries.last(), None | Some(Try::NoAnswer(_)))
-    }
-
-    fn key(&self, keys: Keys, number: u32) -> String {
-        match keys {
-            Keys::PerTry => format!("order-{}-{number}", self.id),
-            Keys::PerOrder => format!("order-{}", self.id),
-        }
-    }
-
-    /// How often the provider charged it.
-    fn times_charged(&self, charges: &[Charge]) -> usize {
-        let name = format!("order-{}", self.id);
-        let is_ours = |charge: &&Charge| {
-            let rest = charge.key.strip_prefix(&name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        };
-        charges.iter().filter(is_ours).count()
-    }
-}
-
-impl Try {
-    fn of(call: Call<ChargeId, ChargeError>) -> Self {
-        match call.outcome {
-            Ok(id) => Self::Paid(id),
-            Err(CallError::Failed(ChargeError::Declined(_))) => Self::Declined,
-            Err(CallError::Failed(ChargeError::Transient(_))) => Self::NoAnswer("failed"),
-            Err(CallError::TimedOut) => Self::NoAnswer("timed out"),
-            // Without a deadline and with `collect`, only a panic is left.
-            Err(_) => Self::NoAnswer("stopped"),
-        }
-    }
+    (1..=ORDERS)
+        .map(|id| Order {
+            id,
+            amount: amount(id),
+        })
+        .collect()
 }

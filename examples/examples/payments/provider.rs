@@ -26,7 +26,7 @@ type Reply = Response<Full<Bytes>>;
 
 const KEY: &str = "idempotency-key";
 /// In cents. More is declined.
-const MOST: u64 = 50_000;
+pub const MOST: u64 = 50_000;
 /// From this try on a key is always answered.
 const ANSWERED_TRY: u32 = 3;
 
@@ -206,6 +206,12 @@ fn reply(status: StatusCode, body: Value) -> Reply {
 }
 
 impl Charge {
+    /// By the key: `order-7` or `order-7-…`.
+    pub fn is_of(&self, order: u64) -> bool {
+        let rest = self.key.strip_prefix(&format!("order-{order}"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+
     fn to_json(&self) -> Value {
         json!({"id": self.id.0, "key": self.key, "amount": self.amount})
     }
@@ -228,7 +234,7 @@ pub struct Client {
 }
 
 /// The provider's name for a charge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ChargeId(pub u64);
 
 /// Why there is no charge id.

@@ -1,7 +1,9 @@
 //! The printed table.
 
+use std::collections::HashMap;
+
 use crate::provider::Charge;
-use crate::{Keys, Order, Try};
+use crate::{Order, Way};
 
 /// What became of all orders.
 pub struct Table {
@@ -9,48 +11,48 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn print(keys: Keys, orders: &[Order], charges: &[Charge]) -> Self {
+    pub fn print(
+        way: Way,
+        orders: &[Order],
+        charges: &[Charge],
+        bookings: &HashMap<u64, usize>,
+    ) -> Self {
         println!(
-            "With {}:\n",
-            match keys {
-                Keys::PerTry => "a new key for each try, as if there were none",
-                Keys::PerOrder => "one key per order",
-            }
+            "{}\n\n{:>5}  {:>7}  {:>7}  {:>6}",
+            match way {
+                Way::ByHand => "By hand, each try is a request of its own:",
+                Way::Ledger => "With a ledger, each order has one key and one outcome:",
+            },
+            "order",
+            "amount",
+            "charged",
+            "booked"
         );
-        println!("{:>5}  {:>7}  {:>7}  tries", "order", "amount", "charged");
-        let mut right = true;
-        let mut too_often = 0;
+        let mut wrong = 0;
         for order in orders {
-            let charged = order.times_charged(charges);
-            let paid = matches!(order.tries.last(), Some(Try::Paid(_)));
-            right &= charged == usize::from(paid) && !order.is_open();
-            too_often += charged.saturating_sub(1);
-            let tries: Vec<_> = order.tries.iter().map(describe).collect();
+            let charged = charges
+                .iter()
+                .filter(|charge| charge.is_of(order.id))
+                .count();
+            let booked = bookings.get(&order.id).copied().unwrap_or_default();
+            let expected = usize::from(order.amount < crate::provider::MOST);
+            let right = charged == expected && booked == expected;
+            wrong += usize::from(!right);
             println!(
-                "{:>5}  {:>7.2}  {:>7}  {}",
+                "{:>5}  {:>7.2}  {:>7}  {:>6}{}",
                 order.id,
                 order.amount as f64 / 100.0,
                 charged,
-                tries.join(", ")
+                booked,
+                if right { "" } else { "  WRONG" }
             );
         }
-        println!(
-            "\n{} charges, {too_often} of them too many.\n",
-            charges.len()
-        );
-        Self { right }
+        println!("\n{} charges, {wrong} orders went wrong.\n", charges.len());
+        Self { right: wrong == 0 }
     }
 
-    /// Each order is paid and was charged once, or is declined and was not charged.
+    /// Each order that can be paid was charged once and booked once, and the other one neither.
     pub fn is_right(&self) -> bool {
         self.right
-    }
-}
-
-fn describe(outcome: &Try) -> String {
-    match outcome {
-        Try::Paid(id) => format!("paid as {}", id.0),
-        Try::Declined => "declined".to_owned(),
-        Try::NoAnswer(how) => (*how).to_owned(),
     }
 }
