@@ -99,6 +99,9 @@ pub trait Backend:
     #[doc(hidden)]
     fn bind_i64(arguments: &mut Self::Arguments, value: i64) -> Result<(), BoxDynError>;
 
+    #[doc(hidden)]
+    fn bind_text(arguments: &mut Self::Arguments, value: &str) -> Result<(), BoxDynError>;
+
     /// Reads an integer column of any width; `None` is NULL.
     #[doc(hidden)]
     fn get_i64(row: &Self::Row, index: usize) -> Result<Option<i64>, sqlx::Error>;
@@ -278,6 +281,10 @@ mod postgres {
             arguments.add(value)
         }
 
+        fn bind_text(arguments: &mut PgArguments, value: &str) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
         fn get_i64(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
             // Unchecked, because int2 and int4 are welcome too; sqlx decodes by the value's length.
             row.try_get_unchecked(index)
@@ -435,6 +442,10 @@ mod sqlite {
         }
 
         fn bind_i64(arguments: &mut SqliteArguments, value: i64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        fn bind_text(arguments: &mut SqliteArguments, value: &str) -> Result<(), BoxDynError> {
             arguments.add(value)
         }
 

@@ -12,8 +12,12 @@ mod column;
 mod counter;
 mod error;
 mod fault;
+mod fence;
 mod find_or_create;
 mod lockable;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis;
 mod statement;
 mod transaction;
 mod versioned;
@@ -25,6 +29,7 @@ pub use crate::budget::RetryBudget;
 pub use crate::counter::{CounterError, OutOfBounds};
 pub use crate::error::{Attempt, DatabaseError};
 pub use crate::fault::Fault;
+pub use crate::fence::Fence;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 pub use crate::lockable::{
     Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,

@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod postgres;
 pub mod proxy;
 pub mod random;
+pub mod redis;
 mod server;
 pub mod sqlite;
 

@@ -1,0 +1,135 @@
+//! The number that a lock's holder shows to the row it writes.
+
+use std::fmt;
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::{Database, Decode, Encode, Type};
+
+/// A fencing token: a number that is greater for whoever came to hold a lock later.
+///
+/// A lock that ends by time cannot stop a holder who does not notice: a process that was paused goes on to write when
+/// somebody else already holds the lock. A row can stop it. It remembers the greatest fence that wrote it, and the write
+/// says `WHERE fence <= $fence`: the paused holder's number is too small, and its write changes nothing.
+///
+/// Only a lock's guard makes a new one (`rowlock::redis::Guard::fence`, with the cargo feature `redis`). A row that was
+/// read has the fence which wrote it, so `Fence` is a column type: a `bigint` on PostgreSQL, an `INTEGER` on SQLite, NOT
+/// NULL. Fences of different locks have nothing to do with each other.
+///
+/// The numbers come from the SQL database that checks them, out of the table [`Fence::TABLE`]: a number counted in Redis
+/// can go backwards when Redis loses its last writes, and then the row would refuse the rightful holder and let the stale
+/// one through. For the same reason rows of that table are never deleted.
+///
+/// The pattern is described by M. Kleppmann in "How to do distributed locking" (2016).
+///
+/// ```
+/// # async fn show(pool: &sqlx::SqlitePool) -> Result<(), sqlx::Error> {
+/// sqlx::raw_sql(rowlock::Fence::TABLE).execute(pool).await?; // once, in a migration
+///
+/// let fence: rowlock::Fence = sqlx::query_scalar("SELECT fence FROM reports WHERE id = 7").fetch_one(pool).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(i64);
+
+impl Fence {
+    /// The DDL of the table that the numbers come from, one row per lock. Put it into a migration; it is the same for
+    /// every database, and changes nothing if the table exists.
+    pub const TABLE: &'static str = "CREATE TABLE IF NOT EXISTS rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
+
+    /// The number.
+    pub fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fence({})", self.0)
+    }
+}
+
+impl<DB: Database> Type<DB> for Fence
+where
+    i64: Type<DB>,
+{
+    fn type_info() -> DB::TypeInfo {
+        i64::type_info()
+    }
+
+    fn compatible(ty: &DB::TypeInfo) -> bool {
+        i64::compatible(ty)
+    }
+}
+
+impl<'q, DB: Database> Encode<'q, DB> for Fence
+where
+    i64: Encode<'q, DB>,
+{
+    fn encode_by_ref(&self, buf: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.0.encode_by_ref(buf)
+    }
+
+    fn produces(&self) -> Option<DB::TypeInfo> {
+        self.0.produces()
+    }
+
+    fn size_hint(&self) -> usize {
+        self.0.size_hint()
+    }
+}
+
+impl<'r, DB: Database> Decode<'r, DB> for Fence
+where
+    i64: Decode<'r, DB>,
+{
+    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+        i64::decode(value).map(Self)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl sqlx::postgres::PgHasArrayType for Fence {
+    fn array_type_info() -> sqlx::postgres::PgTypeInfo {
+        i64::array_type_info()
+    }
+}
+
+#[cfg(feature = "redis")]
+mod mint {
+    use super::Fence;
+    use crate::backend::Backend;
+    use crate::statement::{Fetched, Statement};
+
+    impl Fence {
+        /// The next number of this lock.
+        ///
+        /// The upsert locks the lock's row, so numbers come out in the order in which they are committed. A connection
+        /// that is lost before the answer wastes a number at worst, which hurts nobody: they only have to grow.
+        pub(crate) async fn mint<DB: Backend>(
+            name: &str,
+            connection: &mut DB::Connection,
+        ) -> Result<Self, sqlx::Error> {
+            let mut statement = Statement::<DB>::literal(
+                "INSERT INTO \"rowlock_fences\" (\"name\", \"fence\") VALUES ($1, 1) \
+                 ON CONFLICT (\"name\") DO UPDATE SET \"fence\" = \"rowlock_fences\".\"fence\" + 1 RETURNING \"fence\"",
+            );
+            statement.bind_text(name);
+            let row = match statement.fetch_one(connection).await? {
+                Fetched::One(row) => row,
+                // Not by ON CONFLICT; a trigger or a row security policy could.
+                Fetched::None | Fetched::Several => return Err(sqlx::Error::RowNotFound),
+            };
+            DB::get_i64(&row, 0)?
+                .map(Self)
+                .ok_or(sqlx::Error::RowNotFound)
+        }
+    }
+}
