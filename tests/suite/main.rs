@@ -6,4 +6,5 @@
 #![allow(missing_docs, clippy::duplicate_mod)]
 
 mod postgres;
+mod redis;
 mod sqlite;
