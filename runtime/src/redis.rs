@@ -47,7 +47,8 @@
 //!
 //! The key is `rowlock:{name}`; the braces make the name the hash tag of a cluster. The commands are `EVALSHA` of scripts
 //! with one key, and `SCRIPT LOAD` where Redis does not know one yet. In them: `GET`; `SET` with `NX PX`; `PEXPIRE`; `DEL`;
-//! `PTTL`. The pattern is that of `SET` in the Redis documentation ("Distributed Locks with Redis", one instance).
+//! `PTTL`. An ACL must allow these, and what the client sends when it connects. For TLS enable a feature of the crate
+//! `redis` 1, such as `tokio-rustls-comp`, in your own `Cargo.toml`. The pattern is that of `SET` in the Redis documentation ("Distributed Locks with Redis", one instance).
 //!
 //! Needs a Tokio runtime with time and I/O enabled, and panics without one, as sqlx's does.
 
@@ -164,8 +165,10 @@ impl Mutex {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves no lock behind: a task deletes the key if a command was under way. Where it cannot, for
-    /// the runtime ends or Redis does not answer, the key stays for its ttl at worst.
+    /// Dropping the future leaves no lock behind: a task deletes the key if a command was under way, on the same
+    /// connection, so that it cannot come first. Where it cannot, for the runtime ends or Redis does not answer, the key
+    /// stays for its ttl at worst. So it does when a command that got no answer arrives after all, behind the release of
+    /// a lock that a later try took.
     pub fn acquire(&self) -> impl Future<Output = Result<Guard, MutexError>> + Send {
         async move {
             match self.take(true).await? {
@@ -401,8 +404,9 @@ impl Guard {
                     .await
                     .map_err(failed)?
             };
-            // The token is set once. If it is there now, it was there when the number was made, and who comes after us
-            // makes theirs after now. If it is not, somebody may have come, and made a smaller number, in between.
+            // The token is ours alone and set once. If it is there now, the lock was ours when the number was made, and
+            // who comes after us makes theirs after now. If it is not, somebody may have come, and made a smaller number,
+            // before ours was made.
             loop {
                 let Some(until) = *self.valid.borrow() else {
                     return Err(FenceError::Lost(attempt()));
@@ -833,6 +837,7 @@ pub enum FenceError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -41,6 +41,12 @@ fn calls(redis: &Redis, command: &str) -> u64 {
     line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
 }
 
+async fn yield_times(times: usize) {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Looks again until it is so.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -208,13 +214,13 @@ async fn any_timeout_is_possible() {
 #[tokio::test]
 async fn a_foreign_token_is_neither_released_nor_extended() {
     let redis = Redis::start();
-    let guard = mutex(&redis).ttl(ms(300)).acquire().await.unwrap();
+    let guard = mutex(&redis).ttl(ms(900)).acquire().await.unwrap();
     let taken = Instant::now();
     let _: () = redis.connection().pset_ex(KEY, "foreign", 50_000).unwrap();
 
-    guard.lost().await;
+    within(ms(900), guard.lost()).await;
     // By the first renewal, not by the clock.
-    assert!(taken.elapsed() < ms(265), "{:?}", taken.elapsed());
+    assert!(taken.elapsed() < ms(700), "{:?}", taken.elapsed());
     assert!(guard.is_lost());
     assert_eq!(calls(&redis, "pexpire"), 0);
     let error = guard.release().await.unwrap_err();
@@ -334,21 +340,40 @@ async fn no_key_and_no_renewal_is_left_after_ten_thousand_loops() {
     let mutex = mutex(&redis).ttl(ms(600)).timeout(LONG);
     let (mut cancelled, mut released, mut dropped) = (0, 0, 0);
     for round in 0..10_000 {
-        match polled(1 + round % 5, mutex.acquire()).await {
-            None => cancelled += 1,
-            Some(Err(error)) => panic!("{error:?}"),
-            Some(Ok(guard)) if round % 2 == 0 => {
+        // Before the command is sent, while it is under way, and not at all.
+        let yields = match round % 4 {
+            0 => 1,
+            1 => 4,
+            _ => usize::MAX,
+        };
+        let acquired = tokio::select! {
+            biased;
+            acquired = mutex.acquire() => Some(acquired.unwrap()),
+            () = yield_times(yields) => None,
+        };
+        match acquired {
+            None => {
+                cancelled += 1;
+                // Else the next round would come before the deletion, and wait.
+                yield_times(2).await;
+            }
+            Some(guard) if round % 4 == 2 => {
                 guard.release().await.unwrap();
                 released += 1;
             }
-            Some(Ok(guard)) => {
+            Some(guard) => {
                 drop(guard);
                 dropped += 1;
+                yield_times(2).await;
             }
         }
     }
     println!("cancelled {cancelled}, released {released}, dropped {dropped}");
-    assert!(cancelled > 1000 && released > 1000 && dropped > 100);
+    assert!(cancelled >= 2500 && released == 2500 && dropped >= 2500);
+    assert!(
+        calls(&redis, "set") > released + dropped,
+        "some were cancelled behind their SET"
+    );
 
     until("no key", || {
         redis::cmd("DBSIZE")
@@ -357,6 +382,8 @@ async fn no_key_and_no_renewal_is_left_after_ten_thousand_loops() {
             == 0
     })
     .await;
+    // What deletes a key may have found that it is gone already.
+    yield_times(200).await;
     // Nothing to wait for but the time in which a renewal would have come.
     let (renewals, scripts) = (calls(&redis, "pexpire"), calls(&redis, "evalsha"));
     tokio::time::sleep(ms(400)).await;
@@ -393,6 +420,24 @@ async fn cancelled_at_every_await_point_no_key_is_left() {
         }
     }
     assert!(cancelled >= 4, "{cancelled}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_behind_its_set_the_key_is_deleted() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&format!("127.0.0.1:{}", redis.port())).await;
+    let mutex = Mutex::new(&server::client(proxy.port()), "backfill").ttl(LONG);
+    mutex.acquire().await.unwrap().release().await.unwrap();
+
+    proxy.hold_replies(true);
+    tokio::select! {
+        biased;
+        _ = mutex.acquire() => panic!("the reply is held"),
+        () = proxy.reply_held() => {}
+    }
+    assert!(holder(&redis).is_some());
+    proxy.hold_replies(false);
+    until("no key", || holder(&redis).is_none()).await;
 }
 
 #[tokio::test]
@@ -562,11 +607,7 @@ async fn work_is_dropped_when_the_lock_is_lost() {
         "run (lock = backfill): the lock was lost"
     );
     // Nothing is begun under a lost lock.
-    guard
-        .run(async { unreachable!() })
-        .await
-        .map(|()| ())
-        .unwrap_err();
+    guard.run(async { unreachable!() }).await.unwrap_err();
 }
 
 #[tokio::test]
