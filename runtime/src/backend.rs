@@ -111,8 +111,10 @@ pub trait Backend:
     fn bind_i64(arguments: &mut Self::Arguments, value: i64) -> Result<(), BoxDynError>;
 
     #[doc(hidden)]
-    #[cfg(feature = "idempotent")]
     fn bind_f64(arguments: &mut Self::Arguments, value: f64) -> Result<(), BoxDynError>;
+
+    #[doc(hidden)]
+    fn bind_text(arguments: &mut Self::Arguments, value: &str) -> Result<(), BoxDynError>;
 
     /// Reads an integer column of any width; `None` is NULL.
     #[doc(hidden)]
@@ -308,8 +310,11 @@ mod postgres {
             arguments.add(value)
         }
 
-        #[cfg(feature = "idempotent")]
         fn bind_f64(arguments: &mut PgArguments, value: f64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        fn bind_text(arguments: &mut PgArguments, value: &str) -> Result<(), BoxDynError> {
             arguments.add(value)
         }
 
@@ -482,8 +487,11 @@ mod sqlite {
             arguments.add(value)
         }
 
-        #[cfg(feature = "idempotent")]
         fn bind_f64(arguments: &mut SqliteArguments, value: f64) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        fn bind_text(arguments: &mut SqliteArguments, value: &str) -> Result<(), BoxDynError> {
             arguments.add(value)
         }
 

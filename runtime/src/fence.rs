@@ -101,3 +101,35 @@ impl sqlx::postgres::PgHasArrayType for Fence {
         i64::array_type_info()
     }
 }
+
+#[cfg(feature = "redis")]
+mod mint {
+    use super::Fence;
+    use crate::backend::Backend;
+    use crate::statement::{Fetched, Statement};
+
+    impl Fence {
+        /// The next number of this lock.
+        ///
+        /// The upsert locks the lock's row, so numbers come out in the order in which they are committed. A connection
+        /// that is lost before the answer wastes a number at worst, which hurts nobody: they only have to grow.
+        pub(crate) async fn mint<DB: Backend>(
+            name: &str,
+            connection: &mut DB::Connection,
+        ) -> Result<Self, sqlx::Error> {
+            let mut statement = Statement::<DB>::literal(
+                "INSERT INTO \"rowlock_fences\" (\"name\", \"fence\") VALUES ($1, 1) \
+                 ON CONFLICT (\"name\") DO UPDATE SET \"fence\" = \"rowlock_fences\".\"fence\" + 1 RETURNING \"fence\"",
+            );
+            statement.bind_text(name);
+            let row = match statement.fetch_one(connection).await? {
+                Fetched::One(row) => row,
+                // Not by ON CONFLICT; a trigger or a row security policy could.
+                Fetched::None | Fetched::Several => return Err(sqlx::Error::RowNotFound),
+            };
+            DB::get_i64(&row, 0)?
+                .map(Self)
+                .ok_or(sqlx::Error::RowNotFound)
+        }
+    }
+}

@@ -22,6 +22,9 @@ mod fingerprint;
 mod idempotent;
 mod lock_key;
 mod lockable;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis;
 #[cfg(feature = "postgres")]
 mod session_lock;
 mod statement;

@@ -127,6 +127,12 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    #[cfg(feature = "redis")]
+    pub(crate) fn bind_text(&mut self, value: &str) {
+        let bound = DB::bind_text(&mut self.arguments, value);
+        self.note(bound);
+    }
+
     fn note(&mut self, bound: Result<(), BoxDynError>) {
         if let Err(error) = bound
             && self.error.is_none()

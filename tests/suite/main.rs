@@ -7,4 +7,5 @@
 
 mod fan_out;
 mod postgres;
+mod redis;
 mod sqlite;
