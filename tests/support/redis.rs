@@ -208,9 +208,20 @@ impl Redis {
     }
 }
 
+impl Redis {
+    /// Where to connect.
+    pub fn url(&self) -> String {
+        url(self.port)
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}/")
+}
+
 /// How to connect to a loopback port, of a server or of a [`Proxy`](crate::proxy::Proxy) before it.
 pub fn client(port: u16) -> redis::Client {
-    redis::Client::open(format!("redis://127.0.0.1:{port}/")).expect("a URL")
+    redis::Client::open(url(port)).expect("a URL")
 }
 
 impl Drop for Redis {

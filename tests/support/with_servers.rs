@@ -1,18 +1,20 @@
-//! `with-postgres COMMAND ARGUMENTS…` runs a command with `ROWLOCK_POSTGRES_URL`
-//! set: to a server of its own, unless the variable is set already.
+//! `with-servers COMMAND ARGUMENTS…` runs a command with `ROWLOCK_POSTGRES_URL` set,
+//! to a server of its own unless the variable is set already, and with
+//! `ROWLOCK_REDIS_URL`, always to a server of its own.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 
 use rowlock_tests::postgres::Server;
+use rowlock_tests::redis::Redis;
 
 const URL: &str = "ROWLOCK_POSTGRES_URL";
 
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     let Some(program) = arguments.next() else {
-        eprintln!("usage: with-postgres COMMAND ARGUMENTS...");
+        eprintln!("usage: with-servers COMMAND ARGUMENTS...");
         return ExitCode::from(2);
     };
     let mut command = Command::new(&program);
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
     if let Some(server) = &server {
         command.env(URL, server.url());
     }
+    let redis = Redis::start();
+    command.env("ROWLOCK_REDIS_URL", redis.url());
     match command.status() {
         // As a shell has it: 128 and the signal that ended the command.
         Ok(status) => {
@@ -34,7 +38,7 @@ fn main() -> ExitCode {
             ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
         }
         Err(error) => {
-            eprintln!("with-postgres: {}: {error}", program.display());
+            eprintln!("with-servers: {}: {error}", program.display());
             ExitCode::from(127)
         }
     }
