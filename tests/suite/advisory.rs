@@ -8,7 +8,7 @@ use rowlock::{AdvisoryLock, AdvisoryLockError, Fault, TransactionError};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::postgres::unique_name;
 use tokio::sync::Barrier;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use super::{Database, Pool, database};
 
@@ -198,35 +198,33 @@ async fn a_05_a_06_commit_error_and_panic_release_it() {
     assert!(is_free().await);
 }
 
-/// Two workers for each that finds nothing: with or without the lock around it.
+/// Ten workers, each of which looks, and inserts if it found nothing: with or without the lock around both.
 async fn found_or_created(database: &Database, lock: Option<AdvisoryLock>) -> i64 {
-    let all_look = Arc::new(Barrier::new(10));
-    let mut workers = JoinSet::new();
-    for _ in 0..10 {
-        let (pool, lock, all_look) = (database.pool.clone(), lock.clone(), all_look.clone());
-        workers.spawn(async move {
-            let there = "SELECT count(*) FROM notes WHERE name = 'note'";
-            let Some(lock) = lock else {
-                let found: i64 = sqlx::query_scalar(there).fetch_one(&pool).await.unwrap();
-                all_look.wait().await;
-                if found == 0 {
-                    sqlx::query(INSERT).execute(&pool).await.unwrap();
-                }
-                return;
-            };
+    let there = "SELECT count(*) FROM notes WHERE name = 'note'";
+    let pool = &database.pool;
+    let all_look = Barrier::new(10);
+    let worker = async || {
+        let Some(lock) = &lock else {
+            let found: i64 = sqlx::query_scalar(there).fetch_one(pool).await.unwrap();
             all_look.wait().await;
-            lock.run(&pool, async |tx| {
-                let found: i64 = sqlx::query_scalar(there).fetch_one(&mut **tx).await?;
-                if found == 0 {
-                    sqlx::query(INSERT).execute(&mut **tx).await?;
-                }
-                Ok::<_, sqlx::Error>(())
-            })
-            .await
-            .unwrap();
-        });
-    }
-    workers.join_all().await;
+            if found == 0 {
+                sqlx::query(INSERT).execute(pool).await.unwrap();
+            }
+            return;
+        };
+        lock.run(pool, async |tx| {
+            let found: i64 = sqlx::query_scalar(there).fetch_one(&mut **tx).await?;
+            if found == 0 {
+                // The others are at the lock, and not between their look and their insert.
+                database.until_blocked().await;
+                sqlx::query(INSERT).execute(&mut **tx).await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        })
+        .await
+        .unwrap();
+    };
+    futures_util::future::join_all((0..10).map(|_| worker())).await;
     count(&database.pool).await
 }
 

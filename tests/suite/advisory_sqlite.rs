@@ -70,6 +70,9 @@ async fn a_12_the_busy_timeout_is_as_before() {
                 }
             }
         }
+        if held {
+            writer.execute("ROLLBACK").await.unwrap();
+        }
     }
     assert_eq!(database.open_transactions().await, 0);
 }

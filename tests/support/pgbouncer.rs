@@ -1,5 +1,6 @@
 //! PgBouncer in transaction mode, before the PostgreSQL that the tests use.
 
+use std::env;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -41,16 +42,13 @@ impl PgBouncer {
     ///
     /// When PgBouncer is not installed, or does not start.
     pub fn start(connections: usize) -> Self {
-        let program = [
-            "/usr/sbin",
-            "/usr/bin",
-            "/usr/local/bin",
-            "/opt/homebrew/bin",
-        ]
-        .map(|directory| PathBuf::from(directory).join("pgbouncer"))
-        .into_iter()
-        .find(|program| program.is_file())
-        .expect("no pgbouncer found: install it (Debian: apt-get install pgbouncer)");
+        let path = env::var_os("PATH").unwrap_or_default();
+        // Debian's directory is not in everybody's PATH.
+        let program = env::split_paths(&path)
+            .chain([PathBuf::from("/usr/sbin")])
+            .map(|directory| directory.join("pgbouncer"))
+            .find(|program| program.is_file())
+            .expect("no pgbouncer found: install it (Debian: apt-get install pgbouncer)");
         let directory = tempfile::Builder::new()
             .prefix("rowlock-pgbouncer-")
             .tempdir()

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use rowlock::redis::{Client, Mutex};
 use rowlock::{
     AdvisoryLock, CounterError, FoundOrCreated, LockError, Once, UpdateError, fan_out, transaction,
 };
@@ -38,6 +39,10 @@ pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
     table.add(charge(pool).await?);
     table.add(run_nightly(pool).await?);
     table.add(call_all().await?);
+    match std::env::var("REDIS_URL") {
+        Ok(url) => table.add(run_nightly_by_redis(pool, &url).await?),
+        Err(_) => table.note("Set REDIS_URL=redis://… for a row of `redis::Mutex`."),
+    }
     Ok(())
 }
 
@@ -594,11 +599,22 @@ async fn charge(pool: &Pool) -> Result<Row> {
 
 // ------------------------------------------------------------- AdvisoryLock
 
+const DONE: &str = "SELECT count(*) FROM nightly_runs WHERE night = $1";
+const RUN: &str = "INSERT INTO nightly_runs (night) VALUES ($1)";
+
+/// How many jobs too many were done in the nights of all rounds.
+async fn repeated(pool: &Pool, first: usize) -> Result<usize> {
+    let runs: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM nightly_runs WHERE night BETWEEN $1 AND $2")
+            .bind(first as i64)
+            .bind((first + ROUNDS - 1) as i64)
+            .fetch_one(pool)
+            .await?;
+    Ok(usize::try_from(runs)?.abs_diff(ROUNDS))
+}
+
 /// One job per round, which everybody is told to do, and which should be done once. There is no row to lock before.
 async fn run_nightly(pool: &Pool) -> Result<Row> {
-    const DONE: &str = "SELECT count(*) FROM nightly_runs WHERE night = $1";
-    const RUN: &str = "INSERT INTO nightly_runs (night) VALUES ($1)";
-
     race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let night = turn.round as i64;
         let done: i64 = sqlx::query_scalar(DONE)
@@ -631,23 +647,84 @@ async fn run_nightly(pool: &Pool) -> Result<Row> {
     })
     .await?;
 
-    let repeated = async |first: usize| -> Result<usize> {
-        let runs: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM nightly_runs WHERE night BETWEEN $1 AND $2")
-                .bind(first as i64)
-                .bind((first + ROUNDS - 1) as i64)
-                .fetch_one(pool)
-                .await?;
-        Ok(usize::try_from(runs)?.abs_diff(ROUNDS))
-    };
     Ok(Row {
         derive: "AdvisoryLock",
         operation: "run",
         tasks: TASKS,
         calls: CALLS,
-        lost_by_hand: repeated(0).await?,
+        lost_by_hand: repeated(pool, 0).await?,
         unit: "repeated",
-        lost_by_rowlock: repeated(ROUNDS).await?,
+        lost_by_rowlock: repeated(pool, ROUNDS).await?,
+        met: format!("{came_second} came second"),
+    })
+}
+
+// ------------------------------------------------------------- redis::Mutex
+
+/// The same job, under a lock in Redis. By hand: look whether it is taken, take it.
+async fn run_nightly_by_redis(pool: &Pool, url: &str) -> Result<Row> {
+    const BY_HAND: usize = 1000;
+    const GENERATED: usize = 2000;
+    let client = Client::open(url)?;
+    // Somebody else may use the same Redis.
+    let tour = format!("tour-{}", std::process::id());
+    let connection = client.get_multiplexed_async_connection().await?;
+
+    let mutex = Mutex::new(&client, tour.as_str()).timeout(Duration::from_secs(60));
+    race(TASKS, ROUNDS, pool, move |pool, turn| {
+        let mut redis = connection.clone();
+        let key = format!("{tour}-{}", turn.round);
+        async move {
+            let night = (BY_HAND + turn.round) as i64;
+            let holder: Option<String> =
+                redis::cmd("GET").arg(&key).query_async(&mut redis).await?;
+            let done: i64 = sqlx::query_scalar(DONE)
+                .bind(night)
+                .fetch_one(&pool)
+                .await?;
+            turn.everybody_has_read().await;
+            if holder.is_none() && done == 0 {
+                let set = redis::cmd("SET")
+                    .arg(&key)
+                    .arg(turn.task)
+                    .arg("EX")
+                    .arg(60)
+                    .to_owned();
+                set.exec_async(&mut redis).await?;
+                sqlx::query(RUN).bind(night).execute(&pool).await?;
+                redis::cmd("DEL").arg(&key).exec_async(&mut redis).await?;
+            }
+            Ok(0)
+        }
+    })
+    .await?;
+
+    let came_second = race(TASKS, ROUNDS, pool, move |pool, turn| {
+        let mutex = mutex.clone();
+        async move {
+            let night = (GENERATED + turn.round) as i64;
+            let guard = mutex.acquire().await?;
+            let done: i64 = sqlx::query_scalar(DONE)
+                .bind(night)
+                .fetch_one(&pool)
+                .await?;
+            if done == 0 {
+                sqlx::query(RUN).bind(night).execute(&pool).await?;
+            }
+            guard.release().await?;
+            Ok(usize::from(done > 0))
+        }
+    })
+    .await?;
+
+    Ok(Row {
+        derive: "redis::Mutex",
+        operation: "acquire, release",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand: repeated(pool, BY_HAND).await?,
+        unit: "repeated",
+        lost_by_rowlock: repeated(pool, GENERATED).await?,
         met: format!("{came_second} came second"),
     })
 }

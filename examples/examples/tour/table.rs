@@ -60,6 +60,11 @@ impl Table {
         self.every_row_shows_a_loss &= row.lost_by_hand > 0;
     }
 
+    /// Between the rows and the sum.
+    pub fn note(&self, text: &str) {
+        println!("\n{text}");
+    }
+
     pub fn end(&self) {
         let Self {
             calls,
