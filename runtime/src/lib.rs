@@ -1,7 +1,10 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // The `+ Send` that an `async fn` cannot write is a promise to the user.
 #![allow(clippy::manual_async_fn)]
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
 #![doc = include_str!("../docs/crate.md")]
 
 mod advisory;

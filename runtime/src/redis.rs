@@ -837,7 +837,6 @@ pub enum FenceError {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

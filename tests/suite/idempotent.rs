@@ -443,26 +443,32 @@ async fn i_09_a_dead_attempt_is_taken_over_once() {
 async fn i_10_a_cancelled_call_can_be_repeated() {
     let database = database(PAYMENTS).await;
     let pool = database.one_connection_pool().await;
-    for limit in 1.. {
-        let key = format!("k{limit}");
-        let body = async |tx: &mut Tx<Db>| book(tx, 5).await;
-        let call = Payment::once(&pool, (1, &key), &charge(5), body).into_future();
-        let finished = polled(limit, call).await.is_some();
-        let again = Payment::once(&pool, (1, &key), &charge(5), body)
-            .wait(MINUTE)
-            .await
-            .unwrap();
-        assert!(
-            matches!(again, Once::Ran(Ok(5)) | Once::Replayed(Ok(5))),
-            "{again:?}"
-        );
-        assert_eq!(charges(&database).await, limit as i64);
-        if finished {
-            assert_eq!(again, Once::Replayed(Ok(5)));
-            assert!(limit > 3, "only {limit} await points");
-            break;
+    let body = async |tx: &mut Tx<Db>| book(tx, 5).await;
+    let (mut keys, mut cuts) = (0, 0);
+    // An answer that is there already is no await point, and on a busy machine many are: so several times over.
+    for _ in 0..5 {
+        for limit in 1.. {
+            keys += 1;
+            let key = format!("k{keys}");
+            let call = Payment::once(&pool, (1, &key), &charge(5), body).into_future();
+            let finished = polled(limit, call).await.is_some();
+            let again = Payment::once(&pool, (1, &key), &charge(5), body)
+                .wait(MINUTE)
+                .await
+                .unwrap();
+            assert!(
+                matches!(again, Once::Ran(Ok(5)) | Once::Replayed(Ok(5))),
+                "{again:?}"
+            );
+            assert_eq!(charges(&database).await, keys);
+            if finished {
+                assert_eq!(again, Once::Replayed(Ok(5)));
+                break;
+            }
+            cuts += 1;
         }
     }
+    assert!(cuts > 5, "only {cuts} cuts");
     assert_eq!(database.open_transactions().await, 0);
 }
 
