@@ -31,7 +31,6 @@ pub(crate) const FIELD_OPTIONS: &[&str] = &[
     "fence",
     "fingerprint",
     "outcome",
-    "attempt",
     "lease",
     "finished",
 ];

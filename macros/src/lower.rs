@@ -302,10 +302,6 @@ fn check_ledger_types(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
         "String",
         "Duration",
     ];
-    const NO_INTEGERS: &[&str] = &[
-        "i8", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32", "f64", "bool",
-        "char", "String",
-    ];
     for role in [LedgerRole::Lease, LedgerRole::Finished] {
         let Some(option) = options.ledger(role) else {
             continue;
@@ -323,13 +319,6 @@ fn check_ledger_types(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
                 "make the column nullable and write `Option<...>`",
             );
         }
-    }
-    if options.ledger(LedgerRole::Attempt).is_some() && NO_INTEGERS.contains(&name) {
-        refuse(
-            "the attempt",
-            "it is an integer that grows with every attempt",
-            "use `i64`; `i32` works too",
-        );
     }
 }
 
@@ -538,11 +527,6 @@ fn check_nullable(field: &Ident, ty: &syn::Type, options: &FieldAttrs, diag: &Di
             options.ledger(LedgerRole::Fingerprint).is_some(),
             "the fingerprint",
             "in SQL NULL is not equal to NULL, so no request would ever match such a row",
-        ),
-        (
-            options.ledger(LedgerRole::Attempt).is_some(),
-            "the attempt",
-            "in SQL NULL + 1 is NULL, so such a row could not be finished",
         ),
     ];
     for (given, what, note) in roles {

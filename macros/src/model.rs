@@ -80,16 +80,14 @@ pub(crate) enum Role {
 pub(crate) enum LedgerRole {
     Fingerprint,
     Outcome,
-    Attempt,
     Lease,
     Finished,
 }
 
 impl LedgerRole {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 4] = [
         Self::Fingerprint,
         Self::Outcome,
-        Self::Attempt,
         Self::Lease,
         Self::Finished,
     ];
@@ -99,7 +97,6 @@ impl LedgerRole {
         match self {
             Self::Fingerprint => "fingerprint",
             Self::Outcome => "outcome",
-            Self::Attempt => "attempt",
             Self::Lease => "lease",
             Self::Finished => "finished",
         }

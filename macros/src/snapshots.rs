@@ -179,8 +179,8 @@ fn payment() -> TokenStream {
             #[rowlock(outcome)]
             #[sqlx(json(nullable))]
             receipt: Option<Receipt>,
-            #[rowlock(attempt)]
-            attempt: i64,
+            #[rowlock(fence)]
+            fence: Fence,
             #[rowlock(lease)]
             leased_until: DateTime<Utc>,
             #[rowlock(finished)]
@@ -357,7 +357,6 @@ fn piece() -> impl Strategy<Value = String> {
         "fence",
         "fingerprint",
         "outcome",
-        "attempt",
         "lease",
         "finished",
         "min",

@@ -589,7 +589,7 @@ pub(crate) mod idempotent {
         pub keys: Vec<&'m Column>,
         pub fingerprint: &'m Column,
         pub outcome: &'m Column,
-        pub attempt: &'m Column,
+        pub fence: &'m Column,
         pub lease: &'m Column,
         pub finished: &'m Column,
     }
@@ -614,46 +614,96 @@ pub(crate) mod idempotent {
         }
     }
 
+    /// What no claim of this key had before, and none will have: not after a purge either, when the row is new. So it is a
+    /// time, in microseconds. SQLite knows milliseconds; there the rest is random.
+    fn first_fence(dialect: Dialect) -> &'static str {
+        match dialect {
+            Dialect::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+            Dialect::Sqlite => {
+                "CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000)"
+            }
+        }
+    }
+
+    /// Higher than the last one, also when the clock was put back.
+    fn next_fence(last: &str, dialect: Dialect) -> String {
+        let greatest = match dialect {
+            Dialect::Postgres => "greatest",
+            Dialect::Sqlite => "max",
+        };
+        format!("{greatest}({last} + 1, {})", first_fence(dialect))
+    }
+
     impl Ledger<'_> {
-        /// Creates the row, or takes it over if nobody is at work on it.
+        /// Creates the row, or takes it over if nobody is at work on it. Yields the fence, or NULL; and 0 if another call is
+        /// about to claim the key, 1 if all is well, 2 if the row is not under the key that was given.
         ///
-        /// On PostgreSQL an insert waits for a transaction that has inserted the same key. So whoever is going to insert
-        /// holds an advisory lock for the rest of its transaction, and who does not get it inserts nothing. Its key is made of
-        /// the table and of the row's key; if two keys should meet in one lock, one of the callers is told `Busy`.
+        /// On PostgreSQL it waits for nobody. An insert would wait for a transaction that has inserted the same key: so
+        /// whoever is going to insert holds an advisory lock for the rest of its transaction, and who does not get it
+        /// inserts nothing. Its key is made of the table and of the row's key; if two keys should meet in one lock, one of
+        /// the callers is told `Busy`. And an update would wait for whoever is finishing: so the row is locked first,
+        /// unless somebody has it.
         pub(crate) fn claim(&self, dialect: Dialect) -> String {
             let keys = self.keys.len();
             let (fingerprint, lease) = (keys + 1, keys + 2);
-            let values = comma(1..=fingerprint, |index| format!("${index}"));
-            let until = now_and('+', lease, dialect);
             let key_values = comma(1..=keys, |index| format!("${index}"));
-            let (lock, source) = match dialect {
-                Dialect::Postgres => (
-                    format!(
-                        "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {}::regclass::oid::bigint)) AS \"rowlock_taken\") ",
-                        text(&table(self.model)),
-                    ),
-                    format!(
-                        "SELECT {values}, 1, {until} FROM \"rowlock_lock\" WHERE \"rowlock_taken\""
-                    ),
-                ),
-                Dialect::Sqlite => (String::new(), format!("VALUES ({values}, 1, {until})")),
-            };
+            let until = now_and('+', lease, dialect);
+            let values = format!(
+                "{key_values}, ${fingerprint}, {}, {until}",
+                first_fence(dialect)
+            );
             let mut columns = self.keys.clone();
-            columns.extend([self.fingerprint, self.attempt, self.lease]);
-            let old = |column| existing(self.model, column);
+            columns.extend([self.fingerprint, self.fence, self.lease]);
+            let rows = table(self.model);
+            let old = |column: &Column| existing(self.model, column);
+            let upsert = |source: &str| {
+                format!(
+                    "INSERT INTO {rows} ({}) {source} ON CONFLICT ({}) DO UPDATE SET {fence} = {}, {} = {until} WHERE {} RETURNING {fence}",
+                    names(&columns),
+                    names(&self.keys),
+                    next_fence(&old(self.fence), dialect),
+                    quote(&self.lease.name),
+                    self.free(&old, fingerprint, dialect),
+                    fence = quote(&self.fence.name),
+                )
+            };
+            let same = and(self.keys.iter().enumerate(), |(index, key)| {
+                format!("{} = ${}", quote(&key.name), index + 1)
+            });
+            match dialect {
+                Dialect::Postgres => format!(
+                    "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {}::regclass::oid::bigint)) AS \"rowlock_taken\"), \
+                     \"rowlock_free\" AS MATERIALIZED (SELECT 1 FROM {rows} WHERE {} AND {} FOR NO KEY UPDATE SKIP LOCKED), \
+                     \"rowlock_claimed\" (\"rowlock_fence\", \"rowlock_same\") AS ({}, {same}) \
+                     SELECT \"rowlock_fence\", CASE WHEN NOT \"rowlock_taken\" THEN 0 WHEN \"rowlock_same\" THEN 1 ELSE 2 END FROM \"rowlock_lock\" LEFT JOIN \"rowlock_claimed\" ON true",
+                    text(&rows),
+                    equal(&self.keys, 1),
+                    self.free(&|column: &Column| quote(&column.name), fingerprint, dialect),
+                    upsert(&format!(
+                        "SELECT {values} FROM \"rowlock_lock\" WHERE \"rowlock_taken\" AND (NOT EXISTS (SELECT FROM {rows} WHERE {}) OR EXISTS (SELECT FROM \"rowlock_free\"))",
+                        equal(&self.keys, 1),
+                    )),
+                ),
+                Dialect::Sqlite => format!(
+                    "{}, CASE WHEN {same} THEN 1 ELSE 2 END",
+                    upsert(&format!("VALUES ({values})"))
+                ),
+            }
+        }
+
+        /// Nobody is at work on the row, and nobody has done it.
+        fn free(
+            &self,
+            name: &dyn Fn(&Column) -> String,
+            fingerprint: usize,
+            dialect: Dialect,
+        ) -> String {
             format!(
-                "{lock}INSERT INTO {table} ({columns}) {source} ON CONFLICT ({key}) DO UPDATE SET {attempt} = {old_attempt} + 1, {lease} = {until} WHERE {old_finished} IS NULL AND ({old_lease} > {now}) IS NOT TRUE AND {old_fingerprint} = \"excluded\".{fingerprint} RETURNING {attempt}",
-                table = table(self.model),
-                columns = names(&columns),
-                key = names(&self.keys),
-                attempt = quote(&self.attempt.name),
-                old_attempt = old(self.attempt),
-                lease = quote(&self.lease.name),
-                old_finished = old(self.finished),
-                old_lease = old(self.lease),
-                now = now(dialect),
-                old_fingerprint = old(self.fingerprint),
-                fingerprint = quote(&self.fingerprint.name),
+                "{} IS NULL AND ({} > {}) IS NOT TRUE AND {} = ${fingerprint}",
+                name(self.finished),
+                name(self.lease),
+                now(dialect),
+                name(self.fingerprint),
             )
         }
 
@@ -672,12 +722,12 @@ pub(crate) mod idempotent {
             )
         }
 
-        /// `WHERE` the row is still this attempt's; the key is bound from `first` on, then the attempt.
+        /// `WHERE` the row is still this attempt's; the key is bound from `first` on, then the fence.
         fn still_mine(&self, first: usize) -> String {
             format!(
                 "WHERE {} AND {} = ${} AND {} IS NULL",
                 equal(&self.keys, first),
-                quote(&self.attempt.name),
+                quote(&self.fence.name),
                 first + self.keys.len(),
                 quote(&self.finished.name),
             )
@@ -992,7 +1042,7 @@ mod tests {
             keys: model.keys(),
             fingerprint: column(LedgerRole::Fingerprint),
             outcome: column(LedgerRole::Outcome),
-            attempt: column(LedgerRole::Attempt),
+            fence: model.fence().unwrap(),
             lease: column(LedgerRole::Lease),
             finished: column(LedgerRole::Finished),
         }
@@ -1006,7 +1056,7 @@ mod tests {
                 #[rowlock(key)] key: String,
                 #[rowlock(fingerprint)] request: Vec<u8>,
                 #[rowlock(outcome)] receipt: Option<String>,
-                #[rowlock(attempt)] attempt: i64,
+                #[rowlock(fence)] fence: Fence,
                 #[rowlock(lease)] lease: Timestamp,
                 #[rowlock(finished)] done: Option<Timestamp>,
             }

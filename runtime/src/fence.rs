@@ -12,7 +12,8 @@ use sqlx::{Database, Decode, Encode, Type};
 /// somebody else already holds the lock. A row can stop it. It remembers the greatest fence that wrote it, and the write
 /// says `WHERE fence <= $fence`: the paused holder's number is too small, and its write changes nothing.
 ///
-/// Only a lock's guard makes a new one (`rowlock::redis::Guard::fence`, with the cargo feature `redis`). A row that was
+/// Only a lock's guard makes a new one (`rowlock::redis::Guard::fence`, with the cargo feature `redis`), and an attempt at an idempotent
+/// request (`rowlock::Running::fence`, feature `idempotent`). A row that was
 /// read has the fence which wrote it, so `Fence` is a column type: a `bigint` on PostgreSQL, an `INTEGER` on SQLite, NOT
 /// NULL. Fences of different locks have nothing to do with each other.
 ///
@@ -37,6 +38,12 @@ impl Fence {
     /// The DDL of the table that the numbers come from, one row per lock. Put it into a migration; it is the same for
     /// every database, and changes nothing if the table exists.
     pub const TABLE: &'static str = "CREATE TABLE IF NOT EXISTS rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
+
+    /// Of an attempt that has claimed a row of a ledger.
+    #[cfg(feature = "idempotent")]
+    pub(crate) fn claimed(number: i64) -> Self {
+        Self(number)
+    }
 
     /// The number.
     pub fn get(self) -> i64 {

@@ -15,7 +15,7 @@ const SCHEME: &[u8] = b"rowlock:request:1\n";
 /// The SHA-256 of a request.
 ///
 /// Of `rowlock:request:1`, a line feed, and the request as JSON without spaces, the keys of every object in the order of their
-/// bytes: so neither the order of a map nor a feature of serde_json can make two fingerprints of one request.
+/// bytes: so the order of a map does not matter. That of a `HashSet` does: it is a list, in another order each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
@@ -55,6 +55,21 @@ fn canonical(value: &Value, to: &mut String) -> Result<(), RequestError> {
             }
             to.push(']');
         }
+        // Writing to a string cannot fail. An integer, or the shortest text of a 64-bit float, whatever text serde_json may have kept.
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(integer), _, _) => {
+                let _ = write!(to, "{integer}");
+            }
+            (None, Some(integer), _) => {
+                let _ = write!(to, "{integer}");
+            }
+            (None, None, Some(float)) => {
+                let _ = write!(to, "{float:?}");
+            }
+            (None, None, None) => {
+                let _ = write!(to, "{number}");
+            }
+        },
         other => to.push_str(&serde_json::to_string(other)?),
     }
     Ok(())

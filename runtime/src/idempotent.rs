@@ -12,12 +12,15 @@ use crate::backend::{Backend, IndexedColumns};
 use crate::backoff::full_jitter;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
+use crate::fence::Fence;
 use crate::fingerprint::{Digest, RequestError};
 use crate::statement::{Bind, Fetched, Statement};
 use crate::transaction::{Body, FailureOf, LastFailure, TransactionError, Tx, Work, transaction};
 
 /// How often a key is asked for before somebody else must be at work on it.
 const ROUNDS: u32 = 3;
+/// How often `start` is tried when the database wants it to be.
+const ATTEMPTS: u32 = 5;
 /// The ceilings of the random waits of [`OnceCall::wait`]: the first, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
@@ -44,15 +47,15 @@ pub trait Idempotent: Sized + Send + Sync + 'static {
 /// A ledger's statements for one database. The key is bound first, as `$1…`, except in `FINISH`.
 pub trait IdempotentSql<DB: Backend>: Idempotent {
     /// Creates the row, or takes it over if nobody is at work on it: key, fingerprint, lease in seconds. Returns the
-    /// attempt.
+    /// fence, if it is claimed, and 0 if another call is about to claim it, 2 if the row is not under this key.
     const CLAIM: &'static str;
     /// Reads how things stand: key, fingerprint. Returns the [`Standing`] and the outcome.
     const READ: &'static str;
-    /// Stores the outcome: outcome, key, attempt.
+    /// Stores the outcome: outcome, key, fence.
     const FINISH: &'static str;
-    /// Ends the lease now: key, attempt.
+    /// Ends the lease now: key, fence.
     const RELEASE: &'static str;
-    /// Begins a new lease now: key, attempt, seconds.
+    /// Begins a new lease now: key, fence, seconds.
     const EXTEND: &'static str;
     /// Deletes what was finished so many seconds ago.
     const PURGE: &'static str;
@@ -90,7 +93,6 @@ impl<R> Once<R> {
 }
 
 /// What [`start`](derive@crate::Idempotent) found.
-#[derive(Debug)]
 #[must_use = "`Busy` means that nothing is to be done"]
 pub enum Started<'k, T: Idempotent> {
     /// The key is this caller's until the lease ends.
@@ -101,6 +103,17 @@ pub enum Started<'k, T: Idempotent> {
     Busy,
 }
 
+// Not derived: that would ask for a ledger that is `Debug`.
+impl<T: Idempotent<Outcome: std::fmt::Debug>> std::fmt::Debug for Started<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Running(running) => f.debug_tuple("Running").field(running).finish(),
+            Self::Replayed(outcome) => f.debug_tuple("Replayed").field(outcome).finish(),
+            Self::Busy => f.write_str("Busy"),
+        }
+    }
+}
+
 /// Why `once` has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -108,9 +121,12 @@ pub enum OnceError<E> {
     /// The key was used before, with another request. Nothing was run.
     #[error("{0}: this key was used with another request")]
     Mismatch(Attempt),
-    /// Another attempt took the key over in the meantime. Everything was rolled back.
-    #[error("{0}: another attempt took over; rolled back")]
-    TakenOver(Attempt),
+    /// The database holds the row under another key than the one that was given: a trigger or the column's type changes the
+    /// key on its way in (to lower case, say), or a trigger or a row security policy drops the write. Rolled back.
+    #[error(
+        "{0}: the row is not stored under the key that was given (a trigger or the column's type changes it), or cannot be seen or written"
+    )]
+    KeyTaken(Attempt),
     /// The request cannot be written as JSON, so it has no fingerprint. Nothing was run.
     #[error("{0}: the request cannot be written as JSON")]
     Request(Attempt, #[source] RequestError),
@@ -132,15 +148,18 @@ pub enum StartError {
     /// The key was used before, with another request.
     #[error("{0}: this key was used with another request")]
     Mismatch(Attempt),
+    /// The database holds the row under another key than the one that was given: a trigger or the column's type changes the
+    /// key on its way in (to lower case, say), or a trigger or a row security policy drops the write.
+    #[error(
+        "{0}: the row is not stored under the key that was given (a trigger or the column's type changes it), or cannot be seen or written"
+    )]
+    KeyTaken(Attempt),
     /// The request cannot be written as JSON, so it has no fingerprint.
     #[error("{0}: the request cannot be written as JSON")]
     Request(Attempt, #[source] RequestError),
     /// The database has no unique index on exactly the columns of the key.
     #[error("{0}: the database has no unique index on ({1})")]
     MissingUniqueIndex(Attempt, &'static str),
-    /// The surrounding transaction lost against a concurrent one: run it again from its start.
-    #[error(transparent)]
-    Serialization(DatabaseError),
     /// The connection was lost before the answer came. If the attempt was started, it ends with its lease.
     #[error("{0}; it is unknown whether the attempt was started")]
     Unknown(#[source] DatabaseError),
@@ -160,7 +179,8 @@ pub enum AttemptError {
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
-    /// The connection was lost before the answer came. The write happened or it did not: calling again is safe.
+    /// The connection was lost before the answer came. The write happened or it did not. After `finish`, call `start` again: it is
+    /// `Replayed` if the outcome was stored.
     #[error("{0}; it is unknown whether the write took effect")]
     Unknown(#[source] DatabaseError),
     /// The database, the connection or the pool failed. Nothing was written.
@@ -168,7 +188,7 @@ pub enum AttemptError {
     Database(DatabaseError),
 }
 
-from_write_failure!(StartError, AttemptError);
+from_write_failure!(AttemptError);
 
 /// How a key stands, as `READ` says it.
 enum Standing {
@@ -194,11 +214,12 @@ impl Standing {
 
 /// Who has the key now.
 enum Asked<R> {
-    /// The caller, with this attempt.
-    Mine(i64),
+    /// The caller, with this fence.
+    Mine(Fence),
     Finished(R),
     Mismatch,
     Busy,
+    KeyTaken,
 }
 
 fn attempt_at<T: Idempotent>(operation: &'static str, key: &T::Key<'_>) -> Attempt {
@@ -214,44 +235,54 @@ async fn ask<DB: Backend, T: IdempotentSql<DB>>(
     lease: Duration,
     connection: &mut DB::Connection,
 ) -> Result<Asked<T::Outcome>, sqlx::Error> {
+    let mut taken = false;
     for _ in 0..ROUNDS {
         let mut claim = Statement::<DB>::literal(T::CLAIM);
         T::bind_key(key, &mut claim);
         T::bind_fingerprint(digest, &mut claim);
         claim.bind_seconds(lease);
-        if let Fetched::One(row) = claim.fetch_one(connection).await? {
-            let attempt = DB::get_i64(&row, 0)?;
-            return Ok(Asked::Mine(attempt.unwrap_or_default()));
-        }
+        let state = match claim.fetch_one(connection).await? {
+            Fetched::One(row) => (DB::get_i64(&row, 0)?, DB::get_i64(&row, 1)?),
+            // Nothing was claimed, on a database where nobody else can be about to.
+            Fetched::None | Fetched::Several => (None, None),
+        };
+        taken = match state {
+            (Some(_), Some(2)) => return Ok(Asked::KeyTaken),
+            (Some(fence), _) => return Ok(Asked::Mine(Fence::claimed(fence))),
+            (None, state) => state != Some(0),
+        };
         // A new statement, so that it sees what made the claim fail.
         let mut read = Statement::<DB>::literal(T::READ);
         T::bind_key(key, &mut read);
         T::bind_fingerprint(digest, &mut read);
-        let Fetched::One(row) = read.fetch_one(connection).await? else {
-            // Its row is not committed yet.
+        match read.fetch_one(connection).await? {
+            Fetched::One(row) => match Standing::of::<DB>(&row)? {
+                Standing::OtherRequest => return Ok(Asked::Mismatch),
+                Standing::Finished => return Ok(Asked::Finished(T::outcome(&row)?)),
+                Standing::Leased => return Ok(Asked::Busy),
+                // It was let go between the two statements, or somebody is about to finish it or to take it over.
+                Standing::Free => taken = false,
+            },
+            // Its row is not committed yet, or was purged.
+            Fetched::None | Fetched::Several => {}
+        }
+        if !taken {
             return Ok(Asked::Busy);
-        };
-        match Standing::of::<DB>(&row)? {
-            Standing::OtherRequest => return Ok(Asked::Mismatch),
-            Standing::Finished => return Ok(Asked::Finished(T::outcome(&row)?)),
-            Standing::Leased => return Ok(Asked::Busy),
-            // It was let go between the two statements, or somebody else is about to take it over.
-            Standing::Free => {}
         }
     }
-    Ok(Asked::Busy)
+    Ok(if taken { Asked::KeyTaken } else { Asked::Busy })
 }
 
 async fn finish<DB: Backend, T: IdempotentSql<DB>>(
     key: &T::Key<'_>,
-    attempt: i64,
+    fence: Fence,
     outcome: &T::Outcome,
     connection: &mut DB::Connection,
 ) -> Result<bool, sqlx::Error> {
     let mut statement = Statement::<DB>::literal(T::FINISH);
     T::bind_outcome(outcome, &mut statement);
     T::bind_key(key, &mut statement);
-    statement.bind_i64(attempt);
+    statement.bind_i64(fence.get());
     Ok(statement.execute(connection).await? == 1)
 }
 
@@ -352,7 +383,7 @@ enum Stop<R, E> {
     /// There is nothing to do.
     Answer(Once<R>),
     Mismatch,
-    TakenOver,
+    KeyTaken,
     MissingUniqueIndex,
     Ledger(DatabaseError),
     Body(E),
@@ -409,6 +440,11 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
                 };
                 return Err(self.stopped(stop, exhausted));
             }
+            // SQLite's one writer is somebody else, and was for as long as its busy timeout, time after time.
+            Tx::Exhausted {
+                last: LastFailure::Database(error),
+                ..
+            } if error.fault() == Fault::Busy => return Ok(Once::Busy),
             Tx::Exhausted {
                 attempts,
                 last: LastFailure::Database(error),
@@ -436,7 +472,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
             Stop::MissingUniqueIndex => {
                 OnceError::MissingUniqueIndex(self.attempt(), T::KEY_COLUMNS)
             }
-            Stop::TakenOver => OnceError::TakenOver(self.attempt()),
+            Stop::KeyTaken => OnceError::KeyTaken(self.attempt()),
             // An answer is no failure, and is returned before this.
             Stop::Mismatch | Stop::Answer(_) => OnceError::Mismatch(self.attempt()),
         }
@@ -464,16 +500,18 @@ where
             }
             Err(error) => return Err(ledger(error)),
         };
-        let attempt = match asked {
-            Asked::Mine(attempt) => attempt,
+        let fence = match asked {
+            Asked::Mine(fence) => fence,
+            Asked::KeyTaken => return Err(Stop::KeyTaken),
             Asked::Finished(outcome) => return Err(Stop::Answer(Once::Replayed(outcome))),
             Asked::Busy => return Err(Stop::Answer(Once::Busy)),
             Asked::Mismatch => return Err(Stop::Mismatch),
         };
         let outcome = (self.body)(&mut *tx).await.map_err(Stop::Body)?;
-        match finish::<DB, T>(&self.key, attempt, &outcome, tx).await {
+        match finish::<DB, T>(&self.key, fence, &outcome, tx).await {
             Ok(true) => Ok(outcome),
-            Ok(false) => Err(Stop::TakenOver),
+            // Nobody else can have written the row since it was claimed.
+            Ok(false) => Err(Stop::KeyTaken),
             Err(error) => Err(ledger(error)),
         }
     }
@@ -488,29 +526,54 @@ where
 }
 
 /// Claims the key for as long as the lease runs.
-pub fn start<'c, 'k, DB: Backend, T: IdempotentSql<DB>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+///
+/// On a pool: in a transaction of the caller nobody would see the lease before its end.
+pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
+    pool: &Pool<DB>,
     key: T::Key<'k>,
     digest: Result<Digest, RequestError>,
     lease: Duration,
-) -> impl Future<Output = Result<Started<'k, T>, StartError>> + Send {
+) -> impl Future<Output = Result<Started<'k, T>, StartError>> + Send + use<'k, DB, T> {
+    let pool = pool.clone();
     async move {
         let at = || attempt_at::<T>("start", &key);
         let digest = digest.map_err(|error| StartError::Request(at(), error))?;
-        let mut connection = db
+        let mut connection = pool
             .acquire()
             .await
             .map_err(|error| StartError::Database(DatabaseError::new(at(), error)))?;
-        let in_transaction = in_transaction::<DB>(&connection);
-        match ask::<DB, T>(&key, &digest, lease, &mut connection).await {
-            Ok(Asked::Mine(attempt)) => Ok(Started::Running(Running { key, attempt })),
+        let mut tried = 0;
+        let asked = loop {
+            tried += 1;
+            match ask::<DB, T>(&key, &digest, lease, &mut connection).await {
+                // In a strict default isolation the loser of a race is told so instead of what the winner did.
+                Err(error)
+                    if tried < ATTEMPTS
+                        && matches!(Fault::of(&error), Fault::Serialization | Fault::Deadlock) =>
+                {
+                    tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
+                }
+                asked => break asked,
+            }
+        };
+        match asked {
+            Ok(Asked::Mine(fence)) => Ok(Started::Running(Running { key, fence })),
             Ok(Asked::Finished(outcome)) => Ok(Started::Replayed(outcome)),
             Ok(Asked::Busy) => Ok(Started::Busy),
             Ok(Asked::Mismatch) => Err(StartError::Mismatch(at())),
+            Ok(Asked::KeyTaken) => Err(StartError::KeyTaken(at())),
             Err(error) if lacks_unique_index::<DB, T>(&error, &mut connection).await => {
                 Err(StartError::MissingUniqueIndex(at(), T::KEY_COLUMNS))
             }
-            Err(error) => Err(WriteFailure::new(at(), error, in_transaction).into()),
+            Err(error) => {
+                let error = DatabaseError::new(at(), error);
+                match error.fault() {
+                    // SQLite's one writer is somebody else.
+                    Fault::Busy => Ok(Started::Busy),
+                    Fault::ConnectionLost => Err(StartError::Unknown(error)),
+                    _ => Err(StartError::Database(error)),
+                }
+            }
         }
     }
 }
@@ -521,20 +584,21 @@ pub fn start<'c, 'k, DB: Backend, T: IdempotentSql<DB>>(
 #[must_use = "finish the attempt, or release it"]
 pub struct Running<'k, T: Idempotent> {
     key: T::Key<'k>,
-    attempt: i64,
+    fence: Fence,
 }
 
 impl<T: Idempotent> std::fmt::Debug for Running<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Running({}, attempt {})", self.at("start"), self.attempt)
+        write!(f, "Running({}, fence {})", self.at("start"), self.fence)
     }
 }
 
 impl<T: Idempotent> Running<'_, T> {
-    /// The number of this attempt, from 1: how often the key was begun without being finished, and the fencing token of the
-    /// attempt.
-    pub fn attempt(&self) -> i64 {
-        self.attempt
+    /// Tells this attempt from all others of its key: it is higher than that of every attempt before, also of one whose row was
+    /// purged since, as far as the clock of the database goes forward. Other rows can check it, in a `#[rowlock(fence)]` of their
+    /// own.
+    pub fn fence(&self) -> Fence {
+        self.fence
     }
 
     fn at(&self, operation: &'static str) -> Attempt {
@@ -547,7 +611,7 @@ impl<T: Idempotent> Running<'_, T> {
     /// transaction wrote; if it fails, return the error, so that all of it is rolled back. A final failure is an outcome too:
     /// let it be a `Result` or an enum.
     ///
-    /// One statement, `UPDATE … WHERE key = … AND attempt = … AND finished_at IS NULL`. Cancel safety: if the future is
+    /// One statement, `UPDATE … WHERE key = … AND fence = … AND finished_at IS NULL`. Cancel safety: if the future is
     /// dropped, it was executed completely or not at all.
     ///
     /// # Errors
@@ -566,7 +630,7 @@ impl<T: Idempotent> Running<'_, T> {
         async move {
             let mut connection = acquire(db, at).await?;
             let in_transaction = in_transaction::<DB>(&connection);
-            let done = finish::<DB, T>(&self.key, self.attempt, outcome, &mut connection).await;
+            let done = finish::<DB, T>(&self.key, self.fence, outcome, &mut connection).await;
             checked(done, at, in_transaction)
         }
     }
@@ -585,7 +649,7 @@ impl<T: Idempotent> Running<'_, T> {
             let at = || self.at("release");
             let mut statement = Statement::<DB>::literal(T::RELEASE);
             T::bind_key(&self.key, &mut statement);
-            statement.bind_i64(self.attempt);
+            statement.bind_i64(self.fence.get());
             run_checked(db, statement, at).await
         }
     }
@@ -604,7 +668,7 @@ impl<T: Idempotent> Running<'_, T> {
         async move {
             let mut statement = Statement::<DB>::literal(T::EXTEND);
             T::bind_key(&self.key, &mut statement);
-            statement.bind_i64(self.attempt);
+            statement.bind_i64(self.fence.get());
             statement.bind_seconds(lease);
             run_checked(db, statement, || self.at("extend")).await
         }

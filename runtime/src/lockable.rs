@@ -504,7 +504,11 @@ async fn refused<DB: Backend, T: LockableSql<DB>>(
         Err(error) => Err(error),
     };
     match stored {
-        Ok(stored) => LockError::Fenced(attempt, stored.fence().unwrap_or_default()),
+        Ok(stored) if stored.fence() > row.fence() => {
+            LockError::Fenced(attempt, stored.fence().unwrap_or_default())
+        }
+        // A trigger or a row security policy dropped the write.
+        Ok(_) => LockError::NotFound(attempt),
         Err(error) => LockError::new(attempt, error, false),
     }
 }

@@ -408,7 +408,8 @@ impl<T: Versioned> Edit<T> {
             if self.base.key() != self.mine.key() {
                 return Err(UpdateError::KeyChanged(attempt(&self.base, "save")));
             }
-            if changes.is_empty() {
+            // A new holder marks the row with its fence, if with nothing else.
+            if changes.is_empty() && self.base.fence() == self.mine.fence() {
                 return Ok(self.base.copy());
             }
             let mut statement = Statement::composed(T::SAVE_HEAD);

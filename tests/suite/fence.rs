@@ -172,6 +172,16 @@ async fn the_same_and_a_later_holder_can_write() {
         (row.body.as_str(), row.fence, row.version),
         ("cd", second, 3)
     );
+    // With nothing else to save, a new holder still marks the row.
+    let mut edit = row.edit();
+    edit.fence = fence(&database, 7).await;
+    let marked = edit.save(pool).await.unwrap();
+    assert_eq!((marked.fence.get(), marked.version), (7, 4));
+    assert_eq!(stored(&database).await, marked);
+    let mut unchanged = row.edit();
+    unchanged.fence = row.fence;
+    assert_eq!(unchanged.save(pool).await.unwrap(), row);
+    let row = marked;
     let saved = transaction(pool)
         .run(async |tx| {
             let mut report = Report::lock(&mut *tx, row.id).await?;
@@ -183,7 +193,7 @@ async fn the_same_and_a_later_holder_can_write() {
         .unwrap();
     assert_eq!(
         (saved.body.as_str(), saved.fence, saved.version),
-        ("cde", second, 4)
+        ("cde", row.fence, 5)
     );
     assert_eq!(stored(&database).await, *saved);
     saved.delete(pool).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rowlock::{
-    AttemptError, Idempotent, Once, OnceError, StartError, Started, TransactionError, Tx,
+    AttemptError, Fence, Idempotent, Once, OnceError, StartError, Started, TransactionError, Tx,
     transaction,
 };
 use rowlock_tests::cancel::polled;
@@ -30,8 +30,8 @@ struct Payment {
     #[rowlock(outcome)]
     #[sqlx(json(nullable))]
     receipt: Option<Receipt>,
-    #[rowlock(attempt)]
-    attempt: i64,
+    #[rowlock(fence)]
+    fence: Fence,
     #[rowlock(lease)]
     leased_until: Timestamp,
     #[rowlock(finished)]
@@ -54,7 +54,7 @@ const PAYMENTS: &str = "CREATE TABLE payments (
         key text NOT NULL,
         request {bytes} NOT NULL,
         receipt {json},
-        attempt bigint NOT NULL,
+        fence bigint NOT NULL,
         leased_until {timestamp} NOT NULL,
         finished_at {timestamp},
         created_at {timestamp} NOT NULL DEFAULT ({now}),
@@ -129,7 +129,7 @@ async fn i_01_the_first_call_runs_and_the_next_ones_replay() {
 
     let rows = ledger(&database).await;
     let row = &rows[0];
-    assert_eq!((row.tenant, row.key.as_str(), row.attempt), (1, "k", 1));
+    assert_eq!((row.tenant, row.key.as_str()), (1, "k"));
     assert_eq!(row.receipt, Some(Ok(5)));
     assert_eq!(row.request.len(), 32);
     let finished = row.finished_at.expect("it is finished");
@@ -333,7 +333,6 @@ async fn i_07_a_dead_attempt_is_taken_over_and_its_result_is_refused() {
             .await
             .unwrap(),
     );
-    assert_eq!(first.attempt(), 1);
     let other = Payment::start(pool, (1, "k"), &charge(5), MINUTE)
         .await
         .unwrap();
@@ -348,7 +347,7 @@ async fn i_07_a_dead_attempt_is_taken_over_and_its_result_is_refused() {
             .await
             .unwrap(),
     );
-    assert_eq!(second.attempt(), 2);
+    assert!(second.fence() > first.fence());
 
     // It was only slow, and comes back with an effect and an outcome.
     let late = transaction(pool)
@@ -408,7 +407,7 @@ async fn i_08_a_released_attempt_is_free_at_once() {
     first.release(pool).await.unwrap();
     let ran = Payment::once(pool, (1, "k"), &charge(5), async |tx| book(tx, 5).await);
     assert_eq!(ran.await.unwrap(), Once::Ran(Ok(5)));
-    assert_eq!(ledger(&database).await[0].attempt, 2);
+    assert_eq!(ledger(&database).await[0].receipt, Some(Ok(5)));
 }
 
 /// Two take over the same dead attempt: one of them gets it.
@@ -420,7 +419,6 @@ async fn i_09_a_dead_attempt_is_taken_over_once() {
             .await
             .unwrap(),
     );
-    assert_eq!(dead.attempt(), 1);
     let ready = Arc::new(Barrier::new(8));
     let mut calls = JoinSet::new();
     for _ in 0..8 {
@@ -435,7 +433,7 @@ async fn i_09_a_dead_attempt_is_taken_over_once() {
     }
     let got = calls.join_all().await;
     assert_eq!(got.into_iter().filter(|got| *got).count(), 1);
-    assert_eq!(ledger(&database).await[0].attempt, 2);
+    assert!(ledger(&database).await[0].fence > dead.fence());
 }
 
 /// Dropped at each of its await points, `once` has happened completely or not at all, and the next call finds out.
@@ -485,7 +483,6 @@ async fn i_11_a_cancelled_start_is_at_worst_a_lease() {
                 .await
                 .unwrap(),
         );
-        assert!((1..=2).contains(&second.attempt()), "{second:?}");
         for limit in 1.. {
             let call = second.finish(&pool, &Ok(5));
             if let Some(done) = polled(limit, call).await {
@@ -576,8 +573,8 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
                 0 => match Payment::start(&pool, key, &request, MINUTE).await.unwrap() {
                     Started::Running(attempt) => {
                         assert!(outcome.is_none() && !leased);
-                        number += 1;
-                        assert_eq!(attempt.attempt(), number);
+                        assert!(attempt.fence().get() > number);
+                        number = attempt.fence().get();
                         attempts.push(attempt);
                         leased = true;
                     }
@@ -587,7 +584,7 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
                 1 if !attempts.is_empty() => {
                     let attempt = &attempts[random.below(attempts.len())];
                     let done = attempt.finish(&pool, &Ok(value)).await;
-                    let may = outcome.is_none() && attempt.attempt() == number;
+                    let may = outcome.is_none() && attempt.fence().get() == number;
                     assert_eq!(done.is_ok(), may, "{done:?}");
                     if may {
                         outcome = Some(value);
@@ -596,7 +593,7 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
                 2 if !attempts.is_empty() => {
                     let attempt = &attempts[random.below(attempts.len())];
                     let ended = attempt.extend(&pool, NOW).await;
-                    let may = outcome.is_none() && attempt.attempt() == number;
+                    let may = outcome.is_none() && attempt.fence().get() == number;
                     assert_eq!(ended.is_ok(), may, "{ended:?}");
                     if may {
                         leased = false;
@@ -604,7 +601,7 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
                 }
                 3 if attempts.len() > 1 => {
                     let attempt = attempts.remove(0);
-                    let may = outcome.is_none() && attempt.attempt() == number;
+                    let may = outcome.is_none() && attempt.fence().get() == number;
                     assert_eq!(attempt.release(&pool).await.is_ok(), may);
                 }
                 _ => {
@@ -614,7 +611,6 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
                         Once::Ran(found) => {
                             assert!(outcome.is_none() && !leased);
                             outcome = found.ok();
-                            number += 1;
                         }
                         Once::Replayed(found) => assert_eq!(found.ok(), outcome),
                         Once::Busy => assert!(outcome.is_none() && leased),
@@ -658,8 +654,8 @@ struct Job {
     fingerprint: String,
     #[rowlock(outcome)]
     rows: Option<i64>,
-    #[rowlock(attempt)]
-    attempt: i32,
+    #[rowlock(fence)]
+    fence: Fence,
     #[rowlock(lease)]
     lease: Option<Timestamp>,
     #[rowlock(finished)]
@@ -671,7 +667,7 @@ struct Job {
 #[tokio::test]
 async fn i_16_plain_columns() {
     let database = database(
-        "CREATE TABLE jobs (night int PRIMARY KEY, fingerprint text NOT NULL, rows bigint, attempt int NOT NULL,
+        "CREATE TABLE jobs (night int PRIMARY KEY, fingerprint text NOT NULL, rows bigint, fence bigint NOT NULL,
             lease {timestamp}, \"done at\" {timestamp}, note text)",
     )
     .await;
@@ -687,7 +683,7 @@ async fn i_16_plain_columns() {
         .unwrap();
     assert_eq!(fingerprint.len(), 64);
     // A row that somebody else made, without a lease.
-    sqlx::query("INSERT INTO jobs (night, fingerprint, attempt) VALUES (8, $1, 4)")
+    sqlx::query("INSERT INTO jobs (night, fingerprint, fence) VALUES (8, $1, 4)")
         .bind(&fingerprint)
         .execute(&database.pool)
         .await
@@ -695,7 +691,7 @@ async fn i_16_plain_columns() {
     let started = Job::start(&database.pool, 8, "nightly", MINUTE)
         .await
         .unwrap();
-    assert!(matches!(started, Started::Running(job) if job.attempt() == 5));
+    assert!(matches!(started, Started::Running(job) if job.fence().get() > 4));
 }
 
 #[tokio::test]
@@ -720,17 +716,18 @@ async fn i_17_a_dead_database_is_a_typed_error() {
 #[tokio::test]
 async fn i_18_every_method_can_be_spawned() {
     macro_rules! all_methods {
-        ($db:expr, $key:expr) => {{
+        ($pool:expr, $db:expr, $key:expr) => {{
             let key = String::from($key);
             let first = running(
-                Payment::start($db, (1, &key), &charge(5), MINUTE)
+                Payment::start($pool, (1, &key), &charge(5), MINUTE)
                     .await
                     .unwrap(),
             );
             first.extend($db, MINUTE).await.unwrap();
             first.release($db).await.unwrap();
+            let key = String::from($key) + "2";
             let second = running(
-                Payment::start($db, (1, &key), &charge(5), MINUTE)
+                Payment::start($pool, (1, &key), &charge(5), MINUTE)
                     .await
                     .unwrap(),
             );
@@ -740,22 +737,56 @@ async fn i_18_every_method_can_be_spawned() {
     }
     let database = database(PAYMENTS).await;
     let pool = database.pool.clone();
-    tokio::spawn(async move { all_methods!(&pool, "pool") })
+    tokio::spawn(async move { all_methods!(&pool, &pool, "pool") })
         .await
         .unwrap();
+    let pool = database.pool.clone();
     let mut connection = database.pool.acquire().await.unwrap();
-    tokio::spawn(async move { all_methods!(&mut *connection, "connection") })
+    tokio::spawn(async move { all_methods!(&pool, &mut *connection, "connection") })
         .await
         .unwrap();
     let pool = database.pool.clone();
     let in_transaction = tokio::spawn(async move {
+        let key = String::from("transaction");
+        let running = running(
+            Payment::start(&pool, (1, &key), &charge(5), MINUTE)
+                .await
+                .unwrap(),
+        );
         transaction(&pool)
             .run(async |tx| {
-                all_methods!(&mut *tx, "transaction");
-                Ok::<_, sqlx::Error>(())
+                running.extend(&mut *tx, MINUTE).await?;
+                running.finish(&mut *tx, &Ok(5)).await
             })
             .await
     });
     in_transaction.await.unwrap().unwrap();
-    assert_eq!(ledger(&database).await.len(), 3);
+    assert_eq!(ledger(&database).await.len(), 5);
+}
+
+/// A row that was purged and made anew is not that of an attempt from before.
+#[tokio::test]
+async fn i_19_a_fence_is_never_used_again() {
+    let database = database(PAYMENTS).await;
+    let pool = &database.pool;
+    let mut stale = Vec::new();
+    for _ in 0..20 {
+        let first = Payment::start(pool, (1, "k"), &charge(5), NOW)
+            .await
+            .unwrap();
+        stale.push(running(first));
+        let ran = Payment::once(pool, (1, "k"), &charge(5), async |tx| book(tx, 5).await);
+        assert_eq!(ran.await.unwrap(), Once::Ran(Ok(5)));
+        while Payment::purge(pool, NOW).await.unwrap() == 0 {}
+    }
+    let rightful = running(
+        Payment::start(pool, (1, "k"), &charge(5), MINUTE)
+            .await
+            .unwrap(),
+    );
+    for stale in stale {
+        let late = stale.finish(pool, &Ok(666)).await;
+        assert!(matches!(late, Err(AttemptError::TakenOver(_))), "{late:?}");
+    }
+    rightful.finish(pool, &Ok(5)).await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rowlock::{Idempotent, Once, OnceError, Started, TransactionError, Tx};
+use rowlock::{Idempotent, Once, OnceError, StartError, Started, TransactionError, Tx};
 use rowlock_tests::proxy::Proxy;
 use sqlx::{Executor, Postgres};
 use tokio::sync::Notify;
@@ -21,8 +21,8 @@ struct Payment {
     request: Vec<u8>,
     #[rowlock(outcome)]
     charged: Option<i64>,
-    #[rowlock(attempt)]
-    attempt: i64,
+    #[rowlock(fence)]
+    fence: rowlock::Fence,
     #[rowlock(lease)]
     leased_until: chrono::DateTime<chrono::Utc>,
     #[rowlock(finished)]
@@ -31,7 +31,7 @@ struct Payment {
 
 const PAYMENTS: &str =
     "CREATE TABLE payments (key text PRIMARY KEY, request bytea NOT NULL, charged bigint,
-        attempt bigint NOT NULL, leased_until timestamptz NOT NULL, finished_at timestamptz);
+        fence bigint NOT NULL, leased_until timestamptz NOT NULL, finished_at timestamptz);
     CREATE TABLE charges (cents bigint NOT NULL)";
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -257,6 +257,82 @@ async fn an_error_that_the_closure_swallowed_is_not_an_outcome() {
     assert_eq!(charges(&database).await, 1);
 }
 
+/// Whoever asks does not wait for a transaction that finishes.
+#[tokio::test]
+async fn start_does_not_wait_for_finish() {
+    let database = database(PAYMENTS).await;
+    let pool = &database.pool;
+    for (key, lease) in [("leased", MINUTE), ("over", Duration::ZERO)] {
+        let Started::Running(running) = Payment::start(pool, key, &5, lease).await.unwrap() else {
+            panic!("nobody else has the key");
+        };
+        let mut tx = pool.begin().await.unwrap();
+        running.finish(&mut *tx, &5).await.unwrap();
+        let started = soon(Payment::start(pool, key, &5, MINUTE)).await.unwrap();
+        assert!(matches!(started, Started::Busy), "{key}: {started:?}");
+        let busy = Payment::once(pool, key, &5, async |tx| book(tx).await);
+        assert_eq!(soon(busy).await.unwrap(), Once::Busy);
+        tx.commit().await.unwrap();
+        let started = Payment::start(pool, key, &5, MINUTE).await.unwrap();
+        assert!(
+            matches!(started, Started::Replayed(5)),
+            "{key}: {started:?}"
+        );
+    }
+}
+
+/// A trigger, or the column's type, changes the key on its way in.
+#[tokio::test]
+async fn a_key_that_is_stored_as_another_one_is_an_error() {
+    let lower = "CREATE FUNCTION lower_key() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.key := lower(NEW.key); RETURN NEW; END $$;
+        CREATE TRIGGER lower_key BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION lower_key()";
+    let dropped = "CREATE FUNCTION drop_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER drop_row BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION drop_row()";
+    let padded = "ALTER TABLE payments ALTER key TYPE char(10)";
+    for (what, ddl) in [("lower", lower), ("dropped", dropped), ("padded", padded)] {
+        let database = database(&format!("{PAYMENTS}; {ddl}")).await;
+        let key = if what == "padded" { "k " } else { "K" };
+        let started = Payment::start(&database.pool, key, &5, MINUTE).await;
+        assert!(
+            matches!(started, Err(StartError::KeyTaken(_))),
+            "{what}: {started:?}"
+        );
+        for _ in 0..2 {
+            let outcome = Payment::once(&database.pool, key, &5, async |tx| book(tx).await).await;
+            assert!(
+                matches!(outcome, Err(OnceError::KeyTaken(_))),
+                "{what}: {outcome:?}"
+            );
+        }
+        assert_eq!(charges(&database).await, 0, "{what}");
+    }
+}
+
+/// The loser of a race in a strict isolation learns what the winner did, and not only that it lost.
+#[tokio::test]
+async fn start_in_a_strict_default_isolation() {
+    let database = database(PAYMENTS).await;
+    let strict = database
+        .options()
+        .options([("default_transaction_isolation", "serializable")]);
+    let pool = PoolOptions::new()
+        .max_connections(8)
+        .connect_with(strict)
+        .await
+        .unwrap();
+    for round in 0..40 {
+        let key = format!("k{round}");
+        let starts = (0..8).map(|_| Payment::start(&pool, &key, &5, MINUTE));
+        let started = futures_util::future::join_all(starts).await;
+        let running = started
+            .into_iter()
+            .map(Result::unwrap)
+            .filter(|started| matches!(started, Started::Running(_)));
+        assert_eq!(running.count(), 1);
+    }
+}
+
 mod processes {
     //! Holders that die or stop as processes.
 
@@ -355,11 +431,6 @@ mod processes {
         let next = Payment::once(&database.pool, "k", &5, async |tx| book(tx).await).wait(MINUTE);
         assert_eq!(next.await.unwrap(), Once::Ran(5));
         assert_eq!(charges(&database).await, 1);
-        let attempt: i64 = sqlx::query_scalar("SELECT attempt FROM payments")
-            .fetch_one(&database.pool)
-            .await
-            .unwrap();
-        assert_eq!(attempt, 2);
     }
 
     /// SIGSTOP beyond the lease: it wakes up, books, and is refused with all that it wrote.

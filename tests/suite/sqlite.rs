@@ -30,6 +30,8 @@ mod find_or_create;
 mod histories;
 #[path = "idempotent.rs"]
 mod idempotent;
+#[path = "idempotent_sqlite.rs"]
+mod idempotent_sqlite;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "lockable_sqlite.rs"]

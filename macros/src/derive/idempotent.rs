@@ -43,6 +43,12 @@ impl Derive for Idempotent {
                 }
             }
         }
+        if model.fence().is_none() {
+            complete = false;
+            if !attempted.has("fence") {
+                missing_fence(model, diag);
+            }
+        }
         // Fields whose role is missing would be reported again.
         if complete {
             creatable(model, diag);
@@ -52,7 +58,7 @@ impl Derive for Idempotent {
             keys,
             fingerprint: model.ledger(LedgerRole::Fingerprint)?,
             outcome: model.ledger(LedgerRole::Outcome)?,
-            attempt: model.ledger(LedgerRole::Attempt)?,
+            fence: model.fence()?,
             lease: model.ledger(LedgerRole::Lease)?,
             finished: model.ledger(LedgerRole::Finished)?,
         };
@@ -136,6 +142,17 @@ impl Derive for Idempotent {
     }
 }
 
+fn missing_fence(model: &Model, diag: &Diag) {
+    diag.error(
+        &model.ident,
+        format_args!(
+            "`{}` has no field for the fence, by which attempts are told apart\n\
+             help: add a field such as `#[rowlock(fence)] fence: rowlock::Fence`",
+            model.ident
+        ),
+    );
+}
+
 fn missing(model: &Model, role: LedgerRole, diag: &Diag) {
     let (names, what, field) = match role {
         LedgerRole::Fingerprint => (
@@ -147,11 +164,6 @@ fn missing(model: &Model, role: LedgerRole, diag: &Diag) {
             &["outcome", "result", "response"][..],
             "the outcome",
             "outcome: Option<String>",
-        ),
-        LedgerRole::Attempt => (
-            &["attempt", "attempts"][..],
-            "the number of the attempt",
-            "attempt: i64",
         ),
         LedgerRole::Lease => (
             &["lease", "leased_until", "lease_until", "locked_until"][..],
@@ -198,9 +210,18 @@ fn creatable(model: &Model, diag: &Diag) {
         let has_value = column.key
             || column.generated
             || column.default
-            || matches!(column.role, Role::Ledger(_))
+            || matches!(column.role, Role::Ledger(_) | Role::Fence)
             || is_option(&column.ty);
-        if !has_value {
+        if matches!(column.role, Role::Version | Role::Counter { .. }) {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "`{}` does not belong in a ledger, whose rows are written by `once` and `start` alone\n\
+                     help: keep it in a table of its own",
+                    column.field
+                ),
+            );
+        } else if !has_value {
             diag.error(
                 &column.ident,
                 format_args!(
@@ -283,7 +304,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         "Runs `body` in a transaction unless `{table}` has an outcome for this key, and stores what it returns; else returns what is \
          stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
          If the first statement claims nothing, another one says why:\n\n{}\n\n\
-         Errors: `Mismatch`, `TakenOver`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
+         Errors: `Mismatch`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
          Cancel safety: if the future is dropped, the transaction was committed completely or not at all; calling again with the same key \
          finds out.",
         sql_doc(model, |dialect| ledger.claim(dialect)),
@@ -321,14 +342,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let docs = format!(
         "Claims the key in `{table}` for an attempt that does its work outside a transaction, until `lease` has passed. An attempt whose \
          lease ended is taken over, and can then no longer be finished.\n\n{}\n\n\
-         Errors: `Mismatch`, `Request`, `MissingUniqueIndex`, `Serialization`, `Unknown`, `Database`.\n\n\
+         Errors: `Mismatch`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Unknown`, `Database`.\n\n\
          Cancel safety: if the future is dropped, the key was claimed or not; if it was, it is free again after the lease.",
         sql_doc(model, |dialect| ledger.claim(dialect)),
     );
     let start = quote! {
         #[doc = #docs]
-        pub fn #start<'__c, '__k, __DB: __rt::Backend>(
-            #db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
+        pub fn #start<'__k, __DB: __rt::Backend>(
+            pool: &__rt::idempotent::Pool<__DB>,
             key: #key,
             request: &(impl __rt::idempotent::Serialize + ?::core::marker::Sized),
             lease: ::core::time::Duration,
@@ -339,7 +360,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             Self: __rt::idempotent::IdempotentSql<__DB>,
         {
             let digest = __rt::idempotent::Digest::of(request);
-            __rt::idempotent::start::<__DB, Self>(#db, key, digest, lease)
+            __rt::idempotent::start::<__DB, Self>(pool, key, digest, lease)
         }
     };
 
