@@ -328,7 +328,10 @@ impl FieldAttrs {
                 "version" => flag(&mut found.version),
                 "generated" => flag(&mut found.generated),
                 "default" => flag(&mut found.default),
-                "fence" => flag(&mut found.fence),
+                "fence" => {
+                    found.attempted.push("fence");
+                    flag(&mut found.fence);
+                }
                 "unique" => {
                     if let OptValue::List(tokens) = &option.value {
                         diag.error(

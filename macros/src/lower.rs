@@ -271,7 +271,7 @@ fn check_fence(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
             ty,
             format_args!(
                 "`{name}` cannot be the fence\n\
-                 note: a fence comes from the guard of a lock, so that nobody writes with a number that was made up\n\
+                 note: a fence comes from a lock's guard or from an attempt, so that nobody writes with a number that was made up\n\
                  help: use `rowlock::Fence`; the column stays a `bigint`"
             ),
         );

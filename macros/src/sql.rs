@@ -1064,15 +1064,15 @@ mod tests {
         let ledger = ledger(&model);
         assert_eq!(
             ledger.claim(Dialect::Postgres),
-            r#"WITH "rowlock_lock" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array($1)::text, '"shop"."it''s"'::regclass::oid::bigint)) AS "rowlock_taken") INSERT INTO "shop"."it's" ("key", "request", "attempt", "lease") SELECT $1, $2, 1, clock_timestamp() + make_interval(secs => $3) FROM "rowlock_lock" WHERE "rowlock_taken" ON CONFLICT ("key") DO UPDATE SET "attempt" = "it's"."attempt" + 1, "lease" = clock_timestamp() + make_interval(secs => $3) WHERE "it's"."done" IS NULL AND ("it's"."lease" > clock_timestamp()) IS NOT TRUE AND "it's"."request" = "excluded"."request" RETURNING "attempt""#
+            r#"WITH "rowlock_lock" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array($1)::text, '"shop"."it''s"'::regclass::oid::bigint)) AS "rowlock_taken"), "rowlock_free" AS MATERIALIZED (SELECT 1 FROM "shop"."it's" WHERE "key" = $1 AND "done" IS NULL AND ("lease" > clock_timestamp()) IS NOT TRUE AND "request" = $2 FOR NO KEY UPDATE SKIP LOCKED), "rowlock_claimed" ("rowlock_fence", "rowlock_same") AS (INSERT INTO "shop"."it's" ("key", "request", "fence", "lease") SELECT $1, $2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_timestamp() + make_interval(secs => $3) FROM "rowlock_lock" WHERE "rowlock_taken" AND (NOT EXISTS (SELECT FROM "shop"."it's" WHERE "key" = $1) OR EXISTS (SELECT FROM "rowlock_free")) ON CONFLICT ("key") DO UPDATE SET "fence" = greatest("it's"."fence" + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), "lease" = clock_timestamp() + make_interval(secs => $3) WHERE "it's"."done" IS NULL AND ("it's"."lease" > clock_timestamp()) IS NOT TRUE AND "it's"."request" = $2 RETURNING "fence", "key" = $1) SELECT "rowlock_fence", CASE WHEN NOT "rowlock_taken" THEN 0 WHEN "rowlock_same" THEN 1 ELSE 2 END FROM "rowlock_lock" LEFT JOIN "rowlock_claimed" ON true"#
         );
         assert_eq!(
             ledger.claim(Dialect::Sqlite),
-            r#"INSERT INTO "shop"."it's" ("key", "request", "attempt", "lease") VALUES ($1, $2, 1, strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds')) ON CONFLICT ("key") DO UPDATE SET "attempt" = "it's"."attempt" + 1, "lease" = strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds') WHERE "it's"."done" IS NULL AND ("it's"."lease" > strftime('%Y-%m-%d %H:%M:%f', 'now')) IS NOT TRUE AND "it's"."request" = "excluded"."request" RETURNING "attempt""#
+            r#"INSERT INTO "shop"."it's" ("key", "request", "fence", "lease") VALUES ($1, $2, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000), strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds')) ON CONFLICT ("key") DO UPDATE SET "fence" = max("it's"."fence" + 1, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000)), "lease" = strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds') WHERE "it's"."done" IS NULL AND ("it's"."lease" > strftime('%Y-%m-%d %H:%M:%f', 'now')) IS NOT TRUE AND "it's"."request" = $2 RETURNING "fence", CASE WHEN "key" = $1 THEN 1 ELSE 2 END"#
         );
         assert_eq!(
             ledger.finish(Dialect::Postgres),
-            r#"UPDATE "shop"."it's" SET "receipt" = $1, "done" = clock_timestamp() WHERE "key" = $2 AND "attempt" = $3 AND "done" IS NULL"#
+            r#"UPDATE "shop"."it's" SET "receipt" = $1, "done" = clock_timestamp() WHERE "key" = $2 AND "fence" = $3 AND "done" IS NULL"#
         );
     }
 

@@ -42,7 +42,7 @@ const ORDERS: u64 = 12;
 const TABLES: &str = "
     CREATE TABLE payments (
         order_id bigint PRIMARY KEY, fingerprint text NOT NULL, outcome text,
-        attempt bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
+        fence bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
     );
     CREATE TABLE bookings (id {id}, order_id bigint NOT NULL, charge bigint NOT NULL);
 ";

@@ -33,8 +33,8 @@ pub struct Payment {
     /// `Outcome`, as JSON.
     #[rowlock(outcome)]
     outcome: Option<String>,
-    #[rowlock(attempt)]
-    attempt: i64,
+    #[rowlock(fence)]
+    fence: rowlock::Fence,
     #[rowlock(lease)]
     leased_until: DateTime<Utc>,
     #[rowlock(finished)]

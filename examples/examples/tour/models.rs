@@ -88,8 +88,8 @@ pub struct ChargeRequest {
     /// How many cents were charged.
     #[rowlock(outcome)]
     pub charged: Option<i64>,
-    #[rowlock(attempt)]
-    pub attempt: i64,
+    #[rowlock(fence)]
+    pub fence: rowlock::Fence,
     #[rowlock(lease)]
     pub leased_until: DateTime<Utc>,
     #[rowlock(finished)]
@@ -111,7 +111,7 @@ pub const TABLES: &str = "
     CREATE TABLE bookings (id {id}, room_id bigint NOT NULL);
     CREATE TABLE charge_requests (
         key text PRIMARY KEY, fingerprint text NOT NULL, charged bigint,
-        attempt bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
+        fence bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp}
     );
     CREATE TABLE charges (id {id}, request text NOT NULL);
     CREATE TABLE nightly_runs (id {id}, night bigint NOT NULL);

@@ -143,13 +143,13 @@ impl Derive for Idempotent {
 }
 
 fn missing_fence(model: &Model, diag: &Diag) {
-    diag.error(
-        &model.ident,
-        format_args!(
-            "`{}` has no field for the fence, by which attempts are told apart\n\
-             help: add a field such as `#[rowlock(fence)] fence: rowlock::Fence`",
-            model.ident
-        ),
+    report_missing(
+        model,
+        "fence",
+        "the fence, by which attempts are told apart",
+        &["fence", "attempt", "token"],
+        "fence: rowlock::Fence",
+        diag,
     );
 }
 
@@ -176,7 +176,18 @@ fn missing(model: &Model, role: LedgerRole, diag: &Diag) {
             "finished_at: Option<DateTime<Utc>>",
         ),
     };
-    let option = role.option();
+    report_missing(model, role.option(), what, names, field, diag);
+}
+
+/// Points at the field that probably has the role, if there is one.
+fn report_missing(
+    model: &Model,
+    option: &str,
+    what: &str,
+    names: &[&str],
+    field: &str,
+    diag: &Diag,
+) {
     let message = format!("`{}` has no field for {what}", model.ident);
     let named = model
         .columns

@@ -10,7 +10,7 @@ type Timestamp = chrono::DateTime<chrono::Utc>;
 struct Payment {
     id: i64,
     outcome: Option<String>,
-    attempts: i64,
+    fence: i64,
     finished_at: Option<Timestamp>,
 }
 
@@ -24,8 +24,8 @@ struct Transfer {
     request: Option<Vec<u8>>,
     #[rowlock(outcome)]
     receipt: String,
-    #[rowlock(attempt)]
-    attempt: String,
+    #[rowlock(fence)]
+    fence: String,
     #[rowlock(lease)]
     lease: i64,
     #[rowlock(finished)]
@@ -42,8 +42,8 @@ struct Refund {
     request: i64,
     #[rowlock(outcome)]
     receipt: Option<i64>,
-    #[rowlock(attempt)]
-    attempt: i64,
+    #[rowlock(fence)]
+    fence: rowlock::Fence,
     #[rowlock(lease)]
     lease: Timestamp,
     #[rowlock(finished)]
@@ -63,8 +63,8 @@ struct Order {
     #[rowlock(outcome)]
     #[sqlx(json)]
     receipt: Option<i64>,
-    #[rowlock(attempt, version)]
-    attempt: i64,
+    #[rowlock(fence, version)]
+    fence: i64,
     #[rowlock(lease, finished)]
     until: Option<Timestamp>,
     #[rowlock(finishd)]

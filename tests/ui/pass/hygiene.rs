@@ -84,8 +84,8 @@ mod shadowed {
         request: ::std::string::String,
         #[rowlock(outcome)]
         body: ::std::option::Option<DB>,
-        #[rowlock(attempt)]
-        lease: DB,
+        #[rowlock(fence)]
+        lease: ::db::Fence,
         #[rowlock(lease)]
         age: ::chrono::DateTime<::chrono::Utc>,
         #[rowlock(finished)]

@@ -20,8 +20,8 @@ pub mod public {
         fingerprint: Vec<u8>,
         #[rowlock(outcome)]
         outcome: Option<String>,
-        #[rowlock(attempt)]
-        attempt: i32,
+        #[rowlock(fence)]
+        fence: Fence,
         #[rowlock(lease)]
         lease: Option<DateTime<Utc>>,
         #[rowlock(finished)]
