@@ -195,12 +195,14 @@ impl TakeLock {
 }
 
 /// Makes the server look every second whether the one who waits is still there, until the transaction ends: else it would wait
-/// on for nobody, and hold one of its connections. Not before PostgreSQL 14, and not where the server runs on Windows, which
-/// refuses it (and is the one that has this kind of shared memory).
+/// on for nobody, and hold one of its connections. PostgreSQL has this since 14, on Linux, and since 15 also on macOS and the
+/// BSDs. Where the system cannot say that a peer is gone, it refuses the setting, and the lock with it: so a system that is not
+/// named here goes without.
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 const LOOK_FOR_CLIENT: &str = "SELECT set_config('client_connection_check_interval', '1s', true) \
      WHERE current_setting('client_connection_check_interval', true) = '0' \
-     AND current_setting('dynamic_shared_memory_type') <> 'windows'";
+     AND (version() ~ 'linux' \
+     OR current_setting('server_version_num')::int >= 150000 AND version() ~ 'darwin|bsd')";
 
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 impl TakeLock {
@@ -352,6 +354,14 @@ impl<G> AdvisoryLock<G> {
     ///
     /// Without it they wait as long as the database does: PostgreSQL for ever, unless `lock_timeout` or
     /// `statement_timeout` is set; SQLite for the connection's busy timeout, five seconds unless it was changed.
+    ///
+    /// The wait for a connection of the pool comes first and is not part of it: the pool's `acquire_timeout` limits that, and
+    /// `run` then ends as `Transaction(Begin)` with [`Fault::PoolTimedOut`]. So it is on a pool of one connection while somebody in
+    /// the same process has the lock.
+    ///
+    /// On SQLite the limit is the connection's busy timeout while BEGIN runs. If the future is dropped then, the old one is put back by
+    /// a message to sqlx's worker thread, for whose delivery nobody can wait: with `command_buffer_size(0)`, or a buffer full of what
+    /// other dropped futures had sent, it is lost, and the connection keeps the limit. The same goes for `try_run`, whose limit is zero.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -425,7 +435,8 @@ impl<G> AdvisoryLock<G> {
     /// ```
     ///
     /// With [`timeout`](Self::timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second
-    /// lasts for the transaction and makes the server notice within a second that the one who waits is gone (PostgreSQL 14 and later). The line
+    /// lasts for the transaction and makes the server notice within a second that the one who waits is gone (PostgreSQL 14 and later on Linux,
+    /// 15 and later on macOS and the BSDs). The line
     /// before COMMIT is explained at [`transaction`].
     ///
     /// On SQLite `BEGIN IMMEDIATE` and `COMMIT`, and with a timeout a `PRAGMA busy_timeout` before and behind BEGIN.
@@ -453,8 +464,8 @@ impl<G> AdvisoryLock<G> {
     /// # Cancel safety
     ///
     /// Dropping the future, or a panic in `body`, rolls back and frees the lock. A connection that waits for the lock is closed, so that the
-    /// pool has room for another one at once; the server gives the wait up within a second (before version 14, when its turn
-    /// comes or a timeout ends it). On SQLite the connection is busy until BEGIN has given up or succeeded and was rolled back.
+    /// pool has room for another one at once; the server gives the wait up within a second (where it cannot notice, when its
+    /// turn comes or a timeout ends it). On SQLite the connection is busy until BEGIN has given up or succeeded and was rolled back.
     pub fn run<DB, T, E, F>(
         &self,
         pool: &Pool<DB>,
@@ -482,6 +493,10 @@ impl<G> AdvisoryLock<G> {
     /// Like [`run`](Self::run), if nobody has the lock right now: else `None` at once, and `body` was not run. What `body` returns is inside
     /// `Some`, so that the two cannot be mistaken for each other.
     ///
+    /// It does not wait for the lock, but first for a connection of the pool, for up to the pool's `acquire_timeout`. If there is none
+    /// by then, that is `Transaction(Begin)` with [`Fault::PoolTimedOut`] and not `None`: who has the connections need not have the
+    /// lock. A pool of one connection, as is common with SQLite, is no place to try.
+    ///
     /// On PostgreSQL it is one round trip more than `run`: `BEGIN`, and `SELECT pg_try_advisory_xact_lock(…)`. On SQLite `None` means that
     /// somebody writes to the database, or has just done so.
     ///
@@ -491,7 +506,7 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Cancel safety
     ///
-    /// As that of `run`; there is no wait to leave behind.
+    /// As that of `run`; there is no wait for the lock to leave behind.
     pub fn try_run<DB, T, E, F>(
         &self,
         pool: &Pool<DB>,

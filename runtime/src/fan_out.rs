@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -195,9 +195,11 @@ pub enum CallError<E> {
     /// It was running when the group was decided by others, and was dropped. It has not failed.
     #[error("the call was cancelled")]
     Cancelled,
-    /// It panicked. The message of the panic, or an empty text if that was none.
+    /// It panicked, be it when it was dropped because it had ended or taken too long. The message of the panic, or an empty
+    /// text if that was none.
     ///
-    /// The panic hook has run. Under `panic = "abort"` nobody gets here.
+    /// The panic hook has run. Under `panic = "abort"` nobody gets here. Of a call that is dropped because the group is over, and
+    /// panics then, only the hook knows: it is what it would have been without.
     #[error("the call panicked")]
     Panicked(String),
 }
@@ -298,7 +300,8 @@ impl FanOut {
     /// Returns the values in input order if all calls succeed, and otherwise the first error in time, of whatever kind; the
     /// other calls are dropped, and no more are asked for. No calls is `Ok`, also with a deadline of zero.
     ///
-    /// If it is the deadline that ends the group, the error is that of the first call in input order that had not ended.
+    /// If it is the deadline that ends the group, the error is that of the first call in input order that had not ended. Only if
+    /// all that were started had succeeded by then, one more is asked for, and dropped unpolled: without one it is `Ok`.
     ///
     /// ```
     /// # use std::num::NonZero;
@@ -328,8 +331,6 @@ impl FanOut {
             let (group, mut rest) = self.run(calls, Goal::NoError).await;
             let total = group.slots.len();
             let failed = group.failed.first().copied();
-            // One that was not started matters only if the deadline came before it: an error came first otherwise.
-            let queued = failed.is_none() && rest.next().is_some();
             let mut values = Vec::with_capacity(total);
             for (index, call) in group.into_calls(None::<F>).into_iter().enumerate() {
                 match call.outcome {
@@ -340,12 +341,16 @@ impl FanOut {
                     Err(_) => {}
                 }
             }
-            match queued {
-                true => Err(FirstError {
-                    index: total,
-                    error: CallError::NotStarted,
-                }),
-                false => Ok(values),
+            // All that were started have succeeded. The iterator alone knows whether the deadline came before the end.
+            match rest.next() {
+                Some(call) => {
+                    drop(Contained::new(call));
+                    Err(FirstError {
+                        index: total,
+                        error: CallError::NotStarted,
+                    })
+                }
+                None => Ok(values),
             }
         }
         .instrument(self.span("try_collect"))
@@ -472,6 +477,7 @@ impl FanOut {
                     Some(call) => {
                         let started = group.start();
                         let index = group.slots.len() - 1;
+                        let call = Contained::new(call);
                         running.push(watch(index, call, started, self.call_timeout));
                     }
                     None => all_asked_for = true,
@@ -596,10 +602,13 @@ impl<T, E> Group<T, E> {
                 ran: ended - slot.started,
             }
         };
-        let not_started = |_| Call {
-            outcome: Err(CallError::NotStarted),
-            queued: stopped - begun,
-            ran: Duration::ZERO,
+        let not_started = |call| {
+            drop(Contained::new(call));
+            Call {
+                outcome: Err(CallError::NotStarted),
+                queued: stopped - begun,
+                ran: Duration::ZERO,
+            }
         };
         let rest = rest.into_iter().map(not_started);
         self.slots.into_iter().map(call).chain(rest).collect()
@@ -657,7 +666,7 @@ fn next<C: Future>(
 /// Runs a call, and drops it when its time is up or it panics.
 async fn watch<F, T, E>(
     index: usize,
-    call: F,
+    mut call: Contained<F>,
     started: Instant,
     timeout: Option<Duration>,
 ) -> Ended<T, E>
@@ -665,20 +674,54 @@ where
     F: Future<Output = Result<T, E>>,
 {
     let mut timeout = Alarm::after(started, timeout);
-    let mut call = pin!(call);
-    let outcome = poll_fn(|cx| {
-        // A call that panicked is not polled again.
-        let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
-        match polled {
-            Ok(Poll::Ready(outcome)) => Poll::Ready(outcome.map_err(CallError::Failed)),
-            Ok(Poll::Pending) => Alarm::poll(&mut timeout, cx).map(|()| Err(CallError::TimedOut)),
-            Err(payload) => Poll::Ready(Err(CallError::Panicked(message(&*payload)))),
-        }
+    let outcome = poll_fn(|cx| match call.poll(cx) {
+        Ok(Poll::Ready(outcome)) => Poll::Ready(outcome.map_err(CallError::Failed)),
+        Ok(Poll::Pending) => Alarm::poll(&mut timeout, cx).map(|()| Err(CallError::TimedOut)),
+        Err(panic) => Poll::Ready(Err(CallError::Panicked(panic))),
     });
-    Ended {
-        index,
-        outcome: outcome.await,
+    let outcome = outcome.await;
+    let outcome = match call.end() {
+        Ok(()) => outcome,
+        Err(panic) => Err(CallError::Panicked(panic)),
+    };
+    Ended { index, outcome }
+}
+
+/// A call whose panics, also those of its destructor, do not reach the other calls. In a box, because a future that was
+/// polled cannot be moved to where its panic is caught.
+struct Contained<F>(Option<Pin<Box<F>>>);
+
+impl<F> Contained<F> {
+    fn new(call: F) -> Self {
+        Self(Some(Box::pin(call)))
     }
+
+    /// Drops the call now. Fails with the message of a panic.
+    fn end(&mut self) -> Result<(), String> {
+        let call = self.0.take();
+        contain(|| drop(call))
+    }
+}
+
+impl<F: Future> Contained<F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, String> {
+        match &mut self.0 {
+            Some(call) => contain(|| call.as_mut().poll(cx)),
+            None => Ok(Poll::Pending),
+        }
+    }
+}
+
+impl<F> Drop for Contained<F> {
+    fn drop(&mut self) {
+        // The group is over, and has a reason for it already.
+        let _ = self.end();
+    }
+}
+
+/// What was in the middle of a panic is dropped and not used again.
+fn contain<R>(run: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| message(&*payload))
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

@@ -89,7 +89,8 @@ impl Drop for SessionLock {
 }
 
 impl SessionLock {
-    /// Waits for the lock, as long as [`AdvisoryLock::timeout`] says or else as the server does.
+    /// Waits for the lock, as long as [`AdvisoryLock::timeout`] says or else as the server does; before that for a connection of
+    /// the pool, as long as its `acquire_timeout` says.
     ///
     /// One round trip, not prepared: `SELECT set_config('client_connection_check_interval', …); SELECT set_config('lock_timeout', …);
     /// SELECT pg_advisory_lock(…)`, where the settings last for these statements only.
@@ -101,7 +102,7 @@ impl SessionLock {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection: the pool has room for another one at once, and the server gives the wait up within a second
-    /// (before version 14, when its turn comes or a timeout ends it).
+    /// (where it cannot notice, when its turn comes or a timeout ends it: see [`AdvisoryLock::run`]).
     pub fn acquire<G>(
         pool: &PgPool,
         lock: &AdvisoryLock<G>,
@@ -116,7 +117,10 @@ impl SessionLock {
         }
     }
 
-    /// Takes the lock if nobody has it; `None` if somebody does. Never waits. `SELECT pg_try_advisory_lock(…)`.
+    /// Takes the lock if nobody has it; `None` if somebody does. `SELECT pg_try_advisory_lock(…)`.
+    ///
+    /// It does not wait for the lock, but first for a connection of the pool, for up to the pool's `acquire_timeout`. If there is none
+    /// by then, that is `Database` with [`Fault::PoolTimedOut`] and not `None`.
     ///
     /// # Errors
     ///

@@ -26,6 +26,8 @@ use crate::fault::Fault;
 const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// How long the question what became of a lost COMMIT may take. Not the deadline, which may be what cut the COMMIT short.
+const LONGEST_QUESTION: Duration = Duration::from_secs(5);
 
 /// Starts a transaction on a pool; [`run`](TransactionBuilder::run) runs it, again from its start where the database asks for
 /// that.
@@ -196,13 +198,14 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// How long all attempts and the waits between them may take together. Zero runs nothing.
     ///
     /// On PostgreSQL what is left of it is also given to the server, as the limit of each statement: dropping a future
-    /// does not stop a statement.
+    /// does not stop a statement. Only the question of `ask_after_lost_commit` can come after it.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Calls `hook` before each further attempt, and not after the last one.
+    /// Calls `hook` before the wait for each further attempt, and not after the last one. The deadline can still pass during
+    /// that wait.
     pub fn on_retry(mut self, hook: impl Fn(&Retry) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Hook(Arc::new(hook)));
         self
@@ -242,6 +245,9 @@ impl TransactionBuilder<sqlx::Postgres> {
     /// If the connection is lost during COMMIT, asks the server on another connection what became of the transaction
     /// (`pg_xact_status`): committed is `Ok`, rolled back is retried, and only no answer is
     /// [`TransactionError::CommitUnknown`]. Costs nothing as long as no connection is lost.
+    ///
+    /// The question, with the wait for a connection, takes five seconds at most, which are not part of the deadline: a COMMIT
+    /// that the deadline cut short is asked about, too.
     pub fn ask_after_lost_commit(mut self) -> Self {
         self.ask_after_commit = true;
         self
@@ -792,7 +798,9 @@ impl<DB: Backend> TransactionBuilder<DB> {
                     });
                 }
                 tracing::debug!(attempt, %fault, ?wait, "runs again");
-                tokio::time::sleep(wait).await;
+                if within(ends, tokio::time::sleep(wait)).await.is_none() {
+                    return Err(exceeded);
+                }
             }
         }
         .instrument(tracing::debug_span!("rowlock.transaction"))
@@ -915,8 +923,13 @@ impl<DB: Backend> TransactionBuilder<DB> {
         if !self.ask_after_commit {
             return None;
         }
-        let mut connection = self.pool.acquire().await.ok()?;
-        DB::was_committed(&mut connection, id?).await
+        let id = id?;
+        let question = async {
+            let mut connection = self.pool.acquire().await.ok()?;
+            DB::was_committed(&mut connection, id).await
+        };
+        let answer = tokio::time::timeout(LONGEST_QUESTION, question).await;
+        answer.ok().flatten()
     }
 }
 

@@ -10,7 +10,7 @@ use rowlock_tests::postgres::unique_name;
 use tokio::sync::Barrier;
 use tokio::task::JoinHandle;
 
-use super::{Database, Pool, database};
+use super::{Database, Pool, PoolOptions, database};
 
 const NOTES: &str = "CREATE TABLE notes (name text NOT NULL)";
 
@@ -308,4 +308,30 @@ async fn every_method_can_be_spawned() {
         run.await.unwrap()
     });
     assert_eq!(task.await.unwrap(), Some(()));
+}
+
+/// Who has all connections need not have the lock, so that is an error, and takes as long as the pool waits.
+#[tokio::test]
+async fn no_connection_is_not_an_answer() {
+    let database = database(NOTES).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(1));
+    let pool = database.pool_with(options).await;
+    let connection = pool.acquire().await.unwrap();
+    let lock = lock().timeout(Duration::from_millis(1));
+    let nothing = async |_: &mut rowlock::Tx<super::Db>| Ok::<_, sqlx::Error>(());
+    let (ran, tried) = tokio::join!(lock.run(&pool, nothing), lock.try_run(&pool, nothing));
+    for error in [ran.unwrap_err(), tried.unwrap_err()] {
+        assert!(
+            matches!(
+                &error,
+                AdvisoryLockError::Transaction(TransactionError::Begin(error))
+                    if error.fault() == Fault::PoolTimedOut
+            ),
+            "{error:?}"
+        );
+    }
+    drop(connection);
+    assert_eq!(lock.try_run(&pool, nothing).await.unwrap(), Some(()));
 }

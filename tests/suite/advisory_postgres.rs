@@ -857,3 +857,27 @@ async fn every_method_can_be_spawned() {
     });
     task.await.unwrap();
 }
+
+/// The server looks after its client where it can, for this transaction only, and refuses no lock where it cannot.
+#[tokio::test]
+async fn the_server_is_asked_to_look_for_its_client() {
+    const INTERVAL: &str = "SELECT current_setting('client_connection_check_interval', true)";
+    let database = database(NOTES).await;
+    let pool = database.one_connection_pool().await;
+    let (before, can): (Option<String>, bool) = sqlx::query_as(
+        "SELECT current_setting('client_connection_check_interval', true), version() ~ 'linux'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let inside = async |tx: &mut Tx<Db>| {
+        let interval = sqlx::query_scalar::<_, Option<String>>(INTERVAL);
+        interval.fetch_one(&mut **tx).await
+    };
+    let during = lock().run(&pool, inside).await.unwrap();
+    if can && before.as_deref() == Some("0") {
+        assert_eq!(during.as_deref(), Some("1s"));
+    }
+    let after: Option<String> = sqlx::query_scalar(INTERVAL).fetch_one(&pool).await.unwrap();
+    assert_eq!(after, before);
+}

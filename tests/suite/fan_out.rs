@@ -798,6 +798,67 @@ async fn a_panic_is_the_error_of_its_call() {
     assert_eq!(gauge.read(), (0, 1, 5));
 }
 
+/// Panics when it is dropped, and prints nothing.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("dropped"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_a_destructor_leaves_the_others_alone() {
+    type Outcomes = Vec<Result<u64, CallError<()>>>;
+    let bomb = async |time: u64| {
+        let _bomb = Bomb;
+        after(time, Ok(time)).await
+    };
+    let panicked = || Err(CallError::Panicked("dropped".to_owned()));
+
+    // Dropped because it has taken too long.
+    let group = at_once(2).call_timeout(ms(50));
+    let late: Outcomes = outcomes(group.collect([100].map(bomb)).await);
+    assert_eq!(late, [panicked()]);
+    let calls = (0..4).map(|n| async move {
+        let _bomb = (n % 2 == 0).then(|| Bomb);
+        after(if n % 2 == 0 { 100 } else { 40 }, Ok(n)).await
+    });
+    let late: Outcomes = outcomes(group.collect(calls).await);
+    assert_eq!(late, [panicked(), Ok(1), panicked(), Ok(3)]);
+
+    // Dropped by the deadline and before the first poll.
+    let group = at_once(2).deadline(ms(50));
+    let calls = [Bomb, Bomb, Bomb].map(|bomb| async move {
+        let _bomb = bomb;
+        after(100, Ok(0)).await
+    });
+    let late: Outcomes = outcomes(group.collect(calls).await);
+    let running = || Err(CallError::DeadlineExceeded);
+    assert_eq!(late, [running(), running(), Err(CallError::NotStarted)]);
+
+    // Dropped because another one decided, and by the caller.
+    let calls = (0..3).map(|n| async move {
+        let _bomb = (n > 0).then(|| Bomb);
+        after(10 + 100 * n, Ok::<_, ()>(n)).await
+    });
+    assert_eq!(at_once(3).first_ok(calls).await, Ok(0));
+    let calls = [100, 100].map(bomb);
+    let given_up = timeout(ms(50), at_once(2).collect::<_, _, _, ()>(calls)).await;
+    assert!(given_up.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_deadline_no_more_are_asked_for_unless_that_decides() {
+    for (time, asked, index) in [(100, 2, 0), (40, 3, 2)] {
+        let gauge = Arc::default();
+        let calls = (0..9).map(|n| after(time, Ok::<_, Infallible>(n)));
+        let group = at_once(2).deadline(ms(if asked == 2 { 50 } else { 40 }));
+        let error = group.try_collect(counted(&gauge, calls)).await.unwrap_err();
+        assert_eq!((error.index, gauge.read()), (index, (0, 2, asked)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_panic_of_the_iterator_is_the_callers_and_leaves_nothing_running() {
     let gauge = Arc::<Gauge>::default();

@@ -209,6 +209,23 @@ async fn t_15_the_deadline_ends_a_closure_that_hangs() {
     assert_eq!(balance(&database, 1).await, 100);
 }
 
+/// The wait between two attempts counts, too.
+#[tokio::test]
+async fn t_15_the_deadline_cuts_the_wait_for_the_next_attempt() {
+    let database = database(ACCOUNTS).await;
+    let day = std::time::Duration::from_secs(86_400);
+    let late = transaction(&database.pool)
+        .attempts(u32::MAX)
+        .backoff(day, day)
+        .deadline(std::time::Duration::from_millis(200))
+        .run(async |_| Err::<(), _>(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())));
+    let late = tokio::time::timeout(std::time::Duration::from_secs(30), late).await;
+    assert!(
+        matches!(late, Ok(Err(TransactionError::DeadlineExceeded { .. }))),
+        "{late:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_panic_rolls_back_and_goes_on() {
     let database = database(ACCOUNTS).await;
