@@ -56,17 +56,17 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Script, ServerErrorKind};
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use sqlx::Acquire;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 pub use ::redis::{Client, RedisError};
 
@@ -83,13 +83,16 @@ const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// No answer for so long means that the connection is not worth waiting for.
 const LONGEST_TRY: Duration = Duration::from_secs(1);
+/// How long one attempt to connect lasts, however little time each of those has who wait for it.
+const LONGEST_CONNECT: Duration = Duration::from_secs(5);
 /// How long a key that nobody needs any more is tried to be deleted before it is left to its ttl.
 const LONGEST_CLEANUP: Duration = Duration::from_secs(10);
 
 /// A named lock in Redis: one holder at a time, among all processes that use this Redis.
 ///
-/// Made once and shared: clones share one connection, which is opened by the first call and again after it broke. `Debug`
-/// shows the name and the durations, never the connection's URL. The name appears in errors and logs; keep secrets out.
+/// Made once and shared: clones, and the mutexes of other names from [`named`](Self::named), share one connection, which is
+/// opened by the first call and again after it broke. [`new`](Self::new) makes one more connection each time, so a lock per
+/// entity is `named` of one mutex. `Debug` shows the name and the durations, never the connection's URL. The name appears in errors and logs; keep secrets out.
 ///
 /// See the [module](self) for what such a lock is good for, and for an example.
 #[derive(Clone)]
@@ -115,15 +118,20 @@ impl Mutex {
     ///
     /// The ttl is 10 seconds and the timeout 5 seconds until set otherwise. The client's own timeouts do not count.
     pub fn new(client: &Client, name: impl Into<String>) -> Self {
-        let connections = Connections {
-            client: client.clone(),
-            current: tokio::sync::Mutex::new(None),
-        };
         Self {
-            connections: Arc::new(connections),
+            connections: Arc::new(Connections::new(client)),
             name: name.into().into(),
             ttl: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// A mutex of another name on the same connection, with the same ttl and timeout. Sends nothing yet.
+    #[must_use]
+    pub fn named(&self, name: impl Into<String>) -> Self {
+        Self {
+            name: name.into().into(),
+            ..self.clone()
         }
     }
 
@@ -140,13 +148,16 @@ impl Mutex {
 
     /// How long [`acquire`](Self::acquire) waits in total, connecting included. It bounds
     /// [`try_acquire`](Self::try_acquire) and [`Guard::release`] as well, which do not wait for others but for Redis.
+    ///
+    /// [`Duration::ZERO`] allows no call at all: every attempt is [`Unavailable`](MutexError::Unavailable). Not to wait for
+    /// others is `try_acquire`.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// The name, as given to [`new`](Self::new).
+    /// The name, as given to [`new`](Self::new) or [`named`](Self::named).
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -212,14 +223,24 @@ impl Mutex {
         };
         let mut held = false;
         for tries in 1.. {
-            // The key's life is counted from before the command was sent: it cannot end earlier than that.
-            let sent = Instant::now();
-            let limit = (sent + key.validity().min(LONGEST_TRY)).min(deadline);
-            let answer = key
-                .call::<(bool, i64)>(&ACQUIRE, limit, |connection| {
-                    in_doubt.connections.push(connection.clone());
-                })
-                .await;
+            let began = Instant::now();
+            let mut sent = began;
+            let longest = key.validity().min(LONGEST_TRY);
+            let mut new_doubt = None;
+            let answer = async {
+                let connection = key.connections.get(deadline).await?;
+                // The key's life is counted from before the command was sent: it cannot end earlier than that.
+                sent = Instant::now();
+                if sent >= deadline {
+                    return Err(Failed::unsent(no_answer()));
+                }
+                let new = in_doubt.add(&connection);
+                new_doubt = Some((connection.clone(), new));
+                let limit = (sent + longest).min(deadline);
+                key.call_on::<(bool, i64)>(&connection, &ACQUIRE, limit)
+                    .await
+            };
+            let answer = answer.await;
             let (error, left) = match answer {
                 Ok((true, _)) if Instant::now() < sent + key.validity() => {
                     in_doubt.connections.clear();
@@ -229,7 +250,10 @@ impl Mutex {
                 // It took so long that the key may be gone again: as good as no answer.
                 Ok((true, _)) => (Some(no_answer()), None),
                 Ok((false, left)) => {
-                    in_doubt.connections.pop();
+                    // Whatever was sent on this connection came before, and left nothing.
+                    if let Some((connection, _)) = &new_doubt {
+                        in_doubt.remove(connection);
+                    }
                     if !wait {
                         return Ok(None);
                     }
@@ -237,14 +261,19 @@ impl Mutex {
                     // Negative for a key without an end, which is none of ours.
                     (None, u64::try_from(left).ok().map(Duration::from_millis))
                 }
-                Err(error) => {
-                    if is_final(&error) {
-                        return Err(MutexError::Refused(self.attempt(operation), error));
+                Err(failed) => {
+                    // A try that was refused did nothing; an earlier one on the same connection may have.
+                    if let Some((connection, true)) = &new_doubt
+                        && failed.is_answered()
+                    {
+                        in_doubt.remove(connection);
+                    }
+                    if failed.is_final() {
+                        return Err(MutexError::Refused(self.attempt(operation), failed.error));
                     }
                     // A try that the deadline cut short does not tell that Redis is away.
-                    let cut_short = limit == deadline && error.is_timeout();
-                    held &= cut_short;
-                    (Some(error), None)
+                    held &= deadline <= began + longest && failed.error.is_timeout();
+                    (Some(failed.error), None)
                 }
             };
             let pause = full_jitter(tries, Duration::from_millis(5), Duration::from_millis(200))
@@ -367,7 +396,7 @@ impl Guard {
     ///
     /// One upsert on the database, then `GET` on Redis. `GET` comes second so that the numbers are in the order of
     /// holding: a holder that was paused before the upsert might get a greater number than its successor, but finds then
-    /// that the lock is lost, and gets no number.
+    /// that the lock is lost, and gets no number. It ends when the lock is lost, whatever the database does.
     ///
     /// # Errors
     ///
@@ -394,7 +423,7 @@ impl Guard {
             if self.is_lost() {
                 return Err(FenceError::Lost(attempt()));
             }
-            let fence = {
+            let mint = async {
                 let mut connection = db.acquire().await.map_err(failed)?;
                 // A transaction that is rolled back gives its number to the next holder too.
                 if in_transaction::<DB>(&connection) {
@@ -402,7 +431,12 @@ impl Guard {
                 }
                 Fence::mint::<DB>(self.name(), &mut connection)
                     .await
-                    .map_err(failed)?
+                    .map_err(failed)
+            };
+            // The database may keep us waiting for longer than the lock lasts.
+            let fence = match select(pin!(self.lost()), pin!(mint)).await {
+                Either::Left(((), _)) => return Err(FenceError::Lost(attempt())),
+                Either::Right((fence, _)) => fence?,
             };
             // The token is ours alone and set once. If it is there now, the lock was ours when the number was made, and
             // who comes after us makes theirs after now. If it is not, somebody may have come, and made a smaller number,
@@ -411,15 +445,15 @@ impl Guard {
                 let Some(until) = *self.valid.borrow() else {
                     return Err(FenceError::Lost(attempt()));
                 };
-                let limit = (Instant::now() + self.key.longest_try()).min(until);
-                match self.key.call::<bool>(&CHECK, limit, |_| {}).await {
+                let longest = self.key.longest_try();
+                match self.key.call::<bool>(&CHECK, longest, until).await {
                     Ok(true) if !self.is_lost() => return Ok(fence),
                     Ok(_) => return Err(FenceError::Lost(attempt())),
-                    Err(error) if is_final(&error) => {
-                        return Err(FenceError::Refused(attempt(), error));
+                    Err(failed) if failed.is_final() => {
+                        return Err(FenceError::Refused(attempt(), failed.error));
                     }
-                    Err(error) if self.is_lost() => {
-                        return Err(FenceError::Unavailable(attempt(), error));
+                    Err(failed) if self.is_lost() => {
+                        return Err(FenceError::Unavailable(attempt(), failed.error));
                     }
                     Err(_) => sleep(full_jitter(1, self.key.ttl / 20, LONGEST_TRY)).await,
                 }
@@ -443,22 +477,21 @@ impl Guard {
     pub fn release(self) -> impl Future<Output = Result<(), ReleaseError>> + Send {
         let mut guard = self;
         async move {
+            let deadline = Instant::now() + guard.key.timeout.min(guard.key.ttl);
             // No renewal may come behind the release. What the task has sent goes before it, on the same connection; and
             // elsewhere it finds no key with our token.
             if let Some(renewal) = guard.renewal.as_mut() {
                 renewal.abort();
-                let _ = renewal.await;
+                // Its thread may be busy with something else.
+                let _ = timeout_at(deadline, renewal).await;
             }
             guard.renewal = None;
 
             let key = Arc::clone(&guard.key);
             let attempt = || attempt("release", &key.name);
-            let deadline = Instant::now() + key.timeout.min(key.ttl);
             let mut unanswered = None;
             for tries in 1.. {
-                let limit = (Instant::now() + LONGEST_TRY).min(deadline);
-                let mut sent = false;
-                match key.call::<bool>(&RELEASE, limit, |_| sent = true).await {
+                match key.call::<bool>(&RELEASE, LONGEST_TRY, deadline).await {
                     Ok(true) => {
                         guard.disarm();
                         tracing::debug!(name = %key.name, "released");
@@ -472,16 +505,16 @@ impl Guard {
                             Some(error) => ReleaseError::Unknown(attempt(), error),
                         });
                     }
-                    Err(error) if is_final(&error) => {
-                        return Err(ReleaseError::Refused(attempt(), error));
+                    Err(failed) if failed.is_final() => {
+                        return Err(ReleaseError::Refused(attempt(), failed.error));
                     }
-                    Err(error) => {
+                    Err(failed) => {
                         let pause = full_jitter(tries, key.ttl / 50, LONGEST_TRY / 4);
                         if Instant::now() + pause >= deadline {
-                            return Err(ReleaseError::Unavailable(attempt(), error));
+                            return Err(ReleaseError::Unavailable(attempt(), failed.error));
                         }
-                        if sent {
-                            unanswered = Some(error);
+                        if failed.may_have_run() {
+                            unanswered = Some(failed.error);
                         }
                         sleep(pause).await;
                     }
@@ -506,7 +539,7 @@ impl Drop for Guard {
         self.runtime.spawn(async move {
             // Behind its end, so that it renews nothing after.
             if let Some(renewal) = renewal {
-                let _ = renewal.await;
+                let _ = timeout(LONGEST_TRY, renewal).await;
             }
             key.delete_quietly().await;
         });
@@ -528,12 +561,17 @@ async fn renew(key: Arc<Key>, state: watch::Sender<Option<Instant>>, mut renewed
             _ => Instant::now() + full_jitter(failures, key.ttl / 50, key.ttl / 12),
         };
         sleep_until(next.min(until)).await;
-        let sent = Instant::now();
+        let mut sent = Instant::now();
         if sent >= until {
             break "no renewal succeeded in time";
         }
-        let limit = (sent + key.longest_try()).min(until);
-        match key.call::<bool>(&EXTEND, limit, |_| {}).await {
+        let answer = async {
+            let connection = key.connections.get(until).await?;
+            sent = Instant::now();
+            let limit = (sent + key.longest_try()).min(until);
+            key.call_on::<bool>(&connection, &EXTEND, limit).await
+        };
+        match answer.await {
             // Once lost is lost for good, even if the answer came just after.
             Ok(true) if Instant::now() >= until => break "the renewal came too late",
             Ok(true) => {
@@ -542,7 +580,7 @@ async fn renew(key: Arc<Key>, state: watch::Sender<Option<Instant>>, mut renewed
                 state.send_replace(Some(sent + key.validity()));
             }
             Ok(false) => break "the key is not ours any more",
-            Err(error) => {
+            Err(Failed { error, .. }) => {
                 failures += 1;
                 tracing::debug!(name = %key.name, failures, error = error.category(), "not renewed");
             }
@@ -575,18 +613,16 @@ impl Key {
         (self.ttl / 4).min(LONGEST_TRY)
     }
 
-    /// Runs one of the scripts, on a connection that works as far as we know. `sending` hears of it before the first byte
-    /// is sent.
+    /// Runs one of the scripts, on a connection that works as far as we know. The try lasts `longest` from when there is a
+    /// connection, and all of it until the deadline.
     async fn call<T: FromRedisValue>(
         &self,
         script: &Script,
-        limit: Instant,
-        sending: impl FnOnce(&Connection),
-    ) -> Result<T, RedisError> {
-        let connection = timeout_at(limit, self.connections.get())
-            .await
-            .unwrap_or_else(|_| Err(no_answer()))?;
-        sending(&connection);
+        longest: Duration,
+        deadline: Instant,
+    ) -> Result<T, Failed> {
+        let connection = self.connections.get(deadline).await?;
+        let limit = (Instant::now() + longest).min(deadline);
         self.call_on(&connection, script, limit).await
     }
 
@@ -595,92 +631,197 @@ impl Key {
         connection: &Connection,
         script: &Script,
         limit: Instant,
-    ) -> Result<T, RedisError> {
+    ) -> Result<T, Failed> {
+        let sent = Instant::now();
+        if sent >= limit {
+            return Err(Failed::unsent(no_answer()));
+        }
         let mut call = script.key(&self.key);
         call.arg(&self.token).arg(self.ttl.as_millis() as u64);
         let mut shared = connection.shared.clone();
-        let answer = timeout_at(limit, call.invoke_async(&mut shared))
-            .await
-            .unwrap_or_else(|_| Err(no_answer()));
-        if let Err(error) = &answer
-            && !is_answer(error)
-        {
-            connection.broken.store(true, Ordering::Relaxed);
-        }
-        answer
+        let answer = timeout_at(limit, call.invoke_async(&mut shared)).await;
+        let Ok(answer) = answer else {
+            connection.health.unanswered(sent, self.longest_try());
+            return Err(Failed::sent(no_answer()));
+        };
+        connection.health.answered();
+        answer.map_err(|error| {
+            if breaks(&error) {
+                connection.health.broken.store(true, Ordering::Relaxed);
+            }
+            Failed::sent(error)
+        })
     }
 
     /// Deletes the key if it is ours; tries for a while, and leaves the rest to the ttl.
     async fn delete_quietly(&self) {
         let deadline = Instant::now() + self.ttl.min(LONGEST_CLEANUP);
         for tries in 1.. {
-            let limit = (Instant::now() + LONGEST_TRY).min(deadline);
-            match self.call::<bool>(&RELEASE, limit, |_| {}).await {
+            match self.call::<bool>(&RELEASE, LONGEST_TRY, deadline).await {
                 Ok(_) => return,
-                Err(error) if is_final(&error) || Instant::now() >= deadline => return,
+                Err(failed) if failed.is_final() || Instant::now() >= deadline => return,
                 Err(_) => sleep(full_jitter(tries, self.ttl / 50, LONGEST_TRY / 4)).await,
             }
         }
     }
 }
 
-/// Tries to take the lock whose outcome is not known, by the connection of each.
+/// The connections with tries to take the lock whose outcome is not known.
 struct InDoubt {
     key: Arc<Key>,
     connections: Vec<Connection>,
     runtime: Handle,
 }
 
-impl Drop for InDoubt {
-    fn drop(&mut self) {
-        // On the connection of the try, the deletion cannot overtake it.
-        for connection in self.connections.drain(..) {
-            let key = Arc::clone(&self.key);
-            self.runtime.spawn(async move {
-                let limit = Instant::now() + key.ttl.min(LONGEST_CLEANUP);
-                let deleted = key.call_on::<bool>(&connection, &RELEASE, limit).await;
-                if deleted.is_err() {
-                    key.delete_quietly().await;
-                }
-            });
+impl InDoubt {
+    /// Whether it was not among them: one deletion undoes all tries on a connection.
+    fn add(&mut self, connection: &Connection) -> bool {
+        let new = !self.connections.iter().any(|other| other.is(connection));
+        if new {
+            self.connections.push(connection.clone());
         }
+        new
+    }
+
+    fn remove(&mut self, connection: &Connection) {
+        self.connections.retain(|other| !other.is(connection));
     }
 }
 
-/// The connection that the clones of a mutex and their guards share.
+impl Drop for InDoubt {
+    fn drop(&mut self) {
+        if self.connections.is_empty() {
+            return;
+        }
+        let connections = std::mem::take(&mut self.connections);
+        let key = Arc::clone(&self.key);
+        self.runtime.spawn(async move {
+            let limit = Instant::now() + key.ttl.min(LONGEST_CLEANUP);
+            let elsewhere = OnceCell::new();
+            join_all(connections.iter().map(async |connection| {
+                // On the connection of the try, the deletion cannot overtake it.
+                let deleted = key.call_on::<bool>(connection, &RELEASE, limit).await;
+                if deleted.is_err() {
+                    elsewhere.get_or_init(|| key.delete_quietly()).await;
+                }
+            }))
+            .await;
+        });
+    }
+}
+
+/// The connection that the clones of a mutex, those of other names and their guards share.
 struct Connections {
     client: Client,
-    current: tokio::sync::Mutex<Option<Connection>>,
+    current: std::sync::Mutex<Option<Connecting>>,
+}
+
+/// An attempt to connect, and what came of it.
+#[derive(Clone)]
+struct Connecting {
+    began: Instant,
+    /// Closed and empty when the runtime ended meanwhile.
+    outcome: watch::Receiver<Option<Result<Connection, RedisError>>>,
 }
 
 #[derive(Clone)]
 struct Connection {
     shared: MultiplexedConnection,
+    health: Arc<Health>,
+}
+
+#[derive(Default)]
+struct Health {
     /// Set by whoever met an error on it.
-    broken: Arc<AtomicBool>,
+    broken: AtomicBool,
+    /// When the first call was sent that got no answer in its time; `None` after an answer to another one.
+    silent: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Connection {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.health, &other.health)
+    }
+}
+
+impl Health {
+    fn answered(&self) {
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A call that its deadline cut short tells nothing; calls without an answer for as long as a full try do.
+    fn unanswered(&self, sent: Instant, longest: Duration) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *silent.get_or_insert(sent);
+        if since.elapsed() >= longest {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Connections {
-    async fn get(&self) -> Result<Connection, RedisError> {
-        let mut current = self.current.lock().await;
-        if let Some(connection) = &*current
-            && !connection.broken.load(Ordering::Relaxed)
-        {
-            return Ok(connection.clone());
+    fn new(client: &Client) -> Self {
+        Self {
+            client: client.clone(),
+            current: std::sync::Mutex::new(None),
         }
-        *current = None;
-        // Every call has a limit of its own.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        let connection = Connection {
-            shared: connection.await?,
-            broken: Arc::default(),
-        };
-        Ok(current.insert(connection).clone())
+    }
+
+    /// A connection that works as far as we know, waiting until the deadline for one.
+    async fn get(&self, deadline: Instant) -> Result<Connection, Failed> {
+        let connection = timeout_at(deadline, async {
+            // The second time only if the runtime of the first attempt ended.
+            for _ in 0..2 {
+                let mut outcome = self.connecting().outcome;
+                if let Ok(outcome) = outcome.wait_for(Option::is_some).await
+                    && let Some(outcome) = &*outcome
+                {
+                    return outcome.clone();
+                }
+            }
+            Err(no_answer())
+        });
+        let connection = connection.await.unwrap_or_else(|_| Err(no_answer()));
+        connection.map_err(Failed::unsent)
+    }
+
+    /// The attempt that is under way or gave a connection that works, or another one.
+    ///
+    /// It is nobody's own: it would end with the time of the one who makes it, and never come to an end where all of them
+    /// have less time than it takes.
+    fn connecting(&self) -> Connecting {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connecting) = &*current {
+            // First, for the outcome may come in between.
+            let open = connecting.outcome.has_changed().is_ok();
+            let usable = match &*connecting.outcome.borrow() {
+                Some(Ok(connection)) => !connection.health.broken.load(Ordering::Relaxed),
+                Some(Err(_)) => false,
+                // Older where nobody drives its runtime.
+                None => open && connecting.began.elapsed() <= LONGEST_CONNECT,
+            };
+            if usable {
+                return connecting.clone();
+            }
+        }
+        let (sender, outcome) = watch::channel(None);
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            // Every call has a limit of its own.
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(None)
+                .set_response_timeout(None);
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            let connection = timeout(LONGEST_CONNECT, connection)
+                .await
+                .unwrap_or_else(|_| Err(no_answer()));
+            sender.send_replace(Some(connection.map(|shared| Connection {
+                shared,
+                health: Arc::default(),
+            })));
+        });
+        let began = Instant::now();
+        current.insert(Connecting { began, outcome }).clone()
     }
 }
 
@@ -740,30 +881,82 @@ fn no_answer() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-/// Whether the server said it, which tells that the connection works.
-fn is_answer(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType
-    )
+/// Why a call came to nothing.
+struct Failed {
+    error: RedisError,
+    /// Whether there was a connection, so that the script may have run.
+    sent: bool,
 }
 
-/// Whether the next try would meet it too. Not final: the connection, and a server that starts or changes its role.
-fn is_final(error: &RedisError) -> bool {
+impl Failed {
+    fn sent(error: RedisError) -> Self {
+        Self { error, sent: true }
+    }
+
+    fn unsent(error: RedisError) -> Self {
+        Self { error, sent: false }
+    }
+
+    /// Whether the server refused the script, which then changed nothing.
+    fn is_answered(&self) -> bool {
+        matches!(
+            self.error.kind(),
+            ErrorKind::Server(_) | ErrorKind::Extension
+        )
+    }
+
+    fn may_have_run(&self) -> bool {
+        self.sent && !self.is_answered()
+    }
+
+    /// Whether the next try would meet it too. Not final: the connection, and a server that starts, is busy or changes its
+    /// role.
+    fn is_final(&self) -> bool {
+        match self.error.kind() {
+            ErrorKind::Io | ErrorKind::Parse => false,
+            // While connecting: too many clients, or loading. Wrong passwords are another kind.
+            ErrorKind::Server(ServerErrorKind::ResponseError) => {
+                self.sent && !too_many_clients(&self.error)
+            }
+            ErrorKind::Server(kind) => !matches!(
+                kind,
+                ServerErrorKind::BusyLoading
+                    | ServerErrorKind::TryAgain
+                    | ServerErrorKind::ClusterDown
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::ReadOnly
+                    // Flushed between SCRIPT LOAD and EVALSHA.
+                    | ServerErrorKind::NoScript
+            ),
+            // A long script runs; too few replicas are connected; the disk is full.
+            ErrorKind::Extension => {
+                !matches!(self.error.code(), Some("BUSY" | "NOREPLICAS" | "MISCONF"))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Whether another connection may do better: this one has failed, or leads to a server that is not the master any more and
+/// keeps it open, while the address may lead to the new one.
+fn breaks(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse => false,
-        ErrorKind::Server(kind) => !matches!(
-            kind,
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                // Flushed between SCRIPT LOAD and EVALSHA.
-                | ServerErrorKind::NoScript
-        ),
+        ErrorKind::Server(kind) => match kind {
+            ServerErrorKind::ReadOnly
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ClusterDown => true,
+            _ => too_many_clients(error),
+        },
+        ErrorKind::Extension | ErrorKind::UnexpectedReturnType => false,
         _ => true,
     }
+}
+
+/// What the server says before it closes a connection; a first command may take it for its answer.
+fn too_many_clients(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 /// Why the lock was not taken, or could not be relied on any more.
@@ -778,11 +971,12 @@ pub enum MutexError {
     /// The lock was lost while the work ran: it expired, or somebody deleted the key.
     #[error("{0}: the lock was lost")]
     Lost(Attempt),
-    /// Redis did not answer in time. If a command was under way, a task deletes the key.
+    /// Redis did not answer in time, or only with errors that may pass: it starts, is busy with a script, has too many
+    /// clients, is no master, has too few replicas, cannot write its disk. If a command was under way, a task deletes the key.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
     Unavailable(Attempt, #[source] RedisError),
     /// Redis answered with an error that trying again would not mend: no permission, wrong password, a key of another
-    /// type, no memory.
+    /// type, no memory. Errors that may pass are [`Unavailable`](Self::Unavailable), at the end of the time.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
     Refused(Attempt, #[source] RedisError),
     /// The ttl is not between 100 milliseconds and 30 days.
@@ -800,7 +994,7 @@ pub enum ReleaseError {
     /// The key was not ours any more: it expired, or somebody deleted it. Others may have held the lock meanwhile.
     #[error("{0}: the lock was lost before")]
     NotHeld(Attempt),
-    /// The key is gone, but the answer to the first try was lost: either that try released the lock, or it was lost
+    /// The key is gone, but the answer to an earlier try was lost: either that try released the lock, or it was lost
     /// before.
     #[error("{0}: the lock is gone, it is unknown whether it was lost before ({kind})", kind = .1.category())]
     Unknown(Attempt, #[source] RedisError),
@@ -848,12 +1042,9 @@ mod tests {
             Duration::from_secs(10),
             LONGEST_TTL,
         ] {
-            let connections = Connections {
-                client: Client::open("redis://127.0.0.1:1/").unwrap(),
-                current: tokio::sync::Mutex::new(None),
-            };
+            let client = Client::open("redis://127.0.0.1:1/").unwrap();
             let key = Key {
-                connections: Arc::new(connections),
+                connections: Arc::new(Connections::new(&client)),
                 name: "a".into(),
                 key: String::new(),
                 token: String::new(),

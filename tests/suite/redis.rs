@@ -580,6 +580,175 @@ async fn what_a_hung_server_does_late_is_undone() {
     until("no key", || holder(&redis).is_none()).await;
 }
 
+/// A server that answers scripts as the test says, by the numbers of the connection and of the script, each reading of
+/// bytes after a delay. It goes on until the process ends.
+struct Fake {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    scripts: Arc<AtomicUsize>,
+}
+
+const TAKEN: &str = "*2\r\n:1\r\n:0\r\n";
+
+impl Fake {
+    fn start(
+        delay: Duration,
+        answer: impl Fn(usize, usize) -> &'static str + Send + Sync + 'static,
+    ) -> Self {
+        use std::io::{Read, Write};
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let fake = Self {
+            port: listener.local_addr().unwrap().port(),
+            connections: Arc::default(),
+            scripts: Arc::default(),
+        };
+        let (connections, scripts) = (Arc::clone(&fake.connections), Arc::clone(&fake.scripts));
+        let answer = Arc::new(answer);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), Arc::clone(&answer));
+                let (connection, scripts) =
+                    (connections.fetch_add(1, SeqCst), Arc::clone(&scripts));
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 8192];
+                    while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                        std::thread::sleep(delay);
+                        let text = String::from_utf8_lossy(&bytes[..length]);
+                        for command in text.split('*').skip(1) {
+                            let reply = match command.contains("EVALSHA") {
+                                true => answer(connection, scripts.fetch_add(1, SeqCst)),
+                                false => "+OK\r\n",
+                            };
+                            if stream.write_all(reply.as_bytes()).is_err() {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        fake
+    }
+
+    fn mutex(&self) -> Mutex {
+        Mutex::new(&server::client(self.port), "backfill").ttl(LONG)
+    }
+}
+
+#[tokio::test]
+async fn connecting_may_take_longer_than_its_callers_have() {
+    let fake = Fake::start(ms(200), |_, script| match script {
+        1 => ":1\r\n",
+        _ => TAKEN,
+    });
+    let mutex = fake.mutex();
+    let impatient = mutex.clone().timeout(ms(50));
+    for _ in 0..3 {
+        let error = impatient.try_acquire().await.unwrap_err();
+        assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
+    }
+    // Its handshake and its try take longer together than its lock is valid.
+    let guard = within(ms(1000), mutex.clone().ttl(ms(400)).acquire()).await;
+    guard.unwrap().release().await.unwrap();
+    let mut tasks = JoinSet::new();
+    for name in 0..20 {
+        let mutex = mutex.named(name.to_string()).timeout(LONG);
+        tasks.spawn(async move { mutex.acquire().await.unwrap() });
+    }
+    assert_eq!(within(ms(1000), tasks.join_all()).await.len(), 20);
+    assert_eq!(fake.connections.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_demoted_server_is_left() {
+    for refusal in [
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-MASTERDOWN Link with MASTER is down.\r\n",
+        "-CLUSTERDOWN The cluster is down\r\n",
+    ] {
+        let fake = Fake::start(Duration::ZERO, move |connection, _| match connection {
+            0 | 1 => refusal,
+            _ => TAKEN,
+        });
+        std::mem::forget(within(ms(500), fake.mutex().acquire()).await.unwrap());
+        assert_eq!(fake.connections.load(SeqCst), 3);
+        assert_eq!(fake.scripts.load(SeqCst), 3);
+    }
+}
+
+#[tokio::test]
+async fn refusals_that_may_pass_are_tried_again_and_leave_nothing_to_undo() {
+    for refusal in [
+        "-LOADING Redis is loading the dataset in memory\r\n",
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-BUSY Redis is busy running a script.\r\n",
+        "-NOREPLICAS Not enough good replicas to write.\r\n",
+        "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to\r\n",
+    ] {
+        let fake = Fake::start(Duration::ZERO, move |_, _| refusal);
+        let error = fake.mutex().timeout(ms(300)).acquire().await.unwrap_err();
+        assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
+        let scripts = fake.scripts.load(SeqCst);
+        assert!(scripts > 1, "{refusal}");
+        // Nothing to wait for but the time in which a deletion would have come.
+        tokio::time::sleep(ms(100)).await;
+        assert_eq!(fake.scripts.load(SeqCst), scripts, "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_was_refused_first_is_not_unknown() {
+    let fake = Fake::start(Duration::ZERO, |_, script| match script {
+        0 => TAKEN,
+        1 => "-BUSY Redis is busy running a script.\r\n",
+        _ => ":0\r\n",
+    });
+    let guard = fake.mutex().acquire().await.unwrap();
+    let error = guard.release().await.unwrap_err();
+    assert!(matches!(error, ReleaseError::NotHeld(_)), "{error:?}");
+    assert_eq!(fake.scripts.load(SeqCst), 3);
+}
+
+#[tokio::test]
+async fn too_many_clients_may_pass() {
+    let redis = Redis::start();
+    let mut only = redis.connection();
+    redis::cmd("CONFIG")
+        .arg(&["SET", "maxclients", "1"])
+        .exec(&mut only)
+        .unwrap();
+    let mutex = mutex(&redis);
+    let error = mutex.clone().timeout(ms(300)).acquire().await.unwrap_err();
+    assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
+    drop(only);
+    let guard = within(ms(500), mutex.timeout(LONG).acquire()).await;
+    guard.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn names_of_one_mutex_share_a_connection_and_no_lock() {
+    let redis = Redis::start();
+    let mutex = mutex(&redis);
+    let other = mutex.named("other");
+    assert_eq!(
+        format!("{other:?}"),
+        r#"Mutex { name: "other", ttl: 60s, timeout: 5s, .. }"#
+    );
+    let guard = mutex.acquire().await.unwrap();
+    let other_guard = other.try_acquire().await.unwrap().expect("it is free");
+    assert!(mutex.named("other").try_acquire().await.unwrap().is_none());
+    let clients: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query(&mut redis.connection())
+        .unwrap();
+    // The other one is that of the question.
+    assert_eq!(clients.lines().count(), 2, "{clients}");
+    guard.release().await.unwrap();
+    assert!(!other_guard.is_lost());
+    other_guard.release().await.unwrap();
+}
+
 #[tokio::test]
 async fn work_is_dropped_when_the_lock_is_lost() {
     struct Dropped(Arc<AtomicBool>);
@@ -809,6 +978,23 @@ async fn a_fence_is_not_given_to_who_lost_the_lock_while_it_was_made() {
     let (late, _guard) = late.await.unwrap();
     assert!(matches!(late, Err(FenceError::Lost(_))), "{late:?}");
     assert_eq!(successor.fence(&database.pool).await.unwrap().get(), 3);
+}
+
+#[tokio::test]
+async fn a_fence_waits_for_a_blocked_database_no_longer_than_the_lock_lasts() {
+    let redis = Redis::start();
+    let database = rowlock_tests::postgres::database(rowlock::Fence::TABLE).await;
+    let guard = mutex(&redis).ttl(ms(600)).acquire().await.unwrap();
+    guard.fence(&database.pool).await.unwrap();
+    let mut holder = database.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT * FROM rowlock_fences FOR UPDATE")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    redis.flush();
+    let error = within(ms(600), guard.fence(&database.pool)).await;
+    assert!(matches!(error, Err(FenceError::Lost(_))), "{error:?}");
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
 }
 
 mod stopped {
