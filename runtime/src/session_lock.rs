@@ -88,6 +88,9 @@ impl Drop for SessionLock {
     }
 }
 
+/// Whether the connection has no advisory lock at all.
+const HOLDS_NOTHING: &str = "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
+
 impl SessionLock {
     /// Waits for the lock, as long as [`AdvisoryLock::timeout`] says or else as the server does; before that for a connection of
     /// the pool, as long as its `acquire_timeout` says.
@@ -164,11 +167,12 @@ impl SessionLock {
             Ok(taken) => Ok((session, taken == Some(true))),
             Err(error) => {
                 let error = AcquireError::new(&session.key, error);
-                // The server has answered: nothing was locked, and the statement was the transaction.
-                session.is_clean = matches!(
-                    error,
-                    AcquireError::LockTimeout(_) | AcquireError::Deadlock(_)
-                );
+                // An error of the wait does not say that nothing was locked. If the lock is granted in the same moment in which
+                // the timeout fires, the server keeps it, and a lock of the session is not undone by the error.
+                if let AcquireError::LockTimeout(_) | AcquireError::Deadlock(_) = error {
+                    let clean = Postgres::ask(&mut session, HOLDS_NOTHING.to_owned()).await;
+                    session.is_clean = matches!(clean, Ok(Some(true)));
+                }
                 Err(error)
             }
         }
