@@ -21,6 +21,9 @@ use sqlx::{Database, Decode, Encode, Type};
 /// can go backwards when Redis loses its last writes, and then the row would refuse the rightful holder and let the stale
 /// one through. For the same reason rows of that table are never deleted.
 ///
+/// They only grow as far as that database keeps what it has committed: after a crash with `synchronous_commit = off`, or a failover to a
+/// replica that lagged behind, a number can come a second time.
+///
 /// The pattern is described by M. Kleppmann in "How to do distributed locking" (2016).
 ///
 /// ```
