@@ -525,7 +525,7 @@ async fn a_closed_or_exhausted_pool_is_said() {
     let database = database(WIDTHS).await;
     let hasty = PoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(std::time::Duration::from_millis(50));
+        .acquire_timeout(std::time::Duration::from_secs(2));
     let pool = database.pool_with(hasty).await;
     let held = pool.acquire().await.unwrap();
     let fault = async || match Width::add_long(&pool, "a", 1).await {

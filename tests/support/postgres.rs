@@ -141,6 +141,16 @@ impl Database {
         self.pool_with(pool).await
     }
 
+    /// A further pool of one connection whose answers are never there at once, however busy the machine is: they come
+    /// through a proxy that runs on the caller's thread.
+    pub async fn one_connection_that_waits(&self) -> (Pool, Proxy) {
+        let proxy = Proxy::start(&address()).await;
+        let pool = PoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(5));
+        (self.pool_through(&proxy, pool).await, proxy)
+    }
+
     /// A further pool on the same schema, whose connections go through `proxy`.
     pub async fn pool_through(&self, proxy: &Proxy, pool: PoolOptions) -> Pool {
         let options = self

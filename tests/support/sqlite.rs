@@ -83,6 +83,10 @@ impl Database {
             .await
             .expect("the file can be opened")
     }
+    /// A further pool of one connection. It answers from another thread, and can be faster than the caller looks.
+    pub async fn one_connection_that_waits(&self) -> (Pool, ()) {
+        (self.one_connection_pool().await, ())
+    }
 
     /// A further pool on the same file, of one connection, which shows by an
     /// acquire timeout of 5 seconds who wants two at once.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rowlock::redis::{Client, Mutex};
 use rowlock::{
     AdvisoryLock, CounterError, FoundOrCreated, LockError, Once, UpdateError, fan_out, transaction,
@@ -668,7 +668,8 @@ async fn run_nightly_by_redis(pool: &Pool, url: &str) -> Result<Row> {
     let client = Client::open(url)?;
     // Somebody else may use the same Redis.
     let tour = format!("tour-{}", std::process::id());
-    let connection = client.get_multiplexed_async_connection().await?;
+    let connection = client.get_multiplexed_async_connection().await;
+    let connection = connection.context("cannot connect to the Redis of REDIS_URL")?;
 
     let mutex = Mutex::new(&client, tour.as_str()).timeout(Duration::from_secs(60));
     race(TASKS, ROUNDS, pool, move |pool, turn| {
