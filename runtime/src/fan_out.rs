@@ -650,13 +650,15 @@ fn next<C: Future>(
     deadline: &mut Option<Alarm>,
     in_a_row: &mut usize,
 ) -> Poll<Option<C::Output>> {
-    if *in_a_row < YIELD_AFTER {
-        if let Poll::Ready(Some(ended)) = Pin::new(running).poll_next(cx) {
-            *in_a_row += 1;
-            return Poll::Ready(Some(ended));
-        }
-    } else {
+    if *in_a_row >= YIELD_AFTER {
+        // The deadline has to wait too: the calls were not looked at.
+        *in_a_row = 0;
         cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    if let Poll::Ready(Some(ended)) = Pin::new(running).poll_next(cx) {
+        *in_a_row += 1;
+        return Poll::Ready(Some(ended));
     }
     *in_a_row = 0;
     ready!(Alarm::poll(deadline, cx));

@@ -300,7 +300,9 @@ async fn a_07_naive_twin_unlocks_on_another_connection() {
         .unwrap();
     assert!(!unlocked);
     drop((one, other));
-    tokio::time::sleep(SHORT).await;
+    while database.pool.num_idle() < 2 {
+        tokio::task::yield_now().await;
+    }
     let mut aside = database.connection().await;
     assert_eq!(sessions(&mut aside, key).await, 1);
 }

@@ -368,12 +368,8 @@ async fn calls_that_are_ready_at_once_leave_room_for_other_tasks_and_for_the_dea
     let endless = (0..).map_while(move |n: u64| (Instant::now() < until).then_some(n));
     let calls = endless.map(|n| ready(Ok::<_, Infallible>(n)));
     let error = at_once(4).deadline(ms(20)).try_collect(calls).await;
-    // Whether one was running at that very moment is up to the clock.
-    let error = error.unwrap_err().error;
-    assert!(
-        matches!(error, CallError::NotStarted | CallError::DeadlineExceeded),
-        "{error:?}"
-    );
+    // Not one that was running: those were ready in time.
+    assert_eq!(error.unwrap_err().error, CallError::NotStarted);
 }
 
 // ---------------------------------------------------------------- policies
