@@ -1,5 +1,6 @@
 //! `Idempotent`: a ledger of requests. The key is bound first, as `$1…`, except in `finish`.
 
+use super::clock::{first_fence, next_fence, now, now_and};
 use super::*;
 
 /// The columns by their roles, which the derive has checked to be there.
@@ -11,46 +12,6 @@ pub(crate) struct Ledger<'m> {
     pub fence: &'m Column,
     pub lease: &'m Column,
     pub finished: &'m Column,
-}
-
-/// The clock of the database: that of the moment, not of the transaction's start.
-fn now(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::Postgres => "clock_timestamp()",
-        Dialect::Sqlite => "strftime('%Y-%m-%d %H:%M:%f', 'now')",
-    }
-}
-
-/// So many seconds from now, or ago.
-fn now_and(sign: char, parameter: usize, dialect: Dialect) -> String {
-    match dialect {
-        Dialect::Postgres => {
-            format!("clock_timestamp() {sign} make_interval(secs => ${parameter})")
-        }
-        Dialect::Sqlite => {
-            format!("strftime('%Y-%m-%d %H:%M:%f', 'now', '{sign}' || ${parameter} || ' seconds')")
-        }
-    }
-}
-
-/// What no claim of this key had before, and none will have: not after a purge either, when the row is new. So it is a
-/// time, in microseconds. SQLite knows milliseconds; there the rest is random.
-fn first_fence(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-        Dialect::Sqlite => {
-            "CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000)"
-        }
-    }
-}
-
-/// Higher than the last one, also when the clock was put back.
-fn next_fence(last: &str, dialect: Dialect) -> String {
-    let greatest = match dialect {
-        Dialect::Postgres => "greatest",
-        Dialect::Sqlite => "max",
-    };
-    format!("{greatest}({last} + 1, {})", first_fence(dialect))
 }
 
 impl Ledger<'_> {
@@ -66,7 +27,7 @@ impl Ledger<'_> {
         let keys = self.keys.len();
         let (fingerprint, lease) = (keys + 1, keys + 2);
         let key_values = comma(1..=keys, |index| format!("${index}"));
-        let until = now_and('+', lease, dialect);
+        let until = now_and('+', &format!("${lease}"), dialect);
         let values = format!(
             "{key_values}, ${fingerprint}, {}, {until}",
             first_fence(dialect)
@@ -168,7 +129,7 @@ impl Ledger<'_> {
     }
 
     pub(crate) fn extend(&self, dialect: Dialect) -> String {
-        self.set_lease(&now_and('+', self.keys.len() + 2, dialect))
+        self.set_lease(&now_and('+', &format!("${}", self.keys.len() + 2), dialect))
     }
 
     fn set_lease(&self, until: &str) -> String {
@@ -185,7 +146,7 @@ impl Ledger<'_> {
             "DELETE FROM {} WHERE {} < {}",
             table(self.model),
             quote(&self.finished.name),
-            now_and('-', 1, dialect),
+            now_and('-', "$1", dialect),
         )
     }
 }

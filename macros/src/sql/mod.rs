@@ -3,10 +3,12 @@
 //! PostgreSQL and SQLite understand the same text for most statements (`$1`, double quotes, `RETURNING`,
 //! `ON CONFLICT`); where they part, the function takes the [`Dialect`] into account.
 
+mod clock;
 pub(crate) mod counter;
 pub(crate) mod find_or_create;
 pub(crate) mod idempotent;
 pub(crate) mod lockable;
+pub(crate) mod queue;
 #[cfg(test)]
 mod tests;
 pub(crate) mod versioned;
