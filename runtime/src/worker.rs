@@ -72,17 +72,34 @@ impl JobOutcome {
     }
 }
 
-impl From<()> for JobOutcome {
-    fn from((): ()) -> Self {
-        Self::Complete
+/// What a handler can return.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what becomes of the job",
+    label = "the handler returns this",
+    note = "return `()`, a `rowlock::JobOutcome`, or a `Result` of either whose error can be displayed"
+)]
+pub trait HandlerOutcome: Send + 'static {
+    /// What becomes of the job.
+    fn into_outcome(self) -> JobOutcome;
+}
+
+impl HandlerOutcome for () {
+    fn into_outcome(self) -> JobOutcome {
+        JobOutcome::Complete
     }
 }
 
-impl<T: Into<Self>, E: Display> From<Result<T, E>> for JobOutcome {
-    fn from(result: Result<T, E>) -> Self {
-        match result {
-            Ok(outcome) => outcome.into(),
-            Err(error) => Self::Retry {
+impl HandlerOutcome for JobOutcome {
+    fn into_outcome(self) -> JobOutcome {
+        self
+    }
+}
+
+impl<T: HandlerOutcome, E: Display + Send + 'static> HandlerOutcome for Result<T, E> {
+    fn into_outcome(self) -> JobOutcome {
+        match self {
+            Ok(outcome) => outcome.into_outcome(),
+            Err(error) => JobOutcome::Retry {
                 error: stored(&error),
                 after: None,
             },
@@ -352,7 +369,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send
     where
         F: for<'j> Body<&'j Claimed<T>, R> + Send + Sync + 'static,
-        R: Into<JobOutcome> + Send + 'static,
+        R: HandlerOutcome,
     {
         let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
         async move {
@@ -551,7 +568,7 @@ where
     ) -> Result<WorkerCounts, WorkerError>
     where
         F: for<'j> Body<&'j Claimed<T>, R>,
-        R: Into<JobOutcome> + Send + 'static,
+        R: HandlerOutcome,
     {
         let wake = self.wake.clone();
         loop {
@@ -600,7 +617,7 @@ where
     fn start_jobs<R>(&mut self)
     where
         F: for<'j> Body<&'j Claimed<T>, R>,
-        R: Into<JobOutcome> + Send + 'static,
+        R: HandlerOutcome,
     {
         let margin = self.margin();
         while self.handled.len() < self.limits.concurrency {
@@ -719,25 +736,29 @@ where
         });
     }
 
+    /// When there is something to do that no job and no statement will wake us for. Never in the past for long, or the loop
+    /// would spin.
     fn next_timer(&self) -> Instant {
-        let mut timer = self.next_beat;
-        if self.stopping.is_none() {
-            timer = timer.min(self.next_rescue);
-            if !self.claiming && self.held() < self.limits.concurrency + self.limits.prefetch {
-                // In the past if it waits for more room: the end of a job will come before the timer.
-                timer = match self.next_claim > Instant::now() {
-                    true => timer.min(self.next_claim),
-                    false => timer,
-                };
+        let now = Instant::now();
+        let mut timer = now + self.margin();
+        let mut or = |condition: bool, at: Instant| {
+            if condition {
+                timer = timer.min(at);
             }
+        };
+        or(!self.beating, self.next_beat);
+        if let Some(drained) = self.stopping {
+            let mut handled = self.handled.values();
+            or(handled.any(|handled| handled.stopped.is_none()), drained);
+        } else {
+            or(!self.rescuing, self.next_rescue);
+            // A claim that is due, and not sent, waits for a job to end.
+            or(!self.claiming && self.next_claim > now, self.next_claim);
         }
-        if let Some(since) = self.ended_since.filter(|_| self.flushing == 0) {
-            timer = timer.min(since + self.limits.flush);
+        if let Some(since) = self.ended_since {
+            or(self.flushing == 0, since + self.limits.flush);
         }
-        let drained = self.stopping.filter(|_| !self.handled.is_empty());
         timer
-            .min(drained.unwrap_or(timer))
-            .min(Instant::now() + self.margin())
     }
 
     /// So much time before the end of a lease it counts as over.
@@ -884,10 +905,6 @@ where
             true => now + jittered(self.limits.poll),
             false => now,
         };
-        if self.held() == 0 && !claimed.is_empty() {
-            // The heartbeats were for nobody until now.
-            self.next_beat = at + self.claims.lease / 3;
-        }
         let until = at + self.claims.lease;
         for claimed in claimed {
             let held = Arc::new(Held {
@@ -970,7 +987,7 @@ async fn run_job<T, F, R>(handler: Arc<F>, held: Arc<Held<T>>, limit: Duration) 
 where
     T: Queue,
     F: for<'j> Body<&'j Claimed<T>, R>,
-    R: Into<JobOutcome> + Send,
+    R: HandlerOutcome,
 {
     let begun = Instant::now();
     let span = tracing::debug_span!(
@@ -979,7 +996,7 @@ where
         attempt = held.claimed.attempts()
     );
     let job = async {
-        let work = async { End::Outcome(handler(&held.claimed).await.into()) };
+        let work = async { End::Outcome(handler(&held.claimed).await.into_outcome()) };
         tokio::select! {
             biased;
             () = held.stop.notified() => End::Stopped,
