@@ -73,7 +73,7 @@ pub use crate::transaction::{
 };
 pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
 pub use crate::worker::{
-    HandlerOutcome, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats,
+    HandlerOutcome, Job, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats,
 };
 
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::future::{Future, pending};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,7 +24,6 @@ use crate::queue::{
     Backoff, Batch, Change, Claimed, Claims, Queue, QueueColumn, QueueSql, QueueState, Rescued, at,
     rescue_on, stored,
 };
-use crate::transaction::Body;
 
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -350,8 +350,9 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
 
     /// Runs `handler` for each row, in tasks of their own, until the signal of [`shutdown`](Self::shutdown), and returns the counts.
     ///
-    /// The handler gets the claim by reference and returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is
-    /// stored (`{:#}`, up to 8 KiB). A panic is a failed attempt. If the claim is lost, the handler is dropped at its next await
+    /// The handler returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is stored (`{:#}`, up to 8 KiB). What
+    /// it needs besides the job it clones for each: `move |job| { let pool = pool.clone(); async move { … } }`. A panic is a failed
+    /// attempt. If the claim is lost, the handler is dropped at its next await
     /// point; what it wrote outside of a transaction with [`Claimed::complete_in`] stays.
     ///
     /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, and a heartbeat. On
@@ -368,8 +369,8 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         handler: F,
     ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send
     where
-        F: for<'j> Body<&'j Claimed<T>, R> + Send + Sync + 'static,
-        R: HandlerOutcome,
+        F: Fn(Job<T>) -> R + Send + Sync + 'static,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
     {
         let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
         async move {
@@ -455,6 +456,31 @@ async fn listen(pool: sqlx::PgPool, channel: &'static str, wake: Arc<Notify>) {
         }
         failures += 1;
         sleep(full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
+    }
+}
+
+/// A row that a handler works on. Dereferences to the claim, and so to the row.
+///
+/// It is the worker that finishes the row, as the handler's [`HandlerOutcome`] says.
+pub struct Job<T>(Arc<Held<T>>);
+
+impl<T> Deref for Job<T> {
+    type Target = Claimed<T>;
+
+    fn deref(&self) -> &Claimed<T> {
+        &self.0.claimed
+    }
+}
+
+impl<T> Clone for Job<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Queue> std::fmt::Debug for Job<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Job").field(&self.0.claimed).finish()
     }
 }
 
@@ -567,8 +593,8 @@ where
         mut shutdown: BoxFuture<'static, ()>,
     ) -> Result<WorkerCounts, WorkerError>
     where
-        F: for<'j> Body<&'j Claimed<T>, R>,
-        R: HandlerOutcome,
+        F: Fn(Job<T>) -> R,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
     {
         let wake = self.wake.clone();
         loop {
@@ -616,8 +642,8 @@ where
 
     fn start_jobs<R>(&mut self)
     where
-        F: for<'j> Body<&'j Claimed<T>, R>,
-        R: HandlerOutcome,
+        F: Fn(Job<T>) -> R,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
     {
         let margin = self.margin();
         while self.handled.len() < self.limits.concurrency {
@@ -986,8 +1012,8 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
 async fn run_job<T, F, R>(handler: Arc<F>, held: Arc<Held<T>>, limit: Duration) -> (End, Duration)
 where
     T: Queue,
-    F: for<'j> Body<&'j Claimed<T>, R>,
-    R: HandlerOutcome,
+    F: Fn(Job<T>) -> R,
+    R: Future<Output: HandlerOutcome> + Send,
 {
     let begun = Instant::now();
     let span = tracing::debug_span!(
@@ -996,7 +1022,10 @@ where
         attempt = held.claimed.attempts()
     );
     let job = async {
-        let work = async { End::Outcome(handler(&held.claimed).await.into_outcome()) };
+        let work = async {
+            let outcome = handler(Job(held.clone())).await;
+            End::Outcome(outcome.into_outcome())
+        };
         tokio::select! {
             biased;
             () = held.stop.notified() => End::Stopped,

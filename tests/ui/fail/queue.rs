@@ -91,7 +91,7 @@ async fn calls(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
     Claimed::complete_many(&pool, batch).await?;
     Task::worker(&pool)
         .concurrency(4)
-        .run(async |task: &Claimed<Task>| println!("{}", task.id))
+        .run(async |task| println!("{}", task.id))
         .await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Mistakes in the use of a queue.
 
-use rowlock::{Claimed, Fence, Queue, QueueState};
+use rowlock::{Claimed, Fence, Job, Queue, QueueState};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 
@@ -45,13 +45,25 @@ async fn filter(pool: sqlx::PgPool) -> Result<(), rowlock::ClaimError> {
     Ok(())
 }
 
-/// A handler that keeps the claim in a task would outlive it.
+/// Handlers run at once, in tasks of their own.
 async fn handler(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
     let mut sent = 0;
     Email::worker(&pool)
-        .run(async |email: &Claimed<Email>| {
+        .run(async |email: Job<Email>| {
             sent += 1;
             println!("{}", email.id);
+        })
+        .await?;
+    Ok(())
+}
+
+/// A job is finished by what its handler returns.
+async fn by_hand(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+    let db = pool.clone();
+    Email::worker(&pool)
+        .run(move |email: Job<Email>| {
+            let db = db.clone();
+            async move { email.complete(&db).await }
         })
         .await?;
     Ok(())
@@ -60,7 +72,7 @@ async fn handler(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
 /// What a handler returns says what becomes of the job.
 async fn outcome(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
     Email::worker(&pool)
-        .run(async |email: &Claimed<Email>| email.id)
+        .run(async |email: Job<Email>| email.id)
         .await?;
     Ok(())
 }
@@ -69,7 +81,7 @@ async fn outcome(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
 async fn listen(pool: sqlx::SqlitePool) -> Result<(), rowlock::WorkerError> {
     Email::worker(&pool)
         .listen()
-        .run(async |_: &Claimed<Email>| ())
+        .run(async |_: Job<Email>| ())
         .await?;
     Ok(())
 }
