@@ -1,7 +1,6 @@
 //! `#[derive(Queue)]` on SQLite: what the planner makes of it, and times in two formats.
 
 use rowlock::__private::queue::QueueSql;
-use rowlock::Queue as _;
 use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 
 use super::queue::{Email, MINUTE, all, claim_one, emails, ids, nothing_is_due, run};
@@ -80,12 +79,10 @@ async fn each_statement_uses_its_index() {
                         .iter()
                         .map(|row| row.get("detail"))
                         .collect();
-                let plan = plan.join("; ");
-                let used = format!("emails USING INDEX {index} ");
-                let only = format!("emails USING COVERING INDEX {index} ");
-                let found = format!("{plan} ");
-                assert!(found.contains(&used) || found.contains(&only), "{plan}");
-                assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+                let uses = |step: &String| step.split(' ').any(|word| word == index);
+                assert!(plan.iter().any(uses), "{plan:?}");
+                let sorts = |step: &String| step.contains("TEMP B-TREE");
+                assert!(!plan.iter().any(sorts), "{plan:?}");
             }
         }
     }
