@@ -48,6 +48,8 @@ mod postgres_only;
 mod queue;
 #[path = "queue_finish.rs"]
 mod queue_finish;
+#[path = "queue_postgres.rs"]
+mod queue_postgres;
 #[path = "round_trips.rs"]
 mod round_trips;
 #[path = "spawn.rs"]

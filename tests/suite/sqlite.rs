@@ -40,6 +40,8 @@ mod lockable_sqlite;
 mod queue;
 #[path = "queue_finish.rs"]
 mod queue_finish;
+#[path = "queue_sqlite.rs"]
+mod queue_sqlite;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]
