@@ -679,11 +679,9 @@ where
         let now = Instant::now();
         let capacity = self.limits.concurrency + self.limits.prefetch;
         let room = capacity.saturating_sub(self.held());
-        // With a buffer not for every row that ends; without one as soon as a handler is free.
-        let enough = match self.limits.prefetch {
-            0 => room > 0,
-            _ => room * 2 >= capacity,
-        };
+        // As soon as a handler is free; for the buffer not for every row that ends.
+        let idle = self.handled.len() < self.limits.concurrency;
+        let enough = room > 0 && (idle || room * 2 >= capacity);
         if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
             self.claiming = true;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
