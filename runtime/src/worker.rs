@@ -400,6 +400,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 next_claim: now,
                 next_beat: now,
                 next_rescue: now,
+                woken: false,
                 failures: 0,
                 stopping: None,
                 error: None,
@@ -575,6 +576,8 @@ struct Running<DB: Backend, T, F> {
     next_claim: Instant,
     next_beat: Instant,
     next_rescue: Instant,
+    /// There may be rows that the claim under way does not see.
+    woken: bool,
     /// Claims in a row that failed.
     failures: u32,
     /// Until when handlers may go on.
@@ -618,7 +621,7 @@ where
                         self.operation_ended(operation);
                     }
                 }
-                () = wake.notified(), if !stopping => self.next_claim = Instant::now(),
+                () = wake.notified(), if !stopping => self.look(),
                 () = &mut shutdown, if !stopping => self.stop(),
                 () = sleep_until(timer) => self.on_timer(),
             }
@@ -629,6 +632,12 @@ where
             Some(error) => Err(error),
             None => Ok(counts),
         }
+    }
+
+    /// There are rows to be claimed.
+    fn look(&mut self) {
+        self.next_claim = Instant::now();
+        self.woken = true;
     }
 
     fn is_over(&self) -> bool {
@@ -684,6 +693,7 @@ where
         let enough = room > 0 && (idle || room * 2 >= capacity);
         if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
             self.claiming = true;
+            self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
             self.operations.spawn(async move {
                 let at = Instant::now();
@@ -894,7 +904,7 @@ where
                             tracing::warn!(ready, dead, "leases had ended");
                         }
                         if ready > 0 {
-                            self.next_claim = Instant::now();
+                            self.look();
                         }
                     }
                     Err(error) => warn::<T>("rescue", error),
@@ -925,7 +935,7 @@ where
         };
         self.failures = 0;
         add(&self.stats.0.claimed, claimed.len() as u64);
-        self.next_claim = match claimed.len() < asked {
+        self.next_claim = match claimed.len() < asked && !self.woken {
             true => now + jittered(self.limits.poll),
             false => now,
         };
