@@ -739,7 +739,8 @@ where
             return false;
         };
         let alone = self.handled.is_empty() && self.waiting.is_empty();
-        alone || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
+        let soon = alone || self.stopping.is_some();
+        soon || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
     }
 
     /// One heartbeat for all rows that are waiting or handled.
@@ -819,7 +820,8 @@ where
 
     fn stop(&mut self) {
         tracing::info!(running = self.handled.len(), "stopping");
-        self.stopping = Some(Instant::now() + self.limits.drain);
+        let drained = Instant::now() + self.limits.drain;
+        self.stopping.get_or_insert(drained);
         for (held, _) in std::mem::take(&mut self.waiting) {
             self.give_back(held);
         }
