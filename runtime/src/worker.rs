@@ -723,7 +723,8 @@ where
         }
         if !self.rescuing && self.next_rescue <= now && self.stopping.is_none() {
             self.rescuing = true;
-            self.next_rescue = now + jittered(self.claims.lease / 2);
+            // At most half a lease after the end of one.
+            self.next_rescue = now + jittered(self.claims.lease / 3);
             let (pool, lease) = (self.pool.clone(), self.claims.lease);
             self.operations.spawn(async move {
                 let rescued = within(lease, async {
