@@ -539,16 +539,14 @@ impl<T> Ended<T> {
 enum Operation<T> {
     Claimed {
         asked: usize,
-        /// Before the claim was sent.
-        at: Instant,
-        result: Result<Vec<Claimed<T>>, sqlx::Error>,
+        /// With the time before the claim was sent.
+        result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>,
     },
     Flushed,
     Beaten {
         rows: Vec<Arc<Held<T>>>,
-        /// Before the heartbeat was sent.
-        at: Instant,
-        result: Result<Vec<bool>, sqlx::Error>,
+        /// With the time before the heartbeat was sent.
+        result: Result<(Instant, Vec<bool>), sqlx::Error>,
     },
     Rescued(Result<Rescued, sqlx::Error>),
 }
@@ -696,12 +694,14 @@ where
             self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
             self.operations.spawn(async move {
-                let at = Instant::now();
-                let result = within(claims.lease, async {
-                    claims.run(room, &mut *pool.acquire().await?).await
-                });
-                let (asked, result) = (room, result.await);
-                Operation::Claimed { asked, at, result }
+                let claim = async {
+                    let mut connection = within(claims.lease, pool.acquire()).await?;
+                    let at = Instant::now();
+                    let claimed = within(claims.lease, claims.run(room, &mut connection));
+                    Ok((at, claimed.await?))
+                };
+                let (asked, result) = (room, claim.await);
+                Operation::Claimed { asked, result }
             });
         }
         if self.flushing == 0 && self.should_flush(now, capacity) {
@@ -758,17 +758,18 @@ where
         self.beating = true;
         let (pool, lease) = (self.pool.clone(), self.claims.lease);
         self.operations.spawn(async move {
-            let at = Instant::now();
             // In time for another one.
             let result = within(lease / 3, async {
                 let claimed: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
                 let mut connection = pool.acquire().await?;
-                Batch::Heartbeat(lease)
+                let at = Instant::now();
+                let held = Batch::Heartbeat(lease)
                     .run::<DB, T>(&claimed, &mut connection)
-                    .await
+                    .await?;
+                Ok((at, held))
             });
             let result = result.await;
-            Operation::Beaten { rows, at, result }
+            Operation::Beaten { rows, result }
         });
     }
 
@@ -888,14 +889,14 @@ where
 
     fn operation_ended(&mut self, operation: Operation<T>) {
         match operation {
-            Operation::Claimed { asked, at, result } => {
+            Operation::Claimed { asked, result } => {
                 self.claiming = false;
-                self.claimed(asked, at, result);
+                self.claimed(asked, result);
             }
             Operation::Flushed => self.flushing = 0,
-            Operation::Beaten { rows, at, result } => {
+            Operation::Beaten { rows, result } => {
                 self.beating = false;
-                self.beaten(rows, at, result);
+                self.beaten(rows, result);
             }
             Operation::Rescued(result) => {
                 self.rescuing = false;
@@ -916,9 +917,13 @@ where
         }
     }
 
-    fn claimed(&mut self, asked: usize, at: Instant, result: Result<Vec<Claimed<T>>, sqlx::Error>) {
+    fn claimed(
+        &mut self,
+        asked: usize,
+        result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>,
+    ) {
         let now = Instant::now();
-        let claimed = match result {
+        let (at, claimed) = match result {
             Ok(claimed) => claimed,
             Err(error) => {
                 let error =
@@ -960,10 +965,9 @@ where
     fn beaten(
         &mut self,
         rows: Vec<Arc<Held<T>>>,
-        at: Instant,
-        result: Result<Vec<bool>, sqlx::Error>,
+        result: Result<(Instant, Vec<bool>), sqlx::Error>,
     ) {
-        let held = match result {
+        let (at, held) = match result {
             Ok(held) => held,
             Err(error) => {
                 warn::<T>("heartbeat", error);
