@@ -394,7 +394,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 ended_since: None,
                 operations: JoinSet::new(),
                 claiming: false,
-                flushing: 0,
+                flushing: Vec::new(),
                 beating: false,
                 rescuing: false,
                 next_claim: now,
@@ -533,6 +533,11 @@ impl<T> Ended<T> {
     fn len(&self) -> usize {
         self.done.len() + self.changed.len()
     }
+
+    fn rows(&self) -> impl Iterator<Item = Arc<Held<T>>> {
+        let changed = self.changed.iter().map(|(held, _)| held);
+        self.done.iter().chain(changed).cloned()
+    }
 }
 
 /// What a statement in the background came to.
@@ -567,8 +572,8 @@ struct Running<DB: Backend, T, F> {
     ended_since: Option<Instant>,
     operations: JoinSet<Operation<T>>,
     claiming: bool,
-    /// How many rows are in the statement that finishes them.
-    flushing: usize,
+    /// The rows in the statement that finishes them.
+    flushing: Vec<Arc<Held<T>>>,
     beating: bool,
     rescuing: bool,
     next_claim: Instant,
@@ -639,12 +644,12 @@ where
     }
 
     fn is_over(&self) -> bool {
-        let working = self.claiming || self.flushing > 0;
+        let working = self.claiming || !self.flushing.is_empty();
         self.stopping.is_some() && !working && self.handled.is_empty() && self.ended.len() == 0
     }
 
     fn held(&self) -> usize {
-        self.waiting.len() + self.handled.len() + self.ended.len() + self.flushing
+        self.waiting.len() + self.handled.len() + self.ended.len() + self.flushing.len()
     }
 
     fn start_jobs<R>(&mut self)
@@ -704,10 +709,10 @@ where
                 Operation::Claimed { asked, result }
             });
         }
-        if self.flushing == 0 && self.should_flush(now, capacity) {
+        if self.flushing.is_empty() && self.should_flush(now, capacity) {
             let ended = std::mem::take(&mut self.ended);
             self.ended_since = None;
-            self.flushing = ended.len();
+            self.flushing = ended.rows().collect();
             let flush = Flush {
                 pool: self.pool.clone(),
                 stats: self.stats.clone(),
@@ -744,7 +749,7 @@ where
         soon || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
     }
 
-    /// One heartbeat for all rows that are waiting or handled.
+    /// One heartbeat for all rows that are waiting or handled, and one for those that are not finished in the database yet.
     fn beat(&mut self, now: Instant) {
         self.next_beat = now + self.claims.lease / 3;
         let handled = self.handled.values();
@@ -752,7 +757,13 @@ where
         let rows = handled.map(|handled| handled.held.clone());
         let waiting = self.waiting.iter().map(|(held, _)| held.clone());
         let rows: Vec<_> = rows.chain(waiting).collect();
-        if rows.is_empty() {
+        // In a statement of their own: the same row may have been finished and claimed again already.
+        let ending: Vec<_> = self
+            .ended
+            .rows()
+            .chain(self.flushing.iter().cloned())
+            .collect();
+        if rows.is_empty() && ending.is_empty() {
             return;
         }
         self.beating = true;
@@ -760,12 +771,11 @@ where
         self.operations.spawn(async move {
             // In time for another one.
             let result = within(lease / 3, async {
-                let claimed: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
                 let mut connection = pool.acquire().await?;
                 let at = Instant::now();
-                let held = Batch::Heartbeat(lease)
-                    .run::<DB, T>(&claimed, &mut connection)
-                    .await?;
+                let beat = Batch::Heartbeat(lease);
+                let held = beat.run::<DB, T>(&claims(&rows), &mut connection).await?;
+                beat.run::<DB, T>(&claims(&ending), &mut connection).await?;
                 Ok((at, held))
             });
             let result = result.await;
@@ -793,7 +803,7 @@ where
             or(!self.claiming && self.next_claim > now, self.next_claim);
         }
         if let Some(since) = self.ended_since {
-            or(self.flushing == 0, since + self.limits.flush);
+            or(self.flushing.is_empty(), since + self.limits.flush);
         }
         timer
     }
@@ -893,7 +903,7 @@ where
                 self.claiming = false;
                 self.claimed(asked, result);
             }
-            Operation::Flushed => self.flushing = 0,
+            Operation::Flushed => self.flushing.clear(),
             Operation::Beaten { rows, result } => {
                 self.beating = false;
                 self.beaten(rows, result);
@@ -996,6 +1006,10 @@ where
             }
         }
     }
+}
+
+fn claims<T>(rows: &[Arc<Held<T>>]) -> Vec<&T> {
+    rows.iter().map(|held| &*held.claimed).collect()
 }
 
 /// What a statement yields in time; else a pool timeout, as nothing else can be said.
@@ -1127,9 +1141,8 @@ impl<DB: Backend> Flush<DB> {
         rows: &[Arc<Held<T>>],
         batch: &Batch<'_>,
     ) -> Result<Vec<bool>, sqlx::Error> {
-        let rows: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
         let mut connection = self.pool.acquire().await?;
-        batch.run::<DB, T>(&rows, &mut connection).await
+        batch.run::<DB, T>(&claims(rows), &mut connection).await
     }
 
     /// `unknown`: an earlier try may have been the one that wrote the rows.
