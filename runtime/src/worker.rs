@@ -1096,37 +1096,44 @@ impl<DB: Backend> Flush<DB> {
             warn::<T>("finish", error);
             unknown |= fault == Fault::ConnectionLost;
             failures += 1;
-            let passes = fault.is_transient()
-                || matches!(
-                    fault,
-                    Fault::PoolTimedOut | Fault::LockTimeout | Fault::Other
-                );
-            let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);
-            if Instant::now() + pause >= ends || !passes {
+            let passes = matches!(
+                fault,
+                Fault::PoolTimedOut | Fault::LockTimeout | Fault::ReadOnly
+            );
+            if !passes && !fault.is_transient() {
                 break;
+            }
+            let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);
+            if Instant::now() + pause >= ends {
+                return rows.iter().for_each(|row| self.stats.lost(&row.claimed));
             }
             sleep(pause).await;
         }
-        // A constraint or a trigger that one of the rows meets must not keep the others.
+        // A constraint or a trigger that refuses one of the rows must not keep the others, nor must it take longer.
         match (rows, &batch) {
             ([row], _) => self.stats.lost(&row.claimed),
             (rows, Batch::Settle(changes)) => {
                 for (row, change) in rows.iter().zip(*changes) {
                     let alone = Batch::Settle(std::slice::from_ref(change));
-                    Box::pin(self.finish_alone(row, alone)).await;
+                    Box::pin(self.finish_alone(row, alone, ends)).await;
                 }
             }
             (rows, _) => {
                 for row in rows {
-                    Box::pin(self.finish_alone(row, Batch::Complete)).await;
+                    Box::pin(self.finish_alone(row, Batch::Complete, ends)).await;
                 }
             }
         }
     }
 
-    async fn finish_alone<T: QueueSql<DB>>(&self, row: &Arc<Held<T>>, batch: Batch<'_>) {
+    async fn finish_alone<T: QueueSql<DB>>(
+        &self,
+        row: &Arc<Held<T>>,
+        batch: Batch<'_>,
+        ends: Instant,
+    ) {
         let rows = std::slice::from_ref(row);
-        match timeout(self.lease, self.try_finish(rows, &batch)).await {
+        match timeout_at(ends, self.try_finish(rows, &batch)).await {
             Ok(Ok(held)) => self.count(rows, &batch, &held, false),
             Ok(Err(error)) => {
                 warn::<T>("finish", error);
