@@ -29,6 +29,9 @@ use crate::queue::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// What a longer time comes to: instants cannot be further away.
+const AGES: Duration = Duration::from_secs(86_400 * 365 * 10);
+
 /// What becomes of a job, as its handler says.
 ///
 /// A handler may return `()`, this, or a `Result` of either: an error means `Retry`, with its text.
@@ -289,7 +292,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// least. A worker sends one heartbeat for all of its rows every third of it, so a job may take longer than that. The rows of
     /// a worker that died are taken back by another one after one and a half leases at most.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.claims.lease = lease.max(Duration::from_secs(1));
+        self.claims.lease = lease.clamp(Duration::from_secs(1), AGES);
         self
     }
 
@@ -312,14 +315,14 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// How often to look for rows while there are none; a second if nothing else is said. Half as long to one and a half times
     /// as long in fact, at random, so that workers do not come all at once.
     pub fn poll(mut self, interval: Duration) -> Self {
-        self.limits.poll = interval.max(Duration::from_millis(1));
+        self.limits.poll = interval.clamp(Duration::from_millis(1), AGES);
         self
     }
 
     /// How long a handled row waits at most for others, to be finished in one statement with them; 5 ms if nothing else is said.
     /// It does not wait if no handler is running.
     pub fn flush_after(mut self, delay: Duration) -> Self {
-        self.limits.flush = delay;
+        self.limits.flush = delay.min(AGES);
         self
     }
 
@@ -339,7 +342,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
     /// dropped and given back.
     pub fn drain(mut self, limit: Duration) -> Self {
-        self.limits.drain = limit;
+        self.limits.drain = limit.min(AGES);
         self
     }
 
