@@ -103,7 +103,7 @@ pub(super) async fn until_in_state(pool: &Pool, state: QueueState, rows: i64) {
 
 /// Waits for something that must come.
 pub(super) async fn until(what: &str, reached: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !reached().await {
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(5)).await;
@@ -319,7 +319,12 @@ async fn every_outcome_of_a_handler() {
         ("fail", Dead, 1, Some("never".to_owned())),
         ("snooze", Ready, 0, None),
         ("panic", Ready, 1, Some(format!("{panic} panic"))),
-        ("silent", Ready, 1, Some("the handler panicked: ".to_owned())),
+        (
+            "silent",
+            Ready,
+            1,
+            Some("the handler panicked: ".to_owned()),
+        ),
         ("last panic", Dead, 3, Some(format!("{panic} last panic"))),
         ("timeout", Ready, 1, Some(timeout.to_owned())),
         ("last timeout", Dead, 3, Some(timeout.to_owned())),
@@ -327,11 +332,7 @@ async fn every_outcome_of_a_handler() {
     for (what, ..) in &expected {
         add(pool, 1, what).await;
     }
-    execute(
-        pool,
-        "UPDATE jobs SET attempts = 2 WHERE what LIKE 'last%'",
-    )
-    .await;
+    execute(pool, "UPDATE jobs SET attempts = 2 WHERE what LIKE 'last%'").await;
     // So long that the random part of it is never short.
     let ages = Duration::from_secs(100_000_000);
     let worker = worker(pool)
@@ -535,7 +536,11 @@ async fn a_lost_lease_stops_the_handler() {
         gate.until_running(1).await;
         // The lease of whoever has them now.
         execute(pool, takes).await;
-        execute(pool, "UPDATE jobs SET leased_until = '2999-01-01 00:00:00+00:00'").await;
+        execute(
+            pool,
+            "UPDATE jobs SET leased_until = '2999-01-01 00:00:00+00:00'",
+        )
+        .await;
         let taken = all(pool).await;
         until("both are lost", async || {
             background.counts().lease_lost == 2
@@ -576,10 +581,7 @@ async fn the_end_of_a_lost_claim_is_not_written() {
     gate.until_running(3).await;
     execute(pool, "UPDATE jobs SET fence = fence + 1, attempts = 2").await;
     gate.open(3);
-    until("all are lost", async || {
-        background.counts().lease_lost == 3
-    })
-    .await;
+    until("all are lost", async || background.counts().lease_lost == 3).await;
     let counts = background.stop().await;
     assert_eq!((counts.completed, counts.dead, counts.retried), (0, 0, 0));
     for row in all(pool).await {
@@ -719,15 +721,19 @@ async fn a_time_of_any_length_can_be_given() {
         2 => Err("no"),
         _ => pending().await,
     });
-    until("two are handled", async || {
-        background.counts().started == 3
-    })
-    .await;
+    until("two are handled", async || background.counts().started == 3).await;
     let run = background.signal();
     until_in_state(&database.pool, QueueState::Running, 1).await;
     run.abort();
-    let states: Vec<_> = all(&database.pool).await.iter().map(|job| job.state).collect();
-    assert_eq!(states, [QueueState::Done, QueueState::Ready, QueueState::Running]);
+    let states: Vec<_> = all(&database.pool)
+        .await
+        .iter()
+        .map(|job| job.state)
+        .collect();
+    assert_eq!(
+        states,
+        [QueueState::Done, QueueState::Ready, QueueState::Running]
+    );
 }
 
 /// Several workers on one table: each row is handled once.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rowlock::{Claimed, Job, JobOutcome, QueueState};
 use rowlock_tests::postgres::{Server, ddl};
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgConnectOptions, PgListener};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::sleep;
 
@@ -90,9 +90,8 @@ async fn a_heartbeat_waits_for_no_lock() {
     until("the leases of the others go on", async || {
         let rows = all(pool).await;
         assert_eq!(rows[0].leased_until, first[0].leased_until);
-        let later = |index: usize| {
-            rows[index].leased_until.unwrap() - first[index].leased_until.unwrap()
-        };
+        let later =
+            |index: usize| rows[index].leased_until.unwrap() - first[index].leased_until.unwrap();
         later(1).min(later(2)) > chrono::TimeDelta::milliseconds(2500)
     })
     .await;
@@ -200,14 +199,20 @@ async fn a_lost_answer_is_found_out() {
     let quiet = Task::worker(&pool).poll(HOUR).lease(60 * SECOND);
     let background = start(quiet.concurrency(4), gate.handler());
     gate.until_running(4).await;
-    until("the worker is quiet", async || pool.num_idle() == pool.size() as usize).await;
+    until("the worker is quiet", async || {
+        pool.num_idle() == pool.size() as usize
+    })
+    .await;
     proxy.hold_replies(true);
     gate.open(4);
     proxy.reply_held().await;
     proxy.cut().await;
     proxy.hold_replies(false);
     until_in_state(&database.pool, QueueState::Done, 4).await;
-    until("the worker knows it", async || background.counts().completed == 4).await;
+    until("the worker knows it", async || {
+        background.counts().completed == 4
+    })
+    .await;
     let counts = background.stop().await;
     assert_eq!((counts.started, counts.lease_lost), (4, 0));
 }
@@ -287,7 +292,10 @@ async fn a_wake_up_during_a_claim_is_not_lost() {
     database.until_blocked().await;
     let listening = "SELECT count(*) FROM pg_stat_activity
         WHERE application_name = current_schema() AND query LIKE 'LISTEN%' AND state = 'idle'";
-    until("the worker listens", async || number(pool, listening).await == 1).await;
+    until("the worker listens", async || {
+        number(pool, listening).await == 1
+    })
+    .await;
     let mut listener = PgListener::connect_with(pool).await.unwrap();
     listener.listen("jobs_rowlock_queue").await.unwrap();
     add(pool, 1, "").await;
@@ -366,11 +374,14 @@ async fn until_done(pool: &Pool, rows: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_comes_and_goes() {
     let mut server = Server::start();
-    let options = PoolOptions::new()
+    // What was committed must be there after a crash.
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("synchronous_commit", "on")]);
+    let small = PoolOptions::new()
         .max_connections(8)
         .acquire_timeout(2 * SECOND);
-    let pool = options.connect(&server.url()).await.unwrap();
-    let aside = PoolOptions::new().connect(&server.url()).await.unwrap();
+    let pool = small.connect_with(options.clone()).await.unwrap();
+    let aside = PoolOptions::new().connect_with(options).await.unwrap();
     let tables = sqlx::raw_sql(AssertSqlSafe(ddl(JOBS)));
     tables.execute(&pool).await.unwrap();
     execute(&pool, Task::ddl::<Db>()).await;
@@ -400,7 +411,10 @@ async fn a_server_that_comes_and_goes() {
     server.crash();
     server.restart();
     let before = completed(&workers);
-    until("it works again", async || completed(&workers) >= before + 100).await;
+    until("it works again", async || {
+        completed(&workers) >= before + 100
+    })
+    .await;
     until_done(&aside, 1000).await;
 
     let killing = Arc::new(AtomicBool::new(true));
@@ -441,7 +455,10 @@ async fn a_server_that_comes_and_goes() {
     let again = number(&aside, "SELECT sum(attempts - 1)::bigint FROM jobs").await;
     let again = usize::try_from(again).unwrap();
     assert!(ledger.attempts() <= 4000 + again);
-    assert!(u64::try_from(again).unwrap() >= rescued, "{again} {rescued}");
+    assert!(
+        u64::try_from(again).unwrap() >= rescued,
+        "{again} {rescued}"
+    );
     assert!(again < 1000, "{again} leases ended");
 }
 
@@ -450,11 +467,9 @@ mod processes {
 
     use std::future::pending;
 
+    use super::*;
     use rowlock_tests::postgres::url;
     use rowlock_tests::process::{self, Process};
-    use sqlx::postgres::PgConnectOptions;
-
-    use super::*;
 
     async fn child_of(database: &Database, what: &str) -> Process {
         let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
@@ -528,7 +543,10 @@ mod processes {
                 process::say(&format!("{} {}", counts.completed, counts.lease_lost));
             }
             "finished" => {
-                until("eight are finished", async || background.counts().completed == 8).await;
+                until("eight are finished", async || {
+                    background.counts().completed == 8
+                })
+                .await;
                 process::say("there");
                 pending().await
             }
