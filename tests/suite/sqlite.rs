@@ -48,3 +48,5 @@ mod spawn;
 mod transaction;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "worker.rs"]
+mod worker;
