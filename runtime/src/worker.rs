@@ -215,8 +215,48 @@ impl WorkerStats {
 
 /// A worker of the queue `T`; [`run`](Self::run) starts it.
 ///
-/// ```text
-/// Email::worker(&pool).concurrency(8).lease(Duration::from_secs(30)).run(async |email| send(email).await).await?
+/// ```
+/// # use chrono::{DateTime, Utc};
+/// # use rowlock::{Fence, Queue, QueueState};
+/// # use std::time::Duration;
+/// #[derive(sqlx::FromRow, Queue)]
+/// #[rowlock(table = "emails")]
+/// struct Email {
+///     #[rowlock(key, generated)]
+///     id: i64,
+///     recipient: String,
+///     // …
+/// #     #[rowlock(run_at)] run_at: DateTime<Utc>,
+/// #     #[rowlock(state)] state: QueueState,
+/// #     #[rowlock(attempts)] attempts: i32,
+/// #     #[rowlock(fence)] fence: Fence,
+/// #     #[rowlock(lease)] leased_until: Option<DateTime<Utc>>,
+/// }
+///
+/// async fn send(email: &Email) -> Result<(), std::io::Error> {
+///     println!("to {}", email.recipient);
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql(
+/// #     "CREATE TABLE emails (id INTEGER PRIMARY KEY, recipient text NOT NULL,
+/// #          run_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, state text NOT NULL DEFAULT 'ready',
+/// #          attempts integer NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until timestamp);
+/// #      INSERT INTO emails (recipient) VALUES ('ann@example.org')",
+/// # ).execute(&pool).await?;
+/// # let sigterm = tokio::time::sleep(Duration::from_millis(300));
+/// let counts = Email::worker(&pool)
+///     .concurrency(4)
+///     .lease(Duration::from_secs(30))
+///     .shutdown(sigterm)
+///     .run(async |email| send(&email).await)
+///     .await?;
+/// assert_eq!(counts.completed, 1);
+/// # Ok(())
+/// # }
 /// ```
 #[must_use = "nothing happens before `run`"]
 pub struct Worker<DB: Backend, T> {
@@ -930,11 +970,7 @@ where
         }
     }
 
-    fn claimed(
-        &mut self,
-        asked: usize,
-        result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>,
-    ) {
+    fn claimed(&mut self, asked: usize, result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>) {
         let now = Instant::now();
         let (at, claimed) = match result {
             Ok(claimed) => claimed,
