@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use rowlock::__private::queue::QueueSql;
 use rowlock::{ClaimError, Claimed, Fence, FinishError, Queue, QueueState};
-use rowlock_tests::postgres::{ddl, unique_name};
+use rowlock_tests::postgres::{Server, ddl};
 use rowlock_tests::proxy::Proxy;
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
@@ -420,24 +420,23 @@ async fn heap_only(connection: &mut Connection) -> f64 {
 /// A heartbeat changes no index, and finds room on its page. With an index on the lease it never does.
 #[tokio::test]
 async fn heartbeats_are_heap_only_updates() {
-    let database = database("").await;
+    // Elsewhere other tests have transactions open, because of which nothing can be pruned.
+    let server = Server::start();
+    let pool = PoolOptions::new().max_connections(1);
+    let pool = pool.connect(&server.url()).await.unwrap();
     for (twin, share) in [
         ("", 0.9..=1.0),
         ("CREATE INDEX ON emails (leased_until)", 0.0..=0.1),
     ] {
-        // Elsewhere other tests have transactions open, and nothing can be pruned.
-        let name = unique_name();
-        run(&database.pool, format!("CREATE DATABASE {name}")).await;
-        let options = database.options().database(&name);
-        let options = options.options([("search_path", "public")]);
-        let pool = PoolOptions::new().max_connections(1);
-        let pool = pool.connect_with(options).await.unwrap();
-        let tables = [&ddl(EMAILS), Email::ddl::<Postgres>(), twin].join(";");
-        run(&pool, tables).await;
+        let tables = [
+            "DROP TABLE IF EXISTS emails",
+            &ddl(EMAILS),
+            Email::ddl::<Postgres>(),
+            twin,
+        ];
+        run(&pool, tables.join(";")).await;
         add(&pool, 3_000).await;
-        let found = heap_only(&mut *pool.acquire().await.unwrap()).await;
-        pool.close().await;
-        run(&database.pool, format!("DROP DATABASE {name}")).await;
+        let found = heap_only(&mut pool.acquire().await.unwrap()).await;
         assert!(share.contains(&found), "{found} {twin}");
     }
 }
