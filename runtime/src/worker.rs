@@ -930,11 +930,7 @@ where
         }
     }
 
-    fn claimed(
-        &mut self,
-        asked: usize,
-        result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>,
-    ) {
+    fn claimed(&mut self, asked: usize, result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>) {
         let now = Instant::now();
         let (at, claimed) = match result {
             Ok(claimed) => claimed,
