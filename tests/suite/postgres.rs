@@ -46,6 +46,10 @@ mod lockable_postgres;
 mod postgres_only;
 #[path = "queue.rs"]
 mod queue;
+#[path = "queue_finish.rs"]
+mod queue_finish;
+#[path = "queue_postgres.rs"]
+mod queue_postgres;
 #[path = "round_trips.rs"]
 mod round_trips;
 #[path = "spawn.rs"]

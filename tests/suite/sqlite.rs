@@ -38,6 +38,10 @@ mod lockable;
 mod lockable_sqlite;
 #[path = "queue.rs"]
 mod queue;
+#[path = "queue_finish.rs"]
+mod queue_finish;
+#[path = "queue_sqlite.rs"]
+mod queue_sqlite;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]
