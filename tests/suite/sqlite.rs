@@ -50,3 +50,5 @@ mod transaction;
 mod versioned;
 #[path = "worker.rs"]
 mod worker;
+#[path = "worker_sqlite.rs"]
+mod worker_sqlite;

@@ -647,7 +647,7 @@ mod processes {
         assert_eq!(child.says(), "there");
         child.stop();
         let gate = Gate::new();
-        let background = start(worker(pool), gate.handler());
+        let background = start(worker(pool).lease(2 * SECOND), gate.handler());
         gate.until_running(1).await;
         assert_eq!(background.counts().rescued, 1);
         let ours = all(pool).await.remove(0);
