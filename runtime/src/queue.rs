@@ -634,7 +634,7 @@ impl Batch<'_> {
             T::bind_keys(rows, &mut statement);
             let fences = rows.iter().map(|row| row.fence().get()).collect();
             statement.bind_array(Array::Integers(fences));
-            self.bind_arrays(rows.len(), &mut statement);
+            self.bind_arrays(&mut statement);
             let returned = statement.fetch_all(connection).await?;
             return held::<DB, T>(rows, &returned);
         }
@@ -663,12 +663,10 @@ impl Batch<'_> {
         Ok(all)
     }
 
-    fn bind_arrays<DB: Backend>(&self, rows: usize, statement: &mut Statement<DB>) {
+    fn bind_arrays<DB: Backend>(&self, statement: &mut Statement<DB>) {
         match self {
             Self::Complete => {}
-            Self::Extend(lease) | Self::Heartbeat(lease) => {
-                statement.bind_array(Array::Floats(vec![Some(seconds(*lease)); rows]));
-            }
+            Self::Extend(lease) | Self::Heartbeat(lease) => statement.bind_seconds(*lease),
             Self::Settle(changes) => {
                 let states = changes.iter().map(|change| Some(change.state.to_string()));
                 statement.bind_array(Array::Texts(states.collect()));

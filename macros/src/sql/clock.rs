@@ -26,7 +26,7 @@ pub(super) fn now_and(sign: char, seconds: &str, dialect: Dialect) -> String {
 /// time, in microseconds. SQLite knows milliseconds; there the rest is random.
 pub(super) fn first_fence(dialect: Dialect) -> &'static str {
     match dialect {
-        Dialect::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+        Dialect::Postgres => "(date_part('epoch', clock_timestamp()) * 1000000)::bigint",
         Dialect::Sqlite => {
             "CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000)"
         }

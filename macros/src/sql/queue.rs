@@ -69,9 +69,9 @@ impl<'m> Queue<'m> {
     fn waited(&self, dialect: Dialect) -> String {
         let run_at = quote(&self.run_at.name);
         let waited = match dialect {
-            Dialect::Postgres => format!(
-                "(extract(epoch FROM statement_timestamp()) - extract(epoch FROM {run_at}))::float8"
-            ),
+            Dialect::Postgres => {
+                format!("date_part('epoch', statement_timestamp()) - date_part('epoch', {run_at})")
+            }
             Dialect::Sqlite => {
                 format!("(julianday('now') - julianday({run_at})) * 86400.0")
             }
@@ -121,12 +121,12 @@ impl<'m> Queue<'m> {
         match dialect {
             Dialect::Postgres => {
                 let parts = self.parts();
-                let joined = self.joined("rowlock_due");
+                let found = self.found_in("rowlock_due");
                 Batch {
                     head: format!("WITH \"rowlock_due\" ({parts}) AS MATERIALIZED ({due}"),
                     tail: format!(
                         " ORDER BY {order} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED), \
-                         \"rowlock_claimed\" AS (UPDATE {rows} AS \"rowlock_row\" {set} FROM \"rowlock_due\" WHERE {joined} RETURNING {}) \
+                         \"rowlock_claimed\" AS (UPDATE {rows} AS \"rowlock_row\" {set} {found} RETURNING {}) \
                          SELECT {}, {waited} FROM \"rowlock_claimed\" ORDER BY {order}",
                         comma(&all, |column| format!(
                             "\"rowlock_row\".{}",
@@ -150,6 +150,56 @@ impl<'m> Queue<'m> {
     /// `"rowlock_k1", "rowlock_k2"`: the key in a CTE.
     fn parts(&self) -> String {
         comma(1..=self.keys.len(), |index| format!("\"rowlock_k{index}\""))
+    }
+
+    /// The rows whose keys are in a CTE of PostgreSQL, behind SET.
+    ///
+    /// As an array they are looked up by the primary key, whatever the planner knows of the table: a join may read all of it.
+    fn found_in(&self, cte: &str) -> String {
+        match self.keys.as_slice() {
+            [key] => format!(
+                "WHERE \"rowlock_row\".{} = ANY (ARRAY(SELECT \"rowlock_k1\" FROM \"{cte}\"))",
+                quote(&key.name)
+            ),
+            _ => format!("FROM \"{cte}\" WHERE {}", self.joined(cte)),
+        }
+    }
+
+    /// The rows of a batch whose claims hold, on PostgreSQL: what stands beside the table, if anything, and the condition. The
+    /// arrays of the key are bound first, then that of the fences.
+    ///
+    /// Looked up by the primary key for the same reason; the pairs of key and fence are in a hash table. Joined, each row can be
+    /// compared with each pair.
+    fn held(&self) -> (Option<String>, String) {
+        let keys = self.keys.len();
+        let arrays = format!(
+            "unnest({}, ${}::bigint[])",
+            comma(1..=keys, |index| format!("${index}")),
+            keys + 1
+        );
+        let fence = format!("\"rowlock_row\".{}", quote(&self.fence.name));
+        let running = format!("\"rowlock_row\".{}", self.is("running"));
+        if let [key] = self.keys.as_slice() {
+            let key = format!("\"rowlock_row\".{}", quote(&key.name));
+            let condition = format!(
+                "{key} = ANY ($1) AND {running} AND (({key}, {fence}) IN (SELECT * FROM {arrays})) IS TRUE"
+            );
+            return (None, condition);
+        }
+        let batch = format!(
+            "{arrays} AS \"rowlock_batch\" ({}, \"rowlock_fence\")",
+            self.parts()
+        );
+        let joined = self.joined("rowlock_batch");
+        let condition = format!("{joined} AND {fence} = \"rowlock_fence\" AND {running}");
+        (Some(batch), condition)
+    }
+
+    /// The key and the fence, which tell claims apart.
+    fn claim_columns(&self) -> String {
+        comma(self.keys.iter().chain([&self.fence]), |column| {
+            format!("\"rowlock_row\".{}", quote(&column.name))
+        })
     }
 
     fn joined(&self, with: &str) -> String {
@@ -215,12 +265,24 @@ impl<'m> Queue<'m> {
         )
     }
 
-    /// Begins new leases. A row says for how many seconds.
+    /// Begins new leases. On SQLite a row says for how many seconds; on PostgreSQL that is bound once, behind the arrays.
     pub(crate) fn extend(&self, dialect: Dialect) -> Batch {
         let lease = quote(&self.lease.name);
-        let later = now_and('+', "\"rowlock_lease\"", dialect);
-        let set = format!("{lease} = {later}");
-        self.many(&set, &[("rowlock_lease", "float8")], dialect)
+        match dialect {
+            Dialect::Postgres => {
+                let later = now_and('+', &self.parameter_behind_arrays(), dialect);
+                self.many(&format!("{lease} = {later}"), &[], dialect)
+            }
+            Dialect::Sqlite => {
+                let later = now_and('+', "\"rowlock_lease\"", dialect);
+                let said = &[("rowlock_lease", "float8")];
+                self.many(&format!("{lease} = {later}"), said, dialect)
+            }
+        }
+    }
+
+    fn parameter_behind_arrays(&self) -> String {
+        format!("${}", self.keys.len() + 2)
     }
 
     /// Begins new leases as well, and returns the keys and fences of the claims that hold.
@@ -231,29 +293,23 @@ impl<'m> Queue<'m> {
         if dialect == Dialect::Sqlite {
             return self.extend(dialect);
         }
-        let (rows, keys, parts) = (table(self.model), self.keys.len(), self.parts());
+        let (rows, parts) = (table(self.model), self.parts());
         let own = comma(&self.keys, |key| {
             format!("\"rowlock_row\".{}", quote(&key.name))
         });
-        let mine = format!(
-            "{rows} AS \"rowlock_row\" JOIN \"rowlock_batch\" ON {} AND \"rowlock_row\".{} = \"rowlock_fence\" WHERE \"rowlock_row\".{}",
-            self.joined("rowlock_batch"),
-            quote(&self.fence.name),
-            self.is("running"),
-        );
+        let (batch, condition) = self.held();
+        let beside = batch.map(|batch| format!(", {batch}")).unwrap_or_default();
+        let mine = format!("{rows} AS \"rowlock_row\"{beside} WHERE {condition}");
         Batch {
             head: format!(
-                "WITH \"rowlock_batch\" ({parts}, \"rowlock_fence\", \"rowlock_lease\") AS MATERIALIZED (SELECT * FROM unnest({}, ${}::bigint[], ${}::float8[])), \
-                 \"rowlock_mine\" AS MATERIALIZED (SELECT {own}, \"rowlock_fence\" FROM {mine}), \
-                 \"rowlock_free\" ({parts}, \"rowlock_lease\") AS MATERIALIZED (SELECT {own}, \"rowlock_lease\" FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
-                 \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} FROM \"rowlock_free\" WHERE {}) \
+                "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {} FROM {mine}), \
+                 \"rowlock_free\" ({parts}) AS MATERIALIZED (SELECT {own} FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
+                 \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} {}) \
                  SELECT * FROM \"rowlock_mine\"",
-                comma(1..=keys, |index| format!("${index}")),
-                keys + 1,
-                keys + 2,
+                self.claim_columns(),
                 quote(&self.lease.name),
-                now_and('+', "\"rowlock_lease\"", dialect),
-                self.joined("rowlock_free"),
+                now_and('+', &self.parameter_behind_arrays(), dialect),
+                self.found_in("rowlock_free"),
             ),
             tail: String::new(),
         }
@@ -261,25 +317,28 @@ impl<'m> Queue<'m> {
 
     /// Writes those rows of a batch whose claims still hold, and returns their keys and fences.
     fn many(&self, set: &str, said: Said, dialect: Dialect) -> Batch {
+        let update = format!("UPDATE {} AS \"rowlock_row\" SET {set}", table(self.model));
+        if dialect == Dialect::Postgres && said.is_empty() {
+            let (batch, condition) = self.held();
+            let from = batch
+                .map(|batch| format!(" FROM {batch}"))
+                .unwrap_or_default();
+            return Batch {
+                head: format!(
+                    "{update}{from} WHERE {condition} RETURNING {}",
+                    self.claim_columns()
+                ),
+                tail: String::new(),
+            };
+        }
         let mut columns = self.parts();
         columns.push_str(", \"rowlock_fence\"");
         for (name, _) in said {
             columns.push_str(&format!(", \"{name}\""));
         }
-        let update = format!(
-            "UPDATE {} AS \"rowlock_row\" SET {set} FROM",
-            table(self.model)
-        );
         let fence = quote(&self.fence.name);
-        let written = match dialect {
-            Dialect::Postgres => comma(self.keys.iter().chain([&self.fence]), |column| {
-                format!("\"rowlock_row\".{}", quote(&column.name))
-            }),
-            // SQLite takes no alias there, and returns nothing but the row.
-            Dialect::Sqlite => format!("{}, {fence}", names(&self.keys)),
-        };
         let joined = format!(
-            "WHERE {} AND \"rowlock_row\".{fence} = \"rowlock_fence\" AND \"rowlock_row\".{} RETURNING {written}",
+            "{} AND \"rowlock_row\".{fence} = \"rowlock_fence\" AND \"rowlock_row\".{}",
             self.joined("rowlock_batch"),
             self.is("running"),
         );
@@ -293,14 +352,19 @@ impl<'m> Queue<'m> {
                 }
                 Batch {
                     head: format!(
-                        "{update} unnest({arrays}) AS \"rowlock_batch\" ({columns}) {joined}"
+                        "{update} FROM unnest({arrays}) AS \"rowlock_batch\" ({columns}) WHERE {joined} RETURNING {}",
+                        self.claim_columns()
                     ),
                     tail: String::new(),
                 }
             }
+            // SQLite takes no alias in RETURNING, and returns nothing but the row.
             Dialect::Sqlite => Batch {
                 head: format!("WITH \"rowlock_batch\" ({columns}) AS (VALUES "),
-                tail: format!(") {update} \"rowlock_batch\" {joined}"),
+                tail: format!(
+                    ") {update} FROM \"rowlock_batch\" WHERE {joined} RETURNING {}, {fence}",
+                    names(&self.keys)
+                ),
             },
         }
     }
@@ -331,10 +395,10 @@ impl<'m> Queue<'m> {
         match dialect {
             Dialect::Postgres => format!(
                 "WITH \"rowlock_ended\" ({}) AS MATERIALIZED (SELECT {} FROM {rows} WHERE {ended} FOR NO KEY UPDATE SKIP LOCKED) \
-                 UPDATE {rows} AS \"rowlock_row\" {set} FROM \"rowlock_ended\" WHERE {} RETURNING \"rowlock_row\".{state}",
+                 UPDATE {rows} AS \"rowlock_row\" {set} {} RETURNING \"rowlock_row\".{state}",
                 self.parts(),
                 names(&self.keys),
-                self.joined("rowlock_ended"),
+                self.found_in("rowlock_ended"),
             ),
             Dialect::Sqlite => format!("UPDATE {rows} {set} WHERE {ended} RETURNING {state}"),
         }
