@@ -60,3 +60,7 @@ mod transaction;
 mod transaction_postgres;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "worker.rs"]
+mod worker;
+#[path = "worker_postgres.rs"]
+mod worker_postgres;

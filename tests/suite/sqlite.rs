@@ -48,3 +48,7 @@ mod spawn;
 mod transaction;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "worker.rs"]
+mod worker;
+#[path = "worker_sqlite.rs"]
+mod worker_sqlite;
