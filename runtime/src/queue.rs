@@ -209,7 +209,8 @@ pub enum ClaimError {
     /// The connection was lost before the answer came. What was claimed comes back when its lease has ended.
     #[error("{0}; it is unknown whether rows were claimed")]
     Unknown(#[source] DatabaseError),
-    /// The database, the connection or the pool failed. Nothing was claimed.
+    /// The database, the connection or the pool failed. Nothing was claimed; but if the fault is [`Fault::Decode`](crate::Fault::Decode), the
+    /// rows were, and one of them does not fit the model. They come back when their leases have ended.
     #[error(transparent)]
     Database(DatabaseError),
 }

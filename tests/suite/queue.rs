@@ -532,6 +532,26 @@ async fn a_claim_that_fails_says_where() {
     assert!(Email::claim(&pool, 0).await.unwrap().is_empty());
 }
 
+/// The rows have been claimed, and come back.
+#[tokio::test]
+async fn a_row_that_does_not_fit_the_model_is_a_decode_fault() {
+    let database = emails(2).await;
+    let pool = &database.pool;
+    let spoil = if NAME == "SQLite" {
+        "UPDATE emails SET recipient = x'ff' WHERE id = 2"
+    } else {
+        "ALTER TABLE emails ALTER recipient DROP NOT NULL; UPDATE emails SET recipient = NULL WHERE id = 2"
+    };
+    run(pool, spoil).await;
+    let error = Email::claim(pool, 2).lease(NOW).await.unwrap_err();
+    assert_eq!(fault(&error), Fault::Decode);
+    assert!(error.to_string().contains("recipient"), "{error}");
+    run(pool, "UPDATE emails SET recipient = 'ann'").await;
+    let batch = Email::claim(pool, 2).await.unwrap();
+    assert_eq!(ids(&batch), [1, 2]);
+    assert!(batch.iter().all(|email| email.attempts == 2));
+}
+
 /// A snapshot that is older than somebody else's claim.
 #[tokio::test]
 async fn a_claim_in_an_old_snapshot_is_a_serialization_failure() {

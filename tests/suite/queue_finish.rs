@@ -286,6 +286,9 @@ async fn extend_holds_the_row_and_lets_it_go() {
     // No clock of a database overflows.
     claimed.extend(pool, Duration::MAX).await.unwrap();
     nothing_is_due(pool).await;
+    let nanosecond = Duration::from_nanos(1);
+    claimed.extend(pool, nanosecond).await.unwrap();
+    assert!(all(pool).await[0].leased_until.is_some());
     claimed.extend(pool, NOW).await.unwrap();
     assert_eq!(claim_one(pool, MINUTE).await.attempts, 2);
 }

@@ -135,6 +135,23 @@ async fn q_02_claimers_in_a_strict_isolation_are_apart() {
     assert_eq!((claimed.len(), distinct.len()), (300, 300));
 }
 
+/// However the planner joins, and so in whatever order the rows are written.
+#[tokio::test]
+async fn q_05_any_plan_keeps_the_order() {
+    let database = emails(30).await;
+    run(&database.pool, "UPDATE emails SET priority = -id").await;
+    let joins = ["enable_nestloop", "enable_mergejoin", "enable_hashjoin"];
+    for used in joins {
+        let others = joins.into_iter().filter(|join| *join != used);
+        let options = others.map(|join| (join, "off"));
+        let pool = pool_of_16(database.options().options(options)).await;
+        let batch = Email::claim(&pool, 10).lease(NOW).await.unwrap();
+        assert_eq!(ids(&batch), Vec::from_iter((21..=30).rev()), "{used}");
+        Claimed::release_many(&pool, batch).await.unwrap();
+        pool.close().await;
+    }
+}
+
 /// Somebody else's claim is not committed yet, so it is no conflict.
 #[tokio::test]
 async fn q_02_a_snapshot_passes_over_what_is_locked() {

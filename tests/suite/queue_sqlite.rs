@@ -60,6 +60,7 @@ async fn each_statement_uses_its_index() {
     for (rows, analyzed) in [(1, false), (10_000, false), (10_000, true)] {
         let database = emails(rows).await;
         let pool = &database.one_connection_pool().await;
+        run(pool, "UPDATE emails SET tenant = id % 10").await;
         if analyzed {
             run(pool, "ANALYZE").await;
         }
