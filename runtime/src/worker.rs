@@ -330,7 +330,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
 
     /// How long a claim holds without a heartbeat, by the clock of the database; a minute if nothing else is said, a second at
     /// least. A worker sends one heartbeat for all of its rows every third of it, so a job may take longer than that. The rows of
-    /// a worker that died are taken back by another one after one and a half leases at most.
+    /// a worker that died are taken back by another one, with the same lease, after one and a half leases at most.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.claims.lease = lease.clamp(Duration::from_secs(1), AGES);
         self
