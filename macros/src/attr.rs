@@ -9,7 +9,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Ident, LitInt, LitStr, Path, Token};
 
 use crate::diag::{Diag, did_you_mean, suggest};
-use crate::model::LedgerRole;
+use crate::model::{LedgerRole, Priority};
 
 /// Options that stand above the struct.
 pub(crate) const STRUCT_OPTIONS: &[&str] = &[
@@ -33,6 +33,12 @@ pub(crate) const FIELD_OPTIONS: &[&str] = &[
     "outcome",
     "lease",
     "finished",
+    "state",
+    "run_at",
+    "attempts",
+    "priority",
+    "last_error",
+    "filter",
 ];
 /// The databases a model can be limited to.
 pub(crate) const BACKENDS: &[&str] = &["Postgres", "Sqlite"];
@@ -67,6 +73,12 @@ pub(crate) struct FieldAttrs {
     pub fence: Option<Ident>,
     /// In the order of [`LedgerRole::ALL`].
     pub ledger: [Option<Ident>; LedgerRole::ALL.len()],
+    pub state: Option<Ident>,
+    pub run_at: Option<Ident>,
+    pub attempts: Option<AttemptsAttr>,
+    pub last_error: Option<Ident>,
+    pub priority: Option<PriorityAttr>,
+    pub filter: Option<Ident>,
     /// What was misspelt, misplaced or malformed: it is not also reported as missing.
     pub attempted: Vec<&'static str>,
 }
@@ -76,6 +88,18 @@ pub(crate) struct CounterAttr {
     pub option: Ident,
     pub min: Option<i64>,
     pub max: Option<i64>,
+}
+
+/// `attempts` or `attempts(max = 5)`.
+pub(crate) struct AttemptsAttr {
+    pub option: Ident,
+    pub max: Option<i64>,
+}
+
+/// `priority` or `priority(desc)`.
+pub(crate) struct PriorityAttr {
+    pub option: Ident,
+    pub first: Priority,
 }
 
 /// What sqlx's own derive is told about a field.
@@ -312,7 +336,14 @@ impl FieldAttrs {
 
     /// The options for roles that are each held by one field of the struct at most, other than the version.
     pub(crate) fn further_roles(&self) -> impl Iterator<Item = &Ident> {
-        self.fence.iter().chain(self.ledger.iter().flatten())
+        let attempts = self.attempts.as_ref().map(|attempts| &attempts.option);
+        self.fence
+            .iter()
+            .chain(self.ledger.iter().flatten())
+            .chain(&self.state)
+            .chain(&self.run_at)
+            .chain(attempts)
+            .chain(&self.last_error)
     }
 
     pub(crate) fn read(attrs: &[Attribute], diag: &Diag) -> Self {
@@ -331,6 +362,25 @@ impl FieldAttrs {
                 "fence" => {
                     found.attempted.push("fence");
                     flag(&mut found.fence);
+                }
+                "state" => {
+                    found.attempted.push("state");
+                    flag(&mut found.state);
+                }
+                "run_at" => {
+                    found.attempted.push("run_at");
+                    flag(&mut found.run_at);
+                }
+                "last_error" => flag(&mut found.last_error),
+                "filter" => flag(&mut found.filter),
+                "attempts" => {
+                    found.attempted.push("attempts");
+                    let value = AttemptsAttr::read(&option, diag);
+                    once(&mut found.attempts, Some(value), name, diag);
+                }
+                "priority" => {
+                    let value = PriorityAttr::read(&option, diag);
+                    once(&mut found.priority, Some(value), name, diag);
                 }
                 "unique" => {
                     if let OptValue::List(tokens) = &option.value {
@@ -424,6 +474,69 @@ impl CounterAttr {
                     "no value is at least {min} and at most {max}\nhelp: swap `min` and `max`"
                 ),
             );
+        }
+        found
+    }
+}
+
+impl AttemptsAttr {
+    fn read(option: &Opt, diag: &Diag) -> Self {
+        let mut found = Self {
+            option: option.name.clone(),
+            max: None,
+        };
+        let tokens = match &option.value {
+            OptValue::None => return found,
+            OptValue::List(tokens) => tokens.clone(),
+            OptValue::Equals(_) => {
+                option.malformed(diag);
+                return found;
+            }
+        };
+        for limit in options(tokens, diag) {
+            let text = limit.name.to_string();
+            if text != "max" {
+                diag.error(
+                    &limit.name,
+                    format_args!(
+                        "unknown attempts option `{text}`\n{}",
+                        suggest(&text, &["max"])
+                    ),
+                );
+                continue;
+            }
+            let value = match &limit.value {
+                OptValue::Equals(tokens) => integer(tokens),
+                _ => None,
+            };
+            match value {
+                Some(Ok(value)) if value < 1 => diag.error(
+                    &limit.name,
+                    "a job that may not be attempted is never done\nhelp: allow one attempt at least: `attempts(max = 1)`",
+                ),
+                Some(Ok(value)) => once(&mut found.max, Some(value), &limit.name, diag),
+                Some(Err(error)) => diag.push(error),
+                None => option.malformed(diag),
+            }
+        }
+        found
+    }
+}
+
+impl PriorityAttr {
+    fn read(option: &Opt, diag: &Diag) -> Self {
+        let mut found = Self {
+            option: option.name.clone(),
+            first: Priority::LowestFirst,
+        };
+        match &option.value {
+            OptValue::None => {}
+            OptValue::List(tokens) => match tokens.to_string().as_str() {
+                "asc" => {}
+                "desc" => found.first = Priority::HighestFirst,
+                _ => option.malformed(diag),
+            },
+            OptValue::Equals(_) => option.malformed(diag),
         }
         found
     }
@@ -563,6 +676,8 @@ fn example(option: &str) -> &str {
         "backend" => "backend(Postgres)",
         "crate" => "crate = ::my_reexports::rowlock",
         "counter" | "min" | "max" => "counter(min = 0, max = 100)",
+        "attempts" => "attempts(max = 5)",
+        "priority" => "priority(desc)",
         flag => flag,
     }
 }

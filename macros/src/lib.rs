@@ -18,6 +18,12 @@ mod sql;
 
 use proc_macro::TokenStream;
 
+#[doc = include_str!("../docs/queue.md")]
+#[proc_macro_derive(Queue, attributes(rowlock, sqlx))]
+pub fn queue(input: TokenStream) -> TokenStream {
+    derive::run::<derive::Queue>(input.into()).into()
+}
+
 #[doc = include_str!("../docs/versioned.md")]
 #[proc_macro_derive(Versioned, attributes(rowlock, sqlx))]
 pub fn versioned(input: TokenStream) -> TokenStream {

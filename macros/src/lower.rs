@@ -9,7 +9,9 @@ use syn::{Data, DeriveInput, Fields, Ident};
 use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::derive::default_new;
 use crate::diag::{Diag, one_of, suggest};
-use crate::model::{Column, LedgerRole, Model, Role, Table, UniqueKey, is_option, last_segment};
+use crate::model::{
+    Column, LedgerRole, Model, QueueRole, Role, Table, UniqueKey, is_option, last_segment,
+};
 use crate::sql::Dialect;
 
 /// The longest name PostgreSQL keeps; it cuts longer ones without an error.
@@ -114,6 +116,8 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             default: options.default.is_some(),
             json: sqlx.json.is_some(),
             json_nullable: sqlx.json_nullable,
+            priority: options.priority.as_ref().map(|priority| priority.first),
+            filter: options.filter.is_some(),
             asked: asked(ident, &options),
         });
     }
@@ -219,6 +223,8 @@ fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
         options.unique.as_ref(),
         options.generated.as_ref(),
         options.default.as_ref(),
+        options.filter.as_ref(),
+        options.priority.as_ref().map(|priority| &priority.option),
     ];
     for option in given.into_iter().flatten().chain(options.further_roles()) {
         diag.error(
@@ -249,6 +255,9 @@ fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
             "a counter",
             "a counter is an integer column; sums of money belong in an integer number of cents",
         ),
+        (None, None) if options.attempts.is_some() => {
+            ("the attempts", "every claim counts one attempt more")
+        }
         (None, None) => return,
     };
     diag.error(
@@ -302,6 +311,24 @@ fn check_ledger_types(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
         "String",
         "Duration",
     ];
+    if options.state.is_some()
+        && ["i16", "i32", "i64", "bool", "DateTime", "OffsetDateTime"].contains(&name)
+    {
+        refuse(
+            "the state",
+            "it is one of `ready`, `running`, `done` and `dead`, as text",
+            "use `rowlock::QueueState`",
+        );
+    }
+    if let Some(option) = &options.run_at
+        && NO_TIMESTAMPS.contains(&name)
+    {
+        refuse(
+            &role_name(option),
+            "it is a point in time, compared with the clock of the database",
+            "use `DateTime<Utc>` of chrono or `OffsetDateTime` of time",
+        );
+    }
     for role in [LedgerRole::Lease, LedgerRole::Finished] {
         let Some(option) = options.ledger(role) else {
             continue;
@@ -444,6 +471,10 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
         let roles = [key, version, counter, unique, generated, default];
         let earlier = options.further_roles().take(index);
         for other in roles.into_iter().flatten().chain(earlier) {
+            // The database can make up the time of a job that is due at once.
+            if role == "run_at" && other == "default" {
+                continue;
+            }
             let note = "a column has one role and one writer";
             clash(&Some(other.clone()), &Some(role.clone()), note);
         }
@@ -455,6 +486,8 @@ fn check_roles(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Dia
             .into_iter()
             .flatten()
             .chain(further)
+            .chain(options.priority.as_ref().map(|priority| &priority.option))
+            .chain(&options.filter)
         {
             diag.error(
                 role,
@@ -488,6 +521,10 @@ fn role_name(option: &Ident) -> String {
         "key" => "the key".to_owned(),
         "unique" => "part of a unique key".to_owned(),
         "counter" => "a counter".to_owned(),
+        "priority" => "a priority".to_owned(),
+        "filter" => "a filter".to_owned(),
+        "run_at" => "the time when a job is due".to_owned(),
+        "last_error" => "the last error".to_owned(),
         other => format!("the {other}"),
     }
 }
@@ -528,6 +565,26 @@ fn check_nullable(field: &Ident, ty: &syn::Type, options: &FieldAttrs, diag: &Di
             "the fingerprint",
             "in SQL NULL is not equal to NULL, so no request would ever match such a row",
         ),
+        (
+            options.state.is_some(),
+            "the state",
+            "in SQL NULL is not equal to anything, so such a row would never be claimed",
+        ),
+        (
+            options.run_at.is_some(),
+            "the time when a job is due",
+            "in SQL no time has passed since NULL, so such a row would never be claimed",
+        ),
+        (
+            options.attempts.is_some(),
+            "the attempts",
+            "in SQL NULL + 1 is NULL, so no attempt would ever be the last",
+        ),
+        (
+            options.priority.is_some(),
+            "a priority",
+            "databases disagree about whether NULL comes first or last",
+        ),
     ];
     for (given, what, note) in roles {
         if given {
@@ -563,6 +620,17 @@ fn role(options: &FieldAttrs) -> Role {
     }
     if options.fence.is_some() {
         return Role::Fence;
+    }
+    if let Some(attempts) = &options.attempts {
+        return Role::Queue(QueueRole::Attempts { max: attempts.max });
+    }
+    let queue = [
+        (&options.state, QueueRole::State),
+        (&options.run_at, QueueRole::RunAt),
+        (&options.last_error, QueueRole::LastError),
+    ];
+    if let Some((_, role)) = queue.into_iter().find(|(option, _)| option.is_some()) {
+        return Role::Queue(role);
     }
     let ledger = LedgerRole::ALL
         .into_iter()
@@ -666,6 +734,7 @@ fn unique_key(
             }
             Role::Fence => Some("the fence changes with every lock, so it cannot identify a row"),
             Role::Ledger(_) => Some("calls under the key write it, so it cannot identify a row"),
+            Role::Queue(_) => Some("claims write it, so it cannot identify a row"),
             Role::Plain if column.generated || column.default => {
                 Some("nobody can look for a value that the database has yet to make up")
             }

@@ -56,8 +56,19 @@ pub(crate) struct Column {
     pub json: bool,
     /// As JSON that can be NULL.
     pub json_nullable: bool,
+    /// Claims come in the order of this column.
+    pub priority: Option<Priority>,
+    /// Claims can be limited to one value of this column.
+    pub filter: bool,
     /// The option that gave the column its role, or else the field.
     pub asked: Span,
+}
+
+/// Which end of a column is claimed first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    LowestFirst,
+    HighestFirst,
 }
 
 /// Who writes a column.
@@ -71,8 +82,22 @@ pub(crate) enum Role {
     Counter { min: Option<i64>, max: Option<i64> },
     /// The user's code, with the fence of a lock; every write checks it.
     Fence,
-    /// `Idempotent`.
+    /// `Idempotent`; the lease and the time of the end also `Queue`.
     Ledger(LedgerRole),
+    /// `Queue`.
+    Queue(QueueRole),
+}
+
+/// A column that `Queue` writes, beside the fence, the lease and the time of the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QueueRole {
+    State,
+    /// The caller gives it for a new row.
+    RunAt,
+    Attempts {
+        max: Option<i64>,
+    },
+    LastError,
 }
 
 /// A column of the ledger of `Idempotent`.
@@ -155,6 +180,12 @@ impl Model {
             .find(|column| column.role == Role::Ledger(role))
     }
 
+    pub(crate) fn queue(&self, role: impl Fn(QueueRole) -> bool) -> Option<&Column> {
+        self.columns
+            .iter()
+            .find(|column| matches!(column.role, Role::Queue(found) if role(found)))
+    }
+
     /// The columns that an update writes: not the key, and nothing that belongs to the database or to another derive.
     pub(crate) fn writable(&self) -> Vec<&Column> {
         self.columns
@@ -168,8 +199,11 @@ impl Model {
         self.columns
             .iter()
             .filter(|column| {
-                column.role == Role::Fence
-                    || column.is_plain() && !column.generated && !column.default
+                let given = match column.role {
+                    Role::Fence | Role::Queue(QueueRole::RunAt) => true,
+                    _ => column.is_plain() && !column.generated,
+                };
+                given && !column.default
             })
             .collect()
     }
@@ -197,7 +231,7 @@ impl Column {
     pub(crate) fn initial(&self) -> i64 {
         match self.role {
             Role::Counter { min, max } => 0.clamp(min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX)),
-            Role::Plain | Role::Version | Role::Fence | Role::Ledger(_) => 0,
+            Role::Plain | Role::Version | Role::Fence | Role::Ledger(_) | Role::Queue(_) => 0,
         }
     }
 }

@@ -116,6 +116,19 @@ pub trait Backend:
     #[doc(hidden)]
     fn bind_text(arguments: &mut Self::Arguments, value: &str) -> Result<(), BoxDynError>;
 
+    /// Whether a statement can take the values of many rows as one array per column.
+    #[doc(hidden)]
+    const HAS_ARRAYS: bool;
+
+    #[doc(hidden)]
+    fn bind_array(arguments: &mut Self::Arguments, array: Array) -> Result<(), BoxDynError>;
+
+    #[doc(hidden)]
+    fn get_f64(row: &Self::Row, index: usize) -> Result<f64, sqlx::Error>;
+
+    #[doc(hidden)]
+    fn get_text(row: &Self::Row, index: usize) -> Result<String, sqlx::Error>;
+
     /// Reads an integer column of any width; `None` is NULL.
     #[doc(hidden)]
     fn get_i64(row: &Self::Row, index: usize) -> Result<Option<i64>, sqlx::Error>;
@@ -139,6 +152,14 @@ pub trait Backend:
         error: &sqlx::Error,
         key: IndexedColumns,
     ) -> impl Future<Output = bool> + Send;
+}
+
+/// A column of a batch.
+#[doc(hidden)]
+pub enum Array {
+    Integers(Vec<i64>),
+    Floats(Vec<Option<f64>>),
+    Texts(Vec<Option<String>>),
 }
 
 /// The columns that should have a unique index.
@@ -184,6 +205,7 @@ mod postgres {
         const BEGIN: &'static str = "BEGIN";
         const ERROR_ABORTS_TRANSACTION: bool = true;
         const HAS_ADVISORY_LOCKS: bool = true;
+        const HAS_ARRAYS: bool = true;
 
         fn run<'e>(
             connection: &'e mut PgConnection,
@@ -318,6 +340,22 @@ mod postgres {
             arguments.add(value)
         }
 
+        fn bind_array(arguments: &mut PgArguments, array: Array) -> Result<(), BoxDynError> {
+            match array {
+                Array::Integers(values) => arguments.add(values),
+                Array::Floats(values) => arguments.add(values),
+                Array::Texts(values) => arguments.add(values),
+            }
+        }
+
+        fn get_f64(row: &PgRow, index: usize) -> Result<f64, sqlx::Error> {
+            row.try_get(index)
+        }
+
+        fn get_text(row: &PgRow, index: usize) -> Result<String, sqlx::Error> {
+            row.try_get(index)
+        }
+
         fn get_i64(row: &PgRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
             // Unchecked, because int2 and int4 are welcome too; sqlx decodes by the value's length.
             row.try_get_unchecked(index)
@@ -398,6 +436,7 @@ mod sqlite {
         const BEGIN: &'static str = "BEGIN IMMEDIATE";
         const ERROR_ABORTS_TRANSACTION: bool = false;
         const HAS_ADVISORY_LOCKS: bool = false;
+        const HAS_ARRAYS: bool = false;
 
         fn run<'e>(
             connection: &'e mut SqliteConnection,
@@ -496,6 +535,18 @@ mod sqlite {
 
         fn bind_text(arguments: &mut SqliteArguments, value: &str) -> Result<(), BoxDynError> {
             arguments.add(value)
+        }
+
+        fn bind_array(_: &mut SqliteArguments, _: Array) -> Result<(), BoxDynError> {
+            Err("SQLite has no arrays".into())
+        }
+
+        fn get_f64(row: &SqliteRow, index: usize) -> Result<f64, sqlx::Error> {
+            row.try_get(index)
+        }
+
+        fn get_text(row: &SqliteRow, index: usize) -> Result<String, sqlx::Error> {
+            row.try_get(index)
         }
 
         fn get_i64(row: &SqliteRow, index: usize) -> Result<Option<i64>, sqlx::Error> {

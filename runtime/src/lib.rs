@@ -25,6 +25,7 @@ mod fingerprint;
 mod idempotent;
 mod lock_key;
 mod lockable;
+mod queue;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
@@ -33,10 +34,11 @@ mod session_lock;
 mod statement;
 mod transaction;
 mod versioned;
+mod worker;
 
 #[cfg(feature = "idempotent")]
 pub use rowlock_macros::Idempotent;
-pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Versioned};
+pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Queue, Versioned};
 
 pub use crate::advisory::{
     AcquireError, AdvisoryLock, AdvisoryLockError, AdvisoryLocks, AdvisoryMode,
@@ -60,6 +62,9 @@ pub use crate::lockable::{
     Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
     RowLocks, Share, Shared, SkipLocked, Wait,
 };
+pub use crate::queue::{
+    Claim, ClaimError, Claimed, FinishError, QueueColumn, QueueState, Rescued, Retried,
+};
 #[cfg(feature = "postgres")]
 pub use crate::session_lock::{ReleaseError, SessionLock};
 pub use crate::transaction::{
@@ -67,6 +72,7 @@ pub use crate::transaction::{
     TransactionError, Tx, transaction,
 };
 pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
+pub use crate::worker::{JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats};
 
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
 #[doc(hidden)]
@@ -127,6 +133,15 @@ pub mod __private {
         pub use crate::idempotent::{Idempotent, IdempotentSql, once, purge, start};
         pub use crate::{Body, FailureOf, OnceCall, OnceError, StartError, Started, Tx};
     }
+    /// For `#[derive(Queue)]`.
+    pub mod queue {
+        pub use core::cmp::{Ord, Ordering};
+
+        pub use sqlx::Pool;
+
+        pub use crate::queue::{Queue, QueueSql, claim, column, rescue};
+        pub use crate::worker::worker;
+    }
     /// For `#[derive(FindOrCreate)]`.
     pub mod find_or_create {
         pub use crate::find_or_create::{
@@ -134,6 +149,7 @@ pub mod __private {
         };
     }
     pub use crate::{__postgres as postgres, __sqlite as sqlite};
+    pub use crate::{Claim, QueueColumn, Rescued, Worker};
     pub use crate::{
         CounterError, DatabaseError, DeleteError, Edit, Fence, FindError, FindOrCreateError,
         FoundOrCreated, LoadError, UpdateError, UpsertError,

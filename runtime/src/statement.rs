@@ -1,7 +1,6 @@
 //! One statement and its parameters, and how it is run.
 
 use std::fmt::Write;
-#[cfg(feature = "idempotent")]
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -9,8 +8,13 @@ use sqlx::error::BoxDynError;
 use sqlx::query::Query;
 use sqlx::{Arguments, AssertSqlSafe, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
 
-use crate::backend::Backend;
+use crate::backend::{Array, Backend};
 use crate::column::Column;
+
+/// A hundred years are for ever, and no database's clock overflows with them.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64().min(3_155_760_000.0)
+}
 
 /// Where generated code puts the values of a statement.
 pub trait Bind<DB: Backend> {
@@ -119,15 +123,16 @@ impl<DB: Backend> Statement<DB> {
     }
 
     /// A number of seconds, as the databases add it to their clock.
-    #[cfg(feature = "idempotent")]
     pub(crate) fn bind_seconds(&mut self, duration: Duration) {
-        // A hundred years are for ever, and no database's clock overflows with them.
-        let seconds = duration.as_secs_f64().min(3_155_760_000.0);
-        let bound = DB::bind_f64(&mut self.arguments, seconds);
+        let bound = DB::bind_f64(&mut self.arguments, seconds(duration));
         self.note(bound);
     }
 
-    #[cfg(feature = "redis")]
+    pub(crate) fn bind_array(&mut self, array: Array) {
+        let bound = DB::bind_array(&mut self.arguments, array);
+        self.note(bound);
+    }
+
     pub(crate) fn bind_text(&mut self, value: &str) {
         let bound = DB::bind_text(&mut self.arguments, value);
         self.note(bound);

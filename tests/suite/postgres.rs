@@ -44,6 +44,8 @@ mod lockable;
 mod lockable_postgres;
 #[path = "postgres_only.rs"]
 mod postgres_only;
+#[path = "queue.rs"]
+mod queue;
 #[path = "round_trips.rs"]
 mod round_trips;
 #[path = "spawn.rs"]

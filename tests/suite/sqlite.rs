@@ -36,6 +36,8 @@ mod idempotent_sqlite;
 mod lockable;
 #[path = "lockable_sqlite.rs"]
 mod lockable_sqlite;
+#[path = "queue.rs"]
+mod queue;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

@@ -8,8 +8,8 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 use super::versioned::missing_key;
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind_key, connection_name, database,
-    describe_key, for_backend, key_type, literal, name_at, sql_doc, stub_fields, stub_impl,
-    stub_method,
+    describe_key, for_backend, key_type, literal, name_at, report_missing, sql_doc, stub_fields,
+    stub_impl, stub_method,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -179,32 +179,6 @@ fn missing(model: &Model, role: LedgerRole, diag: &Diag) {
     report_missing(model, role.option(), what, names, field, diag);
 }
 
-/// Points at the field that probably has the role, if there is one.
-fn report_missing(
-    model: &Model,
-    option: &str,
-    what: &str,
-    names: &[&str],
-    field: &str,
-    diag: &Diag,
-) {
-    let message = format!("`{}` has no field for {what}", model.ident);
-    let named = model
-        .columns
-        .iter()
-        .find(|column| column.role == Role::Plain && names.contains(&column.field.as_str()));
-    match named {
-        Some(column) => diag.error(
-            &column.ident,
-            format_args!("{message}\nhelp: mark this field with `#[rowlock({option})]`"),
-        ),
-        None => diag.error(
-            &model.ident,
-            format_args!("{message}\nhelp: add a field such as `#[rowlock({option})] {field}`"),
-        ),
-    }
-}
-
 /// A call creates the row from its key and its request.
 fn creatable(model: &Model, diag: &Diag) {
     for column in &model.columns {
@@ -223,7 +197,10 @@ fn creatable(model: &Model, diag: &Diag) {
             || column.default
             || matches!(column.role, Role::Ledger(_) | Role::Fence)
             || is_option(&column.ty);
-        if matches!(column.role, Role::Version | Role::Counter { .. }) {
+        if matches!(
+            column.role,
+            Role::Version | Role::Counter { .. } | Role::Queue(_)
+        ) {
             diag.error(
                 &column.ident,
                 format_args!(

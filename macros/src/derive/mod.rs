@@ -7,6 +7,7 @@ mod counter;
 mod find_or_create;
 mod idempotent;
 mod lockable;
+mod queue;
 mod versioned;
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
@@ -18,11 +19,12 @@ pub(crate) use self::counter::Counter;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
 pub(crate) use self::idempotent::Idempotent;
 pub(crate) use self::lockable::Lockable;
+pub(crate) use self::queue::Queue;
 pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;
 use crate::lower::{Attempted, lower};
-use crate::model::{Column, Model, last_segment};
+use crate::model::{Column, Model, Role, last_segment};
 use crate::sql::Dialect;
 
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
@@ -374,6 +376,32 @@ fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
             use __rt::NotNullable as _;
             #(#asserts)*
         };
+    }
+}
+
+/// Points at the field that probably has the role, if there is one.
+fn report_missing(
+    model: &Model,
+    option: &str,
+    what: &str,
+    names: &[&str],
+    field: &str,
+    diag: &Diag,
+) {
+    let message = format!("`{}` has no field for {what}", model.ident);
+    let named = model
+        .columns
+        .iter()
+        .find(|column| column.role == Role::Plain && names.contains(&column.field.as_str()));
+    match named {
+        Some(column) => diag.error(
+            &column.ident,
+            format_args!("{message}\nhelp: mark this field with `#[rowlock({option})]`"),
+        ),
+        None => diag.error(
+            &model.ident,
+            format_args!("{message}\nhelp: add a field such as `#[rowlock({option})] {field}`"),
+        ),
     }
 }
 

@@ -1,0 +1,500 @@
+//! `#[derive(Queue)]`: rows that one worker at a time works on.
+
+use heck::ToShoutySnakeCase;
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{DeriveInput, Index, parse_quote};
+
+use super::versioned::missing_key;
+use super::{
+    Derive, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name, database,
+    for_backend, from_row, literal, name_at, report_missing, sql_doc, stub_impl, stub_method,
+    tuple,
+};
+use crate::diag::Diag;
+use crate::lower::Attempted;
+use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option, last_segment};
+use crate::sql::Dialect;
+use crate::sql::queue::Queue as Plan;
+
+/// After so many attempts a job is dead, unless the attribute says otherwise.
+const MAX_ATTEMPTS: i64 = 20;
+
+pub(crate) struct Queue;
+
+impl Derive for Queue {
+    type Plan<'m> = Plan<'m>;
+
+    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        let keys = model.keys();
+        if keys.is_empty() && !attempted.has("key") {
+            missing_key(model, diag);
+        }
+        let attempts = model.queue(|role| matches!(role, QueueRole::Attempts { .. }));
+        let roles = [
+            (model.queue(|role| role == QueueRole::State), STATE),
+            (model.queue(|role| role == QueueRole::RunAt), RUN_AT),
+            (attempts, ATTEMPTS),
+            (model.fence(), FENCE),
+            (model.ledger(LedgerRole::Lease), LEASE),
+        ];
+        for (column, missing) in &roles {
+            if column.is_none() && !attempted.has(missing.option) {
+                let Missing {
+                    option,
+                    what,
+                    names,
+                    field,
+                } = missing;
+                report_missing(model, option, what, names, field, diag);
+            }
+        }
+        let [state, run_at, attempts, fence, lease] = roles.map(|(column, _)| column);
+        if let Some(lease) = lease
+            && !is_option(&lease.ty)
+        {
+            diag.error(
+                &lease.ty,
+                format_args!(
+                    "`{}` is the end of a lease, and a row that nobody has claimed has none\n\
+                     help: make the column nullable and write `Option<...>`",
+                    lease.field
+                ),
+            );
+        }
+        let attempts = attempts?;
+        let max_attempts = match attempts.role {
+            Role::Queue(QueueRole::Attempts { max }) => max.unwrap_or(MAX_ATTEMPTS),
+            _ => MAX_ATTEMPTS,
+        };
+        Some(Plan {
+            model,
+            keys: (!keys.is_empty()).then_some(keys)?,
+            state: state?,
+            run_at: run_at?,
+            attempts,
+            fence: fence?,
+            lease: lease?,
+            last_error: model.queue(|role| role == QueueRole::LastError),
+            finished: model.ledger(LedgerRole::Finished),
+            max_attempts,
+        })
+    }
+
+    fn expand(plan: &Plan<'_>) -> Output {
+        let ident = &plan.model.ident;
+        let methods = methods(plan);
+        let facts = facts(plan);
+        let backends = plan
+            .model
+            .backends
+            .iter()
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
+        let mut not_null = vec![plan.run_at, plan.attempts];
+        not_null.extend(&plan.keys);
+        let not_null = assert_not_null(
+            &not_null,
+            "a key, a time or a count of a queue",
+            "in SQL NULL is not equal to NULL, so such a row would never be found",
+        );
+        let fields = plan.model.columns.iter().map(|column| &column.ident);
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                impl #ident { #methods }
+                #facts
+                // Not every program looks at the state of a row, and it should not be warned that it does not.
+                fn __read(__row: &#ident) {
+                    let _ = (#(&__row.#fields,)*);
+                }
+                #(#backends)*
+                #not_null
+            },
+        }
+    }
+
+    fn stub(input: &DeriveInput) -> Output {
+        let methods = quote! {
+            #[doc = #STUB_DOC]
+            pub fn claim<'__c, __DB: __rt::Backend, __A>(
+                __db: __A,
+                __limit: usize,
+            ) -> __rt::Claim<'__c, __DB, Self, __A>
+            where
+                __A: __rt::Acquire<'__c, Database = __DB> + __rt::Send + '__c,
+                Self: __rt::queue::QueueSql<__DB>,
+            {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
+            pub fn worker<__DB: __rt::Backend>(
+                __pool: &__rt::queue::Pool<__DB>,
+            ) -> __rt::Worker<__DB, Self>
+            where
+                Self: __rt::queue::QueueSql<__DB>,
+            {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
+            pub fn ddl<__DB>() -> &'static str { __rt::unreachable!() }
+            #[doc = #STUB_DOC]
+            pub fn notify_ddl() -> &'static str { __rt::unreachable!() }
+        };
+        let rescue = stub_method(
+            &format_ident!("rescue"),
+            false,
+            1,
+            &quote!(__rt::Rescued, __rt::DatabaseError),
+        );
+        let methods = stub_impl(input, &quote!(#methods #rescue));
+        let statements = stub_statements(input);
+        Output {
+            items: TokenStream::new(),
+            impls: quote!(#methods #statements),
+        }
+    }
+}
+
+/// Claims that are never made: with them the methods of `Claimed` and `Worker` are there for any database.
+fn stub_statements(input: &DeriveInput) -> TokenStream {
+    let ident = &input.ident;
+    let mut generics = input.generics.clone();
+    let bound = parse_quote!(Self: __rt::Send + ::core::marker::Sync + 'static);
+    generics.make_where_clause().predicates.push(bound);
+    let mut with_database = generics.clone();
+    with_database.params.push(parse_quote!(__DB: __rt::Backend));
+    let (with_database, _, _) = with_database.split_for_impl();
+    let (generics, arguments, predicates) = generics.split_for_impl();
+    quote! {
+        impl #generics __rt::queue::Queue for #ident #arguments #predicates {
+            type Key = ();
+            const TABLE: &'static str = "";
+            const MAX_ATTEMPTS: i64 = 0;
+            const CHANNEL: &'static str = "";
+            fn attempts(&self) -> i64 { 0 }
+            fn fence(&self) -> __rt::Fence { __rt::unreachable!() }
+            fn has_key(&self, _: &Self::Key) -> bool { true }
+            fn describe(&self, _: &mut __rt::KeyText) {}
+        }
+        impl #with_database __rt::queue::QueueSql<__DB> for #ident #arguments #predicates {
+            const CLAIM: [&'static str; 2] = ["", ""];
+            const COMPLETE: &'static str = "";
+            const COMPLETE_MANY: [&'static str; 2] = ["", ""];
+            const SETTLE: [&'static str; 2] = ["", ""];
+            const EXTEND: [&'static str; 2] = ["", ""];
+            const HEARTBEAT: [&'static str; 2] = ["", ""];
+            const RESCUE: &'static str = "";
+            const DDL: &'static str = "";
+            fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
+            fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
+            fn read_key(_: &__rt::Row<__DB>) -> __rt::Decoded<Self::Key> { __rt::Ok(()) }
+        }
+    }
+}
+
+/// How a role that no field has is reported.
+struct Missing {
+    option: &'static str,
+    what: &'static str,
+    /// What such a field is often called.
+    names: &'static [&'static str],
+    field: &'static str,
+}
+
+const STATE: Missing = Missing {
+    option: "state",
+    what: "the state of a job",
+    names: &["state", "status"],
+    field: "state: rowlock::QueueState",
+};
+const RUN_AT: Missing = Missing {
+    option: "run_at",
+    what: "the time when a job is due",
+    names: &["run_at", "due_at", "scheduled_at", "available_at"],
+    field: "run_at: DateTime<Utc>",
+};
+const ATTEMPTS: Missing = Missing {
+    option: "attempts",
+    what: "the number of attempts",
+    names: &["attempts", "attempt", "tries"],
+    field: "attempts: i32",
+};
+const FENCE: Missing = Missing {
+    option: "fence",
+    what: "the fence, by which claims are told apart",
+    names: &["fence", "token", "lease_token"],
+    field: "fence: rowlock::Fence",
+};
+const LEASE: Missing = Missing {
+    option: "lease",
+    what: "the end of a claim's lease",
+    names: &["lease", "leased_until", "lease_until", "locked_until"],
+    field: "leased_until: Option<DateTime<Utc>>",
+};
+
+fn methods(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let table = model.table.display();
+    let asked = plan.state.asked;
+    let claim_sql = |dialect| {
+        let claim = plan.claim(dialect);
+        format!("{}{}", claim.head, claim.tail)
+    };
+
+    let claim = name_at("claim", asked);
+    let docs = format!(
+        "Claims up to `limit` rows of `{table}` that are due, for a minute or the `.lease(...)` that is asked for, and returns them in \
+         the order in which they are due. A claim counts as an attempt.\n\n{}\n\n\
+         If that yields fewer rows, `rescue` runs behind it, and the claim again if that took back any.\n\n\
+         Errors: `Serialization`, `Unknown`, `Database`.\n\n\
+         Cancel safety: if the future is dropped, rows may have been claimed; they come back when their leases have ended.",
+        sql_doc(model, claim_sql)
+    );
+    let claim = quote! {
+        #[doc = #docs]
+        pub fn #claim<'__c, __DB: __rt::Backend, __A>(
+            db: __A,
+            limit: usize,
+        ) -> __rt::Claim<'__c, __DB, Self, __A>
+        where
+            __A: __rt::Acquire<'__c, Database = __DB> + __rt::Send + '__c,
+            Self: __rt::queue::QueueSql<__DB>,
+        {
+            __rt::queue::claim(db, limit)
+        }
+    };
+
+    let worker = name_at("worker", asked);
+    let docs = format!(
+        "A worker for the rows of `{table}`: claims, runs a handler for each row, finishes, keeps the leases up, takes back the rows of \
+         workers that died. Nothing happens before its `run`."
+    );
+    let worker = quote! {
+        #[doc = #docs]
+        pub fn #worker<__DB: __rt::Backend>(
+            pool: &__rt::queue::Pool<__DB>,
+        ) -> __rt::Worker<__DB, Self>
+        where
+            Self: __rt::queue::QueueSql<__DB>,
+        {
+            __rt::queue::worker(pool)
+        }
+    };
+
+    let db = connection_name(&[]);
+    let rescue = Method {
+        name: name_at("rescue", asked),
+        docs: format!(
+            "Takes back the rows of `{table}` whose leases have ended: a row that has attempts left is ready again, any other is dead. \
+             `claim` and workers do that by themselves.\n\n{}\n\nErrors: the database's.\n\n\
+             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+            sql_doc(model, |dialect| plan.rescue(dialect))
+        ),
+        receiver: quote!(),
+        db: db.clone(),
+        arguments: quote!(),
+        output: quote!(__rt::Rescued, __rt::DatabaseError),
+        bound: quote!(__rt::queue::QueueSql<__DB>),
+        body: quote!(__rt::queue::rescue::<__DB, Self>(#db)),
+    }
+    .tokens();
+
+    let ddl = name_at("ddl", asked);
+    let docs = format!(
+        "The indexes that the statements on `{table}` need, and on PostgreSQL the settings of the table; for a migration. Running it \
+         again changes nothing.\n\n{}",
+        sql_doc(model, |dialect| plan.ddl(dialect))
+    );
+    let ddl = quote! {
+        #[doc = #docs]
+        pub fn #ddl<__DB: __rt::Backend>() -> &'static str
+        where
+            Self: __rt::queue::QueueSql<__DB>,
+        {
+            <Self as __rt::queue::QueueSql<__DB>>::DDL
+        }
+    };
+
+    let filters = plan.filters();
+    let filters = filters.iter().map(|column| {
+        let name = name_at(&column.field.to_shouty_snake_case(), column.ident.span());
+        let ty = &column.ty;
+        let condition = format!(" AND {} = ", crate::sql::quote(&column.name));
+        let docs = format!(
+            "The column `{}`, for `.only(...)` of a claim or a worker.",
+            column.name
+        );
+        quote! {
+            #[doc = #docs]
+            pub const #name: __rt::QueueColumn<Self, #ty> = __rt::queue::column(#condition);
+        }
+    });
+    quote!(#(#filters)* #claim #worker #rescue #ddl)
+}
+
+/// What does not depend on the database.
+fn facts(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let ident = &model.ident;
+    let table = model.table.display();
+    let max_attempts = plan.max_attempts;
+    let channel = plan.channel();
+    let owned_key = owned_key_type(&plan.keys);
+    let parts = key_parts(&plan.keys);
+    let same = plan.keys.iter().zip(&parts).map(|(key, part)| {
+        let field = &key.ident;
+        quote!(self.#field == #part)
+    });
+    let describe = plan.keys.iter().map(|key| {
+        let (name, field) = (&key.field, &key.ident);
+        match last_segment(&key.ty).as_deref() {
+            Some("i16" | "i32" | "i64" | "Uuid") => quote!(__to.shown(#name, &self.#field);),
+            _ => quote!(__to.hidden(#name);),
+        }
+    });
+    let (attempts, attempts_ty) = (&plan.attempts.ident, &plan.attempts.ty);
+    let (fence, fence_ty) = (&plan.fence.ident, &plan.fence.ty);
+    let this = quote!(self);
+    let fence = quote_spanned!(fence_ty.span()=> #this.#fence);
+    let attempts = quote_spanned! {attempts_ty.span()=>
+        <#attempts_ty as __rt::VersionNumber>::to_i64(#this.#attempts)
+    };
+    quote! {
+        #[automatically_derived]
+        impl __rt::queue::Queue for #ident {
+            type Key = #owned_key;
+            const TABLE: &'static str = #table;
+            const MAX_ATTEMPTS: i64 = #max_attempts;
+            const CHANNEL: &'static str = #channel;
+            fn attempts(&self) -> i64 { #attempts }
+            fn fence(&self) -> __rt::Fence { #fence }
+            fn has_key(&self, __key: &Self::Key) -> bool { #(#same)&&* }
+            fn describe(&self, __to: &mut __rt::KeyText) { #(#describe)* }
+        }
+    }
+}
+
+/// The type of a key as it is read.
+fn owned_key_type(keys: &[&Column]) -> TokenStream {
+    tuple(keys.iter().map(|key| {
+        let ty = &key.ty;
+        quote!(#ty)
+    }))
+}
+
+/// `*__key` or `__key.0`, for each column.
+fn key_parts(keys: &[&Column]) -> Vec<TokenStream> {
+    if keys.len() == 1 {
+        return vec![quote!(*__key)];
+    }
+    (0..keys.len())
+        .map(|index| {
+            let index = Index::from(index);
+            quote!(__key.#index)
+        })
+        .collect()
+}
+
+/// The statements for one database.
+fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
+    let ident = &plan.model.ident;
+    let database = database(dialect);
+    let batch = |batch: crate::sql::queue::Batch| {
+        let (head, tail) = (literal(&batch.head), literal(&batch.tail));
+        quote!([#head, #tail])
+    };
+    let claim = batch(plan.claim(dialect));
+    let complete = literal(&plan.complete(dialect));
+    let complete_many = batch(plan.complete_many(dialect));
+    let settle = batch(plan.settle(dialect));
+    let extend = batch(plan.extend(dialect));
+    let heartbeat = batch(plan.heartbeat(dialect));
+    let rescue = literal(&plan.rescue(dialect));
+    let ddl = literal(&plan.ddl(dialect));
+    let from_row = from_row(plan.model, dialect);
+    let bind_key = bind_columns(&plan.keys);
+    let reads = tuple((0..plan.keys.len()).map(|index| {
+        let index = Index::from(index);
+        quote!(__rt::get(__row, #index)?)
+    }));
+    let own = match dialect {
+        Dialect::Postgres => {
+            let binds = plan.keys.iter().enumerate().map(|(index, key)| {
+                let (ty, field, index) = (&key.ty, &key.ident, Index::from(index));
+                let (to, rows) = (quote!(__to), quote!(__rows));
+                let values = quote_spanned! {ty.span()=>
+                    #rows.iter().map(|__row| __rt::Clone::clone(&__row.#field)).collect::<__rt::Vec<#ty>>()
+                };
+                quote!(#to.bind(#index, &#values);)
+            });
+            quote! {
+                fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
+            }
+        }
+        Dialect::Sqlite => {
+            let order = order(plan);
+            quote! {
+                fn order(&self, __other: &Self) -> __rt::queue::Ordering { #order }
+            }
+        }
+    };
+    let notify = (dialect == Dialect::Postgres).then(|| {
+        let sql = plan.notify_ddl();
+        let name = name_at("notify_ddl", plan.state.asked);
+        let docs = format!(
+            "A trigger that wakes the workers which listen, once per statement that adds rows; for a migration. Without it \
+             they find the rows when they next look.\n\n```sql\n{sql}```"
+        );
+        let sql = literal(&sql);
+        quote! {
+            impl #ident {
+                #[doc = #docs]
+                pub const fn #name() -> &'static str { #sql }
+            }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        impl __rt::queue::QueueSql<#database> for #ident {
+            const CLAIM: [&'static str; 2] = #claim;
+            const COMPLETE: &'static str = #complete;
+            const COMPLETE_MANY: [&'static str; 2] = #complete_many;
+            const SETTLE: [&'static str; 2] = #settle;
+            const EXTEND: [&'static str; 2] = #extend;
+            const HEARTBEAT: [&'static str; 2] = #heartbeat;
+            const RESCUE: &'static str = #rescue;
+            const DDL: &'static str = #ddl;
+            #from_row
+            fn bind_key(&self, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::Key> { __rt::Ok(#reads) }
+            #own
+        }
+        #notify
+    }
+}
+
+/// SQLite returns the rows of an UPDATE in any order.
+fn order(plan: &Plan<'_>) -> TokenStream {
+    let priorities = plan.priorities();
+    let priorities = priorities
+        .iter()
+        .map(|(column, first)| (*column, *first == Priority::HighestFirst));
+    let others = std::iter::once(plan.run_at).chain(plan.keys.iter().copied());
+    let terms =
+        priorities
+            .chain(others.map(|column| (column, false)))
+            .map(|(column, descending)| {
+                let (field, ty) = (&column.ident, &column.ty);
+                let (mine, other) = (quote!(&self.#field), quote!(&__other.#field));
+                let (left, right) = if descending {
+                    (other, mine)
+                } else {
+                    (mine, other)
+                };
+                quote_spanned!(ty.span()=> __rt::queue::Ord::cmp(#left, #right))
+            });
+    let mut terms: Vec<TokenStream> = terms.collect();
+    let first = terms.remove(0);
+    quote!(#first #(.then_with(|| #terms))*)
+}

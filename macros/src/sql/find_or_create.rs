@@ -1,0 +1,85 @@
+//! `FindOrCreate`: find by a unique key, create, or overwrite.
+
+use super::*;
+
+fn insert_into(model: &Model) -> String {
+    let given = model.given();
+    let fixed: Vec<&Column> = model
+        .columns
+        .iter()
+        .filter(|column| column.role == Role::Version || column.is_counter())
+        .collect();
+    let mut columns = given.clone();
+    columns.extend(&fixed);
+    let mut values: Vec<String> = (1..=given.len()).map(|index| format!("${index}")).collect();
+    values.extend(fixed.iter().map(|column| column.initial().to_string()));
+    format!(
+        "INSERT INTO {} ({}) VALUES ({})",
+        table(model),
+        names(&columns),
+        values.join(", ")
+    )
+}
+
+fn returning(model: &Model) -> String {
+    let all: Vec<&Column> = model.columns.iter().collect();
+    format!("RETURNING {}", names(&all))
+}
+
+/// Creates the row unless another one holds the key.
+pub(crate) fn insert(model: &Model, key: &UniqueKey) -> String {
+    format!(
+        "{} ON CONFLICT ({}) DO NOTHING {}",
+        insert_into(model),
+        names(&model.unique_columns(key)),
+        returning(model)
+    )
+}
+
+/// The columns that an upsert overwrites when the row exists: what the caller gave, but neither the key that
+/// was looked for nor the primary key.
+pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Column> {
+    let lookup = model.unique_columns(key);
+    model
+        .given()
+        .into_iter()
+        .filter(|column| !column.key && !lookup.iter().any(|other| other.ident == column.ident))
+        .collect()
+}
+
+/// Creates the row or overwrites the one that holds the key. `None` if there is nothing to overwrite.
+///
+/// On a versioned model the version goes up, bounded by one more parameter: SQLite would turn an overflow
+/// into a floating-point number.
+pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
+    let columns = overwritten(model, key);
+    if columns.is_empty() {
+        return None;
+    }
+    let mut set = comma(&columns, |column| {
+        format!("{0} = \"excluded\".{0}", quote(&column.name))
+    });
+    let mut guards = Vec::new();
+    if let Some(version) = model.version() {
+        let old = existing(model, version);
+        set.push_str(&format!(", {} = {old} + 1", quote(&version.name)));
+        guards.push(format!("{old} < ${}", model.given().len() + 1));
+    }
+    if let Some(fence) = model.fence() {
+        guards.push(format!(
+            "{} <= \"excluded\".{}",
+            existing(model, fence),
+            quote(&fence.name)
+        ));
+    }
+    let mut guard = guards.join(" AND ");
+    if !guard.is_empty() {
+        guard.insert_str(0, " WHERE ");
+    }
+    Some(format!(
+        "{} ON CONFLICT ({}) DO UPDATE SET {set}{guard} {}",
+        insert_into(model),
+        names(&model.unique_columns(key)),
+        returning(model)
+    ))
+}

@@ -1,0 +1,75 @@
+//! `Lockable`: rows that nobody else can change until the transaction ends. The lock clause is put behind a SELECT.
+
+use super::*;
+
+/// Reads many rows in key order: what stands around the list of keys.
+pub(crate) fn select_many(model: &Model) -> (String, String) {
+    let keys = model.keys();
+    let all: Vec<&Column> = model.columns.iter().collect();
+    (
+        format!(
+            "SELECT {} FROM {} WHERE ({}) IN (VALUES ",
+            names(&all),
+            table(model),
+            names(&keys)
+        ),
+        format!(") ORDER BY {}", names(&keys)),
+    )
+}
+
+/// Takes the write lock of a database that has no row locks, without changing anything.
+pub(crate) fn write_lock(model: &Model, dialect: Dialect) -> Option<String> {
+    let key = quote(&model.keys().first()?.name);
+    match dialect {
+        Dialect::Postgres => None,
+        Dialect::Sqlite => Some(format!(
+            "UPDATE {} SET {key} = {key} WHERE false",
+            table(model)
+        )),
+    }
+}
+
+/// What the database changed: the version, then everything that others write.
+pub(crate) fn returned(model: &Model) -> Vec<&Column> {
+    let returned = super::versioned::returned(model);
+    // RETURNING cannot be empty.
+    if returned.is_empty() {
+        model.keys()
+    } else {
+        returned
+    }
+}
+
+/// Writes all columns of a row that is locked: `$1…` are the columns, then the key, then the fence if there is one. A
+/// version goes up.
+pub(crate) fn update(model: &Model) -> String {
+    let columns = model.writable();
+    let fence = columns.len() + model.keys().len() + 1;
+    let mut set: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| format!("{} = ${}", quote(&column.name), index + 1))
+        .collect();
+    set.extend(model.version().map(bump));
+    set.extend(
+        model
+            .fence()
+            .map(|column| format!("{} = ${fence}", quote(&column.name))),
+    );
+    if set.is_empty() {
+        set.extend(
+            model
+                .keys()
+                .first()
+                .map(|key| format!("{0} = {0}", quote(&key.name))),
+        );
+    }
+    format!(
+        "UPDATE {} SET {} WHERE {}{} RETURNING {}",
+        table(model),
+        set.join(", "),
+        equal(&model.keys(), columns.len() + 1),
+        and_not_fenced(model, fence),
+        names(&returned(model))
+    )
+}

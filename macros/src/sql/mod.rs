@@ -1,0 +1,111 @@
+//! The SQL of every statement: pure functions from a model to text.
+//!
+//! PostgreSQL and SQLite understand the same text for most statements (`$1`, double quotes, `RETURNING`,
+//! `ON CONFLICT`); where they part, the function takes the [`Dialect`] into account.
+
+mod clock;
+pub(crate) mod counter;
+pub(crate) mod find_or_create;
+pub(crate) mod idempotent;
+pub(crate) mod lockable;
+pub(crate) mod queue;
+#[cfg(test)]
+mod tests;
+pub(crate) mod versioned;
+
+use crate::model::{Column, Model, Role, UniqueKey};
+
+/// A database's way of writing SQL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dialect {
+    Postgres,
+    Sqlite,
+}
+
+impl Dialect {
+    /// The name of sqlx's type for the database, which is also what `backend(...)` takes.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "Postgres",
+            Self::Sqlite => "Sqlite",
+        }
+    }
+}
+
+/// `"name"`, with quotes inside doubled, so that reserved words and odd names work.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// `'text'`
+fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The table as it stands behind FROM, INTO and UPDATE.
+fn table(model: &Model) -> String {
+    match &model.table.schema {
+        Some(schema) => format!("{}.{}", quote(schema), quote(&model.table.name)),
+        None => quote(&model.table.name),
+    }
+}
+
+/// The table's existing row inside `ON CONFLICT DO UPDATE`, where a schema may not be named.
+fn existing(model: &Model, column: &Column) -> String {
+    format!("{}.{}", quote(&model.table.name), quote(&column.name))
+}
+
+fn comma<T>(items: impl IntoIterator<Item = T>, text: impl FnMut(T) -> String) -> String {
+    items.into_iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn and<T>(items: impl IntoIterator<Item = T>, text: impl FnMut(T) -> String) -> String {
+    items
+        .into_iter()
+        .map(text)
+        .collect::<Vec<_>>()
+        .join(" AND ")
+}
+
+fn names(columns: &[&Column]) -> String {
+    comma(columns, |column| quote(&column.name))
+}
+
+/// `"a" = $1 AND "b" = $2`, counting from `first`.
+fn equal(columns: &[&Column], first: usize) -> String {
+    and(columns.iter().enumerate(), |(index, column)| {
+        format!("{} = ${}", quote(&column.name), first + index)
+    })
+}
+
+/// `"version" = "version" + 1`
+fn bump(version: &Column) -> String {
+    format!("{0} = {0} + 1", quote(&version.name))
+}
+
+/// `, "fence" = $n`, if the model has a fence.
+fn and_set_fence(model: &Model, parameter: usize) -> String {
+    match model.fence() {
+        Some(fence) => format!(", {} = ${parameter}", quote(&fence.name)),
+        None => String::new(),
+    }
+}
+
+/// ` AND "fence" <= $n`, if the model has a fence.
+fn and_not_fenced(model: &Model, parameter: usize) -> String {
+    match model.fence() {
+        Some(fence) => format!(" AND {} <= ${parameter}", quote(&fence.name)),
+        None => String::new(),
+    }
+}
+
+/// Reads all columns of the row with this key.
+pub(crate) fn select(model: &Model, by: &[&Column]) -> String {
+    let all: Vec<&Column> = model.columns.iter().collect();
+    format!(
+        "SELECT {} FROM {} WHERE {}",
+        names(&all),
+        table(model),
+        equal(by, 1)
+    )
+}

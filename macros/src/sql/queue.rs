@@ -1,0 +1,416 @@
+//! `Queue`: rows that are claimed, worked on and finished.
+
+use super::clock::{next_fence, now, now_and};
+use super::*;
+use crate::model::Priority;
+
+/// The columns by their roles, which the derive has checked to be there.
+pub(crate) struct Queue<'m> {
+    pub model: &'m Model,
+    pub keys: Vec<&'m Column>,
+    pub state: &'m Column,
+    pub run_at: &'m Column,
+    pub attempts: &'m Column,
+    pub fence: &'m Column,
+    pub lease: &'m Column,
+    pub last_error: Option<&'m Column>,
+    pub finished: Option<&'m Column>,
+    pub max_attempts: i64,
+}
+
+/// A statement about many rows. On PostgreSQL it is one literal, which takes an array per column; on SQLite the rows stand
+/// between the two parts, as `(?, ?, …), (?, ?, …)`.
+pub(crate) struct Batch {
+    pub head: String,
+    pub tail: String,
+}
+
+/// What a batch says about each row beside its key and its fence: the name, and the type of the array.
+type Said = &'static [(&'static str, &'static str)];
+
+impl<'m> Queue<'m> {
+    pub(crate) fn priorities(&self) -> Vec<(&'m Column, Priority)> {
+        let columns = self.model.columns.iter();
+        columns
+            .filter_map(|column| Some((column, column.priority?)))
+            .collect()
+    }
+
+    pub(crate) fn filters(&self) -> Vec<&'m Column> {
+        let columns = self.model.columns.iter();
+        columns.filter(|column| column.filter).collect()
+    }
+
+    /// The order of claims: the priorities, the time, the key. The claim index has the same.
+    fn order(&self, dialect: Dialect) -> String {
+        let priorities = self.priorities();
+        let priorities = priorities.iter().map(|(column, first)| match first {
+            Priority::LowestFirst => quote(&column.name),
+            Priority::HighestFirst => format!("{} DESC", quote(&column.name)),
+        });
+        let run_at = std::iter::once(self.due(dialect));
+        let keys = self.keys.iter().map(|key| quote(&key.name));
+        comma(priorities.chain(run_at).chain(keys), |term| term)
+    }
+
+    /// The time when the row is due, as it can be compared. SQLite has no type for it: sqlx writes texts in another format than
+    /// SQLite does, and only a number compares with both.
+    fn due(&self, dialect: Dialect) -> String {
+        let run_at = quote(&self.run_at.name);
+        match dialect {
+            Dialect::Postgres => run_at,
+            Dialect::Sqlite => format!("julianday({run_at})"),
+        }
+    }
+
+    /// For how many seconds the row has been due.
+    ///
+    /// Epochs, because PostgreSQL cannot subtract an infinite timestamp.
+    fn waited(&self, dialect: Dialect) -> String {
+        let run_at = quote(&self.run_at.name);
+        let waited = match dialect {
+            Dialect::Postgres => format!(
+                "(extract(epoch FROM statement_timestamp()) - extract(epoch FROM {run_at}))::float8"
+            ),
+            Dialect::Sqlite => {
+                format!("(julianday('now') - julianday({run_at})) * 86400.0")
+            }
+        };
+        format!("{waited} AS \"rowlock_waited\"")
+    }
+
+    fn is(&self, state: &str) -> String {
+        format!("{} = {}", quote(&self.state.name), text(state))
+    }
+
+    fn now_finished(&self, dialect: Dialect) -> String {
+        match self.finished {
+            Some(finished) => format!(", {} = {}", quote(&finished.name), now(dialect)),
+            None => String::new(),
+        }
+    }
+
+    /// Claims `$1` rows for `$2` seconds; more conditions about the columns go between the two parts.
+    ///
+    /// On PostgreSQL the rows are chosen in a CTE that runs once, whatever the planner thinks of it: as a subquery in WHERE it
+    /// can be run for each row of the table, and every run skips what the one before has locked. `statement_timestamp()` and not
+    /// `clock_timestamp()`, with which no index can be searched.
+    pub(crate) fn claim(&self, dialect: Dialect) -> Batch {
+        let rows = table(self.model);
+        let all: Vec<&Column> = self.model.columns.iter().collect();
+        let keys = names(&self.keys);
+        let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
+        let at = match dialect {
+            Dialect::Postgres => "statement_timestamp()",
+            Dialect::Sqlite => "julianday('now')",
+        };
+        let due = format!(
+            "SELECT {keys} FROM {rows} WHERE {} AND {} <= {at} AND {attempts} < {}",
+            self.is("ready"),
+            self.due(dialect),
+            self.max_attempts,
+        );
+        let set = format!(
+            "SET {}, {attempts} = {attempts} + 1, {fence} = {}, {} = {}",
+            self.is("running"),
+            next_fence(&fence, dialect),
+            quote(&self.lease.name),
+            now_and('+', "$2", dialect),
+        );
+        let (order, waited) = (self.order(dialect), self.waited(dialect));
+        match dialect {
+            Dialect::Postgres => {
+                let parts = self.parts();
+                let joined = self.joined("rowlock_due");
+                Batch {
+                    head: format!("WITH \"rowlock_due\" ({parts}) AS MATERIALIZED ({due}"),
+                    tail: format!(
+                        " ORDER BY {order} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED), \
+                         \"rowlock_claimed\" AS (UPDATE {rows} AS \"rowlock_row\" {set} FROM \"rowlock_due\" WHERE {joined} RETURNING {}) \
+                         SELECT {}, {waited} FROM \"rowlock_claimed\" ORDER BY {order}",
+                        comma(&all, |column| format!(
+                            "\"rowlock_row\".{}",
+                            quote(&column.name)
+                        )),
+                        names(&all),
+                    ),
+                }
+            }
+            Dialect::Sqlite => Batch {
+                head: format!("UPDATE {rows} {set} WHERE ({keys}) IN ({due}"),
+                tail: format!(
+                    " ORDER BY {order} LIMIT $1) AND {} RETURNING {}, {waited}",
+                    self.is("ready"),
+                    names(&all),
+                ),
+            },
+        }
+    }
+
+    /// `"rowlock_k1", "rowlock_k2"`: the key in a CTE.
+    fn parts(&self) -> String {
+        comma(1..=self.keys.len(), |index| format!("\"rowlock_k{index}\""))
+    }
+
+    fn joined(&self, with: &str) -> String {
+        and(self.keys.iter().enumerate(), |(index, key)| {
+            let part = index + 1;
+            let name = quote(&key.name);
+            format!("\"rowlock_row\".{name} = \"{with}\".\"rowlock_k{part}\"")
+        })
+    }
+
+    /// Ends the work on a row: the key, then the fence.
+    pub(crate) fn complete(&self, dialect: Dialect) -> String {
+        format!(
+            "UPDATE {} SET {}{} WHERE {} AND {} = ${} AND {}",
+            table(self.model),
+            self.is("done"),
+            self.now_finished(dialect),
+            equal(&self.keys, 1),
+            quote(&self.fence.name),
+            self.keys.len() + 1,
+            self.is("running"),
+        )
+    }
+
+    pub(crate) fn complete_many(&self, dialect: Dialect) -> Batch {
+        let set = format!("{}{}", self.is("done"), self.now_finished(dialect));
+        self.many(&set, &[], dialect)
+    }
+
+    /// Puts rows back, or gives them up. A row says: its next state, in how many seconds it is due again or NULL for the time it
+    /// has, how many of its attempts did not count, and the error or NULL.
+    pub(crate) fn settle(&self, dialect: Dialect) -> Batch {
+        const SAID: Said = &[
+            ("rowlock_state", "text"),
+            ("rowlock_delay", "float8"),
+            ("rowlock_refund", "bigint"),
+            ("rowlock_error", "text"),
+        ];
+        let (run_at, attempts) = (quote(&self.run_at.name), quote(&self.attempts.name));
+        let later = now_and('+', "\"rowlock_delay\"", dialect);
+        let mut set = format!(
+            "{} = \"rowlock_state\", \
+             {run_at} = CASE WHEN \"rowlock_delay\" IS NULL THEN {run_at} ELSE {later} END, \
+             {attempts} = {attempts} - \"rowlock_refund\"",
+            quote(&self.state.name),
+        );
+        if let Some(error) = self.last_error {
+            let error = quote(&error.name);
+            set.push_str(&format!(", {error} = coalesce(\"rowlock_error\", {error})"));
+        }
+        set.push_str(&self.finished_if("\"rowlock_state\" = 'dead'", dialect));
+        self.many(&set, SAID, dialect)
+    }
+
+    fn finished_if(&self, condition: &str, dialect: Dialect) -> String {
+        let Some(finished) = self.finished else {
+            return String::new();
+        };
+        let finished = quote(&finished.name);
+        format!(
+            ", {finished} = CASE WHEN {condition} THEN {} ELSE {finished} END",
+            now(dialect)
+        )
+    }
+
+    /// Begins new leases. A row says for how many seconds.
+    pub(crate) fn extend(&self, dialect: Dialect) -> Batch {
+        let lease = quote(&self.lease.name);
+        let later = now_and('+', "\"rowlock_lease\"", dialect);
+        let set = format!("{lease} = {later}");
+        self.many(&set, &[("rowlock_lease", "float8")], dialect)
+    }
+
+    /// Begins new leases as well, and returns the keys of the claims that hold.
+    ///
+    /// On PostgreSQL it waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
+    /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease and is returned.
+    pub(crate) fn heartbeat(&self, dialect: Dialect) -> Batch {
+        if dialect == Dialect::Sqlite {
+            return self.extend(dialect);
+        }
+        let (rows, keys, parts) = (table(self.model), self.keys.len(), self.parts());
+        let own = comma(&self.keys, |key| {
+            format!("\"rowlock_row\".{}", quote(&key.name))
+        });
+        let mine = format!(
+            "{rows} AS \"rowlock_row\" JOIN \"rowlock_batch\" ON {} AND \"rowlock_row\".{} = \"rowlock_fence\" WHERE \"rowlock_row\".{}",
+            self.joined("rowlock_batch"),
+            quote(&self.fence.name),
+            self.is("running"),
+        );
+        Batch {
+            head: format!(
+                "WITH \"rowlock_batch\" ({parts}, \"rowlock_fence\", \"rowlock_lease\") AS MATERIALIZED (SELECT * FROM unnest({}, ${}::bigint[], ${}::float8[])), \
+                 \"rowlock_mine\" AS MATERIALIZED (SELECT {own} FROM {mine}), \
+                 \"rowlock_free\" ({parts}, \"rowlock_lease\") AS MATERIALIZED (SELECT {own}, \"rowlock_lease\" FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
+                 \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} FROM \"rowlock_free\" WHERE {}) \
+                 SELECT * FROM \"rowlock_mine\"",
+                comma(1..=keys, |index| format!("${index}")),
+                keys + 1,
+                keys + 2,
+                quote(&self.lease.name),
+                now_and('+', "\"rowlock_lease\"", dialect),
+                self.joined("rowlock_free"),
+            ),
+            tail: String::new(),
+        }
+    }
+
+    /// Writes those rows of a batch whose claims still hold, and returns their keys.
+    fn many(&self, set: &str, said: Said, dialect: Dialect) -> Batch {
+        let mut columns = self.parts();
+        columns.push_str(", \"rowlock_fence\"");
+        for (name, _) in said {
+            columns.push_str(&format!(", \"{name}\""));
+        }
+        let update = format!(
+            "UPDATE {} AS \"rowlock_row\" SET {set} FROM",
+            table(self.model)
+        );
+        let joined = format!(
+            "WHERE {} AND \"rowlock_row\".{} = \"rowlock_fence\" AND \"rowlock_row\".{} RETURNING {}",
+            self.joined("rowlock_batch"),
+            quote(&self.fence.name),
+            self.is("running"),
+            match dialect {
+                Dialect::Postgres => {
+                    comma(&self.keys, |key| {
+                        format!("\"rowlock_row\".{}", quote(&key.name))
+                    })
+                }
+                // SQLite takes no alias there, and returns nothing but the row.
+                Dialect::Sqlite => names(&self.keys),
+            },
+        );
+        match dialect {
+            Dialect::Postgres => {
+                let keys = self.keys.len();
+                let mut arrays = comma(1..=keys, |index| format!("${index}"));
+                arrays.push_str(&format!(", ${}::bigint[]", keys + 1));
+                for (index, (_, ty)) in said.iter().enumerate() {
+                    arrays.push_str(&format!(", ${}::{ty}[]", keys + 2 + index));
+                }
+                Batch {
+                    head: format!(
+                        "{update} unnest({arrays}) AS \"rowlock_batch\" ({columns}) {joined}"
+                    ),
+                    tail: String::new(),
+                }
+            }
+            Dialect::Sqlite => Batch {
+                head: format!("WITH \"rowlock_batch\" ({columns}) AS (VALUES "),
+                tail: format!(") {update} \"rowlock_batch\" {joined}"),
+            },
+        }
+    }
+
+    /// Takes back the rows whose leases have ended, and returns what became of each.
+    ///
+    /// It waits for nobody: a row that is locked is being finished or extended.
+    pub(crate) fn rescue(&self, dialect: Dialect) -> String {
+        let rows = table(self.model);
+        let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
+        let exhausted = format!("{attempts} >= {}", self.max_attempts);
+        let mut set = format!(
+            "SET {} = CASE WHEN {exhausted} THEN 'dead' ELSE 'ready' END, {fence} = {}",
+            quote(&self.state.name),
+            next_fence(&fence, dialect),
+        );
+        if let Some(error) = self.last_error {
+            set.push_str(&format!(", {} = 'the lease ended'", quote(&error.name)));
+        }
+        set.push_str(&self.finished_if(&exhausted, dialect));
+        let ended = format!(
+            "{} AND ({} > {}) IS NOT TRUE",
+            self.is("running"),
+            quote(&self.lease.name),
+            now(dialect),
+        );
+        let state = quote(&self.state.name);
+        match dialect {
+            Dialect::Postgres => format!(
+                "WITH \"rowlock_ended\" ({}) AS MATERIALIZED (SELECT {} FROM {rows} WHERE {ended} FOR NO KEY UPDATE SKIP LOCKED) \
+                 UPDATE {rows} AS \"rowlock_row\" {set} FROM \"rowlock_ended\" WHERE {} RETURNING \"rowlock_row\".{state}",
+                self.parts(),
+                names(&self.keys),
+                self.joined("rowlock_ended"),
+            ),
+            Dialect::Sqlite => format!("UPDATE {rows} {set} WHERE {ended} RETURNING {state}"),
+        }
+    }
+
+    /// The indexes, and on PostgreSQL the settings of the table.
+    ///
+    /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
+    pub(crate) fn ddl(&self, dialect: Dialect) -> String {
+        let rows = table(self.model);
+        // SQLite wants the schema at the index.
+        let (schema, on) = match (dialect, &self.model.table.schema) {
+            (Dialect::Sqlite, Some(schema)) => {
+                (format!("{}.", quote(schema)), quote(&self.model.table.name))
+            }
+            _ => (String::new(), rows.clone()),
+        };
+        let index = |purpose: &str, columns: &str, state: &str| {
+            format!(
+                "CREATE INDEX IF NOT EXISTS {schema}{} ON {on} ({columns}) WHERE {};\n",
+                quote(&self.derived_name(purpose)),
+                self.is(state),
+            )
+        };
+        let order = self.order(dialect);
+        let mut ddl = match dialect {
+            Dialect::Postgres => format!(
+                "ALTER TABLE {rows} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n"
+            ),
+            Dialect::Sqlite => String::new(),
+        };
+        ddl.push_str(&index("claim", &order, "ready"));
+        for filter in self.filters() {
+            let purpose = format!("claim_{}", filter.field);
+            let columns = format!("{}, {order}", quote(&filter.name));
+            ddl.push_str(&index(&purpose, &columns, "ready"));
+        }
+        ddl.push_str(&index("running", &names(&self.keys), "running"));
+        ddl
+    }
+
+    /// What workers listen to.
+    pub(crate) fn channel(&self) -> String {
+        self.derived_name("queue")
+    }
+
+    /// A trigger of PostgreSQL that wakes the workers, once per statement that adds rows.
+    pub(crate) fn notify_ddl(&self) -> String {
+        let rows = table(self.model);
+        let name = quote(&self.derived_name("notify"));
+        let function = match &self.model.table.schema {
+            Some(schema) => format!("{}.{name}", quote(schema)),
+            None => name.clone(),
+        };
+        format!(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $rowlock$ BEGIN NOTIFY {}; RETURN NULL; END $rowlock$;\n\
+             DROP TRIGGER IF EXISTS {name} ON {rows};\n\
+             CREATE TRIGGER {name} AFTER INSERT ON {rows} FOR EACH STATEMENT EXECUTE FUNCTION {function}();\n",
+            quote(&self.channel()),
+        )
+    }
+
+    /// `emails_rowlock_claim`, shortened where PostgreSQL would cut it: two names that are cut to the same are one name, and the
+    /// second index is not created.
+    fn derived_name(&self, purpose: &str) -> String {
+        let table = &self.model.table.name;
+        let name = format!("{table}_rowlock_{purpose}");
+        if name.len() <= 63 {
+            return name;
+        }
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let kept: String = table.chars().take(8).collect();
+        format!("{kept}_rowlock_{hash:016x}")
+    }
+}

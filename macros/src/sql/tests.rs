@@ -1,0 +1,337 @@
+//! The texts, read.
+
+use proptest::prelude::*;
+use quote::quote;
+
+use super::*;
+use crate::diag::Diag;
+use crate::lower::lower;
+
+const BOTH: [Dialect; 2] = [Dialect::Postgres, Dialect::Sqlite];
+
+fn model(input: proc_macro2::TokenStream) -> Model {
+    let diag = Diag::new();
+    let (model, _) = lower(&syn::parse2(input).unwrap(), &diag).unwrap();
+    assert!(diag.finish().is_ok());
+    model
+}
+
+fn page() -> Model {
+    model(quote! {
+        #[rowlock(table = "cms.pages", unique(site, path))]
+        struct Page {
+            #[rowlock(key, generated)] id: i64,
+            site: i64,
+            path: String,
+            #[sqlx(rename = "a \"text\"")] text: String,
+            #[rowlock(generated)] updated_at: i64,
+            #[rowlock(default)] created_at: i64,
+            #[rowlock(counter(min = 1))] views: i64,
+            #[rowlock(version)] version: i64,
+        }
+    })
+}
+
+#[test]
+fn select_names_every_column() {
+    let model = page();
+    assert_eq!(
+        select(&model, &model.keys()),
+        r#"SELECT "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version" FROM "cms"."pages" WHERE "id" = $1"#
+    );
+}
+
+#[test]
+fn versioned_writes_what_is_the_callers_and_returns_the_rest() {
+    let model = page();
+    let version = model.version().unwrap();
+    assert_eq!(
+        versioned::update(&model, version),
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 RETURNING "version", "updated_at", "views""#
+    );
+    assert_eq!(
+        versioned::touch(&model, version),
+        r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 RETURNING "version", "updated_at", "views""#
+    );
+    let (head, tail) = versioned::save(&model, version);
+    assert_eq!(head, r#"UPDATE "cms"."pages" SET "#);
+    assert_eq!(format!("{head}{tail}"), versioned::touch(&model, version));
+    assert_eq!(
+        versioned::delete(&model, version),
+        r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2"#
+    );
+}
+
+#[test]
+fn a_version_alone_is_an_update_without_columns() {
+    let model = model(quote! {
+        #[rowlock(table = "locks")]
+        struct Lock { #[rowlock(key)] a: i64, #[rowlock(key)] b: i64, #[rowlock(version)] v: i64 }
+    });
+    let version = model.version().unwrap();
+    assert_eq!(
+        versioned::update(&model, version),
+        r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 RETURNING "v""#
+    );
+}
+
+fn seats() -> Model {
+    model(quote! {
+        #[rowlock(table = "shop.seats")]
+        struct Seats {
+            #[rowlock(key)] hall: String,
+            #[rowlock(key)] day: i64,
+            #[rowlock(counter)] taken: i64,
+            #[rowlock(counter(min = 5))] free: i32,
+            #[rowlock(version)] version: i64,
+        }
+    })
+}
+
+#[test]
+fn counter_creates_its_row_with_what_the_others_start_at() {
+    let model = seats();
+    let [taken, free] = model.counters()[..] else {
+        panic!("two counters");
+    };
+    assert_eq!(
+        counter::add(&model, taken),
+        r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + $3 WHERE "seats"."taken" BETWEEN $4 AND $5 RETURNING "taken""#
+    );
+    assert_eq!(
+        counter::add(&model, free),
+        r#"INSERT INTO "shop"."seats" ("hall", "day", "free", "taken", "version") VALUES ($1, $2, 5 + $3, 0, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "free" = "seats"."free" + $3 WHERE "seats"."free" BETWEEN $4 AND $5 RETURNING "free""#
+    );
+    assert_eq!(
+        counter::add_existing(&model, taken),
+        r#"UPDATE "shop"."seats" SET "taken" = "taken" + $3 WHERE "hall" = $1 AND "day" = $2 AND "taken" BETWEEN $4 AND $5 RETURNING "taken""#
+    );
+    assert_eq!(
+        counter::read(&model, taken),
+        r#"SELECT "taken" FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2"#
+    );
+}
+
+fn joined(batch: &counter::Batch, row: &str, bounds: &str) -> String {
+    assert_eq!(batch.behind_bounds.is_some(), !bounds.is_empty());
+    let end = batch.behind_bounds.as_deref().unwrap_or_default();
+    format!(
+        "{}({row}{}{}{bounds}{end}",
+        batch.head, batch.row_tail, batch.tail
+    )
+}
+
+#[test]
+fn a_batch_guards_the_totals_where_the_database_would_not() {
+    let model = seats();
+    let [taken, free] = model.counters()[..] else {
+        panic!("two counters");
+    };
+    let [postgres, sqlite] = BOTH.map(|dialect| counter::add_batch(&model, taken, dialect));
+    assert!(postgres.creates && sqlite.creates);
+    assert_eq!(
+        joined(&postgres, "$1, $2, $3", ""),
+        r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken""#
+    );
+    assert_eq!(
+        joined(&sqlite, "?, ?, ?", "? AND ?"),
+        r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES (?, ?, ?, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" WHERE typeof("seats"."taken" + "excluded"."taken") = 'integer' AND "seats"."taken" + "excluded"."taken" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
+    );
+    let bounded = counter::add_batch(&model, free, Dialect::Postgres);
+    assert!(joined(&bounded, "$1, $2, $3", "$4 AND $5").contains(
+        r#" WHERE "seats"."free"::numeric + ("excluded"."free" - 5) BETWEEN $4 AND $5 RETURNING "#
+    ));
+}
+
+#[test]
+fn a_batch_on_existing_rows_locks_them_in_key_order_on_postgres() {
+    let model = seats();
+    let taken = model.counters()[0];
+    let [postgres, sqlite] =
+        BOTH.map(|dialect| counter::add_existing_batch(&model, taken, dialect));
+    assert!(!postgres.creates && !sqlite.creates);
+    assert_eq!(
+        joined(&postgres, "$1, $2, $3", ""),
+        r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($1, $2, $3)), "rowlock_held" ("rowlock_h1", "rowlock_h2") AS MATERIALIZED (SELECT "rowlock_row"."hall", "rowlock_row"."day" FROM "shop"."seats" AS "rowlock_row" JOIN (SELECT *, row_number() OVER () AS "rowlock_n" FROM "rowlock_delta") AS "rowlock_delta" ON "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" ORDER BY "rowlock_n" FOR NO KEY UPDATE OF "rowlock_row") UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" JOIN "rowlock_held" ON "rowlock_held"."rowlock_h1" = "rowlock_delta"."rowlock_k1" AND "rowlock_held"."rowlock_h2" = "rowlock_delta"."rowlock_k2" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" RETURNING "hall", "day", "taken""#
+    );
+    assert_eq!(
+        joined(&sqlite, "?, ?, ?", "? AND ?"),
+        r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES (?, ?, ?)) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" AND typeof("rowlock_row"."taken" + "rowlock_delta"."rowlock_by") = 'integer' AND "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
+    );
+}
+
+#[test]
+fn find_or_create_gives_what_is_the_callers_and_lets_the_database_fill_the_rest() {
+    let model = page();
+    let key = &model.unique[0];
+    assert_eq!(
+        find_or_create::insert(&model, key),
+        r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO NOTHING RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
+    );
+    assert_eq!(
+        find_or_create::upsert(&model, key).unwrap(),
+        r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO UPDATE SET "a ""text""" = "excluded"."a ""text""", "version" = "pages"."version" + 1 WHERE "pages"."version" < $4 RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
+    );
+}
+
+#[test]
+fn nothing_to_overwrite_is_no_upsert() {
+    let model = model(quote! {
+        #[rowlock(table = "words")]
+        struct Word { #[rowlock(key, generated)] id: i64, #[rowlock(unique)] word: String }
+    });
+    assert_eq!(find_or_create::upsert(&model, &model.unique[0]), None);
+}
+
+#[test]
+fn a_lock_reads_every_column_and_many_in_key_order() {
+    let page = page();
+    let (head, tail) = lockable::select_many(&page);
+    assert_eq!(
+        format!("{head}($1), ($2){tail}"),
+        r#"SELECT "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version" FROM "cms"."pages" WHERE ("id") IN (VALUES ($1), ($2)) ORDER BY "id""#
+    );
+    let (head, tail) = lockable::select_many(&seats());
+    assert_eq!(
+        format!("{head}($1, $2){tail}"),
+        r#"SELECT "hall", "day", "taken", "free", "version" FROM "shop"."seats" WHERE ("hall", "day") IN (VALUES ($1, $2)) ORDER BY "hall", "day""#
+    );
+    assert_eq!(
+        BOTH.map(|dialect| lockable::write_lock(&page, dialect)),
+        [
+            None,
+            Some(r#"UPDATE "cms"."pages" SET "id" = "id" WHERE false"#.to_owned())
+        ]
+    );
+}
+
+#[test]
+fn a_locked_row_is_written_without_a_guard() {
+    assert_eq!(
+        lockable::update(&page()),
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 RETURNING "version", "updated_at", "views""#
+    );
+    assert_eq!(
+        lockable::update(&seats()),
+        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 RETURNING "version", "taken", "free""#
+    );
+}
+
+/// Neither SET nor RETURNING can be empty.
+#[test]
+fn a_locked_row_without_a_version_is_written_all_the_same() {
+    let word = model(quote! {
+        #[rowlock(table = "words")]
+        struct Word { #[rowlock(key)] id: i64, #[rowlock(key)] lang: i64, word: String }
+    });
+    assert_eq!(
+        lockable::update(&word),
+        r#"UPDATE "words" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 RETURNING "id", "lang""#
+    );
+    let turn = model(quote! {
+        #[rowlock(table = "turns")]
+        struct Turn { #[rowlock(key)] id: i64, #[rowlock(key)] lang: i64 }
+    });
+    assert_eq!(
+        lockable::update(&turn),
+        r#"UPDATE "turns" SET "id" = "id" WHERE "id" = $1 AND "lang" = $2 RETURNING "id", "lang""#
+    );
+}
+
+/// The text that a database reads out of a quoted name, or `None` if it does not end where it should.
+fn read_quoted(quoted: &str) -> Option<String> {
+    let mut rest = quoted.strip_prefix('"')?.chars().peekable();
+    let mut name = String::new();
+    while let Some(next) = rest.next() {
+        match next {
+            '"' if rest.next_if_eq(&'"').is_some() => name.push('"'),
+            '"' => return rest.next().is_none().then_some(name),
+            other => name.push(other),
+        }
+    }
+    None
+}
+
+proptest! {
+    /// Reading the quoted name as a database does gives the name back, whatever is in it.
+    #[test]
+    fn any_name_survives_quoting(name in "[\"'\\\\a-z;\\PC-]{0,70}") {
+        prop_assert_eq!(read_quoted(&quote(&name)), Some(name));
+    }
+}
+
+fn ledger(model: &Model) -> idempotent::Ledger<'_> {
+    use crate::model::LedgerRole;
+    let column = |role| model.ledger(role).unwrap();
+    idempotent::Ledger {
+        model,
+        keys: model.keys(),
+        fingerprint: column(LedgerRole::Fingerprint),
+        outcome: column(LedgerRole::Outcome),
+        fence: model.fence().unwrap(),
+        lease: column(LedgerRole::Lease),
+        finished: column(LedgerRole::Finished),
+    }
+}
+
+#[test]
+fn a_ledger_is_claimed_by_one_statement() {
+    let model = model(quote! {
+        #[rowlock(table = "shop.it's")]
+        struct Payment {
+            #[rowlock(key)] key: String,
+            #[rowlock(fingerprint)] request: Vec<u8>,
+            #[rowlock(outcome)] receipt: Option<String>,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Timestamp,
+            #[rowlock(finished)] done: Option<Timestamp>,
+        }
+    });
+    let ledger = ledger(&model);
+    assert_eq!(
+        ledger.claim(Dialect::Postgres),
+        r#"WITH "rowlock_lock" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array($1)::text, '"shop"."it''s"'::regclass::oid::bigint)) AS "rowlock_taken"), "rowlock_free" AS MATERIALIZED (SELECT 1 FROM "shop"."it's" WHERE "key" = $1 AND "done" IS NULL AND ("lease" > clock_timestamp()) IS NOT TRUE AND "request" = $2 FOR NO KEY UPDATE SKIP LOCKED), "rowlock_claimed" ("rowlock_fence", "rowlock_same") AS (INSERT INTO "shop"."it's" ("key", "request", "fence", "lease") SELECT $1, $2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock_timestamp() + make_interval(secs => $3) FROM "rowlock_lock" WHERE "rowlock_taken" AND (NOT EXISTS (SELECT FROM "shop"."it's" WHERE "key" = $1) OR EXISTS (SELECT FROM "rowlock_free")) ON CONFLICT ("key") DO UPDATE SET "fence" = greatest("it's"."fence" + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), "lease" = clock_timestamp() + make_interval(secs => $3) WHERE "it's"."done" IS NULL AND ("it's"."lease" > clock_timestamp()) IS NOT TRUE AND "it's"."request" = $2 RETURNING "fence", "key" = $1) SELECT "rowlock_fence", CASE WHEN NOT "rowlock_taken" THEN 0 WHEN "rowlock_same" THEN 1 ELSE 2 END FROM "rowlock_lock" LEFT JOIN "rowlock_claimed" ON true"#
+    );
+    assert_eq!(
+        ledger.claim(Dialect::Sqlite),
+        r#"INSERT INTO "shop"."it's" ("key", "request", "fence", "lease") VALUES ($1, $2, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000), strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds')) ON CONFLICT ("key") DO UPDATE SET "fence" = max("it's"."fence" + 1, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000 + abs(random() % 1000)), "lease" = strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || $3 || ' seconds') WHERE "it's"."done" IS NULL AND ("it's"."lease" > strftime('%Y-%m-%d %H:%M:%f', 'now')) IS NOT TRUE AND "it's"."request" = $2 RETURNING "fence", CASE WHEN "key" = $1 THEN 1 ELSE 2 END"#
+    );
+    assert_eq!(
+        ledger.finish(Dialect::Postgres),
+        r#"UPDATE "shop"."it's" SET "receipt" = $1, "done" = clock_timestamp() WHERE "key" = $2 AND "fence" = $3 AND "done" IS NULL"#
+    );
+}
+
+#[test]
+fn every_write_shows_the_fence() {
+    let model = model(quote! {
+        #[rowlock(table = "reports", unique(name))]
+        struct Report {
+            #[rowlock(key, generated)] id: i64,
+            name: String,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(version)] version: i64,
+        }
+    });
+    let version = model.version().unwrap();
+    assert_eq!(
+        versioned::update(&model, version),
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 RETURNING "version""#
+    );
+    assert_eq!(
+        versioned::touch(&model, version),
+        r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 RETURNING "version""#
+    );
+    assert_eq!(
+        versioned::delete(&model, version),
+        r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3"#
+    );
+    assert_eq!(
+        lockable::update(&model),
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $3 WHERE "id" = $2 AND "fence" <= $3 RETURNING "version""#
+    );
+    assert_eq!(
+        find_or_create::upsert(&model, &model.unique[0]).unwrap(),
+        r#"INSERT INTO "reports" ("name", "fence", "version") VALUES ($1, $2, 0) ON CONFLICT ("name") DO UPDATE SET "fence" = "excluded"."fence", "version" = "reports"."version" + 1 WHERE "reports"."version" < $3 AND "reports"."fence" <= "excluded"."fence" RETURNING "id", "name", "fence", "version""#
+    );
+}

@@ -1,0 +1,1112 @@
+//! Rows that one worker at a time works on.
+
+use std::cmp::Ordering;
+use std::fmt::Display;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::{Acquire, Database, Decode, Encode, Type};
+
+use crate::atomic::in_transaction;
+use crate::backend::{Array, Backend};
+use crate::backoff::full_jitter;
+use crate::column::Column;
+use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fence::Fence;
+use crate::lockable::InTransaction;
+use crate::statement::{Bind, Listed, Statement, seconds};
+
+/// How long a claim holds unless it says otherwise.
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+/// The ceilings of the random waits before the second attempt and before the last.
+const FIRST_BACKOFF: Duration = Duration::from_secs(4);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+/// So much of an error's text is stored.
+const LONGEST_ERROR: usize = 8 * 1024;
+
+/// What `#[derive(Queue)]` knows about a table, the same for every database.
+pub trait Queue: Sized + Send + Sync + 'static {
+    /// The key as it is read from a row.
+    type Key: Send;
+    /// As written by the user.
+    const TABLE: &'static str;
+    /// A row that was claimed so often is not claimed again.
+    const MAX_ATTEMPTS: i64;
+    /// What a worker listens to.
+    const CHANNEL: &'static str;
+
+    /// How often the row was claimed.
+    fn attempts(&self) -> i64;
+    /// The fence of the claim that read the row.
+    fn fence(&self) -> Fence;
+    /// Whether this is the row's key.
+    fn has_key(&self, key: &Self::Key) -> bool;
+    /// Writes the key into an error.
+    fn describe(&self, to: &mut KeyText);
+}
+
+/// The statements on a queue for one database. Batches are made of two parts, with the rows between them where the database
+/// takes no arrays.
+pub trait QueueSql<DB: Backend>: Queue {
+    /// Claims: how many, seconds; then the values of the conditions between the two parts.
+    const CLAIM: [&'static str; 2];
+    /// Key, fence.
+    const COMPLETE: &'static str;
+    /// Per row: key, fence.
+    const COMPLETE_MANY: [&'static str; 2];
+    /// Per row: key, fence, state, seconds or NULL, attempts that did not count, error or NULL.
+    const SETTLE: [&'static str; 2];
+    /// Per row: key, fence, seconds.
+    const EXTEND: [&'static str; 2];
+    /// The same, but waits for no lock; a locked row keeps its lease, and counts as held.
+    const HEARTBEAT: [&'static str; 2];
+    /// Returns the new state of each row.
+    const RESCUE: &'static str;
+    /// Indexes and settings.
+    const DDL: &'static str;
+
+    /// Reads a row.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
+    /// Binds the key of this row.
+    fn bind_key(&self, to: &mut impl Bind<DB>);
+    /// Binds the keys of many rows, an array per column, where the database has arrays.
+    fn bind_keys(_rows: &[&Self], _to: &mut impl Bind<DB>) {}
+    /// Reads the key out of what a batch returned.
+    fn read_key(row: &DB::Row) -> Result<Self::Key, sqlx::Error>;
+    /// The order of claims, where the database returns them in another one.
+    fn order(&self, _other: &Self) -> Ordering {
+        Ordering::Equal
+    }
+}
+
+/// The state of a row of a queue, in a `text` column: `ready`, `running`, `done` or `dead`.
+///
+/// ```sql
+/// state text NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'running', 'done', 'dead'))
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QueueState {
+    /// It can be claimed as soon as it is due.
+    #[default]
+    Ready,
+    /// A claim holds it until its lease ends.
+    Running,
+    /// The work was done.
+    Done,
+    /// It was given up: by `fail`, or after its last attempt. The dead letters of the queue.
+    Dead,
+}
+
+impl QueueState {
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl Display for QueueState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is none of the four states.
+#[derive(Debug, thiserror::Error)]
+#[error("not a state of a queue: expected `ready`, `running`, `done` or `dead`")]
+pub struct UnknownState;
+
+impl FromStr for QueueState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        [Self::Ready, Self::Running, Self::Done, Self::Dead]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or(UnknownState)
+    }
+}
+
+impl<DB: Database> Type<DB> for QueueState
+where
+    str: Type<DB>,
+{
+    fn type_info() -> DB::TypeInfo {
+        <str as Type<DB>>::type_info()
+    }
+
+    fn compatible(ty: &DB::TypeInfo) -> bool {
+        <str as Type<DB>>::compatible(ty)
+    }
+}
+
+impl<'q, DB: Database> Encode<'q, DB> for QueueState
+where
+    &'static str: Encode<'q, DB>,
+{
+    fn encode_by_ref(&self, buf: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.as_str().encode_by_ref(buf)
+    }
+}
+
+impl<'r, DB: Database> Decode<'r, DB> for QueueState
+where
+    &'r str: Decode<'r, DB>,
+{
+    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(<&str>::decode(value)?.parse()?)
+    }
+}
+
+/// A column marked `#[rowlock(filter)]`, by which claims can be limited. Generated: `Email::TENANT_ID`.
+pub struct QueueColumn<T, V> {
+    condition: &'static str,
+    types: PhantomData<fn() -> (T, V)>,
+}
+
+/// A column of the generated code.
+pub const fn column<T, V>(condition: &'static str) -> QueueColumn<T, V> {
+    let types = PhantomData;
+    QueueColumn { condition, types }
+}
+
+impl<T, V> std::fmt::Debug for QueueColumn<T, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("QueueColumn").field(&self.condition).finish()
+    }
+}
+
+impl<T, V> Clone for QueueColumn<T, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, V> Copy for QueueColumn<T, V> {}
+
+/// Why nothing was claimed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The transaction of a stricter isolation level lost against a concurrent one. Nothing was claimed.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. What was claimed comes back when its lease has ended.
+    #[error("{0}; it is unknown whether rows were claimed")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed. Nothing was claimed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// Why a claimed row could not be finished or extended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// The claim holds no more: its lease ended and the row was taken back, or the row was finished or deleted. Nothing was
+    /// written.
+    #[error("{0}: the lease was lost, the row is no longer this claim's")]
+    LeaseLost(Attempt),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. If nothing was written, the row comes back when its lease has ended.
+    #[error("{0}; it is unknown whether the write took effect")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed. Nothing was written; the row comes back when its lease has ended.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+from_write_failure!(ClaimError, FinishError);
+
+/// What [`Claimed::retry`] made of the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It is due again after this time.
+    Later(Duration),
+    /// That was its last attempt: it is [`QueueState::Dead`].
+    Dead,
+}
+
+/// How many rows were taken back because their leases had ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rescued {
+    /// Rows that can be claimed again.
+    pub ready: u64,
+    /// Rows without attempts left.
+    pub dead: u64,
+}
+
+/// The ceiling of the random wait before the next attempt: it doubles from the first to the longest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: FIRST_BACKOFF,
+            longest: LONGEST_BACKOFF,
+        }
+    }
+}
+
+impl Backoff {
+    pub(crate) fn after(self, attempts: i64) -> Duration {
+        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+        full_jitter(attempts, self.first, self.longest)
+    }
+}
+
+type Condition<DB> = Arc<dyn Fn(&mut Statement<DB>) + Send + Sync>;
+
+/// Which rows are claimed, and for how long.
+pub(crate) struct Claims<DB: Backend> {
+    pub(crate) lease: Duration,
+    pub(crate) backoff: Backoff,
+    conditions: Vec<Condition<DB>>,
+}
+
+impl<DB: Backend> Default for Claims<DB> {
+    fn default() -> Self {
+        Self {
+            lease: LEASE,
+            backoff: Backoff::default(),
+            conditions: Vec::new(),
+        }
+    }
+}
+
+impl<DB: Backend> Clone for Claims<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            conditions: self.conditions.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<DB: Backend> Claims<DB> {
+    pub(crate) fn only<T, V>(&mut self, column: QueueColumn<T, V>, value: V)
+    where
+        V: Column<DB> + Send + 'static,
+    {
+        self.conditions.push(Arc::new(move |statement| {
+            statement.push(column.condition);
+            statement.push_parameter();
+            statement.bind(0, &value);
+        }));
+    }
+
+    /// One claim: one statement.
+    pub(crate) async fn run<T: QueueSql<DB>>(
+        &self,
+        limit: usize,
+        connection: &mut DB::Connection,
+    ) -> Result<Vec<Claimed<T>>, sqlx::Error> {
+        let [head, tail] = T::CLAIM;
+        let mut statement = Statement::<DB>::composed(head);
+        statement.bind_i64(i64::try_from(limit).unwrap_or(i64::MAX));
+        statement.bind_seconds(self.lease);
+        for condition in &self.conditions {
+            condition(&mut statement);
+        }
+        statement.push(tail);
+        let rows = statement.fetch_all(connection).await?;
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let waited = sqlx::Row::len(&row).saturating_sub(1);
+            claimed.push(Claimed {
+                row: T::from_row(&row)?,
+                backoff: self.backoff,
+                waited: waited_for(DB::get_f64(&row, waited)?),
+            });
+        }
+        if !DB::HAS_ARRAYS {
+            claimed.sort_by(|one, other| one.row.order(&other.row));
+        }
+        Ok(claimed)
+    }
+}
+
+/// Any number can be in the table: also the infinite time since `-infinity`.
+fn waited_for(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+/// A claim that is about to be made; `.await` makes it.
+#[must_use = "nothing is claimed until this is awaited"]
+pub struct Claim<'c, DB: Backend, T, A> {
+    db: A,
+    limit: usize,
+    claims: Claims<DB>,
+    types: PhantomData<(&'c (), fn() -> T)>,
+}
+
+impl<DB: Backend, T, A> std::fmt::Debug for Claim<'_, DB, T, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim")
+            .field("limit", &self.limit)
+            .field("lease", &self.claims.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A claim of up to `limit` rows.
+pub fn claim<'c, DB, T, A>(db: A, limit: usize) -> Claim<'c, DB, T, A>
+where
+    DB: Backend,
+    A: Acquire<'c, Database = DB> + Send + 'c,
+{
+    Claim {
+        db,
+        limit,
+        claims: Claims::default(),
+        types: PhantomData,
+    }
+}
+
+impl<DB: Backend, T, A> Claim<'_, DB, T, A> {
+    /// How long the rows are this claim's, by the clock of the database; a minute if nothing else is said. After that another
+    /// claim can have them. [`Claimed::extend`] begins a new lease.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.claims.lease = lease;
+        self
+    }
+
+    /// Claims only rows that have this value in the column. Several conditions must all be met.
+    pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
+    where
+        V: Column<DB> + Send + 'static,
+    {
+        self.claims.only(column, value.into());
+        self
+    }
+
+    /// How long [`Claimed::retry`] waits at most after the first attempt, and at most at all: 4 seconds and an hour if nothing
+    /// else is said. The wait is random between zero and a ceiling that doubles with every attempt.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.claims.backoff = Backoff { first, longest };
+        self
+    }
+}
+
+impl<'c, DB, T, A> IntoFuture for Claim<'c, DB, T, A>
+where
+    DB: Backend,
+    T: QueueSql<DB>,
+    A: Acquire<'c, Database = DB> + Send + 'c,
+{
+    type Output = Result<Vec<Claimed<T>>, ClaimError>;
+    type IntoFuture = BoxFuture<'c, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            if self.limit == 0 {
+                return Ok(Vec::new());
+            }
+            let at = || Attempt::new("claim", T::TABLE, KeyText::default());
+            let mut connection = self
+                .db
+                .acquire()
+                .await
+                .map_err(|error| ClaimError::Database(DatabaseError::new(at(), error)))?;
+            let in_transaction = in_transaction::<DB>(&connection);
+            let failed = |error| ClaimError::from(WriteFailure::new(at(), error, in_transaction));
+            let mut claimed = self
+                .claims
+                .run(self.limit, &mut connection)
+                .await
+                .map_err(failed)?;
+            let missing = self.limit - claimed.len().min(self.limit);
+            if missing > 0 {
+                // Whoever claims without a worker takes back the rows of dead processes as well. What is claimed
+                // already must not be lost to the caller if that fails.
+                match rescue_on::<DB, T>(&mut connection).await {
+                    Ok(Rescued { ready: 0, .. }) => {}
+                    Ok(_) => match self.claims.run(missing, &mut connection).await {
+                        Ok(more) => claimed.extend(more),
+                        Err(error) if claimed.is_empty() || in_transaction => {
+                            return Err(failed(error));
+                        }
+                        Err(_) => {}
+                    },
+                    Err(error) if claimed.is_empty() || in_transaction => {
+                        return Err(failed(error));
+                    }
+                    Err(_) => {}
+                }
+            }
+            Ok(claimed)
+        })
+    }
+}
+
+/// Takes back the rows whose leases have ended.
+pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
+    db: impl Acquire<'c, Database = DB> + Send,
+) -> impl Future<Output = Result<Rescued, DatabaseError>> + Send {
+    async move {
+        let failed =
+            |error| DatabaseError::new(Attempt::new("rescue", T::TABLE, KeyText::default()), error);
+        let mut connection = db.acquire().await.map_err(failed)?;
+        rescue_on::<DB, T>(&mut connection).await.map_err(failed)
+    }
+}
+
+pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
+    connection: &mut DB::Connection,
+) -> Result<Rescued, sqlx::Error> {
+    let rows = Statement::<DB>::literal(T::RESCUE)
+        .fetch_all(connection)
+        .await?;
+    let mut rescued = Rescued::default();
+    for row in &rows {
+        if DB::get_text(row, 0)? == QueueState::Dead.as_str() {
+            rescued.dead += 1;
+        } else {
+            rescued.ready += 1;
+        }
+    }
+    Ok(rescued)
+}
+
+/// A row that is this claim's until its lease ends. Dereferences to the row.
+///
+/// The row is finished with [`complete`](Self::complete), [`retry`](Self::retry), [`fail`](Self::fail), [`snooze`](Self::snooze) or
+/// [`release`](Self::release), each of which takes the claim and writes only if it still holds. Dropped without that, the
+/// row comes back when its lease has ended.
+///
+/// Every claim of a row has a greater fence than the one before, which is how a claim that was lost is told from the one that
+/// holds. So work at least once is what a queue gives; what is written in the transaction of [`complete_in`](Self::complete_in)
+/// happens once.
+#[must_use = "a claimed row that is not finished comes back when its lease has ended"]
+pub struct Claimed<T> {
+    row: T,
+    backoff: Backoff,
+    waited: Duration,
+}
+
+impl<T> Deref for Claimed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.row
+    }
+}
+
+impl<T: Queue> std::fmt::Debug for Claimed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Claimed({}, attempt {})",
+            at("claim", &self.row),
+            self.row.attempts()
+        )
+    }
+}
+
+pub(crate) fn at<T: Queue>(operation: &'static str, row: &T) -> Attempt {
+    let mut text = KeyText::default();
+    row.describe(&mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+/// What becomes of a row that is not done.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) state: QueueState,
+    /// When it is due again; `None`: when it was due.
+    pub(crate) delay: Option<Duration>,
+    /// The attempt does not count.
+    pub(crate) refund: bool,
+    pub(crate) error: Option<String>,
+}
+
+impl Change {
+    pub(crate) fn later(delay: Duration, error: String) -> Self {
+        Self {
+            state: QueueState::Ready,
+            delay: Some(delay),
+            refund: false,
+            error: Some(error),
+        }
+    }
+
+    pub(crate) fn dead(error: String) -> Self {
+        Self {
+            state: QueueState::Dead,
+            delay: None,
+            refund: false,
+            error: Some(error),
+        }
+    }
+
+    pub(crate) fn back(delay: Option<Duration>) -> Self {
+        Self {
+            state: QueueState::Ready,
+            delay,
+            refund: true,
+            error: None,
+        }
+    }
+
+    fn retried(&self) -> Retried {
+        match self.delay {
+            Some(delay) if self.state == QueueState::Ready => Retried::Later(delay),
+            _ => Retried::Dead,
+        }
+    }
+}
+
+/// The text of an error as it is stored: without NUL, which PostgreSQL's texts cannot have, and of bounded length.
+pub(crate) fn stored(error: &impl Display) -> String {
+    // The alternate form of `anyhow::Error` is the whole chain.
+    let mut text = format!("{error:#}").replace('\0', "\u{fffd}");
+    if text.len() > LONGEST_ERROR {
+        let end = (0..=LONGEST_ERROR)
+            .rev()
+            .find(|index| text.is_char_boundary(*index))
+            .unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// A statement about many rows.
+pub(crate) enum Batch<'b> {
+    Complete,
+    Settle(&'b [Change]),
+    Extend(Duration),
+    Heartbeat(Duration),
+}
+
+impl Batch<'_> {
+    /// Runs it, and tells for each row whether its claim held.
+    ///
+    /// One statement; where the database takes no arrays, one per some thousands of rows, each of which holds for itself.
+    pub(crate) async fn run<DB: Backend, T: QueueSql<DB>>(
+        &self,
+        rows: &[&T],
+        connection: &mut DB::Connection,
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        let [head, tail] = match self {
+            Self::Complete => T::COMPLETE_MANY,
+            Self::Settle(_) => T::SETTLE,
+            Self::Extend(_) => T::EXTEND,
+            Self::Heartbeat(_) => T::HEARTBEAT,
+        };
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        if DB::HAS_ARRAYS {
+            let mut statement = Statement::<DB>::literal(head);
+            T::bind_keys(rows, &mut statement);
+            let fences = rows.iter().map(|row| row.fence().get()).collect();
+            statement.bind_array(Array::Integers(fences));
+            self.bind_arrays(rows.len(), &mut statement);
+            let returned = statement.fetch_all(connection).await?;
+            return held::<DB, T>(rows, &returned);
+        }
+        // The key has no more columns than this leaves room for.
+        let most = DB::MAX_PARAMETERS / 16;
+        let mut all = Vec::with_capacity(rows.len());
+        for (index, rows) in rows.chunks(most).enumerate() {
+            let mut statement = if rows.len() == 1 {
+                Statement::<DB>::composed(head)
+            } else {
+                Statement::<DB>::one_off(head)
+            };
+            for (place, row) in rows.iter().enumerate() {
+                statement.push(if place == 0 { "(" } else { ", (" });
+                row.bind_key(&mut Listed(&mut statement));
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_i64(row.fence().get());
+                self.bind_row(index * most + place, &mut statement);
+                statement.push(")");
+            }
+            statement.push(tail);
+            let returned = statement.fetch_all(connection).await?;
+            all.extend(held::<DB, T>(rows, &returned)?);
+        }
+        Ok(all)
+    }
+
+    fn bind_arrays<DB: Backend>(&self, rows: usize, statement: &mut Statement<DB>) {
+        match self {
+            Self::Complete => {}
+            Self::Extend(lease) | Self::Heartbeat(lease) => {
+                statement.bind_array(Array::Floats(vec![Some(seconds(*lease)); rows]));
+            }
+            Self::Settle(changes) => {
+                let states = changes.iter().map(|change| Some(change.state.to_string()));
+                statement.bind_array(Array::Texts(states.collect()));
+                let delays = changes.iter().map(|change| change.delay.map(seconds));
+                statement.bind_array(Array::Floats(delays.collect()));
+                let refunds = changes.iter().map(|change| i64::from(change.refund));
+                statement.bind_array(Array::Integers(refunds.collect()));
+                let errors = changes.iter().map(|change| change.error.clone());
+                statement.bind_array(Array::Texts(errors.collect()));
+            }
+        }
+    }
+
+    fn bind_row<DB: Backend>(&self, index: usize, statement: &mut Statement<DB>) {
+        match self {
+            Self::Complete => {}
+            Self::Extend(lease) | Self::Heartbeat(lease) => {
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_seconds(*lease);
+            }
+            Self::Settle(changes) => {
+                let Some(change) = changes.get(index) else {
+                    return;
+                };
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_text(change.state.as_str());
+                match change.delay {
+                    Some(delay) => {
+                        statement.push(", ");
+                        statement.push_next_parameter();
+                        statement.bind_seconds(delay);
+                    }
+                    None => statement.push(", NULL"),
+                }
+                statement.push(if change.refund { ", 1" } else { ", 0" });
+                match &change.error {
+                    Some(error) => {
+                        statement.push(", ");
+                        statement.push_next_parameter();
+                        statement.bind_text(error);
+                    }
+                    None => statement.push(", NULL"),
+                }
+            }
+        }
+    }
+}
+
+/// Which of the rows were written, by the keys that came back.
+fn held<DB: Backend, T: QueueSql<DB>>(
+    rows: &[&T],
+    returned: &[DB::Row],
+) -> Result<Vec<bool>, sqlx::Error> {
+    if returned.len() == rows.len() {
+        return Ok(vec![true; rows.len()]);
+    }
+    let mut held = vec![false; rows.len()];
+    // The database returns them mostly in the order in which they were given.
+    let mut next = 0;
+    for row in returned {
+        let key = T::read_key(row)?;
+        let places = (next..rows.len()).chain(0..next);
+        let mut found = places.filter(|place| rows[*place].has_key(&key));
+        if let Some(place) = found.next() {
+            held[place] = true;
+            next = place + 1;
+        }
+    }
+    Ok(held)
+}
+
+impl<T: Queue> Claimed<T> {
+    /// How long the row had been due when it was claimed, by the clock of the database.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    pub(crate) fn retry_change(&self, delay: Option<Duration>, error: String) -> Change {
+        if self.row.attempts() >= T::MAX_ATTEMPTS {
+            return Change::dead(error);
+        }
+        let delay = delay.unwrap_or_else(|| self.backoff.after(self.row.attempts()));
+        Change::later(delay, error)
+    }
+
+    /// The work is done: the row becomes [`QueueState::Done`].
+    ///
+    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`. With `&mut *tx` it commits with
+    /// the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end of the lease it succeeds
+    /// as long as nobody has taken the row back. Cancel safety: if the future is dropped, it was executed completely or not at
+    /// all.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` if another claim has the row, or it was finished or deleted; nothing was written then. `Serialization`,
+    /// `Unknown`, `Database`.
+    pub fn complete<'c, DB: Backend>(
+        self,
+        db: impl Acquire<'c, Database = DB> + Send,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move {
+            let at = || at("complete", &self.row);
+            let mut connection = acquire(db, at).await?;
+            let in_transaction = in_transaction::<DB>(&connection);
+            let done = complete_one::<DB, T>(&self.row, &mut connection).await;
+            checked(done, at, in_transaction)
+        }
+    }
+
+    /// The same in a transaction: what else the transaction wrote and the completion commit together, so the effect of the job
+    /// happens once, however often the job is run.
+    ///
+    /// By reference, because a transaction that is retried runs its closure again. If it fails, return the error, so that the
+    /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::JobOutcome::Completed) after it.
+    ///
+    /// The statement, the cancel safety and the errors are those of [`complete`](Self::complete).
+    pub fn complete_in<'t, X: InTransaction<'t>>(
+        &self,
+        tx: X,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<X::Database>,
+    {
+        async move {
+            let at = || at("complete_in", &self.row);
+            let done = complete_one::<X::Database, T>(&self.row, tx.connection()).await;
+            checked(done, at, true)
+        }
+    }
+
+    /// The attempt failed: the row is due again after a random time, or [`QueueState::Dead`] if that was its last attempt. The
+    /// text of the error is stored, if the model has a `last_error`.
+    ///
+    /// The time is between zero and a ceiling that doubles with every attempt (full jitter), from 4 seconds to an hour or as the claim's
+    /// [`backoff`](Claim::backoff) says. One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn retry<'c, DB: Backend>(
+        self,
+        db: impl Acquire<'c, Database = DB> + Send,
+        error: impl Display,
+    ) -> impl Future<Output = Result<Retried, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = self.retry_change(None, stored(&error));
+        async move {
+            let retried = change.retried();
+            self.settle("retry", db, change).await?;
+            Ok(retried)
+        }
+    }
+
+    /// Like [`retry`](Self::retry), after a time of the caller's choice: the `Retry-After` of a server, say.
+    pub fn retry_after<'c, DB: Backend>(
+        self,
+        db: impl Acquire<'c, Database = DB> + Send,
+        error: impl Display,
+        delay: Duration,
+    ) -> impl Future<Output = Result<Retried, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = self.retry_change(Some(delay), stored(&error));
+        async move {
+            let retried = change.retried();
+            self.settle("retry_after", db, change).await?;
+            Ok(retried)
+        }
+    }
+
+    /// The job can never succeed: the row becomes [`QueueState::Dead`] at once.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn fail<'c, DB: Backend>(
+        self,
+        db: impl Acquire<'c, Database = DB> + Send,
+        error: impl Display,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = Change::dead(stored(&error));
+        async move { self.settle("fail", db, change).await }
+    }
+
+    /// Not now: the row is due again after `delay`, and this attempt does not count.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn snooze<'c, DB: Backend>(
+        self,
+        db: impl Acquire<'c, Database = DB> + Send,
+        delay: Duration,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move { self.settle("snooze", db, Change::back(Some(delay))).await }
+    }
+
+    /// Gives the row back as if it had not been claimed: it is due when it was, and this attempt does not count.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn release<'c, DB: Backend>(
+        self,
+        db: impl Acquire<'c, Database = DB> + Send,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move { self.settle("release", db, Change::back(None)).await }
+    }
+
+    /// Begins a new lease from now, by the clock of the database.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn extend<'c, DB: Backend>(
+        &self,
+        db: impl Acquire<'c, Database = DB> + Send,
+        lease: Duration,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move { self.run_alone("extend", db, Batch::Extend(lease)).await }
+    }
+
+    async fn settle<'c, DB: Backend>(
+        &self,
+        operation: &'static str,
+        db: impl Acquire<'c, Database = DB> + Send,
+        change: Change,
+    ) -> Result<(), FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        self.run_alone(operation, db, Batch::Settle(&[change]))
+            .await
+    }
+
+    /// A batch of one row.
+    async fn run_alone<'c, DB: Backend>(
+        &self,
+        operation: &'static str,
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: Batch<'_>,
+    ) -> Result<(), FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let at = || at(operation, &self.row);
+        let mut connection = acquire(db, at).await?;
+        let in_transaction = in_transaction::<DB>(&connection);
+        let held = batch.run::<DB, T>(&[&self.row], &mut connection).await;
+        checked(held.map(|held| held == [true]), at, in_transaction)
+    }
+
+    /// All of this work is done, in one statement. Returns the rows whose claims were lost: nothing was written to those.
+    ///
+    /// ```sql
+    /// -- PostgreSQL; SQLite has a list of rows in place of the arrays
+    /// UPDATE … SET state = 'done' FROM unnest($1, $2) AS batch (key, fence)
+    /// WHERE … AND fence = batch.fence AND state = 'running' RETURNING key
+    /// ```
+    ///
+    /// An empty batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
+    /// statement was executed completely or not at all; what was not finished comes back when its lease has ended.
+    ///
+    /// # Errors
+    ///
+    /// `Serialization`, `Unknown`, `Database`; the rows that were not finished come back when their leases have ended.
+    pub fn complete_many<'c, DB: Backend>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: impl IntoIterator<Item = Self>,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let batch: Vec<Self> = batch.into_iter().collect();
+        async move { Self::finish_many("complete_many", db, batch, Batch::Complete).await }
+    }
+
+    /// [`retry`](Self::retry) for many rows, each with its error, in one statement. Returns the rows whose claims were lost.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn retry_many<'c, DB: Backend, E: Display>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: impl IntoIterator<Item = (Self, E)>,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = |claimed: &Self, error: &E| claimed.retry_change(None, stored(error));
+        Self::settle_many("retry_many", db, batch, change)
+    }
+
+    /// [`fail`](Self::fail) for many rows, each with its error, in one statement. Returns the rows whose claims were lost.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn fail_many<'c, DB: Backend, E: Display>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: impl IntoIterator<Item = (Self, E)>,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = |_: &Self, error: &E| Change::dead(stored(error));
+        Self::settle_many("fail_many", db, batch, change)
+    }
+
+    /// [`snooze`](Self::snooze) for many rows, in one statement. Returns the rows whose claims were lost.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn snooze_many<'c, DB: Backend>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: impl IntoIterator<Item = Self>,
+        delay: Duration,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let batch = batch.into_iter().map(|claimed| (claimed, ()));
+        let change = move |_: &Self, (): &()| Change::back(Some(delay));
+        Self::settle_many("snooze_many", db, batch, change)
+    }
+
+    /// [`release`](Self::release) for many rows, in one statement. Returns the rows whose claims were lost.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn release_many<'c, DB: Backend>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: impl IntoIterator<Item = Self>,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let batch = batch.into_iter().map(|claimed| (claimed, ()));
+        Self::settle_many("release_many", db, batch, |_, ()| Change::back(None))
+    }
+
+    /// Begins new leases for all of these rows, in one statement. Takes the rows whose claims were lost out of the batch, and
+    /// returns them.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many); after an error the batch is as it was.
+    pub fn extend_many<'c, DB: Backend>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: &mut Vec<Self>,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move {
+            let held = Self::run_many("extend_many", db, batch, Batch::Extend(lease)).await?;
+            let mut lost = Vec::new();
+            for (claimed, held) in std::mem::take(batch).into_iter().zip(held) {
+                if held {
+                    batch.push(claimed);
+                } else {
+                    lost.push(claimed.row);
+                }
+            }
+            Ok(lost)
+        }
+    }
+
+    fn settle_many<'c, DB: Backend, E>(
+        operation: &'static str,
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: impl IntoIterator<Item = (Self, E)>,
+        change: impl Fn(&Self, &E) -> Change,
+    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let (batch, changes): (Vec<Self>, Vec<Change>) = batch
+            .into_iter()
+            .map(|(claimed, error)| {
+                let change = change(&claimed, &error);
+                (claimed, change)
+            })
+            .unzip();
+        async move { Self::finish_many(operation, db, batch, Batch::Settle(&changes)).await }
+    }
+
+    async fn finish_many<'c, DB: Backend>(
+        operation: &'static str,
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: Vec<Self>,
+        what: Batch<'_>,
+    ) -> Result<Vec<T>, FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let held = Self::run_many(operation, db, &batch, what).await?;
+        let lost = batch.into_iter().zip(held).filter(|(_, held)| !held);
+        Ok(lost.map(|(claimed, _)| claimed.row).collect())
+    }
+
+    async fn run_many<'c, DB: Backend>(
+        operation: &'static str,
+        db: impl Acquire<'c, Database = DB> + Send,
+        batch: &[Self],
+        what: Batch<'_>,
+    ) -> Result<Vec<bool>, FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at = || Attempt::new(operation, T::TABLE, KeyText::default());
+        let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
+        let mut connection = acquire(db, at).await?;
+        let in_transaction = in_transaction::<DB>(&connection);
+        what.run::<DB, T>(&rows, &mut connection)
+            .await
+            .map_err(|error| WriteFailure::new(at(), error, in_transaction).into())
+    }
+}
+
+async fn complete_one<DB: Backend, T: QueueSql<DB>>(
+    row: &T,
+    connection: &mut DB::Connection,
+) -> Result<bool, sqlx::Error> {
+    let mut statement = Statement::<DB>::literal(T::COMPLETE);
+    row.bind_key(&mut statement);
+    statement.bind_i64(row.fence().get());
+    Ok(statement.execute(connection).await? == 1)
+}
+
+async fn acquire<'c, DB: Backend, A: Acquire<'c, Database = DB> + Send>(
+    db: A,
+    at: impl Fn() -> Attempt,
+) -> Result<A::Connection, FinishError> {
+    db.acquire()
+        .await
+        .map_err(|error| FinishError::Database(DatabaseError::new(at(), error)))
+}
+
+fn checked(
+    held: Result<bool, sqlx::Error>,
+    at: impl Fn() -> Attempt,
+    in_transaction: bool,
+) -> Result<(), FinishError> {
+    match held {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(FinishError::LeaseLost(at())),
+        Err(error) => Err(WriteFailure::new(at(), error, in_transaction).into()),
+    }
+}

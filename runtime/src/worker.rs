@@ -1,0 +1,1109 @@
+//! A worker of a queue: claims rows, runs a handler for each, and finishes them.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
+use std::future::{Future, pending};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::Pool;
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tracing::Instrument;
+
+use crate::backend::Backend;
+use crate::backoff::full_jitter;
+use crate::column::Column;
+use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::fault::Fault;
+use crate::queue::{
+    Backoff, Batch, Change, Claimed, Claims, Queue, QueueColumn, QueueSql, QueueState, Rescued, at,
+    rescue_on, stored,
+};
+use crate::transaction::Body;
+
+/// The ceilings of the random waits after an error of the database.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What becomes of a job, as its handler says.
+///
+/// A handler may return `()`, this, or a `Result` of either: an error means `Retry`, with its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobOutcome {
+    /// The work is done.
+    Complete,
+    /// The handler has completed the row itself, with [`Claimed::complete_in`]. Nothing is left to do.
+    Completed,
+    /// The attempt failed.
+    Retry {
+        /// What is stored as the last error.
+        error: String,
+        /// When it is due again; `None` for the worker's backoff.
+        after: Option<Duration>,
+    },
+    /// The job can never succeed.
+    Fail {
+        /// What is stored as the last error.
+        error: String,
+    },
+    /// Not now. The attempt does not count.
+    Snooze(Duration),
+}
+
+impl JobOutcome {
+    /// The attempt failed; the next one is after this time.
+    pub fn retry_after(error: impl Display, after: Duration) -> Self {
+        Self::Retry {
+            error: stored(&error),
+            after: Some(after),
+        }
+    }
+
+    /// The job can never succeed: its row becomes [`QueueState::Dead`].
+    pub fn fail(error: impl Display) -> Self {
+        Self::Fail {
+            error: stored(&error),
+        }
+    }
+}
+
+impl From<()> for JobOutcome {
+    fn from((): ()) -> Self {
+        Self::Complete
+    }
+}
+
+impl<T: Into<Self>, E: Display> From<Result<T, E>> for JobOutcome {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(outcome) => outcome.into(),
+            Err(error) => Self::Retry {
+                error: stored(&error),
+                after: None,
+            },
+        }
+    }
+}
+
+/// Why a worker stopped before it was told to.
+///
+/// Errors that can pass (a lost connection, a restarted server, an exhausted pool) do not stop it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The statement can never succeed: a table or a column is missing or of another type, or the pool was closed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// What a worker has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerCounts {
+    /// Rows claimed.
+    pub claimed: u64,
+    /// Rows that became done, by this worker or by the handler itself.
+    pub completed: u64,
+    /// Rows put back after a failed attempt.
+    pub retried: u64,
+    /// Rows given up: by the handler, after the last attempt, or when the lease of the last attempt ended.
+    pub dead: u64,
+    /// Rows put back by [`JobOutcome::Snooze`].
+    pub snoozed: u64,
+    /// Rows given back unfinished because the worker stopped.
+    pub released: u64,
+    /// Claims that were lost before the row was finished; the work may be done twice.
+    pub lease_lost: u64,
+    /// Rows of any worker whose leases had ended and which were taken back.
+    pub rescued: u64,
+    /// Handlers that were stopped because of the time limit; each is also in `retried` or `dead`.
+    pub timed_out: u64,
+    /// Handlers that panicked; each is also in `retried` or `dead`.
+    pub panicked: u64,
+    /// Handlers that were started.
+    pub started: u64,
+    /// How long the started rows had been due, in all.
+    pub waited: Duration,
+    /// How long one of them had been due at most.
+    pub longest_wait: Duration,
+    /// How long handlers ran, in all.
+    pub ran: Duration,
+}
+
+/// Counts while the worker runs. Cloning gives another view of the same counts.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerStats(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    claimed: AtomicU64,
+    completed: AtomicU64,
+    retried: AtomicU64,
+    dead: AtomicU64,
+    snoozed: AtomicU64,
+    released: AtomicU64,
+    lease_lost: AtomicU64,
+    rescued: AtomicU64,
+    timed_out: AtomicU64,
+    panicked: AtomicU64,
+    started: AtomicU64,
+    /// In microseconds.
+    waited: AtomicU64,
+    longest_wait: AtomicU64,
+    ran: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, number: u64) {
+    counter.fetch_add(number, Ordering::Relaxed);
+}
+
+fn micros(duration: Duration) -> u64 {
+    // A row that is due since `-infinity` must not end the count of all others.
+    let limit = Duration::from_secs(86_400 * 365);
+    u64::try_from(duration.min(limit).as_micros()).unwrap_or(u64::MAX)
+}
+
+impl WorkerStats {
+    /// The counts as they are now.
+    pub fn counts(&self) -> WorkerCounts {
+        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let time = |counter: &AtomicU64| Duration::from_micros(number(counter));
+        let counters = &*self.0;
+        WorkerCounts {
+            claimed: number(&counters.claimed),
+            completed: number(&counters.completed),
+            retried: number(&counters.retried),
+            dead: number(&counters.dead),
+            snoozed: number(&counters.snoozed),
+            released: number(&counters.released),
+            lease_lost: number(&counters.lease_lost),
+            rescued: number(&counters.rescued),
+            timed_out: number(&counters.timed_out),
+            panicked: number(&counters.panicked),
+            started: number(&counters.started),
+            waited: time(&counters.waited),
+            longest_wait: time(&counters.longest_wait),
+            ran: time(&counters.ran),
+        }
+    }
+}
+
+/// A worker of the queue `T`; [`run`](Self::run) starts it.
+///
+/// ```text
+/// Email::worker(&pool).concurrency(8).lease(Duration::from_secs(30)).run(async |email| send(email).await).await?
+/// ```
+#[must_use = "nothing happens before `run`"]
+pub struct Worker<DB: Backend, T> {
+    pool: Pool<DB>,
+    claims: Claims<DB>,
+    limits: Limits,
+    shutdown: BoxFuture<'static, ()>,
+    /// Notifies when rows were added.
+    listener: Option<Listener>,
+    stats: WorkerStats,
+    queue: std::marker::PhantomData<fn() -> T>,
+}
+
+type Listener = Box<dyn FnOnce(Arc<Notify>) -> BoxFuture<'static, ()> + Send>;
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    concurrency: usize,
+    prefetch: usize,
+    poll: Duration,
+    flush: Duration,
+    timeout: Duration,
+    drain: Duration,
+}
+
+impl<DB: Backend, T> std::fmt::Debug for Worker<DB, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("limits", &self.limits)
+            .field("lease", &self.claims.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A worker with default settings.
+pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
+    Worker {
+        pool: pool.clone(),
+        claims: Claims::default(),
+        limits: Limits {
+            concurrency: 8,
+            prefetch: 0,
+            poll: Duration::from_secs(1),
+            flush: Duration::from_millis(5),
+            timeout: Duration::from_secs(300),
+            drain: Duration::from_secs(30),
+        },
+        shutdown: Box::pin(pending()),
+        listener: None,
+        stats: WorkerStats::default(),
+        queue: std::marker::PhantomData,
+    }
+}
+
+impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
+    /// How many handlers run at once; 8 if nothing else is said, 1 at least.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.limits.concurrency = handlers.max(1);
+        self
+    }
+
+    /// How many rows may be held besides those that are being handled: claimed in advance, or handled and not yet finished in
+    /// the database. 0 if nothing else is said.
+    ///
+    /// Short jobs are much faster with some hundreds, as a claim and a completion are then a statement for many rows. Long jobs
+    /// should have none: a row that waits here could be handled by another worker.
+    pub fn prefetch(mut self, rows: usize) -> Self {
+        self.limits.prefetch = rows;
+        self
+    }
+
+    /// How long a claim holds without a heartbeat, by the clock of the database; a minute if nothing else is said, a second at
+    /// least. A worker sends one heartbeat for all of its rows every third of it, so a job may take longer than that. The rows of
+    /// a worker that died are taken back by another one after one and a half leases at most.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.claims.lease = lease.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Claims only rows that have this value in the column. Several conditions must all be met.
+    pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
+    where
+        V: Column<DB> + Send + 'static,
+    {
+        self.claims.only(column, value.into());
+        self
+    }
+
+    /// How long a failed job waits at most after its first attempt, and at most at all: 4 seconds and an hour if nothing else is
+    /// said. The wait is random between zero and a ceiling that doubles with every attempt.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.claims.backoff = Backoff { first, longest };
+        self
+    }
+
+    /// How often to look for rows while there are none; a second if nothing else is said. Half as long to one and a half times
+    /// as long in fact, at random, so that workers do not come all at once.
+    pub fn poll(mut self, interval: Duration) -> Self {
+        self.limits.poll = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long a handled row waits at most for others, to be finished in one statement with them; 5 ms if nothing else is said.
+    /// It does not wait if no handler is running.
+    pub fn flush_after(mut self, delay: Duration) -> Self {
+        self.limits.flush = delay;
+        self
+    }
+
+    /// How long a handler may take; 5 minutes if nothing else is said. Then it is dropped and the attempt has failed.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.limits.timeout = limit;
+        self
+    }
+
+    /// Stops the worker when the future is ready: rows that wait are given back at once, handlers may go on for as long as
+    /// [`drain`](Self::drain) says.
+    pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.shutdown = Box::pin(signal);
+        self
+    }
+
+    /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
+    /// dropped and given back.
+    pub fn drain(mut self, limit: Duration) -> Self {
+        self.limits.drain = limit;
+        self
+    }
+
+    /// The counts of this worker, to be looked at while it runs.
+    pub fn stats(&self) -> WorkerStats {
+        self.stats.clone()
+    }
+
+    /// Runs `handler` for each row, in tasks of their own, until the signal of [`shutdown`](Self::shutdown), and returns the counts.
+    ///
+    /// The handler gets the claim by reference and returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is
+    /// stored (`{:#}`, up to 8 KiB). A panic is a failed attempt. If the claim is lost, the handler is dropped at its next await
+    /// point; what it wrote outside of a transaction with [`Claimed::complete_in`] stays.
+    ///
+    /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, and a heartbeat. On
+    /// PostgreSQL the heartbeat waits for no lock, so a handler may lock the row that it works on for as long as a lease.
+    ///
+    /// Cancel safety: if the future is dropped, handlers are dropped at their next await point, and their rows come back when
+    /// their leases have ended.
+    ///
+    /// # Errors
+    ///
+    /// `Database` for an error that cannot pass; all others are logged and waited out.
+    pub fn run<F, R>(
+        self,
+        handler: F,
+    ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send
+    where
+        F: for<'j> Body<&'j Claimed<T>, R> + Send + Sync + 'static,
+        R: Into<JobOutcome> + Send + 'static,
+    {
+        let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
+        async move {
+            let wake = Arc::new(Notify::new());
+            let mut listeners = JoinSet::new();
+            if let Some(listener) = self.listener {
+                listeners.spawn(listener(wake.clone()));
+            }
+            let now = Instant::now();
+            let running = Running {
+                claims: Arc::new(self.claims),
+                limits: self.limits,
+                stats: self.stats,
+                pool: self.pool,
+                handler: Arc::new(handler),
+                wake,
+                waiting: VecDeque::new(),
+                jobs: JoinSet::new(),
+                handled: HashMap::new(),
+                ended: Ended::default(),
+                ended_since: None,
+                operations: JoinSet::new(),
+                claiming: false,
+                flushing: 0,
+                beating: false,
+                rescuing: false,
+                next_claim: now,
+                next_beat: now,
+                next_rescue: now,
+                failures: 0,
+                stopping: None,
+                error: None,
+            };
+            running.run(self.shutdown).await
+        }
+        .instrument(span)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<T: QueueSql<sqlx::Postgres>> Worker<sqlx::Postgres, T> {
+    /// Looks for rows as soon as the trigger of `notify_ddl` says that some were added, over a connection of its own besides those of
+    /// the pool. Without it, and whenever that connection is lost, rows are found at the next [`poll`](Self::poll).
+    ///
+    /// Not behind a pooler in transaction mode, which passes no notifications on.
+    pub fn listen(mut self) -> Self {
+        let pool = self.pool.clone();
+        self.listener = Some(Box::new(move |wake| {
+            Box::pin(listen(pool, T::CHANNEL, wake))
+        }));
+        self
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn listen(pool: sqlx::PgPool, channel: &'static str, wake: Arc<Notify>) {
+    use sqlx::postgres::{PgListener, PgPoolOptions};
+
+    let own = || {
+        PgPoolOptions::new()
+            .max_connections(1)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connect_lazy_with((*pool.connect_options()).clone())
+    };
+    let mut failures = 0;
+    loop {
+        let listened: Result<(), sqlx::Error> = async {
+            let mut listener = PgListener::connect_with(&own()).await?;
+            listener.listen(channel).await?;
+            loop {
+                // Also after a reconnect, during which notifications were missed.
+                wake.notify_one();
+                failures = 0;
+                listener.try_recv().await?;
+            }
+        }
+        .await;
+        if let Err(error) = listened {
+            let error =
+                DatabaseError::new(Attempt::new("listen", channel, KeyText::default()), error);
+            tracing::warn!(%error, "not listening, rows are found by polling");
+        }
+        failures += 1;
+        sleep(full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
+    }
+}
+
+/// A row that this worker holds.
+struct Held<T> {
+    claimed: Claimed<T>,
+    claimed_at: Instant,
+    /// Tells the job to stop.
+    stop: Notify,
+}
+
+/// A row whose job runs.
+struct Handled<T> {
+    held: Arc<Held<T>>,
+    /// Until when the claim holds, by our clock: not later than by the database's.
+    until: Instant,
+    stopped: Option<Stopped>,
+}
+
+#[derive(Clone, Copy)]
+enum Stopped {
+    LeaseLost,
+    Drained,
+}
+
+/// How a job ended.
+enum End {
+    Outcome(JobOutcome),
+    TimedOut,
+    Stopped,
+}
+
+/// Rows whose jobs have ended, and which are to be finished in the database.
+struct Ended<T> {
+    done: Vec<Arc<Held<T>>>,
+    changed: Vec<(Arc<Held<T>>, Change)>,
+}
+
+impl<T> Default for Ended<T> {
+    fn default() -> Self {
+        Self {
+            done: Vec::new(),
+            changed: Vec::new(),
+        }
+    }
+}
+
+impl<T> Ended<T> {
+    fn len(&self) -> usize {
+        self.done.len() + self.changed.len()
+    }
+}
+
+/// What a statement in the background came to.
+enum Operation<T> {
+    Claimed {
+        asked: usize,
+        /// Before the claim was sent.
+        at: Instant,
+        result: Result<Vec<Claimed<T>>, sqlx::Error>,
+    },
+    Flushed,
+    Beaten {
+        rows: Vec<Arc<Held<T>>>,
+        /// Before the heartbeat was sent.
+        at: Instant,
+        result: Result<Vec<bool>, sqlx::Error>,
+    },
+    Rescued(Result<Rescued, sqlx::Error>),
+}
+
+/// A worker at work. All of its state is here, in one task; only statements and handlers run beside it.
+struct Running<DB: Backend, T, F> {
+    pool: Pool<DB>,
+    claims: Arc<Claims<DB>>,
+    limits: Limits,
+    stats: WorkerStats,
+    handler: Arc<F>,
+    wake: Arc<Notify>,
+    /// Claimed, and not started.
+    waiting: VecDeque<(Arc<Held<T>>, Instant)>,
+    jobs: JoinSet<(End, Duration)>,
+    handled: HashMap<Id, Handled<T>>,
+    ended: Ended<T>,
+    ended_since: Option<Instant>,
+    operations: JoinSet<Operation<T>>,
+    claiming: bool,
+    /// How many rows are in the statement that finishes them.
+    flushing: usize,
+    beating: bool,
+    rescuing: bool,
+    next_claim: Instant,
+    next_beat: Instant,
+    next_rescue: Instant,
+    /// Claims in a row that failed.
+    failures: u32,
+    /// Until when handlers may go on.
+    stopping: Option<Instant>,
+    error: Option<WorkerError>,
+}
+
+impl<DB, T, F> Running<DB, T, F>
+where
+    DB: Backend,
+    T: QueueSql<DB>,
+    F: Send + Sync + 'static,
+{
+    async fn run<R>(
+        mut self,
+        mut shutdown: BoxFuture<'static, ()>,
+    ) -> Result<WorkerCounts, WorkerError>
+    where
+        F: for<'j> Body<&'j Claimed<T>, R>,
+        R: Into<JobOutcome> + Send + 'static,
+    {
+        let wake = self.wake.clone();
+        loop {
+            self.start_jobs::<R>();
+            self.start_statements();
+            if self.is_over() {
+                break;
+            }
+            let timer = self.next_timer();
+            let stopping = self.stopping.is_some();
+            tokio::select! {
+                Some(job) = self.jobs.join_next_with_id() => {
+                    self.job_ended(job);
+                    while let Some(job) = self.jobs.try_join_next_with_id() {
+                        self.job_ended(job);
+                    }
+                }
+                Some(operation) = self.operations.join_next() => {
+                    // A statement's task does not panic, and is not aborted.
+                    if let Ok(operation) = operation {
+                        self.operation_ended(operation);
+                    }
+                }
+                () = wake.notified(), if !stopping => self.next_claim = Instant::now(),
+                () = &mut shutdown, if !stopping => self.stop(),
+                () = sleep_until(timer) => self.on_timer(),
+            }
+        }
+        let counts = self.stats.counts();
+        tracing::info!(?counts, "stopped");
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(counts),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let working = self.claiming || self.flushing > 0;
+        self.stopping.is_some() && !working && self.handled.is_empty() && self.ended.len() == 0
+    }
+
+    fn held(&self) -> usize {
+        self.waiting.len() + self.handled.len() + self.ended.len() + self.flushing
+    }
+
+    fn start_jobs<R>(&mut self)
+    where
+        F: for<'j> Body<&'j Claimed<T>, R>,
+        R: Into<JobOutcome> + Send + 'static,
+    {
+        let margin = self.margin();
+        while self.handled.len() < self.limits.concurrency {
+            let Some((held, until)) = self.waiting.pop_front() else {
+                break;
+            };
+            let now = Instant::now();
+            if until <= now + margin {
+                // This process was asleep. Somebody else has the row, or will have it soon.
+                self.lost(&held);
+                continue;
+            }
+            let counters = &self.stats.0;
+            let waited = held.claimed.waited() + (now - held.claimed_at);
+            add(&counters.started, 1);
+            add(&counters.waited, micros(waited));
+            let longest = &counters.longest_wait;
+            longest.fetch_max(micros(waited), Ordering::Relaxed);
+            let handler = self.handler.clone();
+            let job = run_job(handler, held.clone(), self.limits.timeout);
+            let id = self.jobs.spawn(job).id();
+            let stopped = None;
+            let handled = Handled {
+                held,
+                until,
+                stopped,
+            };
+            self.handled.insert(id, handled);
+        }
+    }
+
+    fn start_statements(&mut self) {
+        let now = Instant::now();
+        let capacity = self.limits.concurrency + self.limits.prefetch;
+        let room = capacity.saturating_sub(self.held());
+        // With a buffer not for every row that ends; without one as soon as a handler is free.
+        let enough = match self.limits.prefetch {
+            0 => room > 0,
+            _ => room * 2 >= capacity,
+        };
+        if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
+            self.claiming = true;
+            let (pool, claims) = (self.pool.clone(), self.claims.clone());
+            self.operations.spawn(async move {
+                let at = Instant::now();
+                let result = within(claims.lease, async {
+                    claims.run(room, &mut *pool.acquire().await?).await
+                });
+                let (asked, result) = (room, result.await);
+                Operation::Claimed { asked, at, result }
+            });
+        }
+        if self.flushing == 0 && self.should_flush(now, capacity) {
+            let ended = std::mem::take(&mut self.ended);
+            self.ended_since = None;
+            self.flushing = ended.len();
+            let flush = Flush {
+                pool: self.pool.clone(),
+                stats: self.stats.clone(),
+                lease: self.claims.lease,
+            };
+            self.operations.spawn(async move {
+                flush.run(ended).await;
+                Operation::Flushed
+            });
+        }
+        if !self.beating && self.next_beat <= now {
+            self.beat(now);
+        }
+        if !self.rescuing && self.next_rescue <= now && self.stopping.is_none() {
+            self.rescuing = true;
+            self.next_rescue = now + jittered(self.claims.lease / 2);
+            let (pool, lease) = (self.pool.clone(), self.claims.lease);
+            self.operations.spawn(async move {
+                let rescued = within(lease, async {
+                    rescue_on::<DB, T>(&mut *pool.acquire().await?).await
+                });
+                Operation::Rescued(rescued.await)
+            });
+        }
+    }
+
+    fn should_flush(&self, now: Instant, capacity: usize) -> bool {
+        let Some(since) = self.ended_since else {
+            return false;
+        };
+        let alone = self.handled.is_empty() && self.waiting.is_empty();
+        alone || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
+    }
+
+    /// One heartbeat for all rows that are waiting or handled.
+    fn beat(&mut self, now: Instant) {
+        self.next_beat = now + self.claims.lease / 3;
+        let handled = self.handled.values();
+        let handled = handled.filter(|handled| handled.stopped.is_none());
+        let rows = handled.map(|handled| handled.held.clone());
+        let waiting = self.waiting.iter().map(|(held, _)| held.clone());
+        let rows: Vec<_> = rows.chain(waiting).collect();
+        if rows.is_empty() {
+            return;
+        }
+        self.beating = true;
+        let (pool, lease) = (self.pool.clone(), self.claims.lease);
+        self.operations.spawn(async move {
+            let at = Instant::now();
+            // In time for another one.
+            let result = within(lease / 3, async {
+                let claimed: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
+                let mut connection = pool.acquire().await?;
+                Batch::Heartbeat(lease)
+                    .run::<DB, T>(&claimed, &mut connection)
+                    .await
+            });
+            let result = result.await;
+            Operation::Beaten { rows, at, result }
+        });
+    }
+
+    fn next_timer(&self) -> Instant {
+        let mut timer = self.next_beat;
+        if self.stopping.is_none() {
+            timer = timer.min(self.next_rescue);
+            if !self.claiming && self.held() < self.limits.concurrency + self.limits.prefetch {
+                // In the past if it waits for more room: the end of a job will come before the timer.
+                timer = match self.next_claim > Instant::now() {
+                    true => timer.min(self.next_claim),
+                    false => timer,
+                };
+            }
+        }
+        if let Some(since) = self.ended_since.filter(|_| self.flushing == 0) {
+            timer = timer.min(since + self.limits.flush);
+        }
+        let drained = self.stopping.filter(|_| !self.handled.is_empty());
+        timer
+            .min(drained.unwrap_or(timer))
+            .min(Instant::now() + self.margin())
+    }
+
+    /// So much time before the end of a lease it counts as over.
+    fn margin(&self) -> Duration {
+        self.claims.lease / 12
+    }
+
+    fn on_timer(&mut self) {
+        let now = Instant::now();
+        let margin = self.margin();
+        let drained = self.stopping.is_some_and(|until| until <= now);
+        for handled in self.handled.values_mut() {
+            let why = match handled.until <= now + margin {
+                true => Stopped::LeaseLost,
+                false if drained => Stopped::Drained,
+                false => continue,
+            };
+            if handled.stopped.is_none() {
+                handled.stopped = Some(why);
+                handled.held.stop.notify_one();
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        tracing::info!(running = self.handled.len(), "stopping");
+        self.stopping = Some(Instant::now() + self.limits.drain);
+        for (held, _) in std::mem::take(&mut self.waiting) {
+            self.give_back(held);
+        }
+    }
+
+    fn give_back(&mut self, held: Arc<Held<T>>) {
+        self.change(held, Change::back(None));
+    }
+
+    fn change(&mut self, held: Arc<Held<T>>, change: Change) {
+        self.ended.changed.push((held, change));
+        self.ended_since.get_or_insert_with(Instant::now);
+    }
+
+    fn lost(&self, held: &Held<T>) {
+        self.stats.lost(&held.claimed);
+    }
+
+    fn job_ended(&mut self, job: Result<(Id, (End, Duration)), tokio::task::JoinError>) {
+        let counters = self.stats.0.clone();
+        let (id, end) = match job {
+            Ok((id, (end, ran))) => {
+                add(&counters.ran, micros(ran));
+                (id, end)
+            }
+            Err(error) => {
+                let id = error.id();
+                let payload = error.try_into_panic().ok();
+                let text = payload.as_deref().map(panic_text).unwrap_or_default();
+                add(&counters.panicked, 1);
+                let error = stored(&format_args!("the handler panicked: {text}"));
+                (id, End::Outcome(JobOutcome::Retry { error, after: None }))
+            }
+        };
+        let Some(Handled { held, stopped, .. }) = self.handled.remove(&id) else {
+            return;
+        };
+        let outcome = match (end, stopped) {
+            (End::Outcome(outcome), _) => outcome,
+            (End::TimedOut, _) => {
+                add(&counters.timed_out, 1);
+                JobOutcome::Retry {
+                    error: format!("the handler took longer than {:?}", self.limits.timeout),
+                    after: None,
+                }
+            }
+            (End::Stopped, Some(Stopped::Drained)) => return self.give_back(held),
+            (End::Stopped, _) => return self.lost(&held),
+        };
+        let change = match outcome {
+            JobOutcome::Complete => {
+                self.ended.done.push(held);
+                self.ended_since.get_or_insert_with(Instant::now);
+                return;
+            }
+            JobOutcome::Completed => return add(&counters.completed, 1),
+            JobOutcome::Retry { error, after } => held.claimed.retry_change(after, error),
+            JobOutcome::Fail { error } => Change::dead(error),
+            JobOutcome::Snooze(delay) => Change::back(Some(delay)),
+        };
+        self.change(held, change);
+    }
+
+    fn operation_ended(&mut self, operation: Operation<T>) {
+        match operation {
+            Operation::Claimed { asked, at, result } => {
+                self.claiming = false;
+                self.claimed(asked, at, result);
+            }
+            Operation::Flushed => self.flushing = 0,
+            Operation::Beaten { rows, at, result } => {
+                self.beating = false;
+                self.beaten(rows, at, result);
+            }
+            Operation::Rescued(result) => {
+                self.rescuing = false;
+                match result {
+                    Ok(Rescued { ready, dead }) => {
+                        add(&self.stats.0.rescued, ready + dead);
+                        add(&self.stats.0.dead, dead);
+                        if ready + dead > 0 {
+                            tracing::warn!(ready, dead, "leases had ended");
+                        }
+                        if ready > 0 {
+                            self.next_claim = Instant::now();
+                        }
+                    }
+                    Err(error) => warn::<T>("rescue", error),
+                }
+            }
+        }
+    }
+
+    fn claimed(&mut self, asked: usize, at: Instant, result: Result<Vec<Claimed<T>>, sqlx::Error>) {
+        let now = Instant::now();
+        let claimed = match result {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                let error =
+                    DatabaseError::new(Attempt::new("claim", T::TABLE, KeyText::default()), error);
+                if matches!(
+                    error.fault(),
+                    Fault::Schema | Fault::Decode | Fault::PoolClosed
+                ) {
+                    self.error = Some(WorkerError::Database(error));
+                    return self.stop();
+                }
+                tracing::warn!(%error, "nothing claimed, trying again");
+                self.failures = self.failures.saturating_add(1);
+                self.next_claim = now + full_jitter(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
+                return;
+            }
+        };
+        self.failures = 0;
+        add(&self.stats.0.claimed, claimed.len() as u64);
+        self.next_claim = match claimed.len() < asked {
+            true => now + jittered(self.limits.poll),
+            false => now,
+        };
+        if self.held() == 0 && !claimed.is_empty() {
+            // The heartbeats were for nobody until now.
+            self.next_beat = at + self.claims.lease / 3;
+        }
+        let until = at + self.claims.lease;
+        for claimed in claimed {
+            let held = Arc::new(Held {
+                claimed,
+                claimed_at: now,
+                stop: Notify::new(),
+            });
+            if self.stopping.is_some() {
+                self.give_back(held);
+            } else {
+                self.waiting.push_back((held, until));
+            }
+        }
+    }
+
+    fn beaten(
+        &mut self,
+        rows: Vec<Arc<Held<T>>>,
+        at: Instant,
+        result: Result<Vec<bool>, sqlx::Error>,
+    ) {
+        let held = match result {
+            Ok(held) => held,
+            Err(error) => {
+                warn::<T>("heartbeat", error);
+                self.next_beat = Instant::now() + self.margin();
+                return;
+            }
+        };
+        let until = at + self.claims.lease;
+        let rows: HashMap<*const Held<T>, bool> = rows.iter().map(Arc::as_ptr).zip(held).collect();
+        for handled in self.handled.values_mut() {
+            match rows.get(&Arc::as_ptr(&handled.held)) {
+                Some(true) => handled.until = until,
+                Some(false) if handled.stopped.is_none() => {
+                    handled.stopped = Some(Stopped::LeaseLost);
+                    handled.held.stop.notify_one();
+                }
+                _ => {}
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        for (held, old) in waiting {
+            match rows.get(&Arc::as_ptr(&held)) {
+                Some(true) => self.waiting.push_back((held, until)),
+                Some(false) => self.lost(&held),
+                None => self.waiting.push_back((held, old)),
+            }
+        }
+    }
+}
+
+/// What a statement yields in time; else a pool timeout, as nothing else can be said.
+async fn within<R>(
+    limit: Duration,
+    statement: impl Future<Output = Result<R, sqlx::Error>>,
+) -> Result<R, sqlx::Error> {
+    timeout(limit, statement)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+fn warn<T: Queue>(operation: &'static str, error: sqlx::Error) {
+    let error = DatabaseError::new(Attempt::new(operation, T::TABLE, KeyText::default()), error);
+    tracing::warn!(%error, "trying again");
+}
+
+/// Between half of it and one and a half times as long.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(0.5 + fastrand::f64())
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or_default()
+}
+
+async fn run_job<T, F, R>(handler: Arc<F>, held: Arc<Held<T>>, limit: Duration) -> (End, Duration)
+where
+    T: Queue,
+    F: for<'j> Body<&'j Claimed<T>, R>,
+    R: Into<JobOutcome> + Send,
+{
+    let begun = Instant::now();
+    let span = tracing::debug_span!(
+        "rowlock.job",
+        job = %at("run", &*held.claimed),
+        attempt = held.claimed.attempts()
+    );
+    let job = async {
+        let work = async { End::Outcome(handler(&held.claimed).await.into()) };
+        tokio::select! {
+            biased;
+            () = held.stop.notified() => End::Stopped,
+            ended = timeout(limit, work) => ended.unwrap_or(End::TimedOut),
+        }
+    };
+    let end = job.instrument(span).await;
+    (end, begun.elapsed())
+}
+
+/// Finishes rows in the database.
+struct Flush<DB: Backend> {
+    pool: Pool<DB>,
+    stats: WorkerStats,
+    lease: Duration,
+}
+
+impl<DB: Backend> Flush<DB> {
+    async fn run<T: QueueSql<DB>>(&self, ended: Ended<T>) {
+        let (rows, changes): (Vec<_>, Vec<_>) = ended.changed.into_iter().unzip();
+        self.finish(&ended.done, Batch::Complete).await;
+        self.finish(&rows, Batch::Settle(&changes)).await;
+    }
+
+    /// Tries until it is known what became of the rows, or until their leases must have ended.
+    async fn finish<T: QueueSql<DB>>(&self, rows: &[Arc<Held<T>>], batch: Batch<'_>) {
+        if rows.is_empty() {
+            return;
+        }
+        let ends = Instant::now() + self.lease;
+        let (mut failures, mut unknown) = (0, false);
+        loop {
+            let error = match timeout_at(ends, self.try_finish(rows, &batch)).await {
+                Ok(Ok(held)) => return self.count(rows, &batch, &held, unknown),
+                Ok(Err(error)) => error,
+                Err(_) => sqlx::Error::PoolTimedOut,
+            };
+            let fault = Fault::of(&error);
+            warn::<T>("finish", error);
+            unknown |= fault == Fault::ConnectionLost;
+            failures += 1;
+            let passes = fault.is_transient()
+                || matches!(
+                    fault,
+                    Fault::PoolTimedOut | Fault::LockTimeout | Fault::Other
+                );
+            let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);
+            if Instant::now() + pause >= ends || !passes {
+                break;
+            }
+            sleep(pause).await;
+        }
+        // A constraint or a trigger that one of the rows meets must not keep the others.
+        match (rows, &batch) {
+            ([row], _) => self.stats.lost(&row.claimed),
+            (rows, Batch::Settle(changes)) => {
+                for (row, change) in rows.iter().zip(*changes) {
+                    let alone = Batch::Settle(std::slice::from_ref(change));
+                    Box::pin(self.finish_alone(row, alone)).await;
+                }
+            }
+            (rows, _) => {
+                for row in rows {
+                    Box::pin(self.finish_alone(row, Batch::Complete)).await;
+                }
+            }
+        }
+    }
+
+    async fn finish_alone<T: QueueSql<DB>>(&self, row: &Arc<Held<T>>, batch: Batch<'_>) {
+        let rows = std::slice::from_ref(row);
+        match timeout(self.lease, self.try_finish(rows, &batch)).await {
+            Ok(Ok(held)) => self.count(rows, &batch, &held, false),
+            Ok(Err(error)) => {
+                warn::<T>("finish", error);
+                self.stats.lost(&row.claimed);
+            }
+            Err(_) => self.stats.lost(&row.claimed),
+        }
+    }
+
+    async fn try_finish<T: QueueSql<DB>>(
+        &self,
+        rows: &[Arc<Held<T>>],
+        batch: &Batch<'_>,
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        let rows: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
+        let mut connection = self.pool.acquire().await?;
+        batch.run::<DB, T>(&rows, &mut connection).await
+    }
+
+    /// `unknown`: an earlier try may have been the one that wrote the rows.
+    fn count<T: Queue>(
+        &self,
+        rows: &[Arc<Held<T>>],
+        batch: &Batch<'_>,
+        held: &[bool],
+        unknown: bool,
+    ) {
+        let counters = &self.stats.0;
+        for (index, (row, held)) in rows.iter().zip(held).enumerate() {
+            if !held && !unknown {
+                self.stats.lost(&row.claimed);
+                continue;
+            }
+            let change = match batch {
+                Batch::Settle(changes) => changes.get(index),
+                _ => None,
+            };
+            let counter = match change {
+                None => &counters.completed,
+                Some(change) if change.state == QueueState::Dead => &counters.dead,
+                Some(change) if !change.refund => &counters.retried,
+                Some(change) if change.delay.is_some() => &counters.snoozed,
+                Some(_) => &counters.released,
+            };
+            add(counter, 1);
+        }
+    }
+}
+
+impl WorkerStats {
+    fn lost<T: Queue>(&self, claimed: &Claimed<T>) {
+        add(&self.0.lease_lost, 1);
+        tracing::warn!(job = %at("run", &**claimed), "the lease was lost");
+    }
+}
