@@ -15,7 +15,7 @@ mod harness;
 
 use std::process::ExitCode;
 
-use contenders::{apalis, by_hand, graphile_worker, sqlxmq, underway};
+use contenders::{apalis, by_hand, graphile_worker, rowlock, sqlxmq, underway};
 use harness::{Contender, Database, Server, Setting};
 
 const ROUNDS: usize = 5;
@@ -47,7 +47,9 @@ impl Arguments {
     }
 
     fn wants(&self, name: &str) -> bool {
-        self.names.is_empty() || self.names.iter().any(|wanted| name.contains(wanted))
+        self.names.is_empty()
+            || name == "by_hand"
+            || self.names.iter().any(|wanted| name.contains(wanted))
     }
 }
 
@@ -89,19 +91,16 @@ fn main() -> ExitCode {
 async fn run(arguments: &Arguments, server: &Server) {
     let mut databases = Vec::new();
     let mut contenders = Vec::new();
-    let database = server.database("by_hand").await;
-    contenders.extend(by_hand::contenders(&database).await);
-    databases.push(database);
     macro_rules! add {
         ($($module:ident),+) => {$(
             if arguments.wants(stringify!($module)) {
                 let database = server.database(stringify!($module)).await;
-                contenders.push($module::contender(&database).await);
+                contenders.extend($module::contenders(&database).await);
                 databases.push(database);
             }
         )+};
     }
-    add!(sqlxmq, underway, apalis, graphile_worker);
+    add!(by_hand, rowlock, sqlxmq, underway, apalis, graphile_worker);
 
     let mut entries = choose(contenders).await;
     for round in 0..arguments.rounds {

@@ -28,7 +28,7 @@ struct Knobs {
     spawn: bool,
 }
 
-pub(crate) async fn contender(database: &Database) -> Contender {
+pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     let pool = database.pool().await;
     PostgresStorage::setup(&pool)
         .await
@@ -54,7 +54,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
             move |run| drain(pool.clone(), knobs, run),
         )
     });
-    Contender {
+    [Contender {
         name: "apalis-postgres",
         jobs: 30_000,
         schema: Schema {
@@ -65,7 +65,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
         },
         enqueue: Box::new(move |jobs| Box::pin(enqueue(pool.clone(), jobs))),
         settings: settings.into(),
-    }
+    }]
 }
 
 async fn enqueue(pool: PgPool, jobs: i64) {

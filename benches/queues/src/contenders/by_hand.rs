@@ -45,7 +45,7 @@ const COMPLETE: &str = "UPDATE jobs SET state = 'done', leased_until = NULL
     FROM unnest($1::bigint[], $2::bigint[]) AS held (id, fence)
     WHERE jobs.id = held.id AND jobs.fence = held.fence AND jobs.state = 'running'";
 
-const LEASE: f64 = 60.0;
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 
 /// All columns, as the job would have them.
 #[derive(Debug, sqlx::FromRow)]
@@ -126,7 +126,7 @@ async fn work(pool: PgPool, batch: usize, run: Run) {
     loop {
         let jobs: Vec<Job> = sqlx::query_as(CLAIM)
             .bind(limit)
-            .bind(LEASE)
+            .bind(LEASE.as_secs_f64())
             .fetch_all(&pool)
             .await
             .expect("jobs can be claimed");

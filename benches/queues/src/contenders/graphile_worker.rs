@@ -54,7 +54,7 @@ impl Knobs {
     }
 }
 
-pub(crate) async fn contender(database: &Database) -> Contender {
+pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     let pool = database.pool().await;
     let sqlx = Driver::from(pool);
     let tokio_postgres =
@@ -90,7 +90,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
         };
         Setting::new(text, batch, move |run| drain(driver.clone(), knobs, run))
     });
-    Contender {
+    [Contender {
         name: "graphile_worker",
         jobs: 30_000,
         schema: Schema {
@@ -101,7 +101,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
         },
         enqueue: Box::new(move |jobs| Box::pin(enqueue(utils.clone(), jobs))),
         settings: settings.into(),
-    }
+    }]
 }
 
 async fn enqueue(utils: WorkerUtils, jobs: i64) {

@@ -23,7 +23,7 @@ async fn noop(mut job: CurrentJob, run: Run) -> Result<(), Box<dyn Error + Send 
     Ok(())
 }
 
-pub(crate) async fn contender(database: &Database) -> Contender {
+pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     let pool = database.harness_pool().await;
     execute(&pool, MIGRATIONS).await;
     let workers = database.pool_08().await;
@@ -36,7 +36,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
         )
     });
     let filled = pool.clone();
-    Contender {
+    [Contender {
         name: "sqlxmq",
         jobs: 5_000,
         schema: Schema {
@@ -50,7 +50,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
         },
         enqueue: Box::new(move |jobs| Box::pin(enqueue(filled.clone(), jobs))),
         settings: settings.into(),
-    }
+    }]
 }
 
 async fn enqueue(pool: PgPool, jobs: i64) {

@@ -24,7 +24,7 @@ impl Task for Noop {
     }
 }
 
-pub(crate) async fn contender(database: &Database) -> Contender {
+pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     let pool = database.pool_08().await;
     underway::run_migrations(&pool)
         .await
@@ -44,7 +44,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
             move |run| drain(queue.clone(), concurrency, run),
         )
     });
-    Contender {
+    [Contender {
         name: "underway",
         jobs: 1_000,
         schema: Schema {
@@ -55,7 +55,7 @@ pub(crate) async fn contender(database: &Database) -> Contender {
         },
         enqueue: Box::new(move |jobs| Box::pin(enqueue(queue.clone(), pool.clone(), jobs))),
         settings: settings.into(),
-    }
+    }]
 }
 
 async fn enqueue(queue: Arc<Queue<Noop>>, pool: PgPool, jobs: i64) {
