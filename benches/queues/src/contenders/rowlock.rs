@@ -63,18 +63,21 @@ pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
         });
         contender("rowlock, `claim`", jobs, vec![setting])
     }));
-    // Half of what is prefetched is claimed while the other half is worked on.
-    let tried = [(8, 100), (8, 500), (8, 1_000), (32, 1_000)];
-    let settings = tried.map(|(concurrency, prefetch)| {
+    // It claims from a half of what it may hold to all of that.
+    let tried = [
+        (8, 100, 100),
+        (8, 500, 500),
+        (32, 500, 500),
+        (8, 1_000, 500),
+    ];
+    let settings = tried.map(|(concurrency, prefetch, batch)| {
         let pool = pool.clone();
         let knobs = Knobs {
             concurrency,
             prefetch,
         };
         let text = format!("concurrency {concurrency}, prefetch {prefetch}");
-        Setting::new(text, prefetch.min(500), move |run| {
-            work_off(pool.clone(), knobs, run)
-        })
+        Setting::new(text, batch, move |run| work_off(pool.clone(), knobs, run))
     });
     contenders.push(contender("rowlock, worker", 30_000, settings.into()));
     contenders
