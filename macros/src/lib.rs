@@ -8,6 +8,7 @@
 )]
 
 mod attr;
+mod check;
 mod derive;
 mod diag;
 mod lower;

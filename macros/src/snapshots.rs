@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use quote::quote;
 use syn::{Expr, Item, Stmt};
 
-use crate::derive::{Counter, Derive, FindOrCreate, Idempotent, Lockable, Versioned, run};
+use crate::derive::{Counter, Derive, FindOrCreate, Idempotent, Lockable, Queue, Versioned, run};
 
 /// The items of a derive's output, formatted.
 struct Printed {
@@ -189,6 +189,58 @@ fn payment() -> TokenStream {
     }
 }
 
+fn email() -> TokenStream {
+    quote! {
+        #[rowlock(table = "mail.emails")]
+        struct Email {
+            #[rowlock(key)]
+            tenant: i64,
+            #[rowlock(key)]
+            name: String,
+            body: String,
+            #[rowlock(filter)]
+            kind: String,
+            #[rowlock(priority(desc))]
+            urgency: i16,
+            #[rowlock(run_at)]
+            due_at: DateTime<Utc>,
+            #[rowlock(state)]
+            state: QueueState,
+            #[rowlock(attempts(max = 5))]
+            attempts: i32,
+            #[rowlock(fence)]
+            fence: Fence,
+            #[rowlock(lease)]
+            leased_until: Option<DateTime<Utc>>,
+            #[rowlock(last_error)]
+            last_error: Option<String>,
+            #[rowlock(finished)]
+            finished_at: Option<DateTime<Utc>>,
+        }
+    }
+}
+
+/// With nothing that it need not have.
+fn job() -> TokenStream {
+    quote! {
+        #[rowlock(table = "jobs")]
+        struct Job {
+            #[rowlock(key, generated)]
+            id: i64,
+            #[rowlock(run_at)]
+            run_at: DateTime<Utc>,
+            #[rowlock(state)]
+            state: QueueState,
+            #[rowlock(attempts)]
+            attempts: i32,
+            #[rowlock(fence)]
+            fence: Fence,
+            #[rowlock(lease)]
+            leased_until: Option<DateTime<Utc>>,
+        }
+    }
+}
+
 /// Of all derives that look at it.
 fn report() -> TokenStream {
     quote! {
@@ -284,6 +336,58 @@ fn idempotent() {
     insta::assert_snapshot!(printed::<Idempotent>(payment()).text());
 }
 
+/// The statements are eight, of which five stand in two parts.
+#[test]
+fn queue_stays_within_its_budget() {
+    printed::<Queue>(email()).assert_within(87, 64);
+    printed::<Queue>(job()).assert_within(77, 55);
+}
+
+#[test]
+fn queue() {
+    insta::assert_snapshot!(printed::<Queue>(email()).text());
+}
+
+#[test]
+fn queue_with_docs() {
+    insta::assert_snapshot!(Printed::new(run::<Queue>(job())).text());
+}
+
+/// The other derives leave alone what belongs to the queue, but for the time when a new row is due.
+#[test]
+fn queue_beside_others() {
+    let email = quote! {
+        #[rowlock(table = "emails")]
+        struct Email {
+            #[rowlock(key, generated)]
+            id: i64,
+            #[rowlock(unique)]
+            name: String,
+            #[rowlock(priority)]
+            urgency: i16,
+            #[rowlock(run_at)]
+            due_at: DateTime<Utc>,
+            #[rowlock(state)]
+            state: QueueState,
+            #[rowlock(attempts)]
+            attempts: i32,
+            #[rowlock(fence)]
+            fence: Fence,
+            #[rowlock(lease)]
+            leased_until: Option<DateTime<Utc>>,
+            #[rowlock(last_error)]
+            last_error: Option<String>,
+            #[rowlock(version)]
+            version: i64,
+        }
+    };
+    let text = [
+        printed::<Versioned>(email.clone()).text(),
+        printed::<FindOrCreate>(email).text(),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+}
+
 #[test]
 fn fence() {
     let text = [
@@ -324,7 +428,8 @@ fn a_stub_has_the_names_of_the_real_thing() {
         printed::<Counter>(input.clone()).text(),
         printed::<FindOrCreate>(input.clone()).text(),
         printed::<Lockable>(input.clone()).text(),
-        printed::<Idempotent>(input).text(),
+        printed::<Idempotent>(input.clone()).text(),
+        printed::<Queue>(input).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -421,6 +526,7 @@ fn check_all(input: &str) -> Result<(), TestCaseError> {
         run::<FindOrCreate>,
         run::<Lockable>,
         run::<Idempotent>,
+        run::<Queue>,
     ];
     for run in runs {
         let output = run(input.clone());

@@ -72,7 +72,9 @@ pub use crate::transaction::{
     TransactionError, Tx, transaction,
 };
 pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
-pub use crate::worker::{JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats};
+pub use crate::worker::{
+    HandlerOutcome, Job, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats,
+};
 
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
 #[doc(hidden)]
@@ -139,7 +141,7 @@ pub mod __private {
 
         pub use sqlx::Pool;
 
-        pub use crate::queue::{Queue, QueueSql, claim, column, rescue};
+        pub use crate::queue::{Queue, QueueSql, claim, column, each, rescue};
         pub use crate::worker::worker;
     }
     /// For `#[derive(FindOrCreate)]`.

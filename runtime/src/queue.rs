@@ -196,6 +196,11 @@ impl<T, V> Clone for QueueColumn<T, V> {
 
 impl<T, V> Copy for QueueColumn<T, V> {}
 
+/// The values of a column in many rows.
+pub fn each<T, V: Clone>(rows: &[&T], value: impl Fn(&T) -> &V) -> Vec<V> {
+    rows.iter().map(|row| value(row).clone()).collect()
+}
+
 /// Why nothing was claimed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -356,7 +361,7 @@ pub struct Claim<'c, DB: Backend, T, A> {
     db: A,
     limit: usize,
     claims: Claims<DB>,
-    types: PhantomData<(&'c (), fn() -> T)>,
+    types: PhantomData<&'c T>,
 }
 
 impl<DB: Backend, T, A> std::fmt::Debug for Claim<'_, DB, T, A> {
@@ -777,16 +782,16 @@ impl<T: Queue> Claimed<T> {
     /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::JobOutcome::Completed) after it.
     ///
     /// The statement, the cancel safety and the errors are those of [`complete`](Self::complete).
-    pub fn complete_in<'t, X: InTransaction<'t>>(
+    pub fn complete_in<'t, DB: Backend>(
         &self,
-        tx: X,
+        tx: impl InTransaction<'t, Database = DB>,
     ) -> impl Future<Output = Result<(), FinishError>> + Send
     where
-        T: QueueSql<X::Database>,
+        T: QueueSql<DB>,
     {
         async move {
             let at = || at("complete_in", &self.row);
-            let done = complete_one::<X::Database, T>(&self.row, tx.connection()).await;
+            let done = complete_one::<DB, T>(&self.row, tx.connection()).await;
             checked(done, at, true)
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::future::{Future, pending};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,7 +24,6 @@ use crate::queue::{
     Backoff, Batch, Change, Claimed, Claims, Queue, QueueColumn, QueueSql, QueueState, Rescued, at,
     rescue_on, stored,
 };
-use crate::transaction::Body;
 
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -72,17 +72,34 @@ impl JobOutcome {
     }
 }
 
-impl From<()> for JobOutcome {
-    fn from((): ()) -> Self {
-        Self::Complete
+/// What a handler can return.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what becomes of the job",
+    label = "the handler returns this",
+    note = "return `()`, a `rowlock::JobOutcome`, or a `Result` of either whose error can be displayed"
+)]
+pub trait HandlerOutcome: Send + 'static {
+    /// What becomes of the job.
+    fn into_outcome(self) -> JobOutcome;
+}
+
+impl HandlerOutcome for () {
+    fn into_outcome(self) -> JobOutcome {
+        JobOutcome::Complete
     }
 }
 
-impl<T: Into<Self>, E: Display> From<Result<T, E>> for JobOutcome {
-    fn from(result: Result<T, E>) -> Self {
-        match result {
-            Ok(outcome) => outcome.into(),
-            Err(error) => Self::Retry {
+impl HandlerOutcome for JobOutcome {
+    fn into_outcome(self) -> JobOutcome {
+        self
+    }
+}
+
+impl<T: HandlerOutcome, E: Display + Send + 'static> HandlerOutcome for Result<T, E> {
+    fn into_outcome(self) -> JobOutcome {
+        match self {
+            Ok(outcome) => outcome.into_outcome(),
+            Err(error) => JobOutcome::Retry {
                 error: stored(&error),
                 after: None,
             },
@@ -333,8 +350,9 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
 
     /// Runs `handler` for each row, in tasks of their own, until the signal of [`shutdown`](Self::shutdown), and returns the counts.
     ///
-    /// The handler gets the claim by reference and returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is
-    /// stored (`{:#}`, up to 8 KiB). A panic is a failed attempt. If the claim is lost, the handler is dropped at its next await
+    /// The handler returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is stored (`{:#}`, up to 8 KiB). What
+    /// it needs besides the job it clones for each: `move |job| { let pool = pool.clone(); async move { … } }`. A panic is a failed
+    /// attempt. If the claim is lost, the handler is dropped at its next await
     /// point; what it wrote outside of a transaction with [`Claimed::complete_in`] stays.
     ///
     /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, and a heartbeat. On
@@ -351,8 +369,8 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         handler: F,
     ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send
     where
-        F: for<'j> Body<&'j Claimed<T>, R> + Send + Sync + 'static,
-        R: Into<JobOutcome> + Send + 'static,
+        F: Fn(Job<T>) -> R + Send + Sync + 'static,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
     {
         let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
         async move {
@@ -438,6 +456,31 @@ async fn listen(pool: sqlx::PgPool, channel: &'static str, wake: Arc<Notify>) {
         }
         failures += 1;
         sleep(full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
+    }
+}
+
+/// A row that a handler works on. Dereferences to the claim, and so to the row.
+///
+/// It is the worker that finishes the row, as the handler's [`HandlerOutcome`] says.
+pub struct Job<T>(Arc<Held<T>>);
+
+impl<T> Deref for Job<T> {
+    type Target = Claimed<T>;
+
+    fn deref(&self) -> &Claimed<T> {
+        &self.0.claimed
+    }
+}
+
+impl<T> Clone for Job<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Queue> std::fmt::Debug for Job<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Job").field(&self.0.claimed).finish()
     }
 }
 
@@ -550,8 +593,8 @@ where
         mut shutdown: BoxFuture<'static, ()>,
     ) -> Result<WorkerCounts, WorkerError>
     where
-        F: for<'j> Body<&'j Claimed<T>, R>,
-        R: Into<JobOutcome> + Send + 'static,
+        F: Fn(Job<T>) -> R,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
     {
         let wake = self.wake.clone();
         loop {
@@ -599,8 +642,8 @@ where
 
     fn start_jobs<R>(&mut self)
     where
-        F: for<'j> Body<&'j Claimed<T>, R>,
-        R: Into<JobOutcome> + Send + 'static,
+        F: Fn(Job<T>) -> R,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
     {
         let margin = self.margin();
         while self.handled.len() < self.limits.concurrency {
@@ -719,25 +762,29 @@ where
         });
     }
 
+    /// When there is something to do that no job and no statement will wake us for. Never in the past for long, or the loop
+    /// would spin.
     fn next_timer(&self) -> Instant {
-        let mut timer = self.next_beat;
-        if self.stopping.is_none() {
-            timer = timer.min(self.next_rescue);
-            if !self.claiming && self.held() < self.limits.concurrency + self.limits.prefetch {
-                // In the past if it waits for more room: the end of a job will come before the timer.
-                timer = match self.next_claim > Instant::now() {
-                    true => timer.min(self.next_claim),
-                    false => timer,
-                };
+        let now = Instant::now();
+        let mut timer = now + self.margin();
+        let mut or = |condition: bool, at: Instant| {
+            if condition {
+                timer = timer.min(at);
             }
+        };
+        or(!self.beating, self.next_beat);
+        if let Some(drained) = self.stopping {
+            let mut handled = self.handled.values();
+            or(handled.any(|handled| handled.stopped.is_none()), drained);
+        } else {
+            or(!self.rescuing, self.next_rescue);
+            // A claim that is due, and not sent, waits for a job to end.
+            or(!self.claiming && self.next_claim > now, self.next_claim);
         }
-        if let Some(since) = self.ended_since.filter(|_| self.flushing == 0) {
-            timer = timer.min(since + self.limits.flush);
+        if let Some(since) = self.ended_since {
+            or(self.flushing == 0, since + self.limits.flush);
         }
-        let drained = self.stopping.filter(|_| !self.handled.is_empty());
         timer
-            .min(drained.unwrap_or(timer))
-            .min(Instant::now() + self.margin())
     }
 
     /// So much time before the end of a lease it counts as over.
@@ -884,10 +931,6 @@ where
             true => now + jittered(self.limits.poll),
             false => now,
         };
-        if self.held() == 0 && !claimed.is_empty() {
-            // The heartbeats were for nobody until now.
-            self.next_beat = at + self.claims.lease / 3;
-        }
         let until = at + self.claims.lease;
         for claimed in claimed {
             let held = Arc::new(Held {
@@ -969,8 +1012,8 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
 async fn run_job<T, F, R>(handler: Arc<F>, held: Arc<Held<T>>, limit: Duration) -> (End, Duration)
 where
     T: Queue,
-    F: for<'j> Body<&'j Claimed<T>, R>,
-    R: Into<JobOutcome> + Send,
+    F: Fn(Job<T>) -> R,
+    R: Future<Output: HandlerOutcome> + Send,
 {
     let begun = Instant::now();
     let span = tracing::debug_span!(
@@ -979,7 +1022,10 @@ where
         attempt = held.claimed.attempts()
     );
     let job = async {
-        let work = async { End::Outcome(handler(&held.claimed).await.into()) };
+        let work = async {
+            let outcome = handler(Job(held.clone())).await;
+            End::Outcome(outcome.into_outcome())
+        };
         tokio::select! {
             biased;
             () = held.stop.notified() => End::Stopped,

@@ -423,10 +423,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             let binds = plan.keys.iter().enumerate().map(|(index, key)| {
                 let (ty, field, index) = (&key.ty, &key.ident, Index::from(index));
                 let (to, rows) = (quote!(__to), quote!(__rows));
-                let values = quote_spanned! {ty.span()=>
-                    #rows.iter().map(|__row| __rt::Clone::clone(&__row.#field)).collect::<__rt::Vec<#ty>>()
-                };
-                quote!(#to.bind(#index, &#values);)
+                quote_spanned! {ty.span()=>
+                    #to.bind(#index, &__rt::queue::each::<_, #ty>(#rows, |__row| &__row.#field));
+                }
             });
             quote! {
                 fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }

@@ -19,6 +19,31 @@ mod shadowed {
     #[allow(dead_code)]
     pub(crate) struct Send;
 
+    #[derive(::sqlx::FromRow, ::db::Queue)]
+    #[rowlock(table = "shadowed", crate = ::db)]
+    pub(crate) struct Job {
+        #[rowlock(key)]
+        id: i64,
+        #[rowlock(key)]
+        db: DB,
+        #[rowlock(filter, priority)]
+        limit: DB,
+        #[rowlock(filter)]
+        row: ::std::string::String,
+        #[rowlock(priority(desc))]
+        other: DB,
+        #[rowlock(run_at)]
+        now: ::chrono::DateTime<::chrono::Utc>,
+        #[rowlock(state)]
+        key: ::db::QueueState,
+        #[rowlock(attempts)]
+        to: i16,
+        #[rowlock(fence)]
+        from: ::db::Fence,
+        #[rowlock(lease)]
+        until: ::std::option::Option<::chrono::DateTime<::chrono::Utc>>,
+    }
+
     #[derive(
         ::std::clone::Clone,
         ::std::fmt::Debug,

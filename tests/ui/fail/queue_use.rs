@@ -1,0 +1,89 @@
+//! Mistakes in the use of a queue.
+
+use rowlock::{Claimed, Fence, Job, Queue, QueueState};
+
+type Timestamp = chrono::DateTime<chrono::Utc>;
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "emails")]
+struct Email {
+    #[rowlock(key, generated)]
+    id: i64,
+    #[rowlock(filter)]
+    tenant: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+/// A claim is finished once.
+async fn twice(pool: sqlx::PgPool, email: Claimed<Email>) -> Result<(), rowlock::FinishError> {
+    email.complete(&pool).await?;
+    email.fail(&pool, "no").await
+}
+
+/// Nobody finishes what he has not claimed.
+async fn unclaimed(pool: sqlx::PgPool, email: Email) -> Result<(), rowlock::FinishError> {
+    email.complete(&pool).await
+}
+
+/// The effect of the job is in a transaction, or it is not.
+async fn outside(mut db: sqlx::PgConnection, email: Claimed<Email>) -> Result<(), rowlock::FinishError> {
+    email.complete_in(&mut db).await
+}
+
+/// A filter has the type of its column.
+async fn filter(pool: sqlx::PgPool) -> Result<(), rowlock::ClaimError> {
+    Email::claim(&pool, 1).only(Email::TENANT, "seven").await?;
+    Ok(())
+}
+
+/// Handlers run at once, in tasks of their own.
+async fn handler(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+    let mut sent = 0;
+    Email::worker(&pool)
+        .run(async |email: Job<Email>| {
+            sent += 1;
+            println!("{}", email.id);
+        })
+        .await?;
+    Ok(())
+}
+
+/// A job is finished by what its handler returns.
+async fn by_hand(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+    let db = pool.clone();
+    Email::worker(&pool)
+        .run(move |email: Job<Email>| {
+            let db = db.clone();
+            async move { email.complete(&db).await }
+        })
+        .await?;
+    Ok(())
+}
+
+/// What a handler returns says what becomes of the job.
+async fn outcome(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+    Email::worker(&pool)
+        .run(async |email: Job<Email>| email.id)
+        .await?;
+    Ok(())
+}
+
+/// SQLite has nothing to listen to.
+async fn listen(pool: sqlx::SqlitePool) -> Result<(), rowlock::WorkerError> {
+    Email::worker(&pool)
+        .listen()
+        .run(async |_: Job<Email>| ())
+        .await?;
+    Ok(())
+}
+
+fn main() {}
