@@ -56,7 +56,7 @@ pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     });
     [Contender {
         name: "apalis-postgres",
-        jobs: 30_000,
+        jobs: 10_000,
         schema: Schema {
             pool: database.harness_pool().await,
             tables: "apalis.jobs, apalis.workers",

@@ -68,7 +68,6 @@ pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
 
     let ms = Duration::from_millis;
     let tried = [
-        ("sqlx", 8, None, None),
         ("sqlx", 32, None, Some(ms(1))),
         ("sqlx", 8, Some((100, 1)), Some(ms(1))),
         ("sqlx", 8, Some((500, 1)), Some(ms(1))),

@@ -119,7 +119,7 @@ async fn work_off(pool: PgPool, knobs: Knobs, run: Run) -> Duration {
             .shutdown(async {
                 let _ = stopped.await;
             })
-            .run(move |_: &Claimed<Job>| {
+            .run(move |_| {
                 handled.handled(1);
                 ready(())
             })

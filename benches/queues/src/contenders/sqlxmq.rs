@@ -27,7 +27,7 @@ pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     let pool = database.harness_pool().await;
     execute(&pool, MIGRATIONS).await;
     let workers = database.pool_08().await;
-    let settings = [(1, 1), (50, 100), (50, 500), (450, 500)].map(|(least, most)| {
+    let settings = [(50, 100), (50, 500), (450, 500)].map(|(least, most)| {
         let workers = workers.clone();
         Setting::new(
             format!("concurrency {least} to {most}, no keep-alive"),
