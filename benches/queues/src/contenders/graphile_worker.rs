@@ -45,7 +45,7 @@ impl Knobs {
             delay,
         } = self;
         let local = local.map_or("no local queue".to_owned(), |(size, count)| {
-            format!("{count} local queues of {size}")
+            format!("local queues {count} x {size}")
         });
         let delay = delay.map_or("no batches of completions".to_owned(), |delay| {
             format!("completions every {delay:?}")
