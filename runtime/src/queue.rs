@@ -78,12 +78,10 @@ pub trait QueueSql<DB: Backend>: Queue {
     fn bind_key(&self, to: &mut impl Bind<DB>);
     /// Binds the keys of many rows, an array per column, where the database has arrays.
     fn bind_keys(_rows: &[&Self], _to: &mut impl Bind<DB>) {}
-    /// Reads the key out of what a batch returned.
-    fn read_key(row: &DB::Row) -> Result<Self::Key, sqlx::Error>;
-    /// The order of claims, where the database returns them in another one.
-    fn order(&self, _other: &Self) -> Ordering {
-        Ordering::Equal
-    }
+    /// Reads the key and the fence out of what a batch returned.
+    fn read_claim(row: &DB::Row) -> Result<(Self::Key, Fence), sqlx::Error>;
+    /// The order of claims. Only a row and itself are equal.
+    fn order(&self, other: &Self) -> Ordering;
 }
 
 /// The state of a row of a queue, in a `text` column: `ready`, `running`, `done` or `dead`.
@@ -446,7 +444,7 @@ where
                 match rescue_on::<DB, T>(&mut connection).await {
                     Ok(Rescued { ready: 0, .. }) => {}
                     Ok(_) => match self.claims.run(missing, &mut connection).await {
-                        Ok(more) => claimed.extend(more),
+                        Ok(more) => merge::<DB, T>(&mut claimed, more),
                         Err(error) if claimed.is_empty() || in_transaction => {
                             return Err(failed(error));
                         }
@@ -461,6 +459,16 @@ where
             Ok(claimed)
         })
     }
+}
+
+/// Two claims as if they had been one. A row whose lease ended in between has been claimed twice; the greater fence holds.
+fn merge<DB: Backend, T: QueueSql<DB>>(claimed: &mut Vec<Claimed<T>>, more: Vec<Claimed<T>>) {
+    claimed.extend(more);
+    claimed.sort_by(|one, other| {
+        let order = one.row.order(&other.row);
+        order.then_with(|| other.row.fence().cmp(&one.row.fence()))
+    });
+    claimed.dedup_by(|one, other| one.row.order(&other.row).is_eq());
 }
 
 /// Takes back the rows whose leases have ended.
@@ -711,7 +719,7 @@ impl Batch<'_> {
     }
 }
 
-/// Which of the rows were written, by the keys that came back.
+/// Which of the rows were written, by the keys and fences that came back: a batch can have an old claim of a row and the new one.
 fn held<DB: Backend, T: QueueSql<DB>>(
     rows: &[&T],
     returned: &[DB::Row],
@@ -723,9 +731,10 @@ fn held<DB: Backend, T: QueueSql<DB>>(
     // The database returns them mostly in the order in which they were given.
     let mut next = 0;
     for row in returned {
-        let key = T::read_key(row)?;
+        let (key, fence) = T::read_claim(row)?;
         let places = (next..rows.len()).chain(0..next);
-        let mut found = places.filter(|place| rows[*place].has_key(&key));
+        let mut found =
+            places.filter(|place| rows[*place].fence() == fence && rows[*place].has_key(&key));
         if let Some(place) = found.next() {
             held[place] = true;
             next = place + 1;
@@ -926,7 +935,7 @@ impl<T: Queue> Claimed<T> {
     /// ```sql
     /// -- PostgreSQL; SQLite has a list of rows in place of the arrays
     /// UPDATE … SET state = 'done' FROM unnest($1, $2) AS batch (key, fence)
-    /// WHERE … AND fence = batch.fence AND state = 'running' RETURNING key
+    /// WHERE … AND fence = batch.fence AND state = 'running' RETURNING key, fence
     /// ```
     ///
     /// An empty batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use rowlock::TransactionBuilder;
+use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use rowlock_tests::random::Random;
 use sqlx::Executor;
 
 use super::histories::{Judge, LISTS, Run};
-use super::{Connection, Db, PoolOptions, address, database};
+use super::{Db, PoolOptions, address, database};
 
 /// The judge can say no: the same work at lower levels.
 #[tokio::test]
@@ -35,33 +36,11 @@ async fn naive_twin_lower_levels_have_the_anomalies_that_they_allow() {
     }
 }
 
-/// COMMIT of a transaction that wrote to a list waits until the lock on `gate` is free.
-const GATE: &str =
-    "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$;
-    CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON lists DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION wait()";
-
-const WAITS_AT_GATE: &str =
-    "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'gate'::regclass AND NOT granted)";
-
-/// Closes the gate and waits until somebody stands before it, in its COMMIT.
-async fn stop_a_commit(gate: &mut Connection) {
-    gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
-        .await
-        .unwrap();
-    while !sqlx::query_scalar::<_, bool>(WAITS_AT_GATE)
-        .fetch_one(&mut *gate)
-        .await
-        .unwrap()
-    {}
-}
-
 /// Loses connections in COMMIT, behind it, and anywhere, while all pairs go on.
 async fn lose_connections(level: fn(TransactionBuilder<Db>) -> TransactionBuilder<Db>) -> Judge {
     let random = Random::new(22);
     let database = database(LISTS).await;
-    database.pool.execute(sqlx::raw_sql(GATE)).await.unwrap();
+    let mut gate = Gate::before_commit(&database, "UPDATE", "lists").await;
     let proxy = Proxy::start(&address()).await;
     let options = PoolOptions::new().max_connections(8);
     let pool = database.pool_through(&proxy, options).await;
@@ -69,32 +48,22 @@ async fn lose_connections(level: fn(TransactionBuilder<Db>) -> TransactionBuilde
     run.enough.store(false, SeqCst);
 
     let faults = async {
-        let mut gate = database.connection().await;
+        let mut aside = database.connection().await;
         for _ in 0..4 {
-            // In COMMIT, and surely aborted: the client cannot know.
-            stop_a_commit(&mut gate).await;
-            gate.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'gate'::regclass AND NOT granted",
-            )
-            .await
-            .unwrap();
-            gate.execute("COMMIT").await.unwrap();
-
-            // In COMMIT, which succeeds, and the client is not told.
-            stop_a_commit(&mut gate).await;
-            proxy.hold_replies(true);
-            gate.execute("COMMIT").await.unwrap();
-            proxy.reply_held().await;
-            proxy.cut().await;
-            proxy.hold_replies(false);
+            // In COMMIT, once surely aborted and once committed: the client cannot know.
+            for committed in [false, true] {
+                gate.close().await;
+                gate.lose_commit(&proxy, committed).await;
+            }
 
             // Wherever it is.
-            gate.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            aside
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                  WHERE application_name = current_schema() ORDER BY random() LIMIT 3",
-            )
-            .await
-            .unwrap();
+                )
+                .await
+                .unwrap();
         }
         run.enough.store(true, SeqCst);
     };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rowlock::{Idempotent, Once, OnceError, StartError, Started, TransactionError, Tx};
+use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use sqlx::{Executor, Postgres};
 use tokio::sync::Notify;
@@ -71,44 +72,20 @@ async fn a_killed_connection_is_a_failed_attempt() {
     );
 }
 
-/// COMMIT of a transaction that wrote to `charges` waits until the lock on `gate` is free.
-const GATE: &str =
-    "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$;
-    CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON charges DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION wait()";
-
 /// The connection is lost during COMMIT. Nobody knows, and the next call with the key finds out.
 #[tokio::test]
 async fn after_a_lost_commit_the_next_call_finds_out() {
     for committed in [false, true] {
-        let database = database(&format!("{PAYMENTS}; {GATE}")).await;
+        let database = database(PAYMENTS).await;
         let proxy = Proxy::start(&address()).await;
         let pool = database.pool_through(&proxy, PoolOptions::new()).await;
-        let mut gate = database.connection().await;
-        gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
-            .await
-            .unwrap();
+        let mut gate = Gate::before_commit(&database, "INSERT", "charges").await;
+        gate.close().await;
         let run =
             tokio::spawn(
                 async move { Payment::once(&pool, "k", &5, async |tx| book(tx).await).await },
             );
-        database.until_blocked().await;
-        if committed {
-            proxy.hold_replies(true);
-            gate.execute("COMMIT").await.unwrap();
-            proxy.reply_held().await;
-            proxy.cut().await;
-            proxy.hold_replies(false);
-        } else {
-            gate.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                 WHERE wait_event_type = 'Lock' AND application_name = current_schema()",
-            )
-            .await
-            .unwrap();
-            gate.execute("COMMIT").await.unwrap();
-        }
+        gate.lose_commit(&proxy, committed).await;
         let outcome = run.await.unwrap();
         assert!(
             matches!(

@@ -46,6 +46,8 @@ mod lockable_postgres;
 mod postgres_only;
 #[path = "queue.rs"]
 mod queue;
+#[path = "queue_finish.rs"]
+mod queue_finish;
 #[path = "round_trips.rs"]
 mod round_trips;
 #[path = "spawn.rs"]

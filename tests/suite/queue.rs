@@ -1,40 +1,48 @@
-//! `#[derive(Queue)]`: every row is somebody's, for as long as the lease says.
+//! `#[derive(Queue)]`: who gets which rows. What becomes of them is in `queue_finish.rs`.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rowlock::{Claimed, Fence, FinishError, Queue, QueueState, Retried};
+use chrono::{TimeDelta, Utc};
+use rowlock::{ClaimError, Claimed, Fault, Fence, Queue, QueueState};
+use rowlock_tests::random::Random;
+use sqlx::AssertSqlSafe;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
-use super::{Database, Db, Pool, database};
+use super::{BEGIN_WRITE, Database, Db, NAME, Pool, database};
 
-type Timestamp = chrono::DateTime<chrono::Utc>;
+pub(super) type Timestamp = chrono::DateTime<Utc>;
 
-#[derive(Debug, Clone, sqlx::FromRow, Queue)]
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Queue)]
 #[rowlock(table = "emails")]
-struct Email {
+pub(super) struct Email {
     #[rowlock(key, generated)]
-    id: i64,
-    recipient: String,
+    pub(super) id: i64,
     #[rowlock(filter)]
-    tenant: i64,
+    pub(super) recipient: String,
+    #[rowlock(filter)]
+    pub(super) tenant: i64,
     #[rowlock(priority)]
-    priority: i16,
+    pub(super) priority: i16,
     #[rowlock(run_at)]
-    run_at: Timestamp,
+    pub(super) run_at: Timestamp,
     #[rowlock(state)]
-    state: QueueState,
+    pub(super) state: QueueState,
     #[rowlock(attempts(max = 3))]
-    attempts: i32,
+    pub(super) attempts: i32,
     #[rowlock(fence)]
-    fence: Fence,
+    pub(super) fence: Fence,
     #[rowlock(lease)]
-    leased_until: Option<Timestamp>,
+    pub(super) leased_until: Option<Timestamp>,
     #[rowlock(last_error)]
-    last_error: Option<String>,
+    pub(super) last_error: Option<String>,
     #[rowlock(finished)]
-    finished_at: Option<Timestamp>,
+    pub(super) finished_at: Option<Timestamp>,
 }
 
-const EMAILS: &str = "CREATE TABLE emails (
+pub(super) const EMAILS: &str = "CREATE TABLE emails (
         id {id},
         recipient text NOT NULL DEFAULT 'ann',
         tenant bigint NOT NULL DEFAULT 1,
@@ -48,28 +56,65 @@ const EMAILS: &str = "CREATE TABLE emails (
         finished_at {timestamp}
     )";
 
+pub(super) const NOW: Duration = Duration::ZERO;
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
 /// The table with its indexes, and `rows` rows.
-async fn emails(rows: i64) -> Database {
+pub(super) async fn emails(rows: i64) -> Database {
     let database = database(EMAILS).await;
-    sqlx::raw_sql(Email::ddl::<Db>())
-        .execute(&database.pool)
-        .await
-        .unwrap();
+    run(&database.pool, Email::ddl::<Db>()).await;
     add(&database.pool, rows).await;
     database
 }
 
-async fn add(pool: &Pool, rows: i64) {
+pub(super) async fn add(pool: &Pool, rows: i64) {
     let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
                INSERT INTO emails (tenant) SELECT 1 FROM n WHERE i <= $1";
     sqlx::query(sql).bind(rows).execute(pool).await.unwrap();
 }
 
-async fn all(pool: &Pool) -> Vec<Email> {
+/// One row.
+async fn add_email(pool: &Pool, recipient: &str, tenant: i64, priority: i16, run_at: Timestamp) {
+    let sql = "INSERT INTO emails (recipient, tenant, priority, run_at) VALUES ($1, $2, $3, $4)";
+    sqlx::query(sql)
+        .bind(recipient)
+        .bind(tenant)
+        .bind(priority)
+        .bind(run_at)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+pub(super) async fn run(pool: &Pool, sql: impl Into<String>) {
+    let sql = AssertSqlSafe(sql.into());
+    sqlx::raw_sql(sql).execute(pool).await.unwrap();
+}
+
+pub(super) async fn all(pool: &Pool) -> Vec<Email> {
     sqlx::query_as("SELECT * FROM emails ORDER BY id")
         .fetch_all(pool)
         .await
         .unwrap()
+}
+
+pub(super) fn ids(batch: &[Claimed<Email>]) -> Vec<i64> {
+    batch.iter().map(|email| email.id).collect()
+}
+
+pub(super) async fn claim_one(pool: &Pool, lease: Duration) -> Claimed<Email> {
+    let mut batch = Email::claim(pool, 1).lease(lease).await.unwrap();
+    assert_eq!(batch.len(), 1);
+    batch.remove(0)
+}
+
+pub(super) async fn nothing_is_due(pool: &Pool) {
+    assert!(Email::claim(pool, 5).await.unwrap().is_empty());
+}
+
+/// Before any claim.
+async fn reset(pool: &Pool) {
+    run(pool, "UPDATE emails SET state = 'ready', attempts = 0").await;
 }
 
 #[tokio::test]
@@ -95,57 +140,473 @@ async fn q_06_a_claim_stamps_the_row_in_the_same_statement() {
 }
 
 #[tokio::test]
-async fn every_way_to_end_a_claim() {
-    let database = emails(6).await;
+async fn q_01_a_claim_never_yields_more_than_asked() {
+    let database = emails(10).await;
     let pool = &database.pool;
-    let batch = Email::claim(pool, 6).await.unwrap();
-    let mut batch = batch.into_iter();
-    let mut next = || batch.next().unwrap();
-    next().complete(pool).await.unwrap();
-    let minute = Duration::from_secs(60);
-    let retried = next().retry_after(pool, "no", minute).await.unwrap();
-    assert_eq!(retried, Retried::Later(minute));
-    next().fail(pool, "never").await.unwrap();
-    next().snooze(pool, Duration::from_secs(60)).await.unwrap();
-    next().release(pool).await.unwrap();
-    let last = next();
-    last.extend(pool, Duration::from_secs(600)).await.unwrap();
-    let again = Email::claim(pool, 6).await.unwrap();
-    assert_eq!(again.len(), 1);
-    let states: Vec<_> = all(pool)
-        .await
-        .into_iter()
-        .map(|row| (row.state, row.attempts, row.last_error))
-        .collect();
-    let error = |text: &str| Some(text.to_owned());
-    assert_eq!(
-        states,
-        [
-            (QueueState::Done, 1, None),
-            (QueueState::Ready, 1, error("no")),
-            (QueueState::Dead, 1, error("never")),
-            (QueueState::Ready, 0, None),
-            (QueueState::Running, 1, None),
-            (QueueState::Running, 1, None),
-        ]
-    );
+    for (limit, expected) in [(0, 0), (1, 1), (3, 3), (usize::MAX, 6), (1, 0)] {
+        assert_eq!(
+            Email::claim(pool, limit).await.unwrap().len(),
+            expected,
+            "{limit}"
+        );
+    }
 }
 
 #[tokio::test]
-async fn q_07_a_lost_lease_is_told_and_nothing_is_written() {
+async fn q_02_two_claims_have_no_row_in_common() {
+    let database = emails(300).await;
+    let pool = &database.pool;
+    let claims = (0..16).map(|_| Email::claim(pool, 7));
+    let batches = futures_util::future::join_all(claims.map(IntoFuture::into_future)).await;
+    let claimed: Vec<i64> = batches
+        .into_iter()
+        .flat_map(|batch| ids(&batch.unwrap()))
+        .collect();
+    let distinct: HashSet<&i64> = claimed.iter().collect();
+    assert_eq!((claimed.len(), distinct.len()), (16 * 7, 16 * 7));
+}
+
+/// What most hand-written versions do.
+async fn naive(pool: &Pool, looked: &Barrier) -> Vec<i64> {
+    let due: Vec<i64> =
+        sqlx::query_scalar("SELECT id FROM emails WHERE state = 'ready' ORDER BY id LIMIT 7")
+            .fetch_all(pool)
+            .await
+            .unwrap();
+    looked.wait().await;
+    for id in &due {
+        sqlx::query("UPDATE emails SET state = 'running' WHERE id = $1")
+            .bind(id)
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+    due
+}
+
+#[tokio::test]
+async fn q_02_the_naive_twin_claims_twice() {
+    let database = emails(300).await;
+    let looked = Barrier::new(2);
+    let (one, other) = tokio::join!(
+        naive(&database.pool, &looked),
+        naive(&database.pool, &looked)
+    );
+    assert_eq!(one, other);
+}
+
+/// Every row is claimed once and every claim is finished, whoever else claims.
+#[tokio::test]
+async fn q_02_32_claimers_share_all_rows() {
+    let (rows, limit) = if NAME == "SQLite" {
+        (10_000, 100)
+    } else {
+        (100_000, 500)
+    };
+    let database = Arc::new(emails(rows).await);
+    let ready = Arc::new(Barrier::new(32));
+    let mut claimers = JoinSet::new();
+    for _ in 0..32 {
+        let (database, ready) = (database.clone(), ready.clone());
+        claimers.spawn(async move {
+            ready.wait().await;
+            let mut mine = Vec::new();
+            loop {
+                let batch = Email::claim(&database.pool, limit).await.unwrap();
+                assert!(batch.len() <= limit);
+                if batch.is_empty() {
+                    return mine;
+                }
+                mine.extend(batch.iter().map(|email| (email.id, email.attempts)));
+                let lost = Claimed::complete_many(&database.pool, batch).await.unwrap();
+                assert_eq!(lost, []);
+            }
+        });
+    }
+    let claimed: Vec<(i64, i32)> = claimers.join_all().await.concat();
+    assert!(claimed.iter().all(|(_, attempt)| *attempt == 1));
+    let distinct: HashSet<_> = claimed.iter().collect();
+    assert_eq!(
+        (claimed.len(), distinct.len()),
+        (rows as usize, rows as usize)
+    );
+    let done: i64 = sqlx::query_scalar("SELECT count(*) FROM emails WHERE state = 'done'")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(done, rows);
+}
+
+#[tokio::test]
+async fn q_04_a_row_of_the_future_is_not_claimed() {
+    let database = emails(0).await;
+    let pool = &database.pool;
+    let soon = Utc::now() + TimeDelta::seconds(30);
+    add_email(pool, "ann", 1, 0, soon).await;
+    nothing_is_due(pool).await;
+
+    let due = Utc::now() - TimeDelta::seconds(30);
+    add_email(pool, "bob", 1, 0, due).await;
+    let bob = claim_one(pool, MINUTE).await;
+    assert_eq!(bob.recipient, "bob");
+    let waited = bob.waited().as_secs();
+    assert!((29..300).contains(&waited), "{waited}");
+    // The lease is counted from the claim.
+    let lease = bob.leased_until.unwrap() - due;
+    assert!((89..360).contains(&lease.num_seconds()), "{lease}");
+}
+
+pub(super) fn shuffle<T>(values: &mut [T], random: &mut Random) {
+    for end in (1..values.len()).rev() {
+        values.swap(end, random.below(end + 1));
+    }
+}
+
+/// The same table with another order.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "emails")]
+struct Urgent {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(priority(desc))]
+    priority: i16,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+#[tokio::test]
+async fn q_05_priority_time_and_key_decide_who_is_first() {
+    let database = emails(0).await;
+    let pool = &database.pool;
+    let start = Utc::now() - TimeDelta::hours(1);
+    let mut rows: Vec<(i16, i64)> = (0..60).map(|row| (row % 3, i64::from(row % 4))).collect();
+    shuffle(&mut rows, &mut Random::new(5));
+    for (priority, minute) in rows {
+        let run_at = start + TimeDelta::minutes(minute);
+        add_email(pool, "ann", 1, priority, run_at).await;
+    }
+    let mut rows = all(pool).await;
+    rows.sort_by_key(|row| (row.priority, row.run_at, row.id));
+    let lowest: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    rows.sort_by_key(|row| (-row.priority, row.run_at, row.id));
+    let highest: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    for limit in [1, 7, 60] {
+        reset(pool).await;
+        for expected in lowest.chunks(limit) {
+            assert_eq!(ids(&Email::claim(pool, limit).await.unwrap()), expected);
+        }
+        reset(pool).await;
+        for expected in highest.chunks(limit) {
+            let batch = Urgent::claim(pool, limit).await.unwrap();
+            let ids: Vec<i64> = batch.iter().map(|row| row.id).collect();
+            assert_eq!(ids, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn q_05_rows_whose_leases_ended_keep_their_places() {
+    let database = emails(4).await;
+    let pool = &database.pool;
+    let _gone = Email::claim(pool, 2).lease(NOW).await.unwrap();
+    let batch = Email::claim(pool, 4).await.unwrap();
+    assert_eq!(ids(&batch), [1, 2, 3, 4]);
+}
+
+/// Their leases end within the claim itself.
+#[tokio::test]
+async fn q_01_a_claim_yields_no_row_twice() {
+    let database = emails(2).await;
+    let pool = &database.pool;
+    let batch = Email::claim(pool, 5).lease(NOW).await.unwrap();
+    assert_eq!(ids(&batch), [1, 2]);
+    let lost = Claimed::complete_many(pool, batch).await.unwrap();
+    assert_eq!(lost, []);
+}
+
+#[tokio::test]
+async fn q_06_a_row_at_its_last_attempt_is_not_claimed() {
+    let database = emails(3).await;
+    let pool = &database.pool;
+    for (id, attempts) in [(1, 3), (2, 4), (3, 2)] {
+        let sql = format!("UPDATE emails SET attempts = {attempts} WHERE id = {id}");
+        run(pool, sql).await;
+    }
+    let last = claim_one(pool, MINUTE).await;
+    assert_eq!((last.id, last.attempts), (3, 3));
+}
+
+/// A job that takes its process with it.
+#[tokio::test]
+async fn q_06_claims_that_are_never_finished_end_as_dead() {
     let database = emails(1).await;
     let pool = &database.pool;
-    let mut first = Email::claim(pool, 1).lease(Duration::ZERO).await.unwrap();
-    let mut second = Email::claim(pool, 1).await.unwrap();
-    let (first, second) = (first.remove(0), second.remove(0));
-    assert!(second.fence > first.fence);
-    let before = all(pool).await[0].fence;
-    let lost = first.complete(pool).await.unwrap_err();
-    assert!(matches!(lost, FinishError::LeaseLost(_)), "{lost:?}");
+    for attempt in 1..=3 {
+        assert_eq!(claim_one(pool, NOW).await.attempts, attempt);
+    }
+    nothing_is_due(pool).await;
+    let row = &all(pool).await[0];
+    assert_eq!((row.state, row.attempts), (QueueState::Dead, 3));
+    assert_eq!(row.last_error.as_deref(), Some("the lease ended"));
+    assert!(row.finished_at.is_some());
+}
+
+#[tokio::test]
+async fn q_06_rescue_counts_what_it_takes_back() {
+    let database = emails(4).await;
+    let pool = &database.pool;
+    let _ended = Email::claim(pool, 3).lease(NOW).await.unwrap();
+    let _held = Email::claim(pool, 1).await.unwrap();
+    // A running row without a lease was claimed by nobody that counts.
+    run(
+        pool,
+        "UPDATE emails SET attempts = 3 WHERE id = 1; UPDATE emails SET leased_until = NULL WHERE id = 2",
+    )
+    .await;
+    for expected in [(2, 1), (0, 0)] {
+        let rescued = Email::rescue(pool).await.unwrap();
+        assert_eq!((rescued.ready, rescued.dead), expected);
+    }
+}
+
+#[tokio::test]
+async fn q_09_a_claim_in_a_transaction_ends_with_it() {
+    let database = emails(3).await;
+    let pool = &database.pool;
+    let mut connection = pool.acquire().await.unwrap();
     assert_eq!(
-        lost.to_string(),
-        "complete of emails (id = 1): the lease was lost, the row is no longer this claim's"
+        ids(&Email::claim(&mut *connection, 1).await.unwrap()),
+        [1]
     );
-    assert_eq!(all(pool).await[0].fence, before);
-    second.complete(pool).await.unwrap();
+    drop(connection);
+
+    let before = all(pool).await;
+    let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
+    assert_eq!(ids(&Email::claim(&mut *tx, 1).await.unwrap()), [2]);
+    tx.rollback().await.unwrap();
+    assert_eq!(all(pool).await, before);
+
+    let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
+    let mut batch = Email::claim(&mut *tx, 1).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(batch[0].attempts, 1);
+    batch.remove(0).complete(pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_narrows_a_claim() {
+    let database = emails(0).await;
+    let pool = &database.pool;
+    let due = Utc::now() - TimeDelta::hours(1);
+    let odd = "o'hara\" $1 ?";
+    for (recipient, tenant) in [("ann", 1), ("ann", 2), (odd, 2), ("bob", 2)] {
+        add_email(pool, recipient, tenant, 0, due).await;
+    }
+    let none = Email::claim(pool, 5).only(Email::TENANT, 3).await.unwrap();
+    assert!(none.is_empty());
+    let both = Email::claim(pool, 5)
+        .only(Email::TENANT, 2)
+        .only(Email::RECIPIENT, "ann")
+        .await
+        .unwrap();
+    assert_eq!(ids(&both), [2]);
+    let text = Email::claim(pool, 5)
+        .only(Email::RECIPIENT, odd)
+        .await
+        .unwrap();
+    assert_eq!(ids(&text), [3]);
+    let rest = Email::claim(pool, 1).only(Email::TENANT, 2).await.unwrap();
+    assert_eq!(ids(&rest), [4]);
+    assert_eq!(ids(&Email::claim(pool, 5).await.unwrap()), [1]);
+}
+
+/// No more than a queue needs, under a key of two columns.
+#[derive(Debug, PartialEq, sqlx::FromRow, Queue)]
+#[rowlock(table = "notices")]
+struct Notice {
+    #[rowlock(key)]
+    tenant: i64,
+    #[rowlock(key)]
+    name: String,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i16,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+#[tokio::test]
+async fn a_key_of_two_columns_and_no_column_too_many() {
+    let database = database(
+        "CREATE TABLE notices (tenant bigint, name text, run_at {timestamp} NOT NULL, state text NOT NULL,
+            attempts smallint NOT NULL, fence bigint NOT NULL, leased_until {timestamp}, PRIMARY KEY (tenant, name))",
+    )
+    .await;
+    let pool = &database.pool;
+    run(pool, Notice::ddl::<Db>()).await;
+    for (tenant, name) in [(2, "a"), (1, "b"), (1, "a"), (2, "b")] {
+        sqlx::query("INSERT INTO notices VALUES ($1, $2, $3, 'ready', 0, 0, NULL)")
+            .bind(tenant)
+            .bind(name)
+            .bind(Timestamp::UNIX_EPOCH)
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+    let key = |row: &Notice| (row.tenant, row.name.clone());
+    let mut lost = Notice::claim(pool, 2).lease(NOW).await.unwrap();
+    let mut batch = Notice::claim(pool, 5).await.unwrap();
+    let keys: Vec<_> = batch.iter().map(|row| key(row)).collect();
+    let of = |tenant: i64, name: &str| (tenant, name.to_owned());
+    assert_eq!(keys, [of(1, "a"), of(1, "b"), of(2, "a"), of(2, "b")]);
+
+    let error = lost.remove(0).complete(pool).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "complete of notices (tenant = 1, name = …): the lease was lost, the row is no longer this claim's"
+    );
+    let (lost, held) = (lost.remove(0), batch.remove(2));
+    let not = Claimed::release_many(pool, [held, lost]).await.unwrap();
+    assert_eq!(not.iter().map(key).collect::<Vec<_>>(), [of(1, "b")]);
+    batch.remove(2).retry(pool, "no").await.unwrap();
+    batch.remove(1).complete(pool).await.unwrap();
+    assert_eq!(
+        Claimed::fail_many(pool, [(batch.remove(0), "no")])
+            .await
+            .unwrap(),
+        []
+    );
+    let states: Vec<(String, i16)> =
+        sqlx::query_as("SELECT state, attempts FROM notices ORDER BY tenant, name")
+            .fetch_all(pool)
+            .await
+            .unwrap();
+    let row = |state: &str, attempts| (state.to_owned(), attempts);
+    assert_eq!(
+        states,
+        [row("dead", 2), row("done", 2), row("ready", 0), row("ready", 1)]
+    );
+}
+
+fn fault(error: &ClaimError) -> Fault {
+    match error {
+        ClaimError::Database(error) => error.fault(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_fails_says_where() {
+    let database = emails(1).await;
+    let pool = database.one_connection_pool().await;
+    run(&pool, "ALTER TABLE emails RENAME fence TO token").await;
+    let error = Email::claim(&pool, 1).await.unwrap_err();
+    assert_eq!(fault(&error), Fault::Schema);
+    run(&pool, "DROP TABLE emails").await;
+    let error = Email::claim(&pool, 1).await.unwrap_err();
+    assert_eq!(fault(&error), Fault::Schema);
+    let text = error.to_string();
+    assert!(text.starts_with("claim of emails: "), "{text}");
+    let error = Email::rescue(&pool).await.unwrap_err();
+    assert!(error.to_string().starts_with("rescue of emails: "));
+
+    pool.close().await;
+    let error = Email::claim(&pool, 1).await.unwrap_err();
+    assert_eq!(fault(&error), Fault::PoolClosed);
+    // What needs no database does not ask it.
+    assert!(Email::claim(&pool, 0).await.unwrap().is_empty());
+}
+
+/// A snapshot that is older than somebody else's claim.
+#[tokio::test]
+async fn a_claim_in_an_old_snapshot_is_a_serialization_failure() {
+    let levels: &[&str] = if NAME == "SQLite" {
+        &[""]
+    } else {
+        &[
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; ",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; ",
+        ]
+    };
+    for level in levels {
+        let database = emails(1).await;
+        let mut tx = database.pool.begin().await.unwrap();
+        let snapshot = format!("{level}SELECT count(*) FROM emails");
+        sqlx::raw_sql(AssertSqlSafe(snapshot))
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let other = claim_one(&database.pool, MINUTE).await;
+        let error = Email::claim(&mut *tx, 1).await.unwrap_err();
+        assert!(matches!(error, ClaimError::Serialization(_)), "{error:?}");
+        tx.rollback().await.unwrap();
+        other.complete(&database.pool).await.unwrap();
+    }
+}
+
+/// The pool gives its only connection, and nobody is inside a transaction.
+pub(super) async fn nothing_is_left_open(database: &Database, pool: &Pool) {
+    run(pool, "SELECT 1").await;
+    // The pool cleans up in a task of its own.
+    let closed = async {
+        while database.open_transactions().await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(MINUTE, closed)
+        .await
+        .expect("a transaction was left open");
+}
+
+/// Drops `$call` at each of its await points, until there were enough of them: an answer that is there already is none, and
+/// SQLite's can be. `$look` sees the output, if the call came to its end.
+macro_rules! cut_everywhere {
+    ($call:expr, $look:expr) => {{
+        let (mut cuts, mut limit) = (0, 0);
+        for pass in 0.. {
+            assert!(pass < 5000, "only {cuts} cuts");
+            limit += 1;
+            let finished = rowlock_tests::cancel::polled(limit, $call).await;
+            if finished.is_some() {
+                limit = 0;
+            } else {
+                cuts += 1;
+            }
+            let ended = finished.is_some();
+            $look(finished).await;
+            if ended && cuts >= 10 {
+                break;
+            }
+        }
+    }};
+}
+pub(super) use cut_everywhere;
+
+#[tokio::test]
+async fn a_cut_claim_comes_back_after_its_lease() {
+    let database = emails(2).await;
+    let (pool, _slow) = database.one_connection_that_waits().await;
+    // One that yields fewer than asked, and so takes back rows in between.
+    cut_everywhere!(
+        async { Email::claim(&pool, 5).lease(NOW).await.unwrap() },
+        async |_cut| {
+            nothing_is_left_open(&database, &pool).await;
+            let again = Email::claim(&pool, 5).lease(NOW).await.unwrap();
+            assert_eq!(ids(&again), [1, 2]);
+            reset(&pool).await;
+        }
+    );
 }

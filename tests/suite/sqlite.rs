@@ -38,6 +38,8 @@ mod lockable;
 mod lockable_sqlite;
 #[path = "queue.rs"]
 mod queue;
+#[path = "queue_finish.rs"]
+mod queue_finish;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rowlock::{Fault, TransactionError, Tx, transaction};
+use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use sqlx::Executor;
 
@@ -175,13 +176,6 @@ async fn t_17_a_transparent_error_is_retried_too() {
     );
 }
 
-/// COMMIT of a transaction that wrote to this table waits until the lock on `gate` is free.
-const GATE: &str =
-    "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$;
-    CREATE CONSTRAINT TRIGGER wait AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION wait()";
-
 /// What became of a transaction whose connection was lost during COMMIT.
 struct LostCommit {
     outcome: Result<i64, TransactionError<sqlx::Error>>,
@@ -192,13 +186,10 @@ struct LostCommit {
 /// Loses the connection while COMMIT is under way. `committed`: the server finishes it, and only its answer is lost.
 async fn lose_commit(committed: bool, ask: bool) -> LostCommit {
     let database = database(ACCOUNTS).await;
-    database.pool.execute(sqlx::raw_sql(GATE)).await.unwrap();
     let proxy = Proxy::start(&address()).await;
     let pool = database.pool_through(&proxy, PoolOptions::new()).await;
-    let mut gate = database.connection().await;
-    gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
-        .await
-        .unwrap();
+    let mut gate = Gate::before_commit(&database, "UPDATE", "accounts").await;
+    gate.close().await;
 
     let runs = Arc::new(AtomicU32::new(0));
     let counted = runs.clone();
@@ -217,22 +208,7 @@ async fn lose_commit(committed: bool, ask: bool) -> LostCommit {
             })
             .await
     });
-    database.until_blocked().await;
-    if committed {
-        proxy.hold_replies(true);
-        gate.execute("COMMIT").await.unwrap();
-        proxy.reply_held().await;
-        proxy.cut().await;
-        proxy.hold_replies(false);
-    } else {
-        gate.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE wait_event_type = 'Lock' AND application_name = current_schema()",
-        )
-        .await
-        .unwrap();
-        gate.execute("COMMIT").await.unwrap();
-    }
+    gate.lose_commit(&proxy, committed).await;
     let outcome = run.await.unwrap();
     LostCommit {
         outcome,
@@ -421,11 +397,8 @@ async fn a_shared_budget_bounds_the_retries_of_all() {
 #[tokio::test]
 async fn a_deadline_that_passes_during_commit_is_unknown() {
     let database = database(ACCOUNTS).await;
-    database.pool.execute(sqlx::raw_sql(GATE)).await.unwrap();
-    let mut gate = database.connection().await;
-    gate.execute(sqlx::raw_sql("BEGIN; LOCK TABLE gate"))
-        .await
-        .unwrap();
+    let mut gate = Gate::before_commit(&database, "UPDATE", "accounts").await;
+    gate.close().await;
     let outcome = transaction(&database.pool)
         .deadline(std::time::Duration::from_millis(300))
         .run(async |tx| {
@@ -438,7 +411,7 @@ async fn a_deadline_that_passes_during_commit_is_unknown() {
         matches!(outcome, Err(TransactionError::CommitUnknown(_))),
         "{outcome:?}"
     );
-    gate.execute("COMMIT").await.unwrap();
+    gate.open().await;
 }
 
 /// What T-16 is about: sqlx's own BEGIN, dropped before its answer came, leaves the connection inside a transaction that

@@ -4,6 +4,7 @@
 //! that a suite written once can be included as a module under each of them.
 
 pub mod cancel;
+pub mod gate;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

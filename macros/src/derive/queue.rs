@@ -188,7 +188,8 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const DDL: &'static str = "";
             fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
             fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
-            fn read_key(_: &__rt::Row<__DB>) -> __rt::Decoded<Self::Key> { __rt::Ok(()) }
+            fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key, __rt::Fence)> { __rt::unreachable!() }
+            fn order(&self, _: &Self) -> __rt::queue::Ordering { __rt::queue::Ordering::Equal }
         }
     }
 }
@@ -418,6 +419,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let index = Index::from(index);
         quote!(__rt::get(__row, #index)?)
     }));
+    let fence = Index::from(plan.keys.len());
     let own = match dialect {
         Dialect::Postgres => {
             let binds = plan.keys.iter().enumerate().map(|(index, key)| {
@@ -431,13 +433,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
             }
         }
-        Dialect::Sqlite => {
-            let order = order(plan);
-            quote! {
-                fn order(&self, __other: &Self) -> __rt::queue::Ordering { #order }
-            }
-        }
+        Dialect::Sqlite => TokenStream::new(),
     };
+    let order = order(plan);
     let notify = (dialect == Dialect::Postgres).then(|| {
         let sql = plan.notify_ddl();
         let name = name_at("notify_ddl", plan.state.asked);
@@ -466,14 +464,17 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const DDL: &'static str = #ddl;
             #from_row
             fn bind_key(&self, __to: &mut impl __rt::Bind<#database>) { #bind_key }
-            fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::Key> { __rt::Ok(#reads) }
+            fn read_claim(__row: &__rt::Row<#database>) -> __rt::Decoded<(Self::Key, __rt::Fence)> {
+                __rt::Ok((#reads, __rt::get(__row, #fence)?))
+            }
+            fn order(&self, __other: &Self) -> __rt::queue::Ordering { #order }
             #own
         }
         #notify
     }
 }
 
-/// SQLite returns the rows of an UPDATE in any order.
+/// SQLite returns the rows of an UPDATE in any order, and a claim of two statements is put in order on any database.
 fn order(plan: &Plan<'_>) -> TokenStream {
     let priorities = plan.priorities();
     let priorities = priorities

@@ -223,7 +223,7 @@ impl<'m> Queue<'m> {
         self.many(&set, &[("rowlock_lease", "float8")], dialect)
     }
 
-    /// Begins new leases as well, and returns the keys of the claims that hold.
+    /// Begins new leases as well, and returns the keys and fences of the claims that hold.
     ///
     /// On PostgreSQL it waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
     /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease and is returned.
@@ -244,7 +244,7 @@ impl<'m> Queue<'m> {
         Batch {
             head: format!(
                 "WITH \"rowlock_batch\" ({parts}, \"rowlock_fence\", \"rowlock_lease\") AS MATERIALIZED (SELECT * FROM unnest({}, ${}::bigint[], ${}::float8[])), \
-                 \"rowlock_mine\" AS MATERIALIZED (SELECT {own} FROM {mine}), \
+                 \"rowlock_mine\" AS MATERIALIZED (SELECT {own}, \"rowlock_fence\" FROM {mine}), \
                  \"rowlock_free\" ({parts}, \"rowlock_lease\") AS MATERIALIZED (SELECT {own}, \"rowlock_lease\" FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
                  \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} FROM \"rowlock_free\" WHERE {}) \
                  SELECT * FROM \"rowlock_mine\"",
@@ -259,7 +259,7 @@ impl<'m> Queue<'m> {
         }
     }
 
-    /// Writes those rows of a batch whose claims still hold, and returns their keys.
+    /// Writes those rows of a batch whose claims still hold, and returns their keys and fences.
     fn many(&self, set: &str, said: Said, dialect: Dialect) -> Batch {
         let mut columns = self.parts();
         columns.push_str(", \"rowlock_fence\"");
@@ -270,20 +270,18 @@ impl<'m> Queue<'m> {
             "UPDATE {} AS \"rowlock_row\" SET {set} FROM",
             table(self.model)
         );
+        let fence = quote(&self.fence.name);
+        let written = match dialect {
+            Dialect::Postgres => comma(self.keys.iter().chain([&self.fence]), |column| {
+                format!("\"rowlock_row\".{}", quote(&column.name))
+            }),
+            // SQLite takes no alias there, and returns nothing but the row.
+            Dialect::Sqlite => format!("{}, {fence}", names(&self.keys)),
+        };
         let joined = format!(
-            "WHERE {} AND \"rowlock_row\".{} = \"rowlock_fence\" AND \"rowlock_row\".{} RETURNING {}",
+            "WHERE {} AND \"rowlock_row\".{fence} = \"rowlock_fence\" AND \"rowlock_row\".{} RETURNING {written}",
             self.joined("rowlock_batch"),
-            quote(&self.fence.name),
             self.is("running"),
-            match dialect {
-                Dialect::Postgres => {
-                    comma(&self.keys, |key| {
-                        format!("\"rowlock_row\".{}", quote(&key.name))
-                    })
-                }
-                // SQLite takes no alias there, and returns nothing but the row.
-                Dialect::Sqlite => names(&self.keys),
-            },
         );
         match dialect {
             Dialect::Postgres => {
