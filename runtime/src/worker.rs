@@ -29,6 +29,9 @@ use crate::queue::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// What a longer time comes to: instants cannot be further away.
+const AGES: Duration = Duration::from_secs(86_400 * 365 * 10);
+
 /// What becomes of a job, as its handler says.
 ///
 /// A handler may return `()`, this, or a `Result` of either: an error means `Retry`, with its text.
@@ -212,8 +215,48 @@ impl WorkerStats {
 
 /// A worker of the queue `T`; [`run`](Self::run) starts it.
 ///
-/// ```text
-/// Email::worker(&pool).concurrency(8).lease(Duration::from_secs(30)).run(async |email| send(email).await).await?
+/// ```
+/// # use chrono::{DateTime, Utc};
+/// # use rowlock::{Fence, Queue, QueueState};
+/// # use std::time::Duration;
+/// #[derive(sqlx::FromRow, Queue)]
+/// #[rowlock(table = "emails")]
+/// struct Email {
+///     #[rowlock(key, generated)]
+///     id: i64,
+///     recipient: String,
+///     // …
+/// #     #[rowlock(run_at)] run_at: DateTime<Utc>,
+/// #     #[rowlock(state)] state: QueueState,
+/// #     #[rowlock(attempts)] attempts: i32,
+/// #     #[rowlock(fence)] fence: Fence,
+/// #     #[rowlock(lease)] leased_until: Option<DateTime<Utc>>,
+/// }
+///
+/// async fn send(email: &Email) -> Result<(), std::io::Error> {
+///     println!("to {}", email.recipient);
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql(
+/// #     "CREATE TABLE emails (id INTEGER PRIMARY KEY, recipient text NOT NULL,
+/// #          run_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, state text NOT NULL DEFAULT 'ready',
+/// #          attempts integer NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until timestamp);
+/// #      INSERT INTO emails (recipient) VALUES ('ann@example.org')",
+/// # ).execute(&pool).await?;
+/// # let sigterm = tokio::time::sleep(Duration::from_millis(300));
+/// let counts = Email::worker(&pool)
+///     .concurrency(4)
+///     .lease(Duration::from_secs(30))
+///     .shutdown(sigterm)
+///     .run(async |email| send(&email).await)
+///     .await?;
+/// assert_eq!(counts.completed, 1);
+/// # Ok(())
+/// # }
 /// ```
 #[must_use = "nothing happens before `run`"]
 pub struct Worker<DB: Backend, T> {
@@ -289,7 +332,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// least. A worker sends one heartbeat for all of its rows every third of it, so a job may take longer than that. The rows of
     /// a worker that died are taken back by another one after one and a half leases at most.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.claims.lease = lease.max(Duration::from_secs(1));
+        self.claims.lease = lease.clamp(Duration::from_secs(1), AGES);
         self
     }
 
@@ -312,14 +355,14 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// How often to look for rows while there are none; a second if nothing else is said. Half as long to one and a half times
     /// as long in fact, at random, so that workers do not come all at once.
     pub fn poll(mut self, interval: Duration) -> Self {
-        self.limits.poll = interval.max(Duration::from_millis(1));
+        self.limits.poll = interval.clamp(Duration::from_millis(1), AGES);
         self
     }
 
     /// How long a handled row waits at most for others, to be finished in one statement with them; 5 ms if nothing else is said.
     /// It does not wait if no handler is running.
     pub fn flush_after(mut self, delay: Duration) -> Self {
-        self.limits.flush = delay;
+        self.limits.flush = delay.min(AGES);
         self
     }
 
@@ -339,7 +382,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
     /// dropped and given back.
     pub fn drain(mut self, limit: Duration) -> Self {
-        self.limits.drain = limit;
+        self.limits.drain = limit.min(AGES);
         self
     }
 
@@ -394,12 +437,13 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 ended_since: None,
                 operations: JoinSet::new(),
                 claiming: false,
-                flushing: 0,
+                flushing: Vec::new(),
                 beating: false,
                 rescuing: false,
                 next_claim: now,
                 next_beat: now,
                 next_rescue: now,
+                woken: false,
                 failures: 0,
                 stopping: None,
                 error: None,
@@ -532,22 +576,25 @@ impl<T> Ended<T> {
     fn len(&self) -> usize {
         self.done.len() + self.changed.len()
     }
+
+    fn rows(&self) -> impl Iterator<Item = Arc<Held<T>>> {
+        let changed = self.changed.iter().map(|(held, _)| held);
+        self.done.iter().chain(changed).cloned()
+    }
 }
 
 /// What a statement in the background came to.
 enum Operation<T> {
     Claimed {
         asked: usize,
-        /// Before the claim was sent.
-        at: Instant,
-        result: Result<Vec<Claimed<T>>, sqlx::Error>,
+        /// With the time before the claim was sent.
+        result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>,
     },
     Flushed,
     Beaten {
         rows: Vec<Arc<Held<T>>>,
-        /// Before the heartbeat was sent.
-        at: Instant,
-        result: Result<Vec<bool>, sqlx::Error>,
+        /// With the time before the heartbeat was sent.
+        result: Result<(Instant, Vec<bool>), sqlx::Error>,
     },
     Rescued(Result<Rescued, sqlx::Error>),
 }
@@ -568,13 +615,15 @@ struct Running<DB: Backend, T, F> {
     ended_since: Option<Instant>,
     operations: JoinSet<Operation<T>>,
     claiming: bool,
-    /// How many rows are in the statement that finishes them.
-    flushing: usize,
+    /// The rows in the statement that finishes them.
+    flushing: Vec<Arc<Held<T>>>,
     beating: bool,
     rescuing: bool,
     next_claim: Instant,
     next_beat: Instant,
     next_rescue: Instant,
+    /// There may be rows that the claim under way does not see.
+    woken: bool,
     /// Claims in a row that failed.
     failures: u32,
     /// Until when handlers may go on.
@@ -618,7 +667,7 @@ where
                         self.operation_ended(operation);
                     }
                 }
-                () = wake.notified(), if !stopping => self.next_claim = Instant::now(),
+                () = wake.notified(), if !stopping => self.look(),
                 () = &mut shutdown, if !stopping => self.stop(),
                 () = sleep_until(timer) => self.on_timer(),
             }
@@ -631,13 +680,19 @@ where
         }
     }
 
+    /// There are rows to be claimed.
+    fn look(&mut self) {
+        self.next_claim = Instant::now();
+        self.woken = true;
+    }
+
     fn is_over(&self) -> bool {
-        let working = self.claiming || self.flushing > 0;
+        let working = self.claiming || !self.flushing.is_empty();
         self.stopping.is_some() && !working && self.handled.is_empty() && self.ended.len() == 0
     }
 
     fn held(&self) -> usize {
-        self.waiting.len() + self.handled.len() + self.ended.len() + self.flushing
+        self.waiting.len() + self.handled.len() + self.ended.len() + self.flushing.len()
     }
 
     fn start_jobs<R>(&mut self)
@@ -679,27 +734,28 @@ where
         let now = Instant::now();
         let capacity = self.limits.concurrency + self.limits.prefetch;
         let room = capacity.saturating_sub(self.held());
-        // With a buffer not for every row that ends; without one as soon as a handler is free.
-        let enough = match self.limits.prefetch {
-            0 => room > 0,
-            _ => room * 2 >= capacity,
-        };
+        // As soon as a handler is free; for the buffer not for every row that ends.
+        let idle = self.handled.len() < self.limits.concurrency;
+        let enough = room > 0 && (idle || room * 2 >= capacity);
         if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
             self.claiming = true;
+            self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
             self.operations.spawn(async move {
-                let at = Instant::now();
-                let result = within(claims.lease, async {
-                    claims.run(room, &mut *pool.acquire().await?).await
-                });
-                let (asked, result) = (room, result.await);
-                Operation::Claimed { asked, at, result }
+                let claim = async {
+                    let mut connection = within(claims.lease, pool.acquire()).await?;
+                    let at = Instant::now();
+                    let claimed = within(claims.lease, claims.run(room, &mut connection));
+                    Ok((at, claimed.await?))
+                };
+                let (asked, result) = (room, claim.await);
+                Operation::Claimed { asked, result }
             });
         }
-        if self.flushing == 0 && self.should_flush(now, capacity) {
+        if self.flushing.is_empty() && self.should_flush(now, capacity) {
             let ended = std::mem::take(&mut self.ended);
             self.ended_since = None;
-            self.flushing = ended.len();
+            self.flushing = ended.rows().collect();
             let flush = Flush {
                 pool: self.pool.clone(),
                 stats: self.stats.clone(),
@@ -715,7 +771,8 @@ where
         }
         if !self.rescuing && self.next_rescue <= now && self.stopping.is_none() {
             self.rescuing = true;
-            self.next_rescue = now + jittered(self.claims.lease / 2);
+            // At most half a lease after the end of one.
+            self.next_rescue = now + jittered(self.claims.lease / 3);
             let (pool, lease) = (self.pool.clone(), self.claims.lease);
             self.operations.spawn(async move {
                 let rescued = within(lease, async {
@@ -731,10 +788,11 @@ where
             return false;
         };
         let alone = self.handled.is_empty() && self.waiting.is_empty();
-        alone || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
+        let soon = alone || self.stopping.is_some();
+        soon || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
     }
 
-    /// One heartbeat for all rows that are waiting or handled.
+    /// One heartbeat for all rows that are waiting or handled, and one for those that are not finished in the database yet.
     fn beat(&mut self, now: Instant) {
         self.next_beat = now + self.claims.lease / 3;
         let handled = self.handled.values();
@@ -742,23 +800,29 @@ where
         let rows = handled.map(|handled| handled.held.clone());
         let waiting = self.waiting.iter().map(|(held, _)| held.clone());
         let rows: Vec<_> = rows.chain(waiting).collect();
-        if rows.is_empty() {
+        // In a statement of their own: the same row may have been finished and claimed again already.
+        let ending: Vec<_> = self
+            .ended
+            .rows()
+            .chain(self.flushing.iter().cloned())
+            .collect();
+        if rows.is_empty() && ending.is_empty() {
             return;
         }
         self.beating = true;
         let (pool, lease) = (self.pool.clone(), self.claims.lease);
         self.operations.spawn(async move {
-            let at = Instant::now();
             // In time for another one.
             let result = within(lease / 3, async {
-                let claimed: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
                 let mut connection = pool.acquire().await?;
-                Batch::Heartbeat(lease)
-                    .run::<DB, T>(&claimed, &mut connection)
-                    .await
+                let at = Instant::now();
+                let beat = Batch::Heartbeat(lease);
+                let held = beat.run::<DB, T>(&claims(&rows), &mut connection).await?;
+                beat.run::<DB, T>(&claims(&ending), &mut connection).await?;
+                Ok((at, held))
             });
             let result = result.await;
-            Operation::Beaten { rows, at, result }
+            Operation::Beaten { rows, result }
         });
     }
 
@@ -782,7 +846,7 @@ where
             or(!self.claiming && self.next_claim > now, self.next_claim);
         }
         if let Some(since) = self.ended_since {
-            or(self.flushing == 0, since + self.limits.flush);
+            or(self.flushing.is_empty(), since + self.limits.flush);
         }
         timer
     }
@@ -811,7 +875,8 @@ where
 
     fn stop(&mut self) {
         tracing::info!(running = self.handled.len(), "stopping");
-        self.stopping = Some(Instant::now() + self.limits.drain);
+        let drained = Instant::now() + self.limits.drain;
+        self.stopping.get_or_insert(drained);
         for (held, _) in std::mem::take(&mut self.waiting) {
             self.give_back(held);
         }
@@ -877,14 +942,14 @@ where
 
     fn operation_ended(&mut self, operation: Operation<T>) {
         match operation {
-            Operation::Claimed { asked, at, result } => {
+            Operation::Claimed { asked, result } => {
                 self.claiming = false;
-                self.claimed(asked, at, result);
+                self.claimed(asked, result);
             }
-            Operation::Flushed => self.flushing = 0,
-            Operation::Beaten { rows, at, result } => {
+            Operation::Flushed => self.flushing.clear(),
+            Operation::Beaten { rows, result } => {
                 self.beating = false;
-                self.beaten(rows, at, result);
+                self.beaten(rows, result);
             }
             Operation::Rescued(result) => {
                 self.rescuing = false;
@@ -896,7 +961,7 @@ where
                             tracing::warn!(ready, dead, "leases had ended");
                         }
                         if ready > 0 {
-                            self.next_claim = Instant::now();
+                            self.look();
                         }
                     }
                     Err(error) => warn::<T>("rescue", error),
@@ -905,9 +970,9 @@ where
         }
     }
 
-    fn claimed(&mut self, asked: usize, at: Instant, result: Result<Vec<Claimed<T>>, sqlx::Error>) {
+    fn claimed(&mut self, asked: usize, result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>) {
         let now = Instant::now();
-        let claimed = match result {
+        let (at, claimed) = match result {
             Ok(claimed) => claimed,
             Err(error) => {
                 let error =
@@ -927,7 +992,7 @@ where
         };
         self.failures = 0;
         add(&self.stats.0.claimed, claimed.len() as u64);
-        self.next_claim = match claimed.len() < asked {
+        self.next_claim = match claimed.len() < asked && !self.woken {
             true => now + jittered(self.limits.poll),
             false => now,
         };
@@ -949,10 +1014,9 @@ where
     fn beaten(
         &mut self,
         rows: Vec<Arc<Held<T>>>,
-        at: Instant,
-        result: Result<Vec<bool>, sqlx::Error>,
+        result: Result<(Instant, Vec<bool>), sqlx::Error>,
     ) {
-        let held = match result {
+        let (at, held) = match result {
             Ok(held) => held,
             Err(error) => {
                 warn::<T>("heartbeat", error);
@@ -981,6 +1045,10 @@ where
             }
         }
     }
+}
+
+fn claims<T>(rows: &[Arc<Held<T>>]) -> Vec<&T> {
+    rows.iter().map(|held| &*held.claimed).collect()
 }
 
 /// What a statement yields in time; else a pool timeout, as nothing else can be said.
@@ -1067,37 +1135,44 @@ impl<DB: Backend> Flush<DB> {
             warn::<T>("finish", error);
             unknown |= fault == Fault::ConnectionLost;
             failures += 1;
-            let passes = fault.is_transient()
-                || matches!(
-                    fault,
-                    Fault::PoolTimedOut | Fault::LockTimeout | Fault::Other
-                );
-            let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);
-            if Instant::now() + pause >= ends || !passes {
+            let passes = matches!(
+                fault,
+                Fault::PoolTimedOut | Fault::LockTimeout | Fault::ReadOnly
+            );
+            if !passes && !fault.is_transient() {
                 break;
+            }
+            let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);
+            if Instant::now() + pause >= ends {
+                return rows.iter().for_each(|row| self.stats.lost(&row.claimed));
             }
             sleep(pause).await;
         }
-        // A constraint or a trigger that one of the rows meets must not keep the others.
+        // A constraint or a trigger that refuses one of the rows must not keep the others, nor must it take longer.
         match (rows, &batch) {
             ([row], _) => self.stats.lost(&row.claimed),
             (rows, Batch::Settle(changes)) => {
                 for (row, change) in rows.iter().zip(*changes) {
                     let alone = Batch::Settle(std::slice::from_ref(change));
-                    Box::pin(self.finish_alone(row, alone)).await;
+                    Box::pin(self.finish_alone(row, alone, ends)).await;
                 }
             }
             (rows, _) => {
                 for row in rows {
-                    Box::pin(self.finish_alone(row, Batch::Complete)).await;
+                    Box::pin(self.finish_alone(row, Batch::Complete, ends)).await;
                 }
             }
         }
     }
 
-    async fn finish_alone<T: QueueSql<DB>>(&self, row: &Arc<Held<T>>, batch: Batch<'_>) {
+    async fn finish_alone<T: QueueSql<DB>>(
+        &self,
+        row: &Arc<Held<T>>,
+        batch: Batch<'_>,
+        ends: Instant,
+    ) {
         let rows = std::slice::from_ref(row);
-        match timeout(self.lease, self.try_finish(rows, &batch)).await {
+        match timeout_at(ends, self.try_finish(rows, &batch)).await {
             Ok(Ok(held)) => self.count(rows, &batch, &held, false),
             Ok(Err(error)) => {
                 warn::<T>("finish", error);
@@ -1112,9 +1187,8 @@ impl<DB: Backend> Flush<DB> {
         rows: &[Arc<Held<T>>],
         batch: &Batch<'_>,
     ) -> Result<Vec<bool>, sqlx::Error> {
-        let rows: Vec<&T> = rows.iter().map(|held| &*held.claimed).collect();
         let mut connection = self.pool.acquire().await?;
-        batch.run::<DB, T>(&rows, &mut connection).await
+        batch.run::<DB, T>(&claims(rows), &mut connection).await
     }
 
     /// `unknown`: an earlier try may have been the one that wrote the rows.

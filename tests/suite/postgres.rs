@@ -48,6 +48,8 @@ mod postgres_only;
 mod queue;
 #[path = "queue_finish.rs"]
 mod queue_finish;
+#[path = "queue_postgres.rs"]
+mod queue_postgres;
 #[path = "round_trips.rs"]
 mod round_trips;
 #[path = "spawn.rs"]
@@ -58,3 +60,7 @@ mod transaction;
 mod transaction_postgres;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "worker.rs"]
+mod worker;
+#[path = "worker_postgres.rs"]
+mod worker_postgres;

@@ -382,10 +382,7 @@ async fn q_09_a_claim_in_a_transaction_ends_with_it() {
     let database = emails(3).await;
     let pool = &database.pool;
     let mut connection = pool.acquire().await.unwrap();
-    assert_eq!(
-        ids(&Email::claim(&mut *connection, 1).await.unwrap()),
-        [1]
-    );
+    assert_eq!(ids(&Email::claim(&mut *connection, 1).await.unwrap()), [1]);
     drop(connection);
 
     let before = all(pool).await;
@@ -497,7 +494,12 @@ async fn a_key_of_two_columns_and_no_column_too_many() {
     let row = |state: &str, attempts| (state.to_owned(), attempts);
     assert_eq!(
         states,
-        [row("dead", 2), row("done", 2), row("ready", 0), row("ready", 1)]
+        [
+            row("dead", 2),
+            row("done", 2),
+            row("ready", 0),
+            row("ready", 1)
+        ]
     );
 }
 

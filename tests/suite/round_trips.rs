@@ -1,8 +1,9 @@
 //! How often each method goes to the server and back, counted on the wire.
 
-use rowlock::{Counter, FindOrCreate, UpdateError, Versioned};
+use rowlock::{Claimed, Counter, FindOrCreate, UpdateError, Versioned};
 use rowlock_tests::proxy::Proxy;
 
+use super::queue::{Email, MINUTE, emails};
 use super::{Database, Pool, PoolOptions, address, database};
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate)]
@@ -168,6 +169,51 @@ async fn nothing_to_do_sends_nothing() {
     assert_eq!(save, 0, "save without a change");
     let empty = trips(&proxy, async || {
         Hits::add_seats_batch(&mut *db, []).await.unwrap()
+    })
+    .await;
+    assert_eq!(empty, 0, "an empty batch");
+}
+
+#[tokio::test]
+async fn a_batch_of_claims_is_one_round_trip() {
+    let database = emails(200).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new().max_connections(1);
+    let pool = database.pool_through(&proxy, options).await;
+    let db = &mut *pool.acquire().await.unwrap();
+
+    let mut batches = Vec::new();
+    let claim = trips(&proxy, async || {
+        batches.push(Email::claim(&mut *db, 10).await.unwrap());
+    });
+    assert_eq!(claim.await, 1, "claim");
+    let extend = trips(&proxy, async || {
+        Claimed::extend_many(&mut *db, &mut batches[0], MINUTE)
+            .await
+            .unwrap()
+    });
+    assert_eq!(extend.await, 1, "extend_many");
+    let complete = trips(&proxy, async || {
+        let batch = batches.pop().unwrap();
+        Claimed::complete_many(&mut *db, batch).await.unwrap()
+    });
+    assert_eq!(complete.await, 1, "complete_many");
+
+    let mut batch = Email::claim(&mut *db, 10).await.unwrap();
+    let complete = trips(&proxy, async || {
+        batch.pop().unwrap().complete(&mut *db).await.unwrap()
+    });
+    assert_eq!(complete.await, 1, "complete");
+    let retry = trips(&proxy, async || {
+        batch.pop().unwrap().retry(&mut *db, "no").await.unwrap()
+    });
+    assert_eq!(retry.await, 1, "retry");
+    // All that are left and the rescue.
+    Email::claim(&mut *db, 1_000).await.unwrap();
+    let fewer = trips(&proxy, async || Email::claim(&mut *db, 1).await.unwrap()).await;
+    assert_eq!(fewer, 2, "claim of fewer than asked");
+    let empty = trips(&proxy, async || {
+        Claimed::<Email>::complete_many(&mut *db, []).await.unwrap()
     })
     .await;
     assert_eq!(empty, 0, "an empty batch");

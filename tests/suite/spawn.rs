@@ -1,6 +1,8 @@
 //! Every public method can be awaited inside `tokio::spawn`, from a pool, a connection and a transaction.
 
-use rowlock::{Counter, FindOrCreate, Versioned};
+use std::time::Duration;
+
+use rowlock::{Claimed, Counter, FindOrCreate, Queue, Versioned};
 
 use super::{Db, database};
 
@@ -91,6 +93,101 @@ async fn every_method_can_be_spawned() {
     let mut transaction: sqlx::Transaction<'static, Db> = database.pool.begin().await.unwrap();
     tokio::spawn(async move {
         all_methods!(&mut *transaction);
+        transaction.commit().await.unwrap();
+    })
+    .await
+    .unwrap();
+    assert_eq!(database.open_transactions().await, 0);
+}
+
+#[derive(Debug, PartialEq, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Job {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(filter)]
+    tenant: i64,
+    #[rowlock(run_at)]
+    run_at: chrono::DateTime<chrono::Utc>,
+    #[rowlock(state)]
+    state: rowlock::QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: rowlock::Fence,
+    #[rowlock(lease)]
+    leased_until: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+const JOBS: &str = "CREATE TABLE jobs (id {id}, tenant bigint NOT NULL, run_at {timestamp} NOT NULL, state text NOT NULL,
+    attempts int NOT NULL, fence bigint NOT NULL, leased_until {timestamp})";
+
+/// As `all_methods`, on the seven rows of one tenant.
+macro_rules! all_of_a_queue {
+    ($db:expr, $tenant:literal) => {{
+        let minute = Duration::from_secs(60);
+        let now = Duration::ZERO;
+        let claim = Job::claim($db, 7)
+            .only(Job::TENANT, $tenant)
+            .lease(minute)
+            .backoff(now, now);
+        let mut batch = claim.await.unwrap();
+        assert_eq!(Job::rescue($db).await.unwrap().ready, 0);
+        let mut next = || batch.pop().unwrap();
+        let first = next();
+        first.extend($db, minute).await.unwrap();
+        first.complete($db).await.unwrap();
+        next().retry($db, "no").await.unwrap();
+        next().retry_after($db, "no", now).await.unwrap();
+        next().snooze($db, now).await.unwrap();
+        next().release($db).await.unwrap();
+        next().fail($db, "no").await.unwrap();
+        let lost = Claimed::extend_many($db, &mut batch, minute).await.unwrap();
+        assert_eq!((lost, batch.len()), (vec![], 1));
+        let lost = Claimed::retry_many($db, [(batch.remove(0), "no")]).await;
+        assert_eq!(lost.unwrap(), []);
+        for how in ["release", "snooze", "fail", "complete"] {
+            let claim = Job::claim($db, 1).only(Job::TENANT, $tenant);
+            let batch = claim.await.unwrap();
+            assert_eq!(batch.len(), 1);
+            let lost = match how {
+                "release" => Claimed::release_many($db, batch).await,
+                "snooze" => Claimed::snooze_many($db, batch, now).await,
+                "fail" => Claimed::fail_many($db, batch.into_iter().map(|job| (job, "no"))).await,
+                _ => Claimed::complete_many($db, batch).await,
+            };
+            assert_eq!(lost.unwrap(), []);
+        }
+    }};
+}
+
+#[tokio::test]
+async fn every_method_of_a_queue_can_be_spawned() {
+    let database = database(JOBS).await;
+    for job in 0..21 {
+        sqlx::query("INSERT INTO jobs (tenant, run_at, state, attempts, fence) VALUES ($1, $2, 'ready', 0, 0)")
+            .bind(job % 3)
+            .bind(chrono::DateTime::UNIX_EPOCH)
+            .execute(&database.pool)
+            .await
+            .unwrap();
+    }
+    let pool = database.pool.clone();
+    tokio::spawn(async move { all_of_a_queue!(&pool, 0) })
+        .await
+        .unwrap();
+
+    let mut connection = database.pool.acquire().await.unwrap();
+    tokio::spawn(async move { all_of_a_queue!(&mut *connection, 1) })
+        .await
+        .unwrap();
+
+    let mut transaction: sqlx::Transaction<'static, Db> = database.pool.begin().await.unwrap();
+    tokio::spawn(async move {
+        all_of_a_queue!(&mut *transaction, 2);
+        let claim = Job::claim(&mut *transaction, 1).only(Job::TENANT, 2);
+        let job = claim.await.unwrap().remove(0);
+        job.complete_in(&mut transaction).await.unwrap();
         transaction.commit().await.unwrap();
     })
     .await

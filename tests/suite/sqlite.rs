@@ -40,9 +40,15 @@ mod lockable_sqlite;
 mod queue;
 #[path = "queue_finish.rs"]
 mod queue_finish;
+#[path = "queue_sqlite.rs"]
+mod queue_sqlite;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]
 mod transaction;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "worker.rs"]
+mod worker;
+#[path = "worker_sqlite.rs"]
+mod worker_sqlite;

@@ -2,12 +2,12 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A PostgreSQL server of our own, in a temporary directory and on a free port
 /// of the loopback interface.
@@ -18,6 +18,7 @@ use std::process::{Child, Command, Stdio};
 #[derive(Debug)]
 pub struct Server {
     watchdog: Child,
+    answers: Lines<BufReader<ChildStdout>>,
     port: u16,
 }
 
@@ -76,6 +77,7 @@ impl Server {
         watchdog.stdin = Some(ports);
         let server = Self {
             watchdog,
+            answers,
             port: port.unwrap_or_default(),
         };
         assert!(
@@ -83,6 +85,23 @@ impl Server {
             "the PostgreSQL server did not start; its log:\n{log}"
         );
         server
+    }
+
+    /// Ends it at once, as a crash does, with all its connections.
+    pub fn crash(&mut self) {
+        assert_eq!(self.tell("crash"), "down");
+    }
+
+    /// Starts it again after a crash, with all that was committed.
+    pub fn restart(&mut self) {
+        assert_eq!(self.tell(&self.port.to_string()), "up");
+    }
+
+    fn tell(&mut self, line: &str) -> String {
+        let stdin = self.watchdog.stdin.as_mut().expect("stdin is piped");
+        writeln!(stdin, "{line}").expect("the watchdog reads");
+        let answer = self.answers.next().expect("the watchdog answers");
+        answer.expect("text")
     }
 
     /// Where to connect.

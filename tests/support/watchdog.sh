@@ -2,8 +2,8 @@
 #
 #   sh watchdog.sh BINARIES DIRECTORY
 #
-# Each line of standard input is a port to try; the answer to each is a line
-# "up" or "down". Standard input ends when the owner closes it or dies, in
+# Each line of standard input is a port to try, or "crash"; the answer to each
+# is a line "up" or "down". Standard input ends when the owner closes it or dies, in
 # whatever way: then the server is stopped and its directory removed.
 bin=$1 dir=$2
 
@@ -30,7 +30,14 @@ ctl() {
 }
 
 while read -r port; do
-    if ctl -l "$dir/log" -o "-p $port" start; then echo up; else echo down; fi
+    if [ "$port" = crash ]; then
+        ctl -m immediate stop
+        echo down
+    elif ctl -l "$dir/log" -o "-p $port" start; then
+        echo up
+    else
+        echo down
+    fi
 done
 
 ctl -m fast -t 10 stop || ctl -m immediate stop

@@ -6,7 +6,7 @@
 //! DATABASE_URL=postgres://… cargo run --example tour    PostgreSQL, in a schema of its own, dropped at the end
 //! ```
 //!
-//! `models.rs` has the structs, as you would write them. `operations.rs` has each operation twice: by hand, and with
+//! `models.rs` has the structs, as you would write them. `operations/` has each operation twice: by hand, and with
 //! the generated method. `examples/race.rs` makes the tasks meet; nothing here depends on timing.
 
 // In a program, `pub` and `pub(crate)` are the same.

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use chrono::{DateTime, Utc};
-use rowlock::{Counter, FindOrCreate, Idempotent, Lockable, Versioned};
+use rowlock::{Counter, FindOrCreate, Idempotent, Lockable, Queue, QueueState, Versioned};
 
 /// A text that several people edit.
 #[derive(Debug, Clone, sqlx::FromRow, Versioned)]
@@ -96,6 +96,24 @@ pub struct ChargeRequest {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
+/// A mail that is to be sent by one task, whichever comes first.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "mails")]
+pub struct Mail {
+    #[rowlock(key)]
+    pub id: i64,
+    #[rowlock(run_at)]
+    pub run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    pub state: QueueState,
+    #[rowlock(attempts)]
+    pub attempts: i32,
+    #[rowlock(fence)]
+    pub fence: rowlock::Fence,
+    #[rowlock(lease)]
+    pub leased_until: Option<DateTime<Utc>>,
+}
+
 /// The tables. `{id}` stands for a key that the database makes up.
 pub const TABLES: &str = "
     CREATE TABLE documents (
@@ -115,6 +133,12 @@ pub const TABLES: &str = "
     );
     CREATE TABLE charges (id {id}, request text NOT NULL);
     CREATE TABLE nightly_runs (id {id}, night bigint NOT NULL);
+    CREATE TABLE mails (
+        id bigint PRIMARY KEY, run_at {timestamp} NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        state text NOT NULL DEFAULT 'ready', attempts int NOT NULL DEFAULT 0,
+        fence bigint NOT NULL DEFAULT 0, leased_until {timestamp}
+    );
+    CREATE TABLE sent_mails (id {id}, mail_id bigint NOT NULL);
     CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE);
     CREATE TABLE tags_without_index (id {id}, slug text NOT NULL);
 ";

@@ -2,7 +2,7 @@
 
 pub type Pool = sqlx::PgPool;
 
-#[path = "operations.rs"]
+#[path = "operations/mod.rs"]
 // The same code for another type of pool.
 #[allow(clippy::duplicate_mod)]
 pub mod operations;

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqlitePoolOptions;
 
 pub type Pool = sqlx::SqlitePool;
 
-#[path = "operations.rs"]
+#[path = "operations/mod.rs"]
 pub mod operations;
 
 /// A pool on the same file whose connections do not wait for the database's one writer: who comes second is told so.

@@ -1,0 +1,504 @@
+//! `#[derive(Queue)]` on PostgreSQL: what the planner makes of it, row locks, clocks, and lost answers.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use rowlock::__private::queue::QueueSql;
+use rowlock::{ClaimError, Claimed, Fence, FinishError, Queue, QueueState};
+use rowlock_tests::postgres::{Server, ddl};
+use rowlock_tests::proxy::Proxy;
+use serde_json::Value;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Executor, Postgres, Row as _};
+
+use super::idempotent::soon;
+use super::queue::{
+    EMAILS, Email, MINUTE, NOW, Timestamp, add, all, claim_one, emails, ids, nothing_is_due, run,
+};
+use super::{Connection, Database, Pool, PoolOptions, address, database};
+
+async fn pool_of_16(options: PgConnectOptions) -> Pool {
+    let pool = PoolOptions::new().max_connections(16);
+    pool.connect_with(options).await.unwrap()
+}
+
+/// So many claimers at once, whose claims must be apart. How many rows each of them got.
+async fn claim_at_once(pool: &Pool, claimers: usize, limit: usize) -> Vec<usize> {
+    let claims = (0..claimers).map(|_| Email::claim(pool, limit).into_future());
+    let batches = futures_util::future::join_all(claims).await;
+    let batches: Vec<Vec<i64>> = batches.into_iter().map(|got| ids(&got.unwrap())).collect();
+    let distinct: HashSet<&i64> = batches.iter().flatten().collect();
+    let sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
+    assert_eq!(distinct.len(), sizes.iter().sum::<usize>());
+    sizes
+}
+
+/// Rows of which the planner knows nothing, or what was true when there was one.
+async fn misjudged(rows: i64, analyzed: bool) -> Database {
+    let database = emails(0).await;
+    let pool = &database.pool;
+    run(pool, "ALTER TABLE emails SET (autovacuum_enabled = off)").await;
+    if analyzed {
+        add(pool, 1).await;
+        run(pool, "ANALYZE emails; DELETE FROM emails").await;
+    }
+    add(pool, rows).await;
+    database
+}
+
+#[tokio::test]
+async fn q_01_statistics_do_not_matter() {
+    for rows in [30, 10_000] {
+        for analyzed in [false, true] {
+            let database = misjudged(rows, analyzed).await;
+            let nested_loops = database
+                .options()
+                .options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
+            for options in [database.options(), nested_loops] {
+                let pool = pool_of_16(options).await;
+                for limit in [1, 3, 100] {
+                    run(&pool, "UPDATE emails SET state = 'ready', attempts = 0").await;
+                    let got = claim_at_once(&pool, 16, limit).await;
+                    assert!(got.iter().all(|got| *got <= limit), "{limit}: {got:?}");
+                    let expected = (16 * limit).min(rows as usize);
+                    assert_eq!(got.iter().sum::<usize>(), expected, "{limit}");
+                }
+                pool.close().await;
+            }
+        }
+    }
+}
+
+/// With the settings that every server has.
+#[tokio::test]
+async fn q_01_the_naive_twin_claims_more_than_asked() {
+    let database = misjudged(30, true).await;
+    let claimed = sqlx::query(
+        "UPDATE emails SET state = 'running' WHERE id IN (SELECT id FROM emails WHERE state = 'ready' ORDER BY id LIMIT 1 \
+         FOR UPDATE SKIP LOCKED)",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    assert!(claimed.rows_affected() > 1, "{}", claimed.rows_affected());
+}
+
+#[tokio::test]
+async fn q_02_a_locked_row_is_passed_over() {
+    let database = emails(3).await;
+    let mut holder = database.pool.begin().await.unwrap();
+    holder
+        .execute("SELECT FROM emails WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
+    let batch = soon(Email::claim(&database.pool, 5)).await.unwrap();
+    assert_eq!(ids(&batch), [2, 3]);
+    holder.commit().await.unwrap();
+    assert_eq!(claim_one(&database.pool, MINUTE).await.id, 1);
+}
+
+/// The check of the foreign key locks the parent.
+#[tokio::test]
+async fn q_02_a_child_that_is_being_inserted_hides_no_row() {
+    let database = emails(1).await;
+    let pool = &database.pool;
+    run(pool, "CREATE TABLE files (email bigint REFERENCES emails)").await;
+    let mut child = pool.begin().await.unwrap();
+    child.execute("INSERT INTO files VALUES (1)").await.unwrap();
+
+    let naive = "SELECT id FROM emails WHERE state = 'ready' FOR UPDATE SKIP LOCKED";
+    assert_eq!(pool.fetch_all(naive).await.unwrap().len(), 0);
+    let claimed = soon(Email::claim(pool, 1)).await.unwrap().remove(0);
+    soon(claimed.complete(pool)).await.unwrap();
+    child.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn q_02_claimers_in_a_strict_isolation_are_apart() {
+    let database = emails(300).await;
+    let strict = database
+        .options()
+        .options([("default_transaction_isolation", "serializable")]);
+    let pool = pool_of_16(strict).await;
+    let mut claimed = Vec::new();
+    while claimed.len() < 300 {
+        let claims = (0..16).map(|_| Email::claim(&pool, 5).into_future());
+        for batch in futures_util::future::join_all(claims).await {
+            match batch {
+                Ok(batch) => claimed.extend(ids(&batch)),
+                Err(error) => assert!(matches!(error, ClaimError::Serialization(_)), "{error:?}"),
+            }
+        }
+    }
+    let distinct: HashSet<&i64> = claimed.iter().collect();
+    assert_eq!((claimed.len(), distinct.len()), (300, 300));
+}
+
+/// Somebody else's claim is not committed yet, so it is no conflict.
+#[tokio::test]
+async fn q_02_a_snapshot_passes_over_what_is_locked() {
+    let database = emails(2).await;
+    let mut other = database.pool.begin().await.unwrap();
+    assert_eq!(ids(&Email::claim(&mut *other, 1).await.unwrap()), [1]);
+    let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+    let mut tx = database.pool.begin_with(snapshot).await.unwrap();
+    let batch = soon(Email::claim(&mut *tx, 5)).await.unwrap();
+    assert_eq!(ids(&batch), [2]);
+    tx.commit().await.unwrap();
+    other.commit().await.unwrap();
+}
+
+/// It is the clock of the database that stands still here.
+#[tokio::test]
+async fn q_04_every_time_is_the_database_s() {
+    let database = emails(2).await;
+    let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    let clock = |volatility, name| {
+        format!(
+            "CREATE FUNCTION {name}() RETURNS timestamptz {volatility} LANGUAGE sql AS \
+             $$ SELECT timestamptz '2100-01-01 00:00:00Z' $$;"
+        )
+    };
+    let clocks = clock("STABLE", "statement_timestamp") + &clock("VOLATILE", "clock_timestamp");
+    run(
+        &database.pool,
+        clocks
+            + "UPDATE emails SET run_at = '2100-01-01 00:00:00Z' WHERE id = 1;
+               UPDATE emails SET run_at = '2100-01-01 00:00:01Z' WHERE id = 2",
+    )
+    .await;
+    let search_path = format!("{schema},pg_catalog");
+    let options = database.options();
+    let pool = pool_of_16(options.options([("search_path", search_path)])).await;
+
+    let at = |seconds| {
+        let start: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        Some(start + Duration::from_secs(seconds))
+    };
+    let email = claim_one(&pool, MINUTE).await;
+    assert_eq!(
+        (email.id, email.waited(), email.leased_until),
+        (1, NOW, at(60))
+    );
+    assert_eq!(email.fence.get(), 4_102_444_800_000_000);
+    nothing_is_due(&pool).await;
+    email.extend(&pool, 2 * MINUTE).await.unwrap();
+    assert_eq!(all(&pool).await[0].leased_until, at(120));
+    email.snooze(&pool, 3 * MINUTE).await.unwrap();
+    assert_eq!(Some(all(&pool).await[0].run_at), at(180));
+    run(&pool, "UPDATE emails SET run_at = clock_timestamp()").await;
+    let mut batch = Email::claim(&pool, 2).lease(NOW).await.unwrap();
+    batch.remove(0).complete(&pool).await.unwrap();
+    batch.remove(0).fail(&pool, "no").await.unwrap();
+    for row in all(&pool).await {
+        assert_eq!(row.finished_at, at(0));
+    }
+}
+
+/// What is due and how long the lease is counts from the statement.
+#[tokio::test]
+async fn q_04_an_old_transaction_claims_like_a_new_one() {
+    let database = emails(0).await;
+    let mut tx = database.pool.begin().await.unwrap();
+    tx.execute("SELECT pg_sleep(0.3)").await.unwrap();
+    add(&database.pool, 1).await;
+    let batch = Email::claim(&mut *tx, 1).await.unwrap();
+    assert_eq!(ids(&batch), [1]);
+    let sql = "SELECT leased_until >= now() + interval '60.3 seconds' FROM emails";
+    let full: bool = sqlx::query_scalar(sql).fetch_one(&mut *tx).await.unwrap();
+    assert!(full);
+}
+
+/// Whoever finishes a row holds its lock.
+#[tokio::test]
+async fn q_07_a_row_that_is_being_finished_is_not_rescued() {
+    let database = emails(1).await;
+    let pool = &database.pool;
+    let late = claim_one(pool, NOW).await;
+    let mut tx = pool.begin().await.unwrap();
+    late.complete_in(&mut tx).await.unwrap();
+    assert_eq!(soon(Email::rescue(pool)).await.unwrap().ready, 0);
+    soon(nothing_is_due(pool)).await;
+    tx.commit().await.unwrap();
+    assert_eq!(Email::rescue(pool).await.unwrap().ready, 0);
+    assert_eq!(all(pool).await[0].state, QueueState::Done);
+}
+
+/// The other order: the rescue is first, and whoever finishes waits for it.
+#[tokio::test]
+async fn q_07_a_row_that_is_being_rescued_is_not_finished() {
+    let database = emails(1).await;
+    let pool = database.pool.clone();
+    let late = claim_one(&pool, NOW).await;
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(Email::rescue(&mut *tx).await.unwrap().ready, 1);
+    let finish = tokio::spawn(async move { late.complete(&pool).await });
+    database.until_blocked().await;
+    tx.commit().await.unwrap();
+    let lost = finish.await.unwrap().unwrap_err();
+    assert!(matches!(lost, FinishError::LeaseLost(_)), "{lost:?}");
+    assert_eq!(all(&database.pool).await[0].state, QueueState::Ready);
+}
+
+/// The statements took effect, and nobody learns of it.
+#[tokio::test]
+async fn a_lost_answer_is_unknown() {
+    let database = emails(3).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    let lost = async |call: BoxFuture<'static, String>| {
+        // The pool pings a connection that comes back, before it is idle.
+        while pool.num_idle() == 0 {
+            tokio::task::yield_now().await;
+        }
+        proxy.hold_replies(true);
+        let call = tokio::spawn(call);
+        proxy.reply_held().await;
+        proxy.cut().await;
+        proxy.hold_replies(false);
+        call.await.unwrap()
+    };
+    // The statements are prepared on this connection.
+    claim_one(&pool, MINUTE)
+        .await
+        .complete(&pool)
+        .await
+        .unwrap();
+    let email = claim_one(&pool, MINUTE).await;
+    let through = pool.clone();
+    let completed = lost(Box::pin(async move {
+        let unknown = email.complete(&through).await.unwrap_err();
+        assert!(matches!(unknown, FinishError::Unknown(_)), "{unknown:?}");
+        unknown.to_string()
+    }));
+    let text = completed.await;
+    assert!(text.starts_with("complete of emails (id = 2): "), "{text}");
+    assert!(
+        text.ends_with("; it is unknown whether the write took effect"),
+        "{text}"
+    );
+
+    claim_one(&pool, NOW).await.release(&pool).await.unwrap();
+    let through = pool.clone();
+    let claimed = lost(Box::pin(async move {
+        let unknown = Email::claim(&through, 1).lease(NOW).await.unwrap_err();
+        assert!(matches!(unknown, ClaimError::Unknown(_)), "{unknown:?}");
+        unknown.to_string()
+    }));
+    let text = claimed.await;
+    assert!(
+        text.ends_with("; it is unknown whether rows were claimed"),
+        "{text}"
+    );
+    let states = all(&database.pool).await.into_iter().map(|row| row.state);
+    let states: Vec<QueueState> = states.collect();
+    assert_eq!(
+        states,
+        [QueueState::Done, QueueState::Done, QueueState::Running]
+    );
+    // It comes back when its lease has ended.
+    assert_eq!(claim_one(&database.pool, MINUTE).await.attempts, 2);
+}
+
+/// A node of a plan and all below it.
+fn nodes(node: &Value) -> Vec<&Value> {
+    let below = node["Plans"].as_array().into_iter().flatten();
+    std::iter::once(node).chain(below.flat_map(nodes)).collect()
+}
+
+/// How a statement of one CTE finds its rows: the types of the nodes, and the indexes.
+async fn plan(
+    connection: &mut Connection,
+    mode: &str,
+    (types, sql, values): (&str, &str, &str),
+    cte: &str,
+) -> (HashSet<String>, HashSet<String>) {
+    let text = |sql: String| sqlx::raw_sql(AssertSqlSafe(sql));
+    let prepare = format!("SET plan_cache_mode = {mode}; PREPARE it {types} AS {sql}");
+    connection.execute(text(prepare)).await.unwrap();
+    let explain = format!("EXPLAIN (FORMAT JSON) EXECUTE it {values}");
+    let explained: Value = connection.fetch_one(text(explain)).await.unwrap().get(0);
+    connection.execute("DEALLOCATE it").await.unwrap();
+
+    let plan = nodes(&explained[0]["Plan"]);
+    let of_cte = format!("CTE {cte}");
+    let cte = plan.iter().find(|node| node["Subplan Name"] == of_cte);
+    let cte = nodes(cte.expect("the CTE is a node of its own"));
+    let names = |of: &str| {
+        let names = cte.iter().filter_map(|node| node[of].as_str());
+        names.map(str::to_owned).collect()
+    };
+    (names("Node Type"), names("Index Name"))
+}
+
+fn one(name: &str) -> HashSet<String> {
+    HashSet::from([name.to_owned()])
+}
+
+/// The indexes give the rows in order, so that a claim reads no more than it takes, and the rescue only what runs.
+#[tokio::test]
+async fn each_statement_uses_its_index() {
+    let [head, tail] = <Email as QueueSql<Postgres>>::CLAIM;
+    let any = format!("{head}{tail}");
+    let one_tenant = format!("{head} AND \"tenant\" = $3{tail}");
+    let rescue = <Email as QueueSql<Postgres>>::RESCUE;
+    let database = emails(0).await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "ALTER TABLE emails SET UNLOGGED, SET (autovacuum_enabled = off)",
+    )
+    .await;
+    let mut connection = database.connection().await;
+    for (rows, done) in [(1, 0), (1_000, 0), (100_000, 90), (1_000_000, 0)] {
+        let indexes = Email::ddl::<Postgres>();
+        let fill = format!(
+            "TRUNCATE emails; DROP INDEX emails_rowlock_claim, emails_rowlock_claim_tenant, emails_rowlock_running;
+             INSERT INTO emails (priority, tenant, state)
+             SELECT i % 3, i % 4, CASE WHEN i % 100 < {done} THEN 'done' ELSE 'ready' END FROM generate_series(1, {rows}) AS i;
+             {indexes}; ANALYZE emails"
+        );
+        run(pool, fill).await;
+        // One row is read as fast without an index.
+        let small = if rows == 1 { "off" } else { "on" };
+        let settings = format!("SET enable_seqscan = {small}; SET enable_bitmapscan = {small}");
+        let settings = sqlx::raw_sql(AssertSqlSafe(settings));
+        connection.execute(settings).await.unwrap();
+        for mode in ["force_custom_plan", "force_generic_plan"] {
+            for (types, sql, values, index) in [
+                ("(bigint, float8)", &any, "(10, 60)", "emails_rowlock_claim"),
+                (
+                    "(bigint, float8, bigint)",
+                    &one_tenant,
+                    "(10, 60, 3)",
+                    "emails_rowlock_claim_tenant",
+                ),
+            ] {
+                let claim = (types, sql.as_str(), values);
+                let (types, indexes) = plan(&mut connection, mode, claim, "rowlock_due").await;
+                assert_eq!(indexes, one(index), "{rows} {mode}");
+                assert!(!types.iter().any(|node| node.contains("Sort")), "{types:?}");
+            }
+            if rows > 1 {
+                let rescue = ("", rescue, "");
+                let (_, indexes) = plan(&mut connection, mode, rescue, "rowlock_ended").await;
+                assert_eq!(indexes, one("emails_rowlock_running"), "{rows} {mode}");
+            }
+        }
+    }
+}
+
+/// The share of heap-only updates among the heartbeats of 3,000 rows.
+async fn heap_only(connection: &mut Connection) -> f64 {
+    let mut batch = Email::claim(&mut *connection, 3_000).await.unwrap();
+    for _ in 0..4 {
+        let lost = Claimed::extend_many(&mut *connection, &mut batch, MINUTE).await;
+        assert_eq!(lost.unwrap(), []);
+    }
+    let sql = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'emails'";
+    let deadline = Instant::now() + MINUTE;
+    loop {
+        // The server counts up to a second later. A claim is never heap-only: it changes an index.
+        let counts: (i64, i64) = sqlx::query_as(sql)
+            .fetch_one(&mut *connection)
+            .await
+            .unwrap();
+        if counts.0 == 15_000 {
+            return counts.1 as f64 / 12_000.0;
+        }
+        assert!(Instant::now() < deadline, "{counts:?}");
+    }
+}
+
+/// A heartbeat changes no index, and finds room on its page. With an index on the lease it never does.
+#[tokio::test]
+async fn heartbeats_are_heap_only_updates() {
+    // Elsewhere other tests have transactions open, because of which nothing can be pruned.
+    let server = Server::start();
+    let pool = PoolOptions::new().max_connections(1);
+    let pool = pool.connect(&server.url()).await.unwrap();
+    for (twin, share) in [
+        ("", 0.9..=1.0),
+        ("CREATE INDEX ON emails (leased_until)", 0.0..=0.1),
+    ] {
+        let tables = [
+            "DROP TABLE IF EXISTS emails",
+            &ddl(EMAILS),
+            Email::ddl::<Postgres>(),
+            twin,
+        ];
+        run(&pool, tables.join(";")).await;
+        add(&pool, 3_000).await;
+        let found = heap_only(&mut pool.acquire().await.unwrap()).await;
+        assert!(share.contains(&found), "{found} {twin}");
+    }
+}
+
+/// PostgreSQL cuts names at 63 bytes. The columns are called like nobody's, and the model is for PostgreSQL alone.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(
+    table = "jobs_of_the_night_with_a_name_that_is_almost_but_not_too_long",
+    backend(Postgres)
+)]
+struct Job {
+    #[rowlock(key)]
+    #[sqlx(rename = "the \"key\"")]
+    id: String,
+    #[rowlock(filter)]
+    tenant: i32,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    #[sqlx(rename = "order")]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i64,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+#[tokio::test]
+async fn a_long_name_has_all_its_indexes_and_ddl_can_be_run_again() {
+    let database = database(
+        "CREATE TABLE jobs_of_the_night_with_a_name_that_is_almost_but_not_too_long (\"the \"\"key\"\"\" varchar(20) PRIMARY KEY,
+            tenant int NOT NULL, run_at timestamptz NOT NULL, \"order\" text NOT NULL, attempts bigint NOT NULL,
+            fence bigint NOT NULL, leased_until timestamptz);
+         INSERT INTO jobs_of_the_night_with_a_name_that_is_almost_but_not_too_long
+            VALUES ('a', 1, now(), 'ready', 0, 0), ('b', 2, now(), 'ready', 0, 0)",
+    )
+    .await;
+    let pool = &database.pool;
+    for _ in 0..2 {
+        run(pool, Job::ddl::<Postgres>()).await;
+        let sql = "SELECT count(*) FROM pg_indexes WHERE schemaname = current_schema() AND indexname LIKE '%rowlock%'";
+        let indexes: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
+        assert_eq!(indexes, 3);
+    }
+    let mut batch = Job::claim(pool, 5).only(Job::TENANT, 2).await.unwrap();
+    assert_eq!(
+        Claimed::extend_many(pool, &mut batch, MINUTE)
+            .await
+            .unwrap()
+            .len(),
+        0
+    );
+    let job = batch.remove(0);
+    assert_eq!((job.id.as_str(), job.tenant, job.attempts), ("b", 2, 1));
+    assert_eq!(
+        (job.state, job.leased_until.is_some()),
+        (QueueState::Running, true)
+    );
+    job.retry_after(pool, "no", NOW).await.unwrap();
+    let batch = Job::claim(pool, 5).await.unwrap();
+    assert!(batch[0].run_at < batch[1].run_at);
+    assert_eq!(Claimed::complete_many(pool, batch).await.unwrap().len(), 0);
+}

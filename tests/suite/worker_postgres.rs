@@ -1,0 +1,665 @@
+//! The worker of `#[derive(Queue)]` where only PostgreSQL can show it: locks, notifications, processes that die, and a server that
+//! goes away.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rowlock::{Claimed, Job, JobOutcome, QueueState};
+use rowlock_tests::postgres::{Server, ddl};
+use sqlx::postgres::{PgConnectOptions, PgListener};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::time::sleep;
+
+use super::worker::{
+    Background, Gate, HOUR, JOBS, SECOND, SHORT, Task, add, all, execute, in_state, jobs, log,
+    runs, start, until, until_in_state, worker,
+};
+use super::{Database, Db, Pool, PoolOptions};
+
+async fn number(pool: &Pool, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+/// In how many transactions the rows were last written.
+async fn transactions(pool: &Pool) -> i64 {
+    number(pool, "SELECT count(DISTINCT xmin::text) FROM jobs").await
+}
+
+/// Each row has a version of the database that says which transaction wrote it.
+#[tokio::test]
+async fn many_rows_are_finished_in_one_statement() {
+    let database = jobs(2000).await;
+    let pool = &database.pool;
+    let worker = worker(pool).concurrency(32).prefetch(500);
+    let background = start(worker, async |_| {});
+    until_in_state(pool, QueueState::Done, 2000).await;
+    assert_eq!(background.stop().await.completed, 2000);
+    let transactions = transactions(pool).await;
+    assert!(transactions <= 100, "{transactions}");
+}
+
+/// A row is held until the database has said that it is finished: more are not claimed meanwhile.
+#[tokio::test]
+async fn rows_that_are_being_finished_are_held() {
+    let database = jobs(30).await;
+    let pool = &database.pool;
+    let gate = Gate::new();
+    let worker = worker(pool).concurrency(3).prefetch(3);
+    let background = start(worker, gate.handler());
+    until_in_state(pool, QueueState::Running, 6).await;
+    let mut holder = database.connection().await;
+    holder
+        .execute("BEGIN; SELECT FROM jobs WHERE id <= 3 FOR UPDATE")
+        .await
+        .unwrap();
+    gate.open(30);
+    database.until_blocked().await;
+    // The others are handled as well, and wait to be written.
+    until("all that are held are handled", async || {
+        background.counts().started == 6 && gate.running() == 0
+    })
+    .await;
+    for _ in 0..100 {
+        assert_eq!(background.counts().claimed, 6);
+        assert_eq!(in_state(pool, QueueState::Running).await, 6);
+    }
+    assert_eq!(background.counts().completed, 0);
+    holder.execute("COMMIT").await.unwrap();
+    until_in_state(pool, QueueState::Done, 30).await;
+    let counts = background.stop().await;
+    assert_eq!((counts.completed, counts.lease_lost), (30, 0));
+}
+
+/// A job holds its own row locked for longer than the lease. The heartbeats of the others do not wait for it.
+#[tokio::test]
+async fn a_heartbeat_waits_for_no_lock() {
+    let database = jobs(3).await;
+    let pool = &database.pool;
+    let gate = Gate::new();
+    let background = start(worker(pool).lease(SECOND), gate.handler());
+    gate.until_running(3).await;
+    let other = start(worker(pool).lease(SECOND), async |_| {});
+    let mut holder = database.connection().await;
+    holder
+        .execute("BEGIN; SELECT FROM jobs WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
+    let first = all(pool).await;
+    until("the leases of the others go on", async || {
+        let rows = all(pool).await;
+        assert_eq!(rows[0].leased_until, first[0].leased_until);
+        let later =
+            |index: usize| rows[index].leased_until.unwrap() - first[index].leased_until.unwrap();
+        later(1).min(later(2)) > chrono::TimeDelta::milliseconds(2500)
+    })
+    .await;
+    // Its lease has ended, and still nobody could take it.
+    holder.execute("COMMIT").await.unwrap();
+    gate.open(9);
+    until_in_state(pool, QueueState::Done, 3).await;
+    let (counts, other) = (background.stop().await, other.stop().await);
+    assert!(counts.completed >= 2, "{counts:?}");
+    assert_eq!(counts.completed + other.completed, 3);
+    assert!(all(pool).await[1..].iter().all(|job| job.attempts == 1));
+
+    // The naive twin: a statement that waits.
+    execute(pool, "UPDATE jobs SET state = 'ready', attempts = 0").await;
+    let mut batch = Task::claim(pool, 3).await.unwrap();
+    holder
+        .execute("BEGIN; SELECT FROM jobs WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
+    let first = all(pool).await;
+    let twin = {
+        let pool = pool.clone();
+        tokio::spawn(async move { Claimed::extend_many(&pool, &mut batch, HOUR).await })
+    };
+    database.until_blocked().await;
+    for (row, first) in all(pool).await.iter().zip(&first) {
+        assert_eq!(row.leased_until, first.leased_until);
+    }
+    holder.execute("ROLLBACK").await.unwrap();
+    assert!(twin.await.unwrap().unwrap().is_empty());
+}
+
+/// Rows of different claims.
+#[tokio::test]
+async fn a_heartbeat_is_one_statement() {
+    let database = jobs(2).await;
+    let pool = &database.pool;
+    let gate = Gate::new();
+    let worker = worker(pool).concurrency(3).prefetch(2).lease(2 * SECOND);
+    let background = start(worker, gate.handler());
+    gate.until_running(2).await;
+    add(pool, 3, "").await;
+    until_in_state(pool, QueueState::Running, 5).await;
+    assert_eq!(transactions(pool).await, 2);
+    let first = all(pool).await;
+    until("all leases go on", async || {
+        let rows = all(pool).await;
+        let mut pairs = rows.iter().zip(&first);
+        pairs.all(|(row, first)| row.leased_until > first.leased_until)
+    })
+    .await;
+    assert_eq!(transactions(pool).await, 1);
+    gate.open(5);
+    until_in_state(pool, QueueState::Done, 5).await;
+    background.stop().await;
+}
+
+/// The database refuses one row of a batch: the others are finished, and soon.
+#[tokio::test]
+async fn a_row_that_is_refused_does_not_keep_the_others() {
+    const TRIGGER: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = 3 AND NEW.state IN ('done', 'dead') THEN RAISE EXCEPTION 'not this one'; END IF;
+            RETURN NEW; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse()";
+    const CHECK: &str = "ALTER TABLE jobs ADD CHECK (id <> 3 OR state IN ('ready', 'running'))";
+    for refuse in [TRIGGER, CHECK] {
+        for state in [QueueState::Done, QueueState::Dead] {
+            let database = jobs(8).await;
+            let pool = &database.pool;
+            execute(pool, refuse).await;
+            let gate = Gate::new();
+            let ends = gate.clone();
+            let background = start(worker(pool).flush_after(HOUR), move |_| {
+                let gate = ends.clone();
+                async move {
+                    gate.pass().await;
+                    match state {
+                        QueueState::Done => JobOutcome::Complete,
+                        _ => JobOutcome::fail("never"),
+                    }
+                }
+            });
+            gate.until_running(8).await;
+            gate.open(8);
+            until_in_state(pool, state, 7).await;
+            until("it is known that one is not", async || {
+                background.counts().lease_lost == 1
+            })
+            .await;
+            let counts = background.stop().await;
+            assert_eq!(counts.completed + counts.dead, 7);
+            assert_eq!(all(pool).await[2].state, QueueState::Running);
+        }
+    }
+}
+
+/// The answer to the statement that finished the rows is lost with its connection: they are not done again.
+#[tokio::test]
+async fn a_lost_answer_is_found_out() {
+    let database = jobs(4).await;
+    let proxy = rowlock_tests::proxy::Proxy::start(&super::address()).await;
+    let options = PoolOptions::new().max_connections(4);
+    let pool = database.pool_through(&proxy, options).await;
+    let gate = Gate::new();
+    let quiet = Task::worker(&pool).poll(HOUR).lease(60 * SECOND);
+    let background = start(quiet.concurrency(4), gate.handler());
+    gate.until_running(4).await;
+    until("the worker is quiet", async || {
+        pool.num_idle() == pool.size() as usize
+    })
+    .await;
+    proxy.hold_replies(true);
+    gate.open(4);
+    proxy.reply_held().await;
+    proxy.cut().await;
+    proxy.hold_replies(false);
+    until_in_state(&database.pool, QueueState::Done, 4).await;
+    until("the worker knows it", async || {
+        background.counts().completed == 4
+    })
+    .await;
+    let counts = background.stop().await;
+    assert_eq!((counts.started, counts.lease_lost), (4, 0));
+}
+
+/// With a poll of an hour.
+#[tokio::test]
+async fn new_rows_wake_the_worker() {
+    let database = jobs(3).await;
+    let pool = &database.pool;
+    execute(pool, Task::notify_ddl()).await;
+    let background = start(Task::worker(pool).poll(HOUR).listen(), async |_| {});
+    until_in_state(pool, QueueState::Done, 3).await;
+    for rows in [4, 5] {
+        add(pool, 1, "").await;
+        until_in_state(pool, QueueState::Done, rows).await;
+    }
+    // The connection that listens is killed: what came meanwhile is found, and what comes later as well.
+    for rows in [6, 8] {
+        let killed = number(
+            pool,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE application_name = current_schema() AND query LIKE 'LISTEN%'",
+        );
+        assert_eq!(killed.await, 1);
+        add(pool, 1, "").await;
+        until_in_state(pool, QueueState::Done, rows).await;
+        add(pool, 1, "").await;
+        until_in_state(pool, QueueState::Done, rows + 1).await;
+        until("somebody listens again", async || {
+            let listening = "SELECT count(*) FROM pg_stat_activity
+                WHERE application_name = current_schema() AND query LIKE 'LISTEN%'";
+            number(pool, listening).await == 1
+        })
+        .await;
+    }
+    assert_eq!(background.stop().await.completed, 9);
+}
+
+#[tokio::test]
+async fn a_statement_is_one_notification() {
+    let database = jobs(0).await;
+    let pool = &database.pool;
+    execute(pool, Task::notify_ddl()).await;
+    let mut listener = PgListener::connect_with(pool).await.unwrap();
+    listener.listen("jobs_rowlock_queue").await.unwrap();
+    add(pool, 1000, "").await;
+    execute(pool, "NOTIFY jobs_rowlock_queue, 'end'").await;
+    let mut payloads = Vec::new();
+    while payloads.last().is_none_or(|last| last != "end") {
+        let notification = listener.recv().await.unwrap();
+        payloads.push(notification.payload().to_owned());
+    }
+    assert_eq!(payloads, ["", "end"]);
+    // The server drops equal notifications of a transaction; those of a trigger per row cost all the same.
+    let per_row = "SELECT count(*) FROM pg_trigger
+        WHERE tgrelid = 'jobs'::regclass AND NOT tgisinternal AND tgtype & 1 = 1";
+    assert_eq!(number(pool, per_row).await, 0);
+}
+
+/// A row is added after the claim under way has looked, and the worker is told while it waits for the answer.
+#[tokio::test]
+async fn a_wake_up_during_a_claim_is_not_lost() {
+    let database = jobs(1).await;
+    let pool = &database.pool;
+    execute(pool, Task::notify_ddl()).await;
+    execute(
+        pool,
+        "CREATE TABLE gate (); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            LOCK TABLE gate IN SHARE MODE; RETURN NEW; END $$;
+         CREATE TRIGGER wait BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.state = 'running') EXECUTE FUNCTION wait()",
+    )
+    .await;
+    let mut holder = database.connection().await;
+    let close = "BEGIN; LOCK TABLE gate";
+    holder.execute(sqlx::raw_sql(close)).await.unwrap();
+    let background = start(Task::worker(pool).poll(HOUR).listen(), async |_| {});
+    database.until_blocked().await;
+    let listening = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = current_schema() AND query LIKE 'LISTEN%' AND state = 'idle'";
+    until("the worker listens", async || {
+        number(pool, listening).await == 1
+    })
+    .await;
+    let mut listener = PgListener::connect_with(pool).await.unwrap();
+    listener.listen("jobs_rowlock_queue").await.unwrap();
+    add(pool, 1, "").await;
+    listener.recv().await.unwrap();
+    // The worker has it as well by now, or the test shows nothing.
+    sleep(10 * SHORT).await;
+    holder.execute("COMMIT").await.unwrap();
+    until_in_state(pool, QueueState::Done, 2).await;
+    background.stop().await;
+}
+
+/// Handlers that say in memory what they did.
+#[derive(Clone, Default)]
+struct Ledger(Arc<Mutex<HashMap<(i64, i32), u32>>>);
+
+impl Ledger {
+    fn handler(&self) -> impl Fn(Job<Task>) -> std::future::Ready<()> + 'static {
+        let ledger = self.clone();
+        move |job| {
+            let mut runs = ledger.0.lock().unwrap();
+            *runs.entry((job.id, job.attempts)).or_default() += 1;
+            std::future::ready(())
+        }
+    }
+
+    /// Every attempt was run once at most; how many there were.
+    fn attempts(&self) -> usize {
+        let runs = self.0.lock().unwrap();
+        assert!(runs.values().all(|times| *times == 1));
+        runs.len()
+    }
+
+    fn rows(&self) -> usize {
+        let runs = self.0.lock().unwrap();
+        let rows: HashSet<_> = runs.keys().map(|(id, _)| *id).collect();
+        rows.len()
+    }
+}
+
+/// 32 workers, 100,000 rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_rows_once_each() {
+    let database = jobs(100_000).await;
+    let pool = &database.pool;
+    execute(pool, "ANALYZE jobs").await;
+    let ledger = Ledger::default();
+    let workers: Vec<_> = (0..32)
+        .map(|_| start(worker(pool).prefetch(500), ledger.handler()))
+        .collect();
+    until("all rows are handled", async || {
+        let completed = workers.iter().map(|worker| worker.counts().completed);
+        completed.sum::<u64>() == 100_000
+    })
+    .await;
+    for worker in workers {
+        let counts = worker.stop().await;
+        assert_eq!((counts.lease_lost, counts.rescued), (0, 0));
+    }
+    assert_eq!((ledger.attempts(), ledger.rows()), (100_000, 100_000));
+    assert_eq!(in_state(pool, QueueState::Done).await, 100_000);
+    let claimed_once = "SELECT count(*) FROM jobs WHERE attempts = 1";
+    assert_eq!(number(pool, claimed_once).await, 100_000);
+}
+
+/// Waits for rows on a server that comes and goes.
+async fn until_done(pool: &Pool, rows: i64) {
+    until("all rows are done", async || {
+        let sql = "SELECT count(*) FROM jobs WHERE state = 'done'";
+        let done: Result<i64, _> = sqlx::query_scalar(sql).fetch_one(pool).await;
+        done.is_ok_and(|done| done == rows)
+    })
+    .await;
+}
+
+/// The server is down at the start, crashes in the middle, and its connections are killed ten times a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_and_goes() {
+    let mut server = Server::start();
+    // What was committed must be there after a crash.
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("synchronous_commit", "on")]);
+    let small = PoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(2 * SECOND);
+    let pool = small.connect_with(options.clone()).await.unwrap();
+    let aside = PoolOptions::new().connect_with(options).await.unwrap();
+    let tables = sqlx::raw_sql(AssertSqlSafe(ddl(JOBS)));
+    tables.execute(&pool).await.unwrap();
+    execute(&pool, Task::ddl::<Db>()).await;
+    execute(&pool, Task::notify_ddl()).await;
+    add(&pool, 1000, "").await;
+    server.crash();
+
+    let ledger = Ledger::default();
+    let start_one = || {
+        let slow = ledger.handler();
+        let worker = worker(&pool).concurrency(4).prefetch(4).lease(SECOND);
+        start(worker.listen(), move |job| {
+            let done = slow(job);
+            async move {
+                sleep(Duration::from_millis(2)).await;
+                done.await
+            }
+        })
+    };
+    let workers = [start_one(), start_one()];
+    let completed = |workers: &[Background]| {
+        let completed = workers.iter().map(|worker| worker.counts().completed);
+        completed.sum::<u64>()
+    };
+    server.restart();
+    until("it works", async || completed(&workers) >= 200).await;
+    server.crash();
+    server.restart();
+    let before = completed(&workers);
+    until("it works again", async || {
+        completed(&workers) >= before + 100
+    })
+    .await;
+    until_done(&aside, 1000).await;
+
+    let killing = Arc::new(AtomicBool::new(true));
+    let killer = tokio::spawn({
+        let (killing, aside) = (killing.clone(), aside.clone());
+        async move {
+            let mut kills = 0;
+            while killing.load(Ordering::SeqCst) || kills < 10 {
+                let kill = sqlx::query_scalar::<_, i64>(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND query LIKE '%rowlock_%'",
+                );
+                kills += i32::from(kill.fetch_one(&aside).await.is_ok_and(|killed| killed > 0));
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    add(&aside, 1000, "").await;
+    until_done(&aside, 2000).await;
+    killing.store(false, Ordering::SeqCst);
+    // It ends when it has killed ten times.
+    add(&aside, 1000, "").await;
+    killer.await.unwrap();
+    until_done(&aside, 3000).await;
+    // Nobody disturbs any more.
+    add(&aside, 1000, "").await;
+    until_done(&aside, 4000).await;
+
+    let mut rescued = 0;
+    for worker in workers {
+        let counts = worker.stop().await;
+        rescued += counts.rescued;
+        assert_eq!(counts.dead, 0);
+    }
+    assert_eq!(ledger.rows(), 4000);
+    assert_eq!(in_state(&aside, QueueState::Done).await, 4000);
+    // Each claim beyond the first of a row follows a lease that ended.
+    let again = number(&aside, "SELECT sum(attempts - 1)::bigint FROM jobs").await;
+    let again = usize::try_from(again).unwrap();
+    assert!(ledger.attempts() <= 4000 + again);
+    assert!(
+        u64::try_from(again).unwrap() >= rescued,
+        "{again} {rescued}"
+    );
+    assert!(again < 1000, "{again} leases ended");
+}
+
+mod processes {
+    //! Workers that die or stop as processes.
+
+    use std::future::pending;
+
+    use super::*;
+    use rowlock_tests::postgres::url;
+    use rowlock_tests::process::{self, Process};
+
+    async fn child_of(database: &Database, what: &str) -> Process {
+        let schema: String = sqlx::query_scalar("SELECT current_schema()::text")
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        let argument = format!("{what} {schema} {}", url());
+        Process::start("postgres::worker_postgres::processes::child", &argument)
+    }
+
+    /// What the handler of the process does with a row, at the point that the test is about.
+    async fn work(what: &str, pool: Pool, job: Job<Task>) {
+        if what == "claimed" {
+            process::say("there");
+            pending::<()>().await;
+        }
+        log(&pool, &job, "child").await;
+        match what {
+            "abort" => std::process::abort(),
+            "stopped" => {
+                process::say("there");
+                process::listen().await;
+            }
+            "working" => {
+                process::say("there");
+                pending().await
+            }
+            // Three are handled and wait to be written.
+            "handled" if job.id <= 3 => process::say("there"),
+            // Eight are finished in the database.
+            "finished" if job.id <= 8 => {}
+            _ => pending().await,
+        }
+    }
+
+    /// The process.
+    #[tokio::test]
+    async fn child() {
+        let Some(argument) = process::argument() else {
+            return;
+        };
+        let [what, schema, url] = argument.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{argument}");
+        };
+        let options: PgConnectOptions = url.parse().unwrap();
+        let options = options
+            .options([("search_path", schema)])
+            .application_name(&format!("{schema}_child"));
+        let pool = PoolOptions::new().connect_with(options).await.unwrap();
+        let mut worker = worker(&pool).concurrency(4).prefetch(4).lease(SECOND);
+        if what == "handled" {
+            worker = worker.flush_after(HOUR);
+        }
+        let (doing, captured) = (what.to_owned(), pool.clone());
+        let background = start(worker, move |job| {
+            let (what, pool) = (doing.clone(), captured.clone());
+            async move { work(&what, pool, job).await }
+        });
+        match what {
+            "abort" => {
+                until_in_state(&pool, QueueState::Dead, 1).await;
+                process::say("dead");
+            }
+            "stopped" => {
+                until("the end of it is known", async || {
+                    let counts = background.counts();
+                    counts.completed + counts.lease_lost == 1
+                })
+                .await;
+                let counts = background.stop().await;
+                process::say(&format!("{} {}", counts.completed, counts.lease_lost));
+            }
+            "finished" => {
+                until("eight are finished", async || {
+                    background.counts().completed == 8
+                })
+                .await;
+                process::say("there");
+                pending().await
+            }
+            _ => pending().await,
+        }
+    }
+
+    /// kill -9 at this point: no row is lost, and none is handled again but those whose leases ended.
+    async fn killed(what: &str, says: usize) {
+        let database = jobs(20).await;
+        let pool = &database.pool;
+        let mut child = child_of(&database, what).await;
+        for _ in 0..says {
+            assert_eq!(child.says(), "there");
+        }
+        child.kill();
+        // What the server has of it is still executed.
+        until("its connections are gone", async || {
+            let others = "SELECT count(*) FROM pg_stat_activity
+                WHERE application_name = current_schema() || '_child'";
+            number(pool, others).await == 0
+        })
+        .await;
+        let held: HashSet<i64> = all(pool)
+            .await
+            .iter()
+            .filter(|job| job.state == QueueState::Running)
+            .map(|job| job.id)
+            .collect();
+        assert!((1..=8).contains(&held.len()), "{held:?}");
+        let logged = pool.clone();
+        let background = start(worker(pool).lease(SECOND), move |job| {
+            let pool = logged.clone();
+            async move { log(&pool, &job, "parent").await }
+        });
+        until_in_state(pool, QueueState::Done, 20).await;
+        let counts = background.stop().await;
+        assert_eq!(counts.rescued, held.len() as u64);
+        let runs = runs(pool).await;
+        assert_eq!(runs.len(), 20);
+        for job in all(pool).await {
+            let attempts = if held.contains(&job.id) { 2 } else { 1 };
+            assert_eq!(job.attempts, attempts, "{job:?}");
+            let runs = &runs[&job.id];
+            assert_eq!(runs.last(), Some(&i64::from(attempts)), "{job:?}");
+            assert!(runs.is_sorted_by(|one, next| one < next), "{runs:?}");
+            if what == "claimed" {
+                assert_eq!(runs.len(), 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn killed_after_the_claim() {
+        killed("claimed", 4).await;
+    }
+
+    #[tokio::test]
+    async fn killed_in_the_middle_of_the_work() {
+        killed("working", 4).await;
+    }
+
+    #[tokio::test]
+    async fn killed_before_the_rows_are_finished() {
+        killed("handled", 3).await;
+    }
+
+    #[tokio::test]
+    async fn killed_after_rows_are_finished() {
+        killed("finished", 1).await;
+    }
+
+    /// A job that kills its process does so as often as it may, and then it is dead.
+    #[tokio::test]
+    async fn a_job_that_kills_its_process_is_dead_in_the_end() {
+        let database = jobs(1).await;
+        let pool = &database.pool;
+        for attempt in 1..=3 {
+            let child = child_of(&database, "abort").await;
+            assert!(!child.ends_well());
+            assert_eq!(all(pool).await[0].attempts, attempt);
+        }
+        let mut child = child_of(&database, "abort").await;
+        assert_eq!(child.says(), "dead");
+        assert!(child.ends_well());
+        let job = all(pool).await.remove(0);
+        assert_eq!((job.state, job.attempts), (QueueState::Dead, 3));
+        assert_eq!(job.last_error.as_deref(), Some("the lease ended"));
+        assert_eq!(runs(pool).await[&1], [1, 2, 3]);
+    }
+
+    /// SIGSTOP beyond the lease: somebody else has the row by then, and what the process says is refused.
+    #[tokio::test]
+    async fn stopped_beyond_the_lease() {
+        let database = jobs(1).await;
+        let pool = &database.pool;
+        let mut child = child_of(&database, "stopped").await;
+        assert_eq!(child.says(), "there");
+        child.stop();
+        let gate = Gate::new();
+        let background = start(worker(pool).lease(2 * SECOND), gate.handler());
+        gate.until_running(1).await;
+        assert_eq!(background.counts().rescued, 1);
+        let ours = all(pool).await.remove(0);
+        child.resume();
+        child.tell("go on");
+        assert_eq!(child.says(), "0 1");
+        assert!(child.ends_well());
+        let row = all(pool).await.remove(0);
+        assert_eq!((row.state, row.fence), (ours.state, ours.fence));
+        assert_eq!((row.attempts, row.finished_at), (2, None));
+        gate.open(1);
+        until_in_state(pool, QueueState::Done, 1).await;
+        assert_eq!(background.stop().await.completed, 1);
+    }
+}
