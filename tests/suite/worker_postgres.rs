@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rowlock::{Claimed, Job, JobOutcome, QueueState};
 use rowlock_tests::postgres::{Server, ddl};
+use rowlock_tests::proxy::Proxy;
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::sleep;
@@ -192,7 +193,7 @@ async fn a_row_that_is_refused_does_not_keep_the_others() {
 #[tokio::test]
 async fn a_lost_answer_is_found_out() {
     let database = jobs(4).await;
-    let proxy = rowlock_tests::proxy::Proxy::start(&super::address()).await;
+    let proxy = Proxy::start(&super::address()).await;
     // The first answer to come is the one that is lost.
     let options = PoolOptions::new()
         .max_connections(4)
@@ -218,6 +219,26 @@ async fn a_lost_answer_is_found_out() {
     .await;
     let counts = background.stop().await;
     assert_eq!((counts.started, counts.lease_lost), (4, 0));
+}
+
+/// No answer comes any more, so nobody knows who has the rows: when the leases end the handlers do not run any longer.
+#[tokio::test]
+async fn handlers_end_with_their_leases() {
+    let database = jobs(2).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new().max_connections(4);
+    let pool = database.pool_through(&proxy, options).await;
+    let gate = Gate::new();
+    let background = start(worker(&pool).lease(SECOND), gate.handler());
+    gate.until_running(2).await;
+    proxy.hold_replies(true);
+    gate.until_running(0).await;
+    assert_eq!(background.counts().lease_lost, 2);
+    let other = start(worker(&database.pool).lease(SECOND), async |_| {});
+    until_in_state(&database.pool, QueueState::Done, 2).await;
+    proxy.hold_replies(false);
+    assert_eq!(background.stop().await.completed, 0);
+    assert_eq!(other.stop().await.completed, 2);
 }
 
 /// With a poll of an hour.
