@@ -192,19 +192,20 @@ async fn a_row_that_is_refused_does_not_keep_the_others() {
 /// The answer to the statement that finished the rows is lost with its connection: they are not done again.
 #[tokio::test]
 async fn a_lost_answer_is_found_out() {
-    let database = jobs(4).await;
+    let database = jobs(8).await;
     let proxy = Proxy::start(&super::address()).await;
-    // The first answer to come is the one that is lost.
+    // The first answer to come is the one that is lost: nothing is looked at, and nothing prepared any more.
     let options = PoolOptions::new()
-        .max_connections(4)
+        .max_connections(1)
         .test_before_acquire(false);
     let pool = database.pool_through(&proxy, options).await;
     let gate = Gate::new();
-    let quiet = Task::worker(&pool).poll(HOUR).lease(60 * SECOND);
+    let quiet = Task::worker(&pool).poll(HOUR).lease(HOUR);
     let background = start(quiet.concurrency(4), gate.handler());
     gate.until_running(4).await;
-    until("the worker is quiet", async || {
-        pool.num_idle() == pool.size() as usize
+    gate.open(4);
+    until("the next four run", async || {
+        background.counts().completed == 4 && gate.running() == 4 && pool.num_idle() == 1
     })
     .await;
     proxy.hold_replies(true);
@@ -212,13 +213,13 @@ async fn a_lost_answer_is_found_out() {
     proxy.reply_held().await;
     proxy.cut().await;
     proxy.hold_replies(false);
-    until_in_state(&database.pool, QueueState::Done, 4).await;
+    until_in_state(&database.pool, QueueState::Done, 8).await;
     until("the worker knows it", async || {
-        background.counts().completed == 4
+        background.counts().completed == 8
     })
     .await;
     let counts = background.stop().await;
-    assert_eq!((counts.started, counts.lease_lost), (4, 0));
+    assert_eq!((counts.started, counts.lease_lost), (8, 0));
 }
 
 /// No answer comes any more, so nobody knows who has the rows: when the leases end the handlers do not run any longer.
