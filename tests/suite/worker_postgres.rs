@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rowlock::{Claimed, Job, JobOutcome, QueueState};
 use rowlock_tests::postgres::{Server, ddl};
+use rowlock_tests::proxy::Proxy;
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::sleep;
@@ -191,19 +192,20 @@ async fn a_row_that_is_refused_does_not_keep_the_others() {
 /// The answer to the statement that finished the rows is lost with its connection: they are not done again.
 #[tokio::test]
 async fn a_lost_answer_is_found_out() {
-    let database = jobs(4).await;
-    let proxy = rowlock_tests::proxy::Proxy::start(&super::address()).await;
-    // The first answer to come is the one that is lost.
+    let database = jobs(8).await;
+    let proxy = Proxy::start(&super::address()).await;
+    // The first answer to come is the one that is lost: nothing is looked at, and nothing prepared any more.
     let options = PoolOptions::new()
-        .max_connections(4)
+        .max_connections(1)
         .test_before_acquire(false);
     let pool = database.pool_through(&proxy, options).await;
     let gate = Gate::new();
-    let quiet = Task::worker(&pool).poll(HOUR).lease(60 * SECOND);
+    let quiet = Task::worker(&pool).poll(HOUR).lease(HOUR);
     let background = start(quiet.concurrency(4), gate.handler());
     gate.until_running(4).await;
-    until("the worker is quiet", async || {
-        pool.num_idle() == pool.size() as usize
+    gate.open(4);
+    until("the next four run", async || {
+        background.counts().completed == 4 && gate.running() == 4 && pool.num_idle() == 1
     })
     .await;
     proxy.hold_replies(true);
@@ -211,13 +213,33 @@ async fn a_lost_answer_is_found_out() {
     proxy.reply_held().await;
     proxy.cut().await;
     proxy.hold_replies(false);
-    until_in_state(&database.pool, QueueState::Done, 4).await;
+    until_in_state(&database.pool, QueueState::Done, 8).await;
     until("the worker knows it", async || {
-        background.counts().completed == 4
+        background.counts().completed == 8
     })
     .await;
     let counts = background.stop().await;
-    assert_eq!((counts.started, counts.lease_lost), (4, 0));
+    assert_eq!((counts.started, counts.lease_lost), (8, 0));
+}
+
+/// No answer comes any more, so nobody knows who has the rows: when the leases end the handlers do not run any longer.
+#[tokio::test]
+async fn handlers_end_with_their_leases() {
+    let database = jobs(2).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new().max_connections(4);
+    let pool = database.pool_through(&proxy, options).await;
+    let gate = Gate::new();
+    let background = start(worker(&pool).lease(SECOND), gate.handler());
+    gate.until_running(2).await;
+    proxy.hold_replies(true);
+    gate.until_running(0).await;
+    assert_eq!(background.counts().lease_lost, 2);
+    let other = start(worker(&database.pool).lease(SECOND), async |_| {});
+    until_in_state(&database.pool, QueueState::Done, 2).await;
+    proxy.hold_replies(false);
+    assert_eq!(background.stop().await.completed, 0);
+    assert_eq!(other.stop().await.completed, 2);
 }
 
 /// With a poll of an hour.
