@@ -342,9 +342,8 @@ impl<DB: Backend> Claims<DB> {
                 waited: waited_for(DB::get_f64(&row, waited)?),
             });
         }
-        if !DB::HAS_ARRAYS {
-            claimed.sort_by(|one, other| one.row.order(&other.row));
-        }
+        // The rows of an UPDATE come in any order.
+        claimed.sort_by(|one, other| one.row.order(&other.row));
         Ok(claimed)
     }
 }

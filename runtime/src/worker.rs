@@ -312,7 +312,8 @@ pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
 }
 
 impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
-    /// How many handlers run at once; 8 if nothing else is said, 1 at least.
+    /// How many handlers run at once; 8 if nothing else is said, 1 at least. If they use the worker's pool, it should have some more
+    /// connections than that: claims and heartbeats need one too.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.limits.concurrency = handlers.max(1);
         self
@@ -662,9 +663,13 @@ where
                     }
                 }
                 Some(operation) = self.operations.join_next() => {
-                    // A statement's task does not panic, and is not aborted.
-                    if let Ok(operation) = operation {
-                        self.operation_ended(operation);
+                    match operation {
+                        Ok(operation) => self.operation_ended(operation),
+                        // Code of the model, which encodes and decodes columns, can panic. Nothing aborts these tasks.
+                        Err(error) => match error.try_into_panic() {
+                            Ok(panic) => std::panic::resume_unwind(panic),
+                            Err(_) => self.stop(),
+                        },
                     }
                 }
                 () = wake.notified(), if !stopping => self.look(),

@@ -474,7 +474,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     }
 }
 
-/// SQLite returns the rows of an UPDATE in any order, and a claim of two statements is put in order on any database.
+/// The order of claims in Rust: an UPDATE returns its rows in any order, and a claim can be two statements.
 fn order(plan: &Plan<'_>) -> TokenStream {
     let priorities = plan.priorities();
     let priorities = priorities

@@ -125,14 +125,12 @@ impl<'m> Queue<'m> {
                 Batch {
                     head: format!("WITH \"rowlock_due\" ({parts}) AS MATERIALIZED ({due}"),
                     tail: format!(
-                        " ORDER BY {order} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED), \
-                         \"rowlock_claimed\" AS (UPDATE {rows} AS \"rowlock_row\" {set} {found} RETURNING {}) \
-                         SELECT {}, {waited} FROM \"rowlock_claimed\" ORDER BY {order}",
+                        " ORDER BY {order} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
+                         UPDATE {rows} AS \"rowlock_row\" {set} {found} RETURNING {}, {waited}",
                         comma(&all, |column| format!(
                             "\"rowlock_row\".{}",
                             quote(&column.name)
                         )),
-                        names(&all),
                     ),
                 }
             }
