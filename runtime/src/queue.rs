@@ -636,7 +636,10 @@ impl Batch<'_> {
             statement.bind_array(Array::Integers(fences));
             self.bind_arrays(&mut statement);
             let returned = statement.fetch_all(connection).await?;
-            return held::<DB, T>(rows, &returned);
+            // They are those that were lost.
+            let mut held = among::<DB, T>(rows, &returned)?;
+            held.iter_mut().for_each(|lost| *lost = !*lost);
+            return Ok(held);
         }
         // The key has no more columns than this leaves room for.
         let most = DB::MAX_PARAMETERS / 16;
@@ -658,7 +661,7 @@ impl Batch<'_> {
             }
             statement.push(tail);
             let returned = statement.fetch_all(connection).await?;
-            all.extend(held::<DB, T>(rows, &returned)?);
+            all.extend(among::<DB, T>(rows, &returned)?);
         }
         Ok(all)
     }
@@ -717,15 +720,15 @@ impl Batch<'_> {
     }
 }
 
-/// Which of the rows were written, by the keys and fences that came back: a batch can have an old claim of a row and the new one.
-fn held<DB: Backend, T: QueueSql<DB>>(
+/// Which of the rows were returned, by key and fence: a batch can have an old claim of a row and the new one.
+fn among<DB: Backend, T: QueueSql<DB>>(
     rows: &[&T],
     returned: &[DB::Row],
 ) -> Result<Vec<bool>, sqlx::Error> {
+    let mut among = vec![returned.len() == rows.len(); rows.len()];
     if returned.len() == rows.len() {
-        return Ok(vec![true; rows.len()]);
+        return Ok(among);
     }
-    let mut held = vec![false; rows.len()];
     // The database returns them mostly in the order in which they were given.
     let mut next = 0;
     for row in returned {
@@ -734,11 +737,11 @@ fn held<DB: Backend, T: QueueSql<DB>>(
         let mut found =
             places.filter(|place| rows[*place].fence() == fence && rows[*place].has_key(&key));
         if let Some(place) = found.next() {
-            held[place] = true;
+            among[place] = true;
             next = place + 1;
         }
     }
-    Ok(held)
+    Ok(among)
 }
 
 impl<T: Queue> Claimed<T> {
@@ -931,9 +934,10 @@ impl<T: Queue> Claimed<T> {
     /// All of this work is done, in one statement. Returns the rows whose claims were lost: nothing was written to those.
     ///
     /// ```sql
-    /// -- PostgreSQL; SQLite has a list of rows in place of the arrays
-    /// UPDATE … SET state = 'done' FROM unnest($1, $2) AS batch (key, fence)
-    /// WHERE … AND fence = batch.fence AND state = 'running' RETURNING key, fence
+    /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
+    /// WITH written AS (UPDATE … SET state = 'done'
+    ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) RETURNING key, fence)
+    /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
     /// ```
     ///
     /// An empty batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the

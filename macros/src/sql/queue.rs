@@ -169,12 +169,7 @@ impl<'m> Queue<'m> {
     /// Looked up by the primary key for the same reason; the pairs of key and fence are in a hash table. Joined, each row can be
     /// compared with each pair.
     fn held(&self) -> (Option<String>, String) {
-        let keys = self.keys.len();
-        let arrays = format!(
-            "unnest({}, ${}::bigint[])",
-            comma(1..=keys, |index| format!("${index}")),
-            keys + 1
-        );
+        let arrays = self.claims_given();
         let fence = format!("\"rowlock_row\".{}", quote(&self.fence.name));
         let running = format!("\"rowlock_row\".{}", self.is("running"));
         if let [key] = self.keys.as_slice() {
@@ -283,10 +278,10 @@ impl<'m> Queue<'m> {
         format!("${}", self.keys.len() + 2)
     }
 
-    /// Begins new leases as well, and returns the keys and fences of the claims that hold.
+    /// Begins new leases as well.
     ///
     /// On PostgreSQL it waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
-    /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease and is returned.
+    /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease, and is not lost.
     pub(crate) fn heartbeat(&self, dialect: Dialect) -> Batch {
         if dialect == Dialect::Sqlite {
             return self.extend(dialect);
@@ -302,18 +297,49 @@ impl<'m> Queue<'m> {
             head: format!(
                 "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {} FROM {mine}), \
                  \"rowlock_free\" ({parts}) AS MATERIALIZED (SELECT {own} FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
-                 \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} {}) \
-                 SELECT * FROM \"rowlock_mine\"",
+                 \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} {}) {}",
                 self.claim_columns(),
                 quote(&self.lease.name),
                 now_and('+', &self.parameter_behind_arrays(), dialect),
                 self.found_in("rowlock_free"),
+                self.lost_if_not_in("rowlock_mine"),
             ),
             tail: String::new(),
         }
     }
 
-    /// Writes those rows of a batch whose claims still hold, and returns their keys and fences.
+    /// An update of a batch on PostgreSQL, which returns the keys and fences of the claims that were lost: mostly none, where all
+    /// the others would be as many rows as the batch.
+    fn or_lost(&self, update: &str) -> Batch {
+        let head = format!(
+            "WITH \"rowlock_written\" AS ({update} RETURNING {}) {}",
+            self.claim_columns(),
+            self.lost_if_not_in("rowlock_written")
+        );
+        let tail = String::new();
+        Batch { head, tail }
+    }
+
+    fn lost_if_not_in(&self, cte: &str) -> String {
+        let claim = format!("{}, \"rowlock_fence\"", self.parts());
+        format!(
+            "SELECT * FROM {} AS \"rowlock_lost\" ({claim}) WHERE ({claim}) NOT IN (SELECT * FROM \"{cte}\")",
+            self.claims_given()
+        )
+    }
+
+    /// The batch of keys and fences, as arrays.
+    fn claims_given(&self) -> String {
+        let keys = self.keys.len();
+        format!(
+            "unnest({}, ${}::bigint[])",
+            comma(1..=keys, |index| format!("${index}")),
+            keys + 1
+        )
+    }
+
+    /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
+    /// PostgreSQL.
     fn many(&self, set: &str, said: Said, dialect: Dialect) -> Batch {
         let update = format!("UPDATE {} AS \"rowlock_row\" SET {set}", table(self.model));
         if dialect == Dialect::Postgres && said.is_empty() {
@@ -321,13 +347,7 @@ impl<'m> Queue<'m> {
             let from = batch
                 .map(|batch| format!(" FROM {batch}"))
                 .unwrap_or_default();
-            return Batch {
-                head: format!(
-                    "{update}{from} WHERE {condition} RETURNING {}",
-                    self.claim_columns()
-                ),
-                tail: String::new(),
-            };
+            return self.or_lost(&format!("{update}{from} WHERE {condition}"));
         }
         let mut columns = self.parts();
         columns.push_str(", \"rowlock_fence\"");
@@ -348,13 +368,9 @@ impl<'m> Queue<'m> {
                 for (index, (_, ty)) in said.iter().enumerate() {
                     arrays.push_str(&format!(", ${}::{ty}[]", keys + 2 + index));
                 }
-                Batch {
-                    head: format!(
-                        "{update} FROM unnest({arrays}) AS \"rowlock_batch\" ({columns}) WHERE {joined} RETURNING {}",
-                        self.claim_columns()
-                    ),
-                    tail: String::new(),
-                }
+                self.or_lost(&format!(
+                    "{update} FROM unnest({arrays}) AS \"rowlock_batch\" ({columns}) WHERE {joined}"
+                ))
             }
             // SQLite takes no alias in RETURNING, and returns nothing but the row.
             Dialect::Sqlite => Batch {

@@ -79,7 +79,7 @@ pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
         let text = format!("concurrency {concurrency}, prefetch {prefetch}");
         Setting::new(text, batch, move |run| work_off(pool.clone(), knobs, run))
     });
-    contenders.push(contender("rowlock, worker", 30_000, settings.into()));
+    contenders.push(contender("rowlock, worker", 60_000, settings.into()));
     contenders
 }
 
