@@ -40,7 +40,8 @@ const AGES: Duration = Duration::from_secs(86_400 * 365 * 10);
 pub enum JobOutcome {
     /// The work is done.
     Complete,
-    /// The handler has completed the row itself, with [`Claimed::complete_in`]. Nothing is left to do.
+    /// The handler has completed the row itself, with [`Claimed::complete_in`], as the last thing it did: what it does after the
+    /// commit can be stopped by the next heartbeat, which finds that the claim holds no more.
     Completed,
     /// The attempt failed.
     Retry {
