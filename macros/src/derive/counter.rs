@@ -396,7 +396,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let get = literal(&sql::select(model, keys));
+    let get = literal(dialect, &sql::select(model, keys));
     let bind_key = bind_key(keys);
     let read_key = match keys.len() {
         1 => quote!(__rt::get(__row, 0)),
@@ -409,14 +409,17 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     };
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let index = Index::from(index);
-        let existing = literal(&sql::counter::add_existing(model, counter));
-        let read = literal(&sql::counter::read(model, counter));
-        let existing_batch = batch(sql::counter::add_existing_batch(model, counter, dialect));
+        let existing = literal(dialect, &sql::counter::add_existing(model, counter));
+        let read = literal(dialect, &sql::counter::read(model, counter));
+        let existing_batch = batch(
+            dialect,
+            sql::counter::add_existing_batch(model, counter, dialect),
+        );
         let (add, add_batch) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
-            let add = literal(&sql::counter::add(model, counter));
-            let batch = batch(sql::counter::add_batch(model, counter, dialect));
+            let add = literal(dialect, &sql::counter::add(model, counter));
+            let batch = batch(dialect, sql::counter::add_batch(model, counter, dialect));
             (quote!(__rt::Some(#add)), quote!(__rt::Some(#batch)))
         };
         quote! {
@@ -444,7 +447,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     }
 }
 
-fn batch(batch: sql::counter::Batch) -> TokenStream {
+fn batch(dialect: Dialect, batch: sql::counter::Batch) -> TokenStream {
     let sql::counter::Batch {
         head,
         row_tail,
@@ -452,10 +455,10 @@ fn batch(batch: sql::counter::Batch) -> TokenStream {
         creates,
         behind_bounds,
     } = batch;
-    let [head, row_tail, tail] = [head, row_tail, tail].map(|sql| literal(&sql));
+    let [head, row_tail, tail] = [head, row_tail, tail].map(|sql| literal(dialect, &sql));
     let behind_bounds = match behind_bounds {
         Some(sql) => {
-            let sql = literal(&sql);
+            let sql = literal(dialect, &sql);
             quote!(__rt::Some(#sql))
         }
         None => quote!(__rt::None),

@@ -375,10 +375,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
         let index = Index::from(index);
-        let find = literal(&sql::select(model, &key.columns));
-        let insert = literal(&sql::find_or_create::insert(model, key.key));
+        let find = literal(dialect, &sql::select(model, &key.columns));
+        let insert = literal(dialect, &sql::find_or_create::insert(model, key.key));
         let upsert = sql::find_or_create::upsert(model, key.key);
-        let upsert = optional_literal(upsert.as_deref());
+        let upsert = optional_literal(dialect, upsert.as_deref());
         let bind_key = bind_key(&key.columns);
         quote! {
             #[automatically_derived]

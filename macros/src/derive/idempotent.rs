@@ -406,12 +406,12 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
 fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
     let ident = &ledger.model.ident;
     let database = database(dialect);
-    let claim = literal(&ledger.claim(dialect));
-    let read = literal(&ledger.read(dialect));
-    let finish = literal(&ledger.finish(dialect));
-    let release = literal(&ledger.release(dialect));
-    let extend = literal(&ledger.extend(dialect));
-    let purge = literal(&ledger.purge(dialect));
+    let claim = literal(dialect, &ledger.claim(dialect));
+    let read = literal(dialect, &ledger.read(dialect));
+    let finish = literal(dialect, &ledger.finish(dialect));
+    let release = literal(dialect, &ledger.release(dialect));
+    let extend = literal(dialect, &ledger.extend(dialect));
+    let purge = literal(dialect, &ledger.purge(dialect));
     let bind_key = bind_key(&ledger.keys);
     let fingerprint = &ledger.fingerprint.ty;
     let (digest, to) = (quote!(__digest), quote!(__to));

@@ -255,11 +255,14 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let select = literal(&sql::select(model, keys));
+    let select = literal(dialect, &sql::select(model, keys));
     let (head, tail) = sql::lockable::select_many(model);
-    let (head, tail) = (literal(&head), literal(&tail));
-    let write_lock = optional_literal(sql::lockable::write_lock(model, dialect).as_deref());
-    let update = literal(&sql::lockable::update(model));
+    let (head, tail) = (literal(dialect, &head), literal(dialect, &tail));
+    let write_lock = optional_literal(
+        dialect,
+        sql::lockable::write_lock(model, dialect).as_deref(),
+    );
+    let update = literal(dialect, &sql::lockable::update(model));
     let bind_key = bind_key(keys);
     let binds = bind_columns(&model.writable());
     let reads = read_back(&sql::lockable::returned(model));

@@ -175,16 +175,17 @@ fn from_row(model: &Model, dialect: Dialect) -> TokenStream {
 }
 
 /// A statement as a raw string, so that quoted names stay readable in the output.
-fn literal(sql: &str) -> Literal {
+fn literal(dialect: Dialect, sql: &str) -> Literal {
+    let sql = dialect.spell(sql);
     let hashes = "#".repeat(1 + sql.matches('#').count());
     format!("r{hashes}\"{sql}\"{hashes}")
         .parse()
-        .unwrap_or_else(|_| Literal::string(sql))
+        .unwrap_or_else(|_| Literal::string(&sql))
 }
 
 /// `Some(r#"..."#)` or `None`.
-fn optional_literal(sql: Option<&str>) -> TokenStream {
-    match sql.map(literal) {
+fn optional_literal(dialect: Dialect, sql: Option<&str>) -> TokenStream {
+    match sql.map(|sql| literal(dialect, sql)) {
         Some(sql) => quote!(__rt::Some(#sql)),
         None => quote!(__rt::None),
     }

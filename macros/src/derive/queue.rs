@@ -402,17 +402,17 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &plan.model.ident;
     let database = database(dialect);
     let batch = |batch: crate::sql::queue::Batch| {
-        let (head, tail) = (literal(&batch.head), literal(&batch.tail));
+        let (head, tail) = (literal(dialect, &batch.head), literal(dialect, &batch.tail));
         quote!([#head, #tail])
     };
     let claim = batch(plan.claim(dialect));
-    let complete = literal(&plan.complete(dialect));
+    let complete = literal(dialect, &plan.complete(dialect));
     let complete_many = batch(plan.complete_many(dialect));
     let settle = batch(plan.settle(dialect));
     let extend = batch(plan.extend(dialect));
     let heartbeat = batch(plan.heartbeat(dialect));
-    let rescue = literal(&plan.rescue(dialect));
-    let ddl = literal(&plan.ddl(dialect));
+    let rescue = literal(dialect, &plan.rescue(dialect));
+    let ddl = literal(dialect, &plan.ddl(dialect));
     let from_row = from_row(plan.model, dialect);
     let bind_key = bind_columns(&plan.keys);
     let reads = tuple((0..plan.keys.len()).map(|index| {
@@ -443,7 +443,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             "A trigger that wakes the workers which listen, once per statement that adds rows; for a migration. Without it \
              they find the rows when they next look.\n\n```sql\n{sql}```"
         );
-        let sql = literal(&sql);
+        let sql = literal(dialect, &sql);
         quote! {
             impl #ident {
                 #[doc = #docs]

@@ -382,16 +382,16 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let load = literal(&sql::select(model, keys));
-    let update = literal(&sql::versioned::update(model, version));
-    let touch = literal(&sql::versioned::touch(model, version));
-    let delete = literal(&sql::versioned::delete(model, version));
+    let load = literal(dialect, &sql::select(model, keys));
+    let update = literal(dialect, &sql::versioned::update(model, version));
+    let touch = literal(dialect, &sql::versioned::touch(model, version));
+    let delete = literal(dialect, &sql::versioned::delete(model, version));
     let (head, tail) = sql::versioned::save(model, version);
-    let (head, tail) = (literal(&head), literal(&tail));
+    let (head, tail) = (literal(dialect, &head), literal(dialect, &tail));
     let writable = model.writable();
     let sets = writable
         .iter()
-        .map(|column| literal(&format!("{} = ", sql::quote(&column.name))));
+        .map(|column| literal(dialect, &format!("{} = ", sql::quote(&column.name))));
     let bind_key = bind_key(keys);
     let binds = bind_columns(&writable);
     let reads = read_back(&sql::versioned::returned(model));

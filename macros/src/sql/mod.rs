@@ -1,7 +1,8 @@
 //! The SQL of every statement: pure functions from a model to text.
 //!
-//! PostgreSQL and SQLite understand the same text for most statements (`$1`, double quotes, `RETURNING`,
-//! `ON CONFLICT`); where they part, the function takes the [`Dialect`] into account.
+//! PostgreSQL and SQLite understand the same text for most statements (`$1`, `RETURNING`, `ON CONFLICT`); where they
+//! part, the function takes the [`Dialect`] into account. Names are in double quotes here, and [`Dialect::spell`] puts
+//! them into those of the database.
 
 mod clock;
 pub(crate) mod counter;
@@ -12,6 +13,8 @@ pub(crate) mod queue;
 #[cfg(test)]
 mod tests;
 pub(crate) mod versioned;
+
+use std::borrow::Cow;
 
 use crate::model::{Column, Model, Role, UniqueKey};
 
@@ -29,6 +32,38 @@ impl Dialect {
             Self::Postgres => "Postgres",
             Self::Sqlite => "Sqlite",
         }
+    }
+
+    /// The same text with its names in quotes that the database takes for nothing else.
+    ///
+    /// To SQLite `"slug"` is the text `'slug'` when the table has no such column. A lookup would find no row, or any, and
+    /// a column would be read as its own name; in backticks it is an error.
+    pub(crate) fn spell(self, sql: &str) -> Cow<'_, str> {
+        let quote = match self {
+            Self::Postgres => return Cow::Borrowed(sql),
+            Self::Sqlite => '`',
+        };
+        let mut spelled = String::with_capacity(sql.len());
+        let mut open = None;
+        let mut rest = sql.chars().peekable();
+        while let Some(next) = rest.next() {
+            match (open, next) {
+                // In a name, or between names.
+                (Some('"'), '"') if rest.next_if_eq(&'"').is_some() => spelled.push('"'),
+                (Some('"') | None, '"') => {
+                    open = open.xor(Some('"'));
+                    spelled.push(quote);
+                }
+                (Some('"'), other) if other == quote => spelled.extend([quote, quote]),
+                // A quote in a text is doubled: the text ends and goes on.
+                (Some('\'') | None, '\'') => {
+                    open = open.xor(Some('\''));
+                    spelled.push('\'');
+                }
+                (_, other) => spelled.push(other),
+            }
+        }
+        Cow::Owned(spelled)
     }
 }
 

@@ -239,13 +239,13 @@ fn a_locked_row_without_a_version_is_written_all_the_same() {
 }
 
 /// The text that a database reads out of a quoted name, or `None` if it does not end where it should.
-fn read_quoted(quoted: &str) -> Option<String> {
-    let mut rest = quoted.strip_prefix('"')?.chars().peekable();
+fn read_quoted(quoted: &str, quote: char) -> Option<String> {
+    let mut rest = quoted.strip_prefix(quote)?.chars().peekable();
     let mut name = String::new();
     while let Some(next) = rest.next() {
         match next {
-            '"' if rest.next_if_eq(&'"').is_some() => name.push('"'),
-            '"' => return rest.next().is_none().then_some(name),
+            next if next == quote && rest.next_if_eq(&quote).is_some() => name.push(quote),
+            next if next == quote => return rest.next().is_none().then_some(name),
             other => name.push(other),
         }
     }
@@ -256,7 +256,18 @@ proptest! {
     /// Reading the quoted name as a database does gives the name back, whatever is in it.
     #[test]
     fn any_name_survives_quoting(name in "[\"'\\\\a-z;\\PC-]{0,70}") {
-        prop_assert_eq!(read_quoted(&quote(&name)), Some(name));
+        prop_assert_eq!(read_quoted(&quote(&name), '"'), Some(name));
+    }
+
+    /// The same in the quotes of SQLite, and a text beside it stays as it is.
+    #[test]
+    fn any_name_survives_spelling(name in "[\"'`\\\\a-z;\\PC-]{0,70}", value in "[\"'`a-z]{0,9}") {
+        let sql = format!("{} = {}", quote(&name), text(&value));
+        prop_assert_eq!(&Dialect::Postgres.spell(&sql), &sql);
+        let spelled = Dialect::Sqlite.spell(&sql);
+        let (left, right) = spelled.split_at(spelled.len() - text(&value).len());
+        prop_assert_eq!(right, text(&value));
+        prop_assert_eq!(read_quoted(left.strip_suffix(" = ").unwrap(), '`'), Some(name));
     }
 }
 
