@@ -387,9 +387,7 @@ mod postgres {
             error: &sqlx::Error,
             _: IndexedColumns,
         ) -> bool {
-            // None on these columns, or a deferrable one, which cannot decide about a conflict.
-            let code = error.as_database_error().and_then(|error| error.code());
-            code.is_some_and(|code| code == "42P10" || code == "55000")
+            crate::fault::lacks_arbiter(error)
         }
     }
 

@@ -253,8 +253,7 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 
 /// Whether a batch without a guard met a row whose counter is NULL: it divides by zero then.
 fn met_null(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code == "22012")
+    crate::fault::divided_by_zero(error)
 }
 
 /// An overflow in the database is the counter's own business, everything else goes the usual way.

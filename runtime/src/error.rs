@@ -223,7 +223,9 @@ impl WriteFailure {
         let error = DatabaseError::new(attempt, source);
         match error.fault() {
             Fault::Serialization => Self::Serialization(error),
-            Fault::ConnectionLost if !in_transaction => Self::Unknown(error),
+            // It can also be the server of another database that this one asked in a transaction of ours.
+            Fault::CompletionUnknown => Self::Unknown(error),
+            fault if fault.may_have_committed() && !in_transaction => Self::Unknown(error),
             _ => Self::Database(error),
         }
     }

@@ -570,7 +570,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
                 match error.fault() {
                     // SQLite's one writer is somebody else.
                     Fault::Busy => Ok(Started::Busy),
-                    Fault::ConnectionLost => Err(StartError::Unknown(error)),
+                    fault if fault.may_have_committed() => Err(StartError::Unknown(error)),
                     _ => Err(StartError::Database(error)),
                 }
             }

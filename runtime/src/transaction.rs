@@ -682,6 +682,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// | [`Fault::Deadlock`] | SQLSTATE 40P01 |
     /// | [`Fault::Busy`] | SQLite `BUSY` or `LOCKED`, after the connection's busy timeout |
     /// | [`Fault::ConnectionLost`] before COMMIT | on another connection |
+    /// | [`Fault::LimitReached`] in BEGIN | too many connections: SQLSTATE 53300, 53400 |
     ///
     /// Never run again: a connection that was lost during COMMIT, unless the server could be asked and says that it was rolled
     /// back; a violated constraint; `Stale` and `OutOfBounds` of the generated methods, which are for the caller to decide; lock and
@@ -781,7 +782,11 @@ impl<DB: Backend> TransactionBuilder<DB> {
                     Ended::NotFree => return Err(TransactionError::NotRun),
                     Ended::Failed(error, fault) => (error, fault),
                 };
-                let Some(fault) = fault.filter(|fault| fault.is_transient()) else {
+                let passes = match error {
+                    TransactionError::Begin(_) => Fault::is_transient_at_begin,
+                    _ => Fault::is_transient,
+                };
+                let Some(fault) = fault.filter(|fault| passes(*fault)) else {
                     return Err(error);
                 };
                 let refused = || !self.budget.as_ref().is_none_or(RetryBudget::withdraw);
@@ -892,7 +897,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         let fault = error.fault();
         tx.close();
         drop(tx);
-        if fault != Fault::ConnectionLost {
+        if !fault.may_have_committed() {
             return Ended::Failed(TransactionError::Commit(error), Some(fault));
         }
         match self.what_became_of(id).await {

@@ -1139,13 +1139,13 @@ impl<DB: Backend> Flush<DB> {
             };
             let fault = Fault::of(&error);
             warn::<T>("finish", error);
-            unknown |= fault == Fault::ConnectionLost;
+            unknown |= fault.may_have_committed();
             failures += 1;
             let passes = matches!(
                 fault,
-                Fault::PoolTimedOut | Fault::LockTimeout | Fault::ReadOnly
+                Fault::PoolTimedOut | Fault::LockTimeout | Fault::ReadOnly | Fault::LimitReached
             );
-            if !passes && !fault.is_transient() {
+            if !passes && !fault.is_transient() && !fault.may_have_committed() {
                 break;
             }
             let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);

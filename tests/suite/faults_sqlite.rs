@@ -7,8 +7,10 @@ use super::{Connection, Database, database};
 
 const ROWS: &str = "CREATE TABLE rows (id INTEGER PRIMARY KEY, name text);
     CREATE TABLE keyed (id text PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE parts (row_id integer REFERENCES rows (id) ON DELETE RESTRICT);
+    CREATE TABLE strict (id integer) STRICT;
     CREATE TRIGGER refuse BEFORE UPDATE ON keyed BEGIN SELECT RAISE(ABORT, 'no'); END;
-    INSERT INTO rows VALUES (1, 'one'); INSERT INTO keyed VALUES ('a')";
+    INSERT INTO rows VALUES (1, 'one'); INSERT INTO keyed VALUES ('a'); INSERT INTO parts VALUES (1)";
 
 /// The fault of the statement, which has to fail, and the extended code.
 async fn fault(connection: &mut Connection, statement: &'static str) -> (Fault, String) {
@@ -41,7 +43,17 @@ async fn statements() {
             (Fault::UniqueViolation, "1555"),
         ),
         ("SELECT * FROM nowhere", (Fault::Schema, "1")),
-        ("UPDATE keyed SET id = 'b'", (Fault::Other, "1811")),
+        ("UPDATE keyed SET id = 'b'", (Fault::Raised, "1811")),
+        // A foreign key that restricts is a trigger of SQLite's own, and has its code.
+        ("DELETE FROM rows", (Fault::Raised, "1811")),
+        (
+            "INSERT INTO strict VALUES ('one')",
+            (Fault::InvalidValue, "3091"),
+        ),
+        (
+            "INSERT INTO rows VALUES ('a', 'two')",
+            (Fault::InvalidValue, "20"),
+        ),
     ] {
         let (fault, code) = fault(&mut connection, statement).await;
         assert_eq!((fault, &*code), expected, "{statement}");
@@ -53,8 +65,8 @@ async fn statements() {
 async fn busy() {
     let (_database, mut holder, mut other) = two().await;
     let mut tx = holder.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    tx.execute("DELETE FROM rows").await.unwrap();
-    for statement in ["BEGIN IMMEDIATE", "DELETE FROM rows"] {
+    tx.execute("DELETE FROM keyed").await.unwrap();
+    for statement in ["BEGIN IMMEDIATE", "DELETE FROM keyed"] {
         let (fault, code) = fault(&mut other, statement).await;
         assert_eq!((fault, &*code), (Fault::Busy, "5"), "{statement}");
         assert!(fault.is_transient());
@@ -68,8 +80,8 @@ async fn t_29_busy_snapshot() {
     reader.execute("PRAGMA busy_timeout = 20000").await.unwrap();
     let mut tx = reader.begin().await.unwrap();
     tx.execute("SELECT * FROM rows").await.unwrap();
-    writer.execute("DELETE FROM rows").await.unwrap();
-    let (fault, code) = fault(&mut tx, "DELETE FROM rows").await;
+    writer.execute("DELETE FROM keyed").await.unwrap();
+    let (fault, code) = fault(&mut tx, "DELETE FROM keyed").await;
     assert_eq!((fault, &*code), (Fault::Serialization, "517"));
     assert!(fault.is_transient());
 }
@@ -79,6 +91,6 @@ async fn read_only_files() {
     let database = database(ROWS).await;
     let options = database.options().read_only(true);
     let mut connection = Connection::connect_with(&options).await.unwrap();
-    let (fault, code) = fault(&mut connection, "DELETE FROM rows").await;
+    let (fault, code) = fault(&mut connection, "DELETE FROM keyed").await;
     assert_eq!((fault, &*code), (Fault::ReadOnly, "8"));
 }
