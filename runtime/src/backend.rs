@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use sqlx::database::HasStatementCache;
 use sqlx::error::BoxDynError;
+use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::{Database, Either, IntoArguments};
 
@@ -45,6 +46,9 @@ pub trait Backend:
     /// Else BEGIN itself keeps all other writers out.
     #[doc(hidden)]
     const HAS_ADVISORY_LOCKS: bool;
+    /// The database is a library: each statement comes to its end, and while one connection writes, no other can.
+    #[doc(hidden)]
+    const EMBEDDED: bool;
 
     #[doc(hidden)]
     fn run<'e>(
@@ -133,6 +137,11 @@ pub trait Backend:
     #[doc(hidden)]
     fn get_i64(row: &Self::Row, index: usize) -> Result<Option<i64>, sqlx::Error>;
 
+    /// Called before a connection goes back to its pool, on which a statement was given up. The pool would wait for the answer,
+    /// and have a connection less for as long.
+    #[doc(hidden)]
+    fn abandon_statement(connection: &mut PoolConnection<Self>);
+
     /// Called when a future was dropped while its `BEGIN` was under way: whatever became of it, the connection must
     /// not end up inside a transaction that nobody owns.
     #[doc(hidden)]
@@ -205,6 +214,7 @@ mod postgres {
         const BEGIN: &'static str = "BEGIN";
         const ERROR_ABORTS_TRANSACTION: bool = true;
         const HAS_ADVISORY_LOCKS: bool = true;
+        const EMBEDDED: bool = false;
         const HAS_ARRAYS: bool = true;
 
         fn run<'e>(
@@ -361,6 +371,10 @@ mod postgres {
             row.try_get_unchecked(index)
         }
 
+        fn abandon_statement(connection: &mut PoolConnection<Self>) {
+            connection.close_on_drop();
+        }
+
         fn abandon_begin(connection: &mut PgConnection) {
             // sqlx 0.9.0 counts a transaction only after the server's answer to BEGIN, so dropping `begin` before
             // that leaves the connection in a transaction that nobody rolls back. What it offers is this: `begin`
@@ -434,6 +448,7 @@ mod sqlite {
         const BEGIN: &'static str = "BEGIN IMMEDIATE";
         const ERROR_ABORTS_TRANSACTION: bool = false;
         const HAS_ADVISORY_LOCKS: bool = false;
+        const EMBEDDED: bool = true;
         const HAS_ARRAYS: bool = false;
 
         fn run<'e>(
@@ -549,6 +564,10 @@ mod sqlite {
 
         fn get_i64(row: &SqliteRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
             row.try_get(index)
+        }
+
+        fn abandon_statement(_: &mut PoolConnection<Self>) {
+            // Its thread comes to the end of every statement. To close it would be the end of a database in memory.
         }
 
         fn abandon_begin(_: &mut SqliteConnection) {

@@ -2,17 +2,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
-use std::future::{Future, pending};
-use std::ops::Deref;
+use std::future::{Future, pending, poll_fn};
+use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Pool;
+use sqlx::pool::PoolConnection;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Instrument;
 
 use crate::backend::Backend;
@@ -28,6 +31,9 @@ use crate::queue::{
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long the database has after the end of [`Worker::drain`] to write down what became of the rows.
+const LAST_STATEMENTS: Duration = Duration::from_secs(5);
 
 /// What a longer time comes to: instants cannot be further away.
 const AGES: Duration = Duration::from_secs(86_400 * 365 * 10);
@@ -146,6 +152,9 @@ pub struct WorkerCounts {
     pub timed_out: u64,
     /// Handlers that panicked; each is also in `retried` or `dead`.
     pub panicked: u64,
+    /// Handlers that kept a thread of the runtime for longer than a third of the lease without an `.await`. If they keep all of
+    /// them, no heartbeat is sent, and the leases of all rows of this worker can end.
+    pub blocked: u64,
     /// Handlers that were started.
     pub started: u64,
     /// How long the started rows had been due, in all.
@@ -172,6 +181,7 @@ struct Counters {
     rescued: AtomicU64,
     timed_out: AtomicU64,
     panicked: AtomicU64,
+    blocked: AtomicU64,
     started: AtomicU64,
     /// In microseconds.
     waited: AtomicU64,
@@ -206,6 +216,7 @@ impl WorkerStats {
             rescued: number(&counters.rescued),
             timed_out: number(&counters.timed_out),
             panicked: number(&counters.panicked),
+            blocked: number(&counters.blocked),
             started: number(&counters.started),
             waited: time(&counters.waited),
             longest_wait: time(&counters.longest_wait),
@@ -383,6 +394,9 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
 
     /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
     /// dropped and given back.
+    ///
+    /// [`run`](Self::run) ends 5 seconds after that at the latest: rows about which the database has said nothing by then count as
+    /// lost, and come back when their leases have ended. It cannot end before a handler that blocks the thread that it runs on.
     pub fn drain(mut self, limit: Duration) -> Self {
         self.limits.drain = limit.min(AGES);
         self
@@ -439,8 +453,10 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 ended_since: None,
                 operations: JoinSet::new(),
                 claiming: false,
+                no_claim: Arc::default(),
                 flushing: Vec::new(),
                 beating: false,
+                beat_failed: false,
                 rescuing: false,
                 next_claim: now,
                 next_beat: now,
@@ -590,15 +606,15 @@ enum Operation<T> {
     Claimed {
         asked: usize,
         /// With the time before the claim was sent.
-        result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>,
+        result: Result<(Instant, Vec<Claimed<T>>), Failure>,
     },
     Flushed,
     Beaten {
         rows: Vec<Arc<Held<T>>>,
         /// With the time before the heartbeat was sent.
-        result: Result<(Instant, Vec<bool>), sqlx::Error>,
+        result: Result<(Instant, Vec<bool>), Failure>,
     },
-    Rescued(Result<Rescued, sqlx::Error>),
+    Rescued(Result<Rescued, Failure>),
 }
 
 /// A worker at work. All of its state is here, in one task; only statements and handlers run beside it.
@@ -617,9 +633,13 @@ struct Running<DB: Backend, T, F> {
     ended_since: Option<Instant>,
     operations: JoinSet<Operation<T>>,
     claiming: bool,
+    /// Tells a claim that waits for a connection that none is wanted any more.
+    no_claim: Arc<Notify>,
     /// The rows in the statement that finishes them.
     flushing: Vec<Arc<Held<T>>>,
     beating: bool,
+    /// The last heartbeat that ended did so with an error.
+    beat_failed: bool,
     rescuing: bool,
     next_claim: Instant,
     next_beat: Instant,
@@ -678,6 +698,13 @@ where
                 () = sleep_until(timer) => self.on_timer(),
             }
         }
+        let handled = self.handled.values().map(|handled| &handled.held);
+        for held in handled.chain(&self.flushing) {
+            self.lost(held);
+        }
+        for held in self.ended.rows() {
+            self.lost(&held);
+        }
         let counts = self.stats.counts();
         tracing::info!(?counts, "stopped");
         match self.error {
@@ -694,7 +721,14 @@ where
 
     fn is_over(&self) -> bool {
         let working = self.claiming || !self.flushing.is_empty();
-        self.stopping.is_some() && !working && self.handled.is_empty() && self.ended.len() == 0
+        let late = self.gives_up().is_some_and(|at| at <= Instant::now());
+        let rows = self.handled.is_empty() && self.ended.len() == 0;
+        late || self.stopping.is_some() && !working && rows
+    }
+
+    /// When the worker ends, whatever the database has not answered.
+    fn gives_up(&self) -> Option<Instant> {
+        self.stopping.map(|drained| drained + LAST_STATEMENTS)
     }
 
     fn held(&self) -> usize {
@@ -712,6 +746,10 @@ where
                 break;
             };
             let now = Instant::now();
+            if until <= now + margin && self.leases_are_safe() {
+                self.waiting.push_front((held, until));
+                break;
+            }
             if until <= now + margin {
                 // This process was asleep. Somebody else has the row, or will have it soon.
                 self.lost(&held);
@@ -724,7 +762,11 @@ where
             let longest = &counters.longest_wait;
             longest.fetch_max(micros(waited), Ordering::Relaxed);
             let handler = self.handler.clone();
-            let job = run_job(handler, held.clone(), self.limits.timeout);
+            let watch = Watch {
+                limit: self.claims.lease / 3,
+                stats: self.stats.clone(),
+            };
+            let job = run_job(handler, held.clone(), self.limits.timeout, watch);
             let id = self.jobs.spawn(job).id();
             let stopped = None;
             let handled = Handled {
@@ -747,20 +789,25 @@ where
             self.claiming = true;
             self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
+            let unwanted = self.no_claim.clone();
             self.operations.spawn(async move {
                 let claim = async {
-                    let mut connection = within(claims.lease, pool.acquire()).await?;
+                    let mut connection = tokio::select! {
+                        biased;
+                        () = unwanted.notified() => return Ok((Instant::now(), Vec::new())),
+                        connection = Attended::acquire(&pool, claims.lease) => connection?,
+                    };
                     let at = Instant::now();
-                    let claimed = within(claims.lease, claims.run(room, &mut connection));
-                    Ok((at, claimed.await?))
+                    let claimed =
+                        in_time::<DB, _>(claims.lease, claims.run(room, &mut connection)).await;
+                    Ok((at, connection.answered(claimed)?))
                 };
                 let (asked, result) = (room, claim.await);
                 Operation::Claimed { asked, result }
             });
         }
         if self.flushing.is_empty() && self.should_flush(now, capacity) {
-            let ended = std::mem::take(&mut self.ended);
-            self.ended_since = None;
+            let ended = self.take_ended();
             self.flushing = ended.rows().collect();
             let flush = Flush {
                 pool: self.pool.clone(),
@@ -781,10 +828,13 @@ where
             self.next_rescue = now + jittered(self.claims.lease / 3);
             let (pool, lease) = (self.pool.clone(), self.claims.lease);
             self.operations.spawn(async move {
-                let rescued = within(lease, async {
-                    rescue_on::<DB, T>(&mut *pool.acquire().await?).await
-                });
-                Operation::Rescued(rescued.await)
+                let rescue = async {
+                    let mut connection = Attended::acquire(&pool, lease).await?;
+                    let rescued =
+                        in_time::<DB, _>(lease, rescue_on::<DB, T>(&mut connection)).await;
+                    connection.answered(rescued)
+                };
+                Operation::Rescued(rescue.await)
             });
         }
     }
@@ -793,9 +843,27 @@ where
         let Some(since) = self.ended_since else {
             return false;
         };
+        if self.claim_could_take_back() && self.ended.done.is_empty() {
+            return false;
+        }
         let alone = self.handled.is_empty() && self.waiting.is_empty();
         let soon = alone || self.stopping.is_some();
         soon || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
+    }
+
+    /// A claim that is still under way when the worker stops could get the rows that are given back, only to give them back again.
+    fn claim_could_take_back(&self) -> bool {
+        self.stopping.is_some() && self.claiming
+    }
+
+    fn take_ended(&mut self) -> Ended<T> {
+        let mut ended = std::mem::take(&mut self.ended);
+        if self.claim_could_take_back() {
+            self.ended.changed = std::mem::take(&mut ended.changed);
+        } else {
+            self.ended_since = None;
+        }
+        ended
     }
 
     /// One heartbeat for all rows that are waiting or handled, and one for those that are not finished in the database yet.
@@ -819,14 +887,21 @@ where
         let (pool, lease) = (self.pool.clone(), self.claims.lease);
         self.operations.spawn(async move {
             // In time for another one.
-            let result = within(lease / 3, async {
-                let mut connection = pool.acquire().await?;
-                let at = Instant::now();
-                let beat = Batch::Heartbeat(lease);
-                let held = beat.run::<DB, T>(&claims(&rows), &mut connection).await?;
-                beat.run::<DB, T>(&claims(&ending), &mut connection).await?;
-                Ok((at, held))
-            });
+            let limit = lease / 3;
+            let result = async {
+                let mut connection = Attended::acquire(&pool, limit).await?;
+                let sent = Instant::now();
+                let held = in_time::<DB, _>(limit, async {
+                    let beat = Batch::Heartbeat(lease);
+                    let held = beat.run::<DB, T>(&claims(&rows), &mut connection).await?;
+                    beat.run::<DB, T>(&claims(&ending), &mut connection).await?;
+                    Ok(held)
+                });
+                let held = held.await;
+                // It may have waited longer than the lease for another writer, and the lease begins after that.
+                let at = if DB::EMBEDDED { Instant::now() } else { sent };
+                Ok((at, connection.answered(held)?))
+            };
             let result = result.await;
             Operation::Beaten { rows, result }
         });
@@ -846,15 +921,23 @@ where
         if let Some(drained) = self.stopping {
             let mut handled = self.handled.values();
             or(handled.any(|handled| handled.stopped.is_none()), drained);
+            or(true, drained + LAST_STATEMENTS);
         } else {
             or(!self.rescuing, self.next_rescue);
             // A claim that is due, and not sent, waits for a job to end.
             or(!self.claiming && self.next_claim > now, self.next_claim);
         }
         if let Some(since) = self.ended_since {
-            or(self.flushing.is_empty(), since + self.limits.flush);
+            let waits = !self.flushing.is_empty() || self.claim_could_take_back();
+            or(!waits, since + self.limits.flush);
         }
         timer
+    }
+
+    /// Whether no lease can have been taken over, although its time is up: where there is one writer, and our heartbeat waits for it,
+    /// everybody else does. The writer may well be a handler of ours, in a transaction that will finish its row.
+    fn leases_are_safe(&self) -> bool {
+        DB::EMBEDDED && (self.beating || self.beat_failed)
     }
 
     /// So much time before the end of a lease it counts as over.
@@ -866,8 +949,9 @@ where
         let now = Instant::now();
         let margin = self.margin();
         let drained = self.stopping.is_some_and(|until| until <= now);
+        let safe = self.leases_are_safe();
         for handled in self.handled.values_mut() {
-            let why = match handled.until <= now + margin {
+            let why = match handled.until <= now + margin && !safe {
                 true => Stopped::LeaseLost,
                 false if drained => Stopped::Drained,
                 false => continue,
@@ -883,6 +967,7 @@ where
         tracing::info!(running = self.handled.len(), "stopping");
         let drained = Instant::now() + self.limits.drain;
         self.stopping.get_or_insert(drained);
+        self.no_claim.notify_one();
         for (held, _) in std::mem::take(&mut self.waiting) {
             self.give_back(held);
         }
@@ -939,8 +1024,9 @@ where
                 return;
             }
             JobOutcome::Completed => return add(&counters.completed, 1),
-            JobOutcome::Retry { error, after } => held.claimed.retry_change(after, error),
-            JobOutcome::Fail { error } => Change::dead(error),
+            // A handler may build these without the functions that shorten the text.
+            JobOutcome::Retry { error, after } => held.claimed.retry_change(after, stored(&error)),
+            JobOutcome::Fail { error } => Change::dead(stored(&error)),
             JobOutcome::Snooze(delay) => Change::back(Some(delay)),
         };
         self.change(held, change);
@@ -976,21 +1062,26 @@ where
         }
     }
 
-    fn claimed(&mut self, asked: usize, result: Result<(Instant, Vec<Claimed<T>>), sqlx::Error>) {
+    fn claimed(&mut self, asked: usize, result: Result<(Instant, Vec<Claimed<T>>), Failure>) {
         let now = Instant::now();
         let (at, claimed) = match result {
             Ok(claimed) => claimed,
-            Err(error) => {
-                let error =
-                    DatabaseError::new(Attempt::new("claim", T::TABLE, KeyText::default()), error);
-                if matches!(
-                    error.fault(),
-                    Fault::Schema | Fault::Decode | Fault::PoolClosed
-                ) {
-                    self.error = Some(WorkerError::Database(error));
-                    return self.stop();
+            Err(failure) => {
+                let cannot_pass = |error: &sqlx::Error| {
+                    matches!(
+                        Fault::of(error),
+                        Fault::Schema | Fault::Decode | Fault::PoolClosed
+                    )
+                };
+                match failure {
+                    Failure::Database(error) if cannot_pass(&error) => {
+                        let at = Attempt::new("claim", T::TABLE, KeyText::default());
+                        let error = DatabaseError::new(at, error);
+                        self.error = Some(WorkerError::Database(error));
+                        return self.stop();
+                    }
+                    failure => warn::<T>("claim", failure),
                 }
-                tracing::warn!(%error, "nothing claimed, trying again");
                 self.failures = self.failures.saturating_add(1);
                 self.next_claim = now + full_jitter(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
                 return;
@@ -1017,15 +1108,12 @@ where
         }
     }
 
-    fn beaten(
-        &mut self,
-        rows: Vec<Arc<Held<T>>>,
-        result: Result<(Instant, Vec<bool>), sqlx::Error>,
-    ) {
+    fn beaten(&mut self, rows: Vec<Arc<Held<T>>>, result: Result<(Instant, Vec<bool>), Failure>) {
+        self.beat_failed = result.is_err();
         let (at, held) = match result {
             Ok(held) => held,
-            Err(error) => {
-                warn::<T>("heartbeat", error);
+            Err(failure) => {
+                warn::<T>("heartbeat", failure);
                 self.next_beat = Instant::now() + self.margin();
                 return;
             }
@@ -1057,19 +1145,91 @@ fn claims<T>(rows: &[Arc<Held<T>>]) -> Vec<&T> {
     rows.iter().map(|held| &*held.claimed).collect()
 }
 
-/// What a statement yields in time; else a pool timeout, as nothing else can be said.
-async fn within<R>(
+/// A statement, for as long as there is hope for an answer.
+async fn in_time<DB: Backend, R>(
     limit: Duration,
     statement: impl Future<Output = Result<R, sqlx::Error>>,
-) -> Result<R, sqlx::Error> {
-    timeout(limit, statement)
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+) -> Result<Result<R, sqlx::Error>, Elapsed> {
+    if DB::EMBEDDED {
+        // Given up, it would be executed all the same, and claim rows for nobody.
+        return Ok(statement.await);
+    }
+    timeout(limit, statement).await
 }
 
-fn warn<T: Queue>(operation: &'static str, error: sqlx::Error) {
-    let error = DatabaseError::new(Attempt::new(operation, T::TABLE, KeyText::default()), error);
-    tracing::warn!(%error, "trying again");
+/// Why a statement of the worker yielded nothing.
+enum Failure {
+    Database(sqlx::Error),
+    /// The server said nothing in time. It may have executed the statement, or may do so yet.
+    NoAnswer,
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// A connection of the pool, which is closed if no statement on it was [`answered`](Self::answered).
+struct Attended<DB: Backend> {
+    connection: PoolConnection<DB>,
+    answered: bool,
+}
+
+impl<DB: Backend> Attended<DB> {
+    async fn acquire(pool: &Pool<DB>, limit: Duration) -> Result<Self, sqlx::Error> {
+        let connection = timeout(limit, pool.acquire()).await;
+        Ok(Self {
+            connection: connection.unwrap_or(Err(sqlx::Error::PoolTimedOut))?,
+            answered: false,
+        })
+    }
+
+    fn answered<R>(
+        mut self,
+        result: Result<Result<R, sqlx::Error>, Elapsed>,
+    ) -> Result<R, Failure> {
+        self.answered = result.is_ok();
+        match result {
+            Ok(result) => result.map_err(Failure::Database),
+            Err(Elapsed { .. }) => Err(Failure::NoAnswer),
+        }
+    }
+}
+
+impl<DB: Backend> Drop for Attended<DB> {
+    fn drop(&mut self) {
+        if !self.answered {
+            DB::abandon_statement(&mut self.connection);
+        }
+    }
+}
+
+impl<DB: Backend> Deref for Attended<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        &self.connection
+    }
+}
+
+impl<DB: Backend> DerefMut for Attended<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        &mut self.connection
+    }
+}
+
+fn warn<T: Queue>(operation: &'static str, failure: Failure) {
+    let at = Attempt::new(operation, T::TABLE, KeyText::default());
+    match failure {
+        Failure::Database(error) => {
+            let error = DatabaseError::new(at, error);
+            tracing::warn!(%error, "trying again");
+        }
+        Failure::NoAnswer => {
+            tracing::warn!("{at}: no answer in time; the statement is given up, and tried again");
+        }
+    }
 }
 
 /// Between half of it and one and a half times as long.
@@ -1083,7 +1243,40 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or_default()
 }
 
-async fn run_job<T, F, R>(handler: Arc<F>, held: Arc<Held<T>>, limit: Duration) -> (End, Duration)
+/// Looks how long a handler keeps its thread.
+struct Watch {
+    limit: Duration,
+    stats: WorkerStats,
+}
+
+impl Watch {
+    async fn over<T: Queue, R>(self, held: &Held<T>, work: impl Future<Output = R>) -> R {
+        let (mut work, mut said) = (pin!(work), false);
+        poll_fn(|context| {
+            let begun = Instant::now();
+            let poll = work.as_mut().poll(context);
+            let kept = begun.elapsed();
+            if kept > self.limit && !said {
+                said = true;
+                add(&self.stats.0.blocked, 1);
+                tracing::warn!(
+                    job = %at("run", &*held.claimed),
+                    ?kept,
+                    "the handler blocks its thread, and heartbeats can come too late: use `spawn_blocking`"
+                );
+            }
+            poll
+        })
+        .await
+    }
+}
+
+async fn run_job<T, F, R>(
+    handler: Arc<F>,
+    held: Arc<Held<T>>,
+    limit: Duration,
+    watch: Watch,
+) -> (End, Duration)
 where
     T: Queue,
     F: Fn(Job<T>) -> R,
@@ -1097,7 +1290,8 @@ where
     );
     let job = async {
         let work = async {
-            let outcome = handler(Job(held.clone())).await;
+            let outcome = async { handler(Job(held.clone())).await };
+            let outcome = watch.over(&held, outcome).await;
             End::Outcome(outcome.into_outcome())
         };
         tokio::select! {
@@ -1129,17 +1323,23 @@ impl<DB: Backend> Flush<DB> {
         if rows.is_empty() {
             return;
         }
-        let ends = Instant::now() + self.lease;
+        let mut ends = Instant::now() + self.lease;
         let (mut failures, mut unknown) = (0, false);
         loop {
-            let error = match timeout_at(ends, self.try_finish(rows, &batch)).await {
-                Ok(Ok(held)) => return self.count(rows, &batch, &held, unknown),
-                Ok(Err(error)) => error,
-                Err(_) => sqlx::Error::PoolTimedOut,
+            let failure = match self.try_finish(rows, &batch, ends).await {
+                Ok(held) => return self.count(rows, &batch, &held, unknown),
+                Err(failure) => failure,
             };
-            let fault = Fault::of(&error);
-            warn::<T>("finish", error);
+            let fault = match &failure {
+                Failure::Database(error) => Fault::of(error),
+                Failure::NoAnswer => Fault::ConnectionLost,
+            };
+            warn::<T>("finish", failure);
             unknown |= fault.may_have_committed();
+            if DB::EMBEDDED && fault == Fault::Busy {
+                // Nobody can have taken the rows: who would has to write as well.
+                ends = Instant::now() + self.lease;
+            }
             failures += 1;
             let passes = matches!(
                 fault,
@@ -1178,13 +1378,12 @@ impl<DB: Backend> Flush<DB> {
         ends: Instant,
     ) {
         let rows = std::slice::from_ref(row);
-        match timeout_at(ends, self.try_finish(rows, &batch)).await {
-            Ok(Ok(held)) => self.count(rows, &batch, &held, false),
-            Ok(Err(error)) => {
-                warn::<T>("finish", error);
+        match self.try_finish(rows, &batch, ends).await {
+            Ok(held) => self.count(rows, &batch, &held, false),
+            Err(failure) => {
+                warn::<T>("finish", failure);
                 self.stats.lost(&row.claimed);
             }
-            Err(_) => self.stats.lost(&row.claimed),
         }
     }
 
@@ -1192,9 +1391,16 @@ impl<DB: Backend> Flush<DB> {
         &self,
         rows: &[Arc<Held<T>>],
         batch: &Batch<'_>,
-    ) -> Result<Vec<bool>, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        batch.run::<DB, T>(&claims(rows), &mut connection).await
+        ends: Instant,
+    ) -> Result<Vec<bool>, Failure> {
+        // A connection that says nothing must leave time for another one.
+        let limit = (self.lease / 3).min(ends - Instant::now());
+        let mut connection = Attended::acquire(&self.pool, limit).await?;
+        let finish = in_time::<DB, _>(limit, async {
+            batch.run::<DB, T>(&claims(rows), &mut connection).await
+        });
+        let held = finish.await;
+        connection.answered(held)
     }
 
     /// `unknown`: an earlier try may have been the one that wrote the rows.

@@ -377,6 +377,32 @@ async fn every_outcome_of_a_handler() {
     assert!(counts.ran >= 4 * SECOND, "{:?}", counts.ran);
 }
 
+/// However a handler says it, the text of an error can be stored: without NUL, and not in any length.
+#[tokio::test]
+async fn the_error_of_an_outcome_is_shortened() {
+    let database = jobs(2).await;
+    let pool = &database.pool;
+    let background = start(worker(pool).backoff(HOUR, HOUR), async |job| {
+        let error = format!("a\0b{}", "…".repeat(1 << 20));
+        match job.id {
+            1 => JobOutcome::Fail { error },
+            _ => JobOutcome::Retry { error, after: None },
+        }
+    });
+    until("both are written", async || {
+        let counts = background.counts();
+        counts.dead + counts.retried + counts.lease_lost == 2
+    })
+    .await;
+    let counts = background.stop().await;
+    assert_eq!((counts.dead, counts.retried), (1, 1));
+    for job in all(pool).await {
+        let error = job.last_error.unwrap();
+        assert!(error.starts_with("a\u{fffd}b…"), "{}", &error[..20]);
+        assert!((8000..8200).contains(&error.len()), "{}", error.len());
+    }
+}
+
 /// A row that fails is handled as often as it may be.
 #[tokio::test]
 async fn a_failing_row_is_dead_after_its_last_attempt() {
@@ -749,6 +775,22 @@ async fn a_time_of_any_length_can_be_given() {
         states,
         [QueueState::Done, QueueState::Ready, QueueState::Running]
     );
+}
+
+/// A handler that never awaits keeps the heartbeats from being sent: the worker says which one it was.
+#[tokio::test]
+async fn a_handler_that_blocks_its_thread_is_counted() {
+    let database = jobs(3).await;
+    let pool = &database.pool;
+    let background = start(worker(pool).lease(SECOND), async |job| {
+        if job.id == 2 {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        sleep(SHORT).await;
+    });
+    until_in_state(pool, QueueState::Done, 3).await;
+    let counts = background.stop().await;
+    assert_eq!((counts.completed, counts.blocked), (3, 1));
 }
 
 /// Several workers on one table: each row is handled once.

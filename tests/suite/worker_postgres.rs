@@ -4,14 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rowlock::{Claimed, Job, JobOutcome, QueueState};
 use rowlock_tests::postgres::{Server, ddl};
 use rowlock_tests::proxy::Proxy;
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::worker::{
     Background, Gate, HOUR, JOBS, SECOND, SHORT, Task, add, all, execute, in_state, jobs, log,
@@ -147,6 +147,95 @@ async fn a_heartbeat_is_one_statement() {
     assert_eq!(transactions(pool).await, 1);
     gate.open(5);
     until_in_state(pool, QueueState::Done, 5).await;
+    background.stop().await;
+}
+
+/// A claim is under way when the signal comes: it must not get the rows that the same worker gives back.
+#[tokio::test]
+async fn a_shutdown_does_not_claim_what_it_gives_back() {
+    let database = jobs(6).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new()
+        .max_connections(4)
+        .test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    let gate = Gate::new();
+    let worker = worker(&pool).concurrency(2).prefetch(20).lease(HOUR);
+    let background = start(worker, gate.handler());
+    until_in_state(&database.pool, QueueState::Running, 6).await;
+    gate.until_running(2).await;
+    proxy.hold_next_request().await;
+    let (stats, run) = (background.stats.clone(), background.signal());
+    // Time enough for it to give them back.
+    for _ in 0..100 {
+        assert_eq!(in_state(&database.pool, QueueState::Ready).await, 0);
+    }
+    proxy.release_request();
+    until_in_state(&database.pool, QueueState::Ready, 4).await;
+    gate.open(2);
+    run.await.unwrap().unwrap();
+    let counts = stats.counts();
+    assert_eq!((counts.claimed, counts.released), (6, 4));
+    assert_eq!((counts.completed, counts.lease_lost), (2, 0));
+}
+
+/// The database says nothing any more: the worker ends all the same, and says what it does not know.
+#[tokio::test]
+async fn a_shutdown_ends_although_the_database_hangs() {
+    let database = jobs(6).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new().max_connections(4);
+    let pool = database.pool_through(&proxy, options).await;
+    let gate = Gate::new();
+    let worker = worker(&pool).concurrency(3).drain(SECOND);
+    let background = start(worker, gate.handler());
+    gate.until_running(3).await;
+    proxy.hold_replies(true);
+    gate.open(1);
+    gate.until_running(2).await;
+    let begun = Instant::now();
+    let counts = timeout(HOUR / 60, background.stop()).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took >= SECOND && took < 7 * SECOND, "{took:?}");
+    assert_eq!(gate.running(), 0);
+    assert_eq!((counts.started, counts.lease_lost), (3, 3));
+    assert_eq!(counts.completed + counts.released, 0);
+}
+
+/// The same for all processes of a server that are stopped.
+#[tokio::test]
+async fn a_shutdown_ends_although_the_server_is_stopped() {
+    let server = Server::start();
+    let pool = PoolOptions::new().connect(&server.url()).await.unwrap();
+    let tables = sqlx::raw_sql(AssertSqlSafe(ddl(JOBS)));
+    tables.execute(&pool).await.unwrap();
+    add(&pool, 3, "").await;
+    let gate = Gate::new();
+    let background = start(worker(&pool).drain(SECOND), gate.handler());
+    gate.until_running(3).await;
+    let stopped = server.stop();
+    let begun = Instant::now();
+    let counts = timeout(HOUR / 60, background.stop()).await.unwrap();
+    let took = begun.elapsed();
+    drop(stopped);
+    assert!(took < 7 * SECOND, "{took:?}");
+    assert_eq!((counts.started, counts.lease_lost), (3, 3));
+}
+
+/// The only connection of the pool falls silent in the middle of a claim, and is replaced.
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let database = jobs(0).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    let background = start(worker(&pool).lease(SECOND), async |_| {});
+    proxy.hold_next_request().await;
+    add(&database.pool, 3, "").await;
+    until_in_state(&database.pool, QueueState::Done, 3).await;
+    proxy.release_request();
     background.stop().await;
 }
 

@@ -1,10 +1,11 @@
 //! The worker of `#[derive(Queue)]` in several processes on one file.
 
-use rowlock::QueueState;
+use rowlock::{JobOutcome, QueueState, transaction};
 use rowlock_tests::process::{self, Process};
 use sqlx::sqlite::SqliteConnectOptions;
+use tokio::time::sleep;
 
-use super::worker::{SECOND, all, in_state, jobs, log, runs, start, until, worker};
+use super::worker::{SECOND, all, in_state, jobs, log, runs, start, until, until_in_state, worker};
 use super::{Database, PoolOptions};
 
 fn child_of(database: &Database, what: &str) -> Process {
@@ -41,6 +42,39 @@ async fn child() {
     })
     .await;
     process::say(&background.stop().await.completed.to_string());
+}
+
+/// A handler writes in one transaction for longer than the lease. No heartbeat gets through meanwhile, but nobody can take the row
+/// either.
+#[tokio::test]
+async fn a_write_transaction_longer_than_the_lease() {
+    let database = jobs(1).await;
+    let pool = &database.pool;
+    let captured = pool.clone();
+    let long = worker(pool).lease(SECOND);
+    let background = start(long, move |job| {
+        let pool = captured.clone();
+        async move {
+            let done = transaction(&pool).run(async |tx| {
+                let insert = "INSERT INTO runs VALUES (1, 1, 'long')";
+                sqlx::query(insert).execute(&mut **tx).await.unwrap();
+                sleep(4 * SECOND).await;
+                job.complete_in(tx).await
+            });
+            match done.await {
+                Ok(()) => JobOutcome::Completed,
+                Err(error) => JobOutcome::fail(error),
+            }
+        }
+    });
+    until("it has the row", async || background.counts().started > 0).await;
+    // Another worker would take whatever it gets.
+    let other = start(worker(pool).lease(SECOND), async |_| {});
+    until_in_state(pool, QueueState::Done, 1).await;
+    let (counts, other) = (background.stop().await, other.stop().await);
+    assert_eq!((counts.completed, counts.lease_lost), (1, 0));
+    assert_eq!((other.started, other.rescued), (0, 0));
+    assert_eq!(runs(pool).await[&1], [1]);
 }
 
 #[tokio::test]

@@ -26,7 +26,19 @@ pub struct Proxy {
 struct Shared {
     round_trips: AtomicUsize,
     statements: AtomicUsize,
+    requests: watch::Sender<Requests>,
     replies: watch::Sender<Replies>,
+}
+
+/// What becomes of the bytes from the clients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Requests {
+    /// They are forwarded.
+    Flow,
+    /// The connection that sends a statement first will be held back, and no other.
+    HoldNext,
+    /// It has sent, and is held back.
+    Held,
 }
 
 /// What becomes of the bytes from the server.
@@ -54,6 +66,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             round_trips: AtomicUsize::new(0),
             statements: AtomicUsize::new(0),
+            requests: watch::Sender::new(Requests::Flow),
             replies: watch::Sender::new(Replies::Flow),
         });
 
@@ -112,6 +125,19 @@ impl Proxy {
             .send_replace(if hold { Replies::Hold } else { Replies::Flow });
     }
 
+    /// Holds back the next statement that a client sends, and waits until that is so. All other clients go on.
+    pub async fn hold_next_request(&self) {
+        self.shared.requests.send_replace(Requests::HoldNext);
+        let mut requests = self.shared.requests.subscribe();
+        let held = requests.wait_for(|requests| *requests == Requests::Held);
+        held.await.expect("the proxy holds the sender");
+    }
+
+    /// Lets go what is held back.
+    pub fn release_request(&self) {
+        self.shared.requests.send_replace(Requests::Flow);
+    }
+
     /// Waits until a reply is held back, which tells that the server has done
     /// what the client does not know yet.
     pub async fn reply_held(&self) {
@@ -166,6 +192,20 @@ async fn requests(
             0 => return Ok(()),
             length => &buffer[..length],
         };
+        let mine = shared.requests.send_if_modified(|requests| {
+            // Not how a connection begins, nor the single Sync by which a pool asks whether it is alive.
+            let statement = matches!(bytes[0], b'P' | b'B' | b'Q');
+            let next = *requests == Requests::HoldNext && statement;
+            if next {
+                *requests = Requests::Held;
+            }
+            next
+        });
+        if mine {
+            let mut released = shared.requests.subscribe();
+            let flow = released.wait_for(|requests| *requests == Requests::Flow);
+            flow.await.map_err(io::Error::other)?;
+        }
         let parses = messages.count(b'P', bytes);
         shared.statements.fetch_add(parses, SeqCst);
         server.write_all(bytes).await?;

@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use crate::process::signal;
+
 /// A PostgreSQL server of our own, in a temporary directory and on a free port
 /// of the loopback interface.
 ///
@@ -20,6 +22,7 @@ pub struct Server {
     watchdog: Child,
     answers: Lines<BufReader<ChildStdout>>,
     port: u16,
+    directory: PathBuf,
 }
 
 impl Server {
@@ -79,6 +82,7 @@ impl Server {
             watchdog,
             answers,
             port: port.unwrap_or_default(),
+            directory,
         };
         assert!(
             port.is_some(),
@@ -97,6 +101,27 @@ impl Server {
         assert_eq!(self.tell(&self.port.to_string()), "up");
     }
 
+    /// SIGSTOP to all of its processes, until the returned value is dropped.
+    pub fn stop(&self) -> Stopped {
+        let pid = fs::read_to_string(self.directory.join("data/postmaster.pid"));
+        let pid = pid.expect("the server runs");
+        let postmaster: u32 = pid
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .expect("a number");
+        let stopped = Stopped(
+            std::iter::once(postmaster)
+                .chain(children(postmaster))
+                .collect(),
+        );
+        for process in &stopped.0 {
+            signal(*process, "STOP");
+        }
+        stopped
+    }
+
     fn tell(&mut self, line: &str) -> String {
         let stdin = self.watchdog.stdin.as_mut().expect("stdin is piped");
         writeln!(stdin, "{line}").expect("the watchdog reads");
@@ -111,6 +136,30 @@ impl Server {
             self.port
         )
     }
+}
+
+/// The processes of a server that do nothing for as long as this value lives.
+#[derive(Debug)]
+pub struct Stopped(Vec<u32>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            signal(*process, "CONT");
+        }
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("Linux").flatten();
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |process: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // Behind the name, which may have anything in it: the state, and the parent.
+        let behind = stat.rsplit(')').next().unwrap_or_default();
+        behind.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+    };
+    processes.filter(is_child).collect()
 }
 
 impl Drop for Server {
