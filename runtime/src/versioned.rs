@@ -94,6 +94,9 @@ pub enum LoadError {
     /// Several rows have this key: it is not unique in the database.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
+    /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
+    #[error("{0}: the key was edited")]
+    KeyChanged(Attempt),
     /// The database, the connection or the pool failed.
     #[error(transparent)]
     Database(DatabaseError),
@@ -126,7 +129,7 @@ pub enum UpdateError<T> {
     /// the unique index, or name the column that is missing from the key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
-    /// The key of an [`Edit`] was changed. A key never changes. Nothing was sent.
+    /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -164,6 +167,9 @@ pub enum DeleteError<T> {
     /// the unique index, or name the column that is missing from the key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
+    /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
+    #[error("{0}: the key was edited")]
+    KeyChanged(Attempt),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -311,7 +317,7 @@ macro_rules! debug_without_rows {
 }
 debug_without_rows! {
     UpdateError: Stale, Gone, NullVersion, VersionOverflow, Ignored, NotUnique, KeyChanged, Serialization, Unknown, Database;
-    DeleteError: Stale, Gone, NullVersion, Ignored, NotUnique, Serialization, Unknown, Database;
+    DeleteError: Stale, Gone, NullVersion, Ignored, NotUnique, KeyChanged, Serialization, Unknown, Database;
 }
 
 /// Why two changes could not be merged.
@@ -339,7 +345,8 @@ impl Error for MergeError {}
 
 /// A copy of a row to change, that remembers how the row was.
 ///
-/// Made by the generated method `edit`. It dereferences to the model.
+/// Made by the generated method `edit`. It dereferences to the model. The key stays the row's: once it was edited, every method
+/// here is refused with `KeyChanged` and sends nothing.
 #[derive(Debug, Clone)]
 #[must_use = "an edit does nothing until it is saved"]
 pub struct Edit<T> {
@@ -404,10 +411,8 @@ impl<T: Versioned> Edit<T> {
         T: VersionedSql<DB>,
     {
         async move {
+            self.unchanged_key("save").map_err(UpdateError::KeyChanged)?;
             let changes = self.base.changes(&self.mine);
-            if self.base.key() != self.mine.key() {
-                return Err(UpdateError::KeyChanged(attempt(&self.base, "save")));
-            }
             // A new holder marks the row with its fence, if with nothing else.
             if changes.is_empty() && self.base.fence() == self.mine.fence() {
                 return Ok(self.base.copy());
@@ -422,6 +427,98 @@ impl<T: Versioned> Edit<T> {
             statement.push(T::SAVE_TAIL);
             write("save", &self.mine, Some(&self.base), statement, db).await
         }
+    }
+
+    /// The model's `update`, with the edited values: writes all columns, changed or not.
+    ///
+    /// # Errors
+    ///
+    /// Those of `update`, and [`UpdateError::KeyChanged`] if the key was edited.
+    pub fn update<'c, DB: Backend>(
+        &self,
+        db: impl Acquire<'c, Database = DB> + Send,
+    ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("update")
+                .map_err(UpdateError::KeyChanged)?;
+            update(&self.mine, db).await
+        }
+    }
+
+    /// The model's `touch`: raises the version and writes nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Those of `touch`, and [`UpdateError::KeyChanged`] if the key was edited.
+    pub fn touch<'c, DB: Backend>(
+        &self,
+        db: impl Acquire<'c, Database = DB> + Send,
+    ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("touch")
+                .map_err(UpdateError::KeyChanged)?;
+            touch(&self.mine, db).await
+        }
+    }
+
+    /// The model's `reload`: reads the row as it now is.
+    ///
+    /// # Errors
+    ///
+    /// Those of `reload`, and [`LoadError::KeyChanged`] if the key was edited.
+    pub fn reload<'c, DB: Backend>(
+        &self,
+        db: impl Acquire<'c, Database = DB> + Send,
+    ) -> impl Future<Output = Result<T, LoadError>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("reload")
+                .map_err(LoadError::KeyChanged)?;
+            reload(&self.mine, db).await
+        }
+    }
+
+    /// The model's `delete`: deletes the row if it still has the version it was read with.
+    ///
+    /// # Errors
+    ///
+    /// Those of `delete`, and [`DeleteError::KeyChanged`] if the key was edited.
+    pub fn delete<'c, DB: Backend>(
+        &self,
+        db: impl Acquire<'c, Database = DB> + Send,
+    ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("delete")
+                .map_err(DeleteError::KeyChanged)?;
+            delete(&self.mine, db).await
+        }
+    }
+
+    /// Another edit of the same row, with the changes so far.
+    pub fn edit(&self) -> Self {
+        Self {
+            base: self.base.copy(),
+            mine: self.mine.copy(),
+        }
+    }
+
+    /// A row is found by its key: a changed one would be another row, which this edit has never seen.
+    fn unchanged_key(&self, operation: &'static str) -> Result<(), Attempt> {
+        if self.base.key() == self.mine.key() {
+            return Ok(());
+        }
+        Err(attempt(&self.base, operation))
     }
 }
 

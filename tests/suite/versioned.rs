@@ -968,3 +968,66 @@ async fn update_with_gives_up_after_a_bounded_number_of_attempts() {
     assert!(matches!(refused, UpdateError::Stale(_)), "{refused:?}");
     assert_eq!(applied, 32);
 }
+
+/// Whatever is called through an edit, the row is the one that it began with.
+#[tokio::test]
+async fn a_key_that_was_edited_is_refused_by_every_method() {
+    let (database, document) = documents().await;
+    let pool = &database.pool;
+    behind_our_back(
+        pool,
+        "INSERT INTO documents VALUES (8, 'another', 'row', NULL, 0)",
+    )
+    .await;
+    let mut edit = document.edit();
+    edit.id = 8;
+    edit.title = "edited".to_owned();
+
+    // The naive twin: the same copy without its origin is the copy of another row, and writes it.
+    let twin = Document {
+        id: 8,
+        title: "lost".to_owned(),
+        ..document.clone()
+    };
+    twin.update(pool).await.unwrap();
+    behind_our_back(
+        pool,
+        "UPDATE documents SET title = 'another', lock_version = 0 WHERE id = 8",
+    )
+    .await;
+
+    let written = [
+        edit.save(pool).await,
+        edit.update(pool).await,
+        edit.touch(pool).await,
+        edit.edit().update(pool).await,
+        edit.edit().save(pool).await,
+    ];
+    for refused in written {
+        assert!(
+            matches!(refused, Err(UpdateError::KeyChanged(_))),
+            "{refused:?}"
+        );
+    }
+    let read = edit.reload(pool).await;
+    assert!(matches!(read, Err(LoadError::KeyChanged(_))), "{read:?}");
+    let deleted = edit.delete(pool).await;
+    assert!(
+        matches!(deleted, Err(DeleteError::KeyChanged(_))),
+        "{deleted:?}"
+    );
+    for (id, title) in [(7, "title"), (8, "another")] {
+        let row = Document::load(pool, id).await.unwrap();
+        assert_eq!((row.title.as_str(), row.lock_version), (title, 0));
+    }
+
+    // With the key as it was, they are the methods of the row.
+    edit.id = 7;
+    assert_eq!(edit.reload(pool).await.unwrap(), document);
+    let touched = edit.touch(pool).await.unwrap();
+    assert_eq!((touched.title.as_str(), touched.lock_version), ("edited", 1));
+    edit.lock_version = 1;
+    assert_eq!(edit.update(pool).await.unwrap().lock_version, 2);
+    edit.lock_version = 2;
+    edit.delete(pool).await.unwrap();
+}
