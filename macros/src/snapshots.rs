@@ -272,11 +272,11 @@ fn versioned_stays_within_its_budget() {
     printed::<Versioned>(document()).assert_within(103, 25);
 }
 
-/// Each counter has statements for one row and for many, and without `existing_rows` both in two forms.
+/// Each counter has statements for one row and for many, and without `existing_rows` both in two forms. PostgreSQL binds an array per column of the key.
 #[test]
 fn counter_stays_within_its_budget() {
-    printed::<Counter>(page_views()).assert_within(60, 36);
-    printed::<Counter>(stock()).assert_within(67, 27);
+    printed::<Counter>(page_views()).assert_within(60, 51);
+    printed::<Counter>(stock()).assert_within(67, 35);
 }
 
 #[test]
@@ -307,8 +307,8 @@ fn find_or_create() {
 /// The options are on a type of the runtime, so there is a signature for each way to lock and nothing for each option.
 #[test]
 fn lockable_stays_within_its_budget() {
-    printed::<Lockable>(document()).assert_within(59, 25);
-    printed::<Lockable>(tag()).assert_within(38, 26);
+    printed::<Lockable>(document()).assert_within(56, 29);
+    printed::<Lockable>(tag()).assert_within(35, 29);
 }
 
 #[test]

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::ops::Range;
 
 use sqlx::Acquire;
 
 use crate::atomic::{Atomic, in_transaction};
-use crate::backend::Backend;
+use crate::backend::{Array, Backend};
 use crate::column::CounterNumber;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
@@ -48,10 +47,14 @@ pub trait Counter<const N: usize>: CounterRow {
 pub trait CounterRowSql<DB: Backend>: CounterRow {
     /// Reads all columns.
     const GET: &'static str;
+    /// Locks the rows of a batch that exist; `None` where there are no row locks.
+    const LOCK_BATCH: Option<&'static str>;
     /// Reads all columns.
     fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds the keys of many rows, an array per column, where the database has arrays.
+    fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
     /// Reads the key from the first columns of a row.
     fn read_key(row: &DB::Row) -> Result<Self::OwnedKey, sqlx::Error>;
 }
@@ -70,7 +73,7 @@ pub trait CounterSql<DB: Backend, const N: usize>: Counter<N> + CounterRowSql<DB
     const EXISTING_BATCH: BatchSql;
 }
 
-/// The pieces of a statement over many rows.
+/// The pieces of a statement over many rows. Where the database has arrays, `head` is all of it.
 #[derive(Clone, Copy)]
 pub struct BatchSql {
     /// Before the first row.
@@ -82,6 +85,7 @@ pub struct BatchSql {
     /// Whether rows that are missing are created.
     pub creates: bool,
     /// What follows the lowest and the highest total, if the statement has to know them.
+    /// These are its last parameters.
     pub behind_bounds: Option<&'static str>,
 }
 
@@ -345,14 +349,14 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
         let connection = &mut *connection;
         let chunks = chunks::<DB, N, T>(&deltas);
-        if let [(sql, _)] = chunks.as_slice()
+        if let [(sql, rows)] = chunks.as_slice()
             && sql.creates
             && sql.behind_bounds.is_none()
         {
             // Nothing can be refused for one row only, so the statement is all or nothing by itself.
             let in_transaction = in_transaction::<DB>(connection);
-            return match add_chunk::<DB, N, T>(*sql, &deltas, connection).await {
-                Ok(rows) => totals::<DB, N, T>(&rows, attempt),
+            return match add_chunk::<DB, N, T>(*sql, rows, connection).await {
+                Ok(rows) => sorted::<N, T>(totals::<DB, N, T>(&rows, attempt)?, attempt),
                 // The transaction is aborted and answers no more questions.
                 Err(error) if met_null(&error) && in_transaction => {
                     Err(CounterError::NullValue(attempt()))
@@ -382,10 +386,20 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         let mut atomic = Atomic::<DB>::begin(connection)
             .await
             .map_err(before_commit)?;
+        // Several statements would each have an order of their own.
+        if let Some(lock) = T::LOCK_BATCH
+            && chunks.len() > 1
+        {
+            let rows: Vec<_> = deltas.iter().collect();
+            let lock = arrays::<DB, N, T>(lock, &rows, 0);
+            if let Err(error) = lock.fetch_all(atomic.connection()).await {
+                let error = before_commit(error);
+                return Err(undo(atomic, error).await);
+            }
+        }
         let mut all = Vec::with_capacity(deltas.len());
-        for (sql, range) in chunks {
-            let rows = &deltas[range];
-            let written = match add_chunk::<DB, N, T>(sql, rows, atomic.connection()).await {
+        for (sql, rows) in chunks {
+            let written = match add_chunk::<DB, N, T>(sql, &rows, atomic.connection()).await {
                 Ok(written) => written,
                 Err(error) => {
                     let error = before_commit(error);
@@ -403,6 +417,10 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             atomic.rollback().await.map_err(before_commit)?;
             return Err(find_refused::<DB, N, T>(&deltas, connection).await);
         }
+        let all = match sorted::<N, T>(all, attempt) {
+            Ok(all) => all,
+            Err(error) => return Err(undo(atomic, error).await),
+        };
         atomic
             .commit()
             .await
@@ -411,7 +429,7 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     }
 }
 
-/// Sums the changes per key; the map keeps the keys sorted, the order in which every batch locks its rows.
+/// Sums the changes per key.
 fn sum<'k, const N: usize, T: Counter<N>>(
     deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
 ) -> Result<Vec<(T::Key<'k>, i64)>, CounterError> {
@@ -429,57 +447,75 @@ fn sum<'k, const N: usize, T: Counter<N>>(
         .collect()
 }
 
-/// One statement of a batch: its SQL, and the range of the sorted changes that it covers.
-type Chunk = (BatchSql, Range<usize>);
+/// One statement of a batch: its SQL, and the changes that it covers.
+type Chunk<'d, K> = (BatchSql, Vec<&'d (K, i64)>);
 
-/// Cuts the sorted changes where the statement has to change or would have too many parameters.
-///
-/// The order is never given up: two batches that lock the same rows in different orders deadlock.
-fn chunks<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
-    deltas: &[(T::Key<'_>, i64)],
-) -> Vec<Chunk> {
-    // Two parameters are the guard's.
-    let most = (DB::MAX_PARAMETERS - 2) / (T::KEYS + 1);
-    let mut chunks: Vec<(bool, Range<usize>)> = Vec::new();
-    for (index, (_, delta)) in deltas.iter().enumerate() {
-        let creates = T::BATCH.is_some() && can_start::<N, T>(*delta);
-        match chunks.last_mut() {
-            Some((kind, range)) if *kind == creates && range.len() < most => range.end = index + 1,
-            _ => chunks.push((creates, index..index + 1)),
-        }
-    }
-    chunks
+/// Parts the changes that can create a row from the others, and cuts them where a statement would have too many parameters.
+fn chunks<'d, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    deltas: &'d [(T::Key<'k>, i64)],
+) -> Vec<Chunk<'d, T::Key<'k>>> {
+    let most = if DB::HAS_ARRAYS {
+        usize::MAX
+    } else {
+        // Two parameters are the guard's.
+        (DB::MAX_PARAMETERS - 2) / (T::KEYS + 1)
+    };
+    let (creating, existing): (Vec<_>, Vec<_>) = deltas
+        .iter()
+        .partition(|(_, delta)| T::BATCH.is_some() && can_start::<N, T>(*delta));
+    let creating = T::BATCH.map(|sql| (sql, creating));
+    creating
         .into_iter()
-        .map(|(creates, range)| {
-            let sql = T::BATCH.filter(|_| creates).unwrap_or(T::EXISTING_BATCH);
-            (sql, range)
+        .chain([(T::EXISTING_BATCH, existing)])
+        .flat_map(|(sql, rows)| {
+            let chunks = rows.chunks(most).map(|rows| (sql, rows.to_vec()));
+            chunks.collect::<Vec<_>>()
         })
         .collect()
+}
+
+/// A statement with an array per column of the key, and one of the changes; `start` is added to each.
+fn arrays<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    sql: &'static str,
+    deltas: &[&(T::Key<'_>, i64)],
+    start: i64,
+) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    let keys: Vec<_> = deltas.iter().map(|(key, _)| key).collect();
+    T::bind_keys(&keys, &mut statement);
+    let values = deltas.iter().map(|(_, delta)| start.saturating_add(*delta));
+    statement.bind_array(Array::Integers(values.collect()));
+    statement
 }
 
 /// Runs one statement of a batch and returns the rows that it changed.
 async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     sql: BatchSql,
-    deltas: &[(T::Key<'_>, i64)],
+    deltas: &[&(T::Key<'_>, i64)],
     connection: &mut DB::Connection,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
+    // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
+    let start = if sql.creates { T::START } else { 0 };
+    let (min, max) = bounds::<N, T>();
+    if DB::HAS_ARRAYS {
+        let mut statement = arrays::<DB, N, T>(sql.head, deltas, start);
+        if sql.behind_bounds.is_some() {
+            statement.bind_i64(min);
+            statement.bind_i64(max);
+        }
+        return statement.fetch_all(connection).await;
+    }
     let mut statement = Statement::one_off(sql.head);
     for (index, (key, delta)) in deltas.iter().enumerate() {
         statement.push(if index == 0 { "(" } else { ", (" });
         T::bind_key(key, &mut Listed(&mut statement));
         statement.push(", ");
         statement.push_next_parameter();
-        // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
-        statement.bind_i64(if sql.creates {
-            T::START.saturating_add(*delta)
-        } else {
-            *delta
-        });
+        statement.bind_i64(start.saturating_add(*delta));
         statement.push(sql.row_tail);
     }
     statement.push(sql.tail);
     if let Some(end) = sql.behind_bounds {
-        let (min, max) = bounds::<N, T>();
         statement.push_next_parameter();
         statement.bind_i64(min);
         statement.push(" AND ");
@@ -490,7 +526,7 @@ async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     statement.fetch_all(connection).await
 }
 
-/// The keys and totals of the rows that a statement returned, in key order.
+/// The keys and totals of the rows that a statement returned.
 fn totals<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     rows: &[DB::Row],
     attempt: impl Fn() -> Attempt,
@@ -501,7 +537,14 @@ fn totals<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
         totals.push((key, total::<DB, N, T>(row, T::KEYS, &attempt)?));
     }
-    // A database returns the rows in any order it likes.
+    Ok(totals)
+}
+
+/// Totals in key order: a database returns rows in any order it likes.
+fn sorted<const N: usize, T: Counter<N>>(
+    mut totals: Totals<T, N>,
+    attempt: impl Fn() -> Attempt,
+) -> Result<Totals<T, N>, CounterError> {
     totals.sort_by(|(a, _), (b, _)| a.cmp(b));
     // As many rows as keys could also be two rows for one key and none for another.
     if totals.is_sorted_by(|(a, _), (b, _)| a < b) {

@@ -23,6 +23,8 @@ mod find_or_create;
 mod fingerprint;
 #[cfg(feature = "idempotent")]
 mod idempotent;
+#[cfg(feature = "postgres")]
+mod key_array;
 mod lock_key;
 mod lockable;
 mod queue;
@@ -105,6 +107,8 @@ pub mod __private {
         Changes, Column, Comparable, CounterNumber, NotNullable, Nullable, VersionNumber, from_row,
     };
     pub use crate::error::KeyText;
+    #[cfg(feature = "postgres")]
+    pub use crate::key_array::{ArrayType, NoArrayType, array};
     pub use crate::statement::{Bind, get};
 
     /// For `#[derive(Versioned)]`.

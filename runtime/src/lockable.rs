@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use sqlx::Row;
 
 use crate::backend::Backend;
 use crate::error::{Attempt, DatabaseError, KeyText};
@@ -19,14 +20,12 @@ use crate::versioned::Conflict;
 /// What `#[derive(Lockable)]` knows about a model, the same for every database.
 pub trait Lockable: Sized + Send + Sync + 'static {
     /// The key columns as the caller gives them; text is borrowed.
-    type Key<'k>: Ord + Clone + Send + Sync + 'k;
+    type Key<'k>: PartialEq + Clone + Send + Sync + 'k;
     /// As written by the user.
     const TABLE: &'static str;
 
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
-    /// Whether this is the key of this row.
-    fn has_key(&self, key: &Self::Key<'_>) -> bool;
     /// Writes the key into an error.
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
     /// The fence to show to the row, if the model has one.
@@ -50,9 +49,10 @@ pub trait LockableVersion: Lockable {
 pub trait LockableSql<DB: Backend>: Lockable {
     /// Reads one row by its key; the lock clause is put behind it.
     const SELECT: &'static str;
-    /// Reads many rows in key order: what stands before the list of keys.
+    /// Reads many rows in key order, and behind each the number of its key, from 1. With arrays this is the whole statement, else
+    /// what stands before the list of keys and numbers.
     const SELECT_MANY_HEAD: &'static str;
-    /// What stands behind the list of keys.
+    /// What stands behind the list.
     const SELECT_MANY_TAIL: &'static str;
     /// Takes the database's write lock, where there are no row locks.
     const WRITE_LOCK: Option<&'static str>;
@@ -63,6 +63,8 @@ pub trait LockableSql<DB: Backend>: Lockable {
     fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$n…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds many keys, an array per column, where the database has arrays.
+    fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
     /// Binds the columns that `UPDATE` writes.
     fn bind_columns(&self, to: &mut impl Bind<DB>);
     /// Takes over what the database changed.
@@ -276,10 +278,7 @@ pub fn lock_many<'t, 'k, DB: Backend, T: Lockable>(
     tx: impl InTransaction<'t, Database = DB>,
     keys: impl IntoIterator<Item = T::Key<'k>>,
 ) -> Lock<'t, DB, T, Many<'k, T>> {
-    let mut keys: Vec<_> = keys.into_iter().collect();
-    keys.sort_unstable();
-    keys.dedup();
-    start(tx, Many(keys))
+    start(tx, Many(keys.into_iter().collect()))
 }
 
 fn start<'t, DB: Backend, T, Q>(
@@ -655,16 +654,28 @@ where
                 .map_err(failed)?;
             let rows = select_many::<DB, T, G, W>(patient.connection, &keys, no_key).await;
             patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
-            let mut locked = Vec::with_capacity(keys.len());
+            let attempt = |key| attempt_on::<T>(key, "lock_many");
+            let mut found = vec![false; keys.len()];
+            let mut locked: Vec<T> = Vec::with_capacity(keys.len());
             for row in &rows.map_err(failed)? {
-                locked.push(T::from_row(row).map_err(failed)?);
+                // A number from 1 for each row, or the database is not one that rowlock knows.
+                let number = DB::get_i64(row, row.len().saturating_sub(1)).map_err(failed)?;
+                let place = number.and_then(|number| usize::try_from(number - 1).ok());
+                if let Some(place) = place.filter(|place| *place < keys.len()) {
+                    if found[place] {
+                        return Err(LockError::NotUnique(attempt(&keys[place])));
+                    }
+                    found[place] = true;
+                }
+                let row = T::from_row(row).map_err(failed)?;
+                // The same row again: it was given twice, or in two ways that the database considers equal.
+                if locked.last().is_none_or(|last| last.key() != row.key()) {
+                    locked.push(row);
+                }
             }
-            if !W::SKIPS
-                && let Some(missing) = keys
-                    .iter()
-                    .find(|key| !locked.iter().any(|row: &T| row.has_key(key)))
-            {
-                return Err(LockError::NotFound(attempt_on::<T>(missing, "lock_many")));
+            let missing = found.iter().zip(&keys).find(|(found, _)| !**found);
+            if let Some((_, key)) = missing.filter(|_| !W::SKIPS) {
+                return Err(LockError::NotFound(attempt(key)));
             }
             let guard = |row| G::guard(row, transaction);
             Ok(locked.into_iter().map(guard).collect())
@@ -677,13 +688,22 @@ async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
     keys: &[T::Key<'_>],
     no_key: bool,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
-    let mut statement = Statement::one_off(T::SELECT_MANY_HEAD);
-    for (index, key) in keys.iter().enumerate() {
-        statement.push(if index == 0 { "(" } else { ", (" });
-        T::bind_key(key, &mut Listed(&mut statement));
-        statement.push(")");
+    let mut statement;
+    if DB::HAS_ARRAYS {
+        statement = Statement::composed(T::SELECT_MANY_HEAD);
+        let keys: Vec<_> = keys.iter().collect();
+        T::bind_keys(&keys, &mut statement);
+    } else {
+        statement = Statement::one_off(T::SELECT_MANY_HEAD);
+        for (index, key) in keys.iter().enumerate() {
+            statement.push(if index == 0 { "(" } else { ", (" });
+            T::bind_key(key, &mut Listed(&mut statement));
+            statement.push(", ");
+            statement.push_number(index + 1);
+            statement.push(")");
+        }
+        statement.push(T::SELECT_MANY_TAIL);
     }
-    statement.push(T::SELECT_MANY_TAIL);
     if let Some(write_lock) = T::WRITE_LOCK {
         DB::run_plain(connection, write_lock).await?;
     } else {

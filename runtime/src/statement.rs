@@ -41,7 +41,7 @@ pub(crate) enum Fetched<R> {
 
 /// A statement with its values.
 ///
-/// Its text is made of `&'static str` pieces and of `$n` or `?`, nothing else: this is the one place where SQL is put
+/// Its text is made of `&'static str` pieces, of numbers, and of `$n` or `?`, nothing else: this is the one place where SQL is put
 /// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
 /// same, but panics when a value cannot be encoded.)
 pub(crate) struct Statement<DB: Backend> {
@@ -114,6 +114,12 @@ impl<DB: Backend> Statement<DB> {
             self.push("?");
         } else {
             self.push_parameter();
+        }
+    }
+
+    pub(crate) fn push_number(&mut self, number: usize) {
+        if let Text::Composed(text) = &mut self.text {
+            let _ = write!(text, "{number}");
         }
     }
 

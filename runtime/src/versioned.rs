@@ -411,7 +411,8 @@ impl<T: Versioned> Edit<T> {
         T: VersionedSql<DB>,
     {
         async move {
-            self.unchanged_key("save").map_err(UpdateError::KeyChanged)?;
+            self.unchanged_key("save")
+                .map_err(UpdateError::KeyChanged)?;
             let changes = self.base.changes(&self.mine);
             // A new holder marks the row with its fence, if with nothing else.
             if changes.is_empty() && self.base.fence() == self.mine.fence() {

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use rowlock::{Fault, LastFailure, LockError, Lockable, TransactionError, Tx, transaction};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
 use sqlx::{Acquire, Executor, PgExecutor};
 use tokio::sync::Barrier;
 
@@ -384,5 +387,54 @@ async fn t_16_a_wait_that_was_dropped_leaves_no_lock() {
         .unwrap();
         assert_eq!(locks, 0);
         assert!(is_free(&database, 1).await);
+    }
+}
+
+/// A key with nothing but what sqlx needs: neither `Ord` nor `Hash`, and an `sqlx::Type` that was written by hand.
+#[derive(Debug, Clone, PartialEq)]
+struct Code(String);
+
+impl sqlx::Type<Db> for Code {
+    fn type_info() -> PgTypeInfo {
+        <String as sqlx::Type<Db>>::type_info()
+    }
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        <String as sqlx::Type<Db>>::compatible(ty)
+    }
+}
+
+impl<'q> sqlx::Encode<'q, Db> for Code {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        sqlx::Encode::<Db>::encode(self.0.clone(), buffer)
+    }
+}
+
+impl<'r> sqlx::Decode<'r, Db> for Code {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self(<String as sqlx::Decode<Db>>::decode(value)?))
+    }
+}
+
+#[derive(Debug, PartialEq, sqlx::FromRow, Lockable)]
+#[rowlock(table = "things", backend(Postgres))]
+struct Coded {
+    #[rowlock(key)]
+    code: Code,
+    units: i64,
+}
+
+#[tokio::test]
+async fn a_key_needs_no_order_and_no_array_type_of_its_own() {
+    let database = database(
+        "CREATE TABLE things (code text PRIMARY KEY, units bigint NOT NULL);
+        INSERT INTO things VALUES ('b', 2), ('a', 1)",
+    )
+    .await;
+    let mut tx = database.pool.begin().await.unwrap();
+    let codes = ["b", "a"].map(|code| Code(code.to_owned()));
+    for _ in 0..2 {
+        let locked = Coded::lock_many(&mut tx, codes.clone()).await.unwrap();
+        let units: Vec<_> = locked.iter().map(|row| row.units).collect();
+        assert_eq!(units, [1, 2]);
     }
 }

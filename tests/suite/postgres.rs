@@ -38,6 +38,10 @@ mod histories_postgres;
 mod idempotent;
 #[path = "idempotent_postgres.rs"]
 mod idempotent_postgres;
+#[path = "lock_keys.rs"]
+mod lock_keys;
+#[path = "lock_order_postgres.rs"]
+mod lock_order_postgres;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "lockable_postgres.rs"]

@@ -32,6 +32,8 @@ mod histories;
 mod idempotent;
 #[path = "idempotent_sqlite.rs"]
 mod idempotent_sqlite;
+#[path = "lock_keys.rs"]
+mod lock_keys;
 #[path = "lockable.rs"]
 mod lockable;
 #[path = "lockable_sqlite.rs"]

@@ -1025,7 +1025,10 @@ async fn a_key_that_was_edited_is_refused_by_every_method() {
     edit.id = 7;
     assert_eq!(edit.reload(pool).await.unwrap(), document);
     let touched = edit.touch(pool).await.unwrap();
-    assert_eq!((touched.title.as_str(), touched.lock_version), ("edited", 1));
+    assert_eq!(
+        (touched.title.as_str(), touched.lock_version),
+        ("edited", 1)
+    );
     edit.lock_version = 1;
     assert_eq!(edit.update(pool).await.unwrap().lock_version, 2);
     edit.lock_version = 2;

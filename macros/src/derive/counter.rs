@@ -8,9 +8,9 @@ use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Method, Output, assert_not_null, bind_key, connection_name, database, describe_key,
-    for_backend, from_row, key_argument, key_type, literal, name_at, sql_doc, stub_fields,
-    stub_impl, stub_method, tuple,
+    Derive, Method, Output, assert_not_null, bind_key, bind_keys, connection_name, database,
+    describe_key, for_backend, from_row, key_argument, key_type, literal, name_at,
+    optional_literal, sql_doc, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -299,10 +299,11 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     let batch_name = method_name(counter, "_batch");
     let batch_docs = format!(
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
-         Deltas for the same key are summed first; rows are locked in key order, so that batches do not deadlock. \
-         An empty batch runs no SQL.\n\n{missing}\n\n\
-         One statement per 65,535 parameters (SQLite: 32,766), in a transaction if there are several, if the counter has \
-         bounds, or on SQLite.\n\n\
+         Deltas for the same key are summed first; rows are locked in the order of `lock_many`, the database's of their keys, so \
+         that neither batches nor those deadlock with each other. An empty batch runs no SQL.\n\n{missing}\n\n\
+         One statement, on SQLite per 32,766 parameters. Where some deltas cannot start a row (a negative one with `min = 0`), two, \
+         on PostgreSQL after one that locks the rows. In a transaction if there are several, if the counter has bounds, or on \
+         SQLite.\n\n\
          Errors: those of `add_{field}`, about the first key that was refused.\n\n\
          Cancel safety: if the future is dropped, all of it took effect or none."
     );
@@ -398,6 +399,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let from_row = from_row(model, dialect);
     let get = literal(dialect, &sql::select(model, keys));
     let bind_key = bind_key(keys);
+    let bind_keys = bind_keys(keys, dialect);
+    let lock_batch = optional_literal(dialect, sql::counter::lock_batch(model, dialect).as_deref());
     let read_key = match keys.len() {
         1 => quote!(__rt::get(__row, 0)),
         several => {
@@ -437,8 +440,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::counter::CounterRowSql<#database> for #ident {
             const GET: &'static str = #get;
+            const LOCK_BATCH: __rt::Option<&'static str> = #lock_batch;
             #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            #bind_keys
             fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {
                 #read_key
             }

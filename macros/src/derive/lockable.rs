@@ -6,9 +6,9 @@ use syn::{DeriveInput, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, database, describe_key,
-    fence, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal, read_back,
-    sql_doc, stub_impl,
+    Derive, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, bind_keys, database,
+    describe_key, fence, for_backend, from_row, key_of, key_type, literal, name_at,
+    optional_literal, read_back, sql_doc, stub_impl,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -115,7 +115,6 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             type Key<'__k> = ();
             const TABLE: &'static str = "";
             fn key(&self) -> Self::Key<'_> {}
-            fn has_key(&self, _: &Self::Key<'_>) -> bool { true }
             fn describe(_: &Self::Key<'_>, _: &mut __rt::KeyText) {}
         }
         impl #with_database __rt::lockable::LockableSql<__DB> for #ident #arguments #predicates {
@@ -146,12 +145,11 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         }
     };
     let many = |dialect| {
-        let (head, tail) = sql::lockable::select_many(model);
-        let list = keys.iter().map(|_| "$n").collect::<Vec<_>>().join(", ");
-        let select = format!("{head}({list}), …{tail}");
+        let (head, tail) = sql::lockable::select_many(model, dialect);
+        let list = keys.iter().map(|_| "?, ").collect::<String>();
         match sql::lockable::write_lock(model, dialect) {
-            Some(write_lock) => format!("{write_lock};\n{select}"),
-            None => format!("{select} FOR UPDATE"),
+            Some(write_lock) => format!("{write_lock};\n{head}({list}1), …{tail}"),
+            None => format!("{head} FOR UPDATE"),
         }
     };
     let lock_docs = format!(
@@ -162,8 +160,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         sql_doc(model, one)
     );
     let many_docs = format!(
-        "Locks many rows of `{table}` in key order, so that two callers never wait for each other, and returns them in that \
-         order. Keys that are given twice count once; no key, no SQL.\n\n{}\n\n\
+        "Locks many rows of `{table}` in the database's order of their keys, so that two callers never wait for each other, and \
+         returns them in that order. Keys that are given twice count once; no key, no SQL.\n\n{}\n\n\
          Errors: those of `lock`; `NotFound` names the first key without a row, unless `skip_locked` is set.",
         sql_doc(model, many)
     );
@@ -241,7 +239,6 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             type Key<'__k> = #key_type;
             const TABLE: &'static str = #table;
             fn key(&self) -> Self::Key<'_> { #key }
-            fn has_key(&self, __key: &Self::Key<'_>) -> bool { #key == *__key }
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
             #fence
         }
@@ -256,7 +253,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
     let from_row = from_row(model, dialect);
     let select = literal(dialect, &sql::select(model, keys));
-    let (head, tail) = sql::lockable::select_many(model);
+    let (head, tail) = sql::lockable::select_many(model, dialect);
     let (head, tail) = (literal(dialect, &head), literal(dialect, &tail));
     let write_lock = optional_literal(
         dialect,
@@ -264,6 +261,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     );
     let update = literal(dialect, &sql::lockable::update(model));
     let bind_key = bind_key(keys);
+    let bind_keys = bind_keys(keys, dialect);
     let binds = bind_columns(&model.writable());
     let reads = read_back(&sql::lockable::returned(model));
     quote! {
@@ -276,6 +274,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const UPDATE: &'static str = #update;
             #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+            #bind_keys
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
             fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
                 #reads

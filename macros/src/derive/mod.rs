@@ -330,6 +330,34 @@ fn bind_key(columns: &[&Column]) -> TokenStream {
     quote!(#(#binds)*)
 }
 
+/// Binds the columns of many keys as arrays, where statements take those.
+fn bind_keys(columns: &[&Column], dialect: Dialect) -> TokenStream {
+    if dialect == Dialect::Sqlite {
+        return TokenStream::new();
+    }
+    let single = columns.len() == 1;
+    let binds = columns.iter().enumerate().map(|(index, column)| {
+        let ty = &column.ty;
+        let index = Index::from(index);
+        let part = if single {
+            quote!(__key)
+        } else {
+            quote!(&__key.#index)
+        };
+        quote! {
+            __to.bind(#index, &__rt::array(__keys, __rt::ArrayType::<#ty>::INFO, |__key| #part));
+        }
+    });
+    let database = database(dialect);
+    quote! {
+        fn bind_keys(__keys: &[&Self::Key<'_>], __to: &mut impl __rt::Bind<#database>) {
+            #[allow(unused_imports)]
+            use __rt::NoArrayType as _;
+            #(#binds)*
+        }
+    }
+}
+
 /// Writes a key into an error. Numbers and UUIDs are shown, everything else may be private.
 fn describe_key(columns: &[&Column]) -> TokenStream {
     let parts = key_parts(columns);

@@ -83,10 +83,9 @@ pub(crate) fn read(model: &Model, counter: &Column) -> String {
     )
 }
 
-/// A batch: `head`, one `($n, $n, $n` + `row_tail` per row, `tail`; and if there is a guard `$n AND $n`, the lowest
-/// and the highest total, and what is `behind_bounds`.
-///
-/// The parameters stand in the order in which they are bound, so that SQLite can have `?` for each.
+/// A batch. On PostgreSQL `head` is all of it, with an array per column of the key and one of the changes, and then, if there
+/// is a guard, the lowest and the highest total. On SQLite: `head`, one `(?, ?, ?` + `row_tail` per row, `tail`; and if there is
+/// a guard `? AND ?`, the same two, and what is `behind_bounds`.
 pub(crate) struct Batch {
     pub head: String,
     pub row_tail: String,
@@ -95,6 +94,19 @@ pub(crate) struct Batch {
     pub creates: bool,
     /// What follows the guard's bounds, if there is one.
     pub behind_bounds: Option<String>,
+}
+
+impl Batch {
+    /// A text with all of its parameters.
+    fn literal(head: String, creates: bool, guarded: bool) -> Self {
+        Self {
+            head,
+            row_tail: String::new(),
+            tail: String::new(),
+            creates,
+            behind_bounds: guarded.then(String::new),
+        }
+    }
 }
 
 pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
@@ -114,105 +126,126 @@ pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Ba
         // Without a guard nothing tells a row that refused from one that changed, so NULL has to fail.
         total = format!("CASE WHEN {old} IS NULL THEN {change} / 0 ELSE {total} END");
     }
-    let (tail, behind_bounds) = returning(
-        format!(
-            " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard}",
-            names(&keys),
-        ),
-        model,
-        counter,
-        guarded,
+    let insert = format!(
+        "INSERT INTO {} ({})",
+        table(model),
+        new_row_columns(model, counter)
     );
-    Batch {
-        head: format!(
-            "INSERT INTO {} ({}) VALUES ",
-            table(model),
-            new_row_columns(model, counter)
-        ),
-        row_tail: format!("{})", trailing_values(model, counter)),
-        tail,
-        creates: true,
-        behind_bounds,
+    let update = format!(
+        " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard}",
+        names(&keys),
+    );
+    let returning = returning(model, counter);
+    match dialect {
+        Dialect::Postgres => {
+            let (given, parts) = (given_deltas(model), parts(&keys));
+            let others = trailing_values(model, counter);
+            let bounds = bounds(&keys, guarded);
+            Batch::literal(
+                format!(
+                    "WITH {given} {insert} SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" ORDER BY {parts}{update}{bounds}{returning}"
+                ),
+                true,
+                guarded,
+            )
+        }
+        Dialect::Sqlite => Batch {
+            head: format!("{insert} VALUES "),
+            row_tail: format!("{})", trailing_values(model, counter)),
+            tail: update,
+            creates: true,
+            behind_bounds: Some(returning),
+        },
     }
 }
 
 /// A batch for rows that exist.
 ///
-/// PostgreSQL locks the rows in the order in which they are given before it changes the first, as an upsert does
-/// by itself; two batches that overlap would else deadlock. The order of the key in the database would not do: a
-/// collation sorts text in another way than we do. SQLite has one writer at a time.
+/// PostgreSQL locks the rows in the order of their keys before it changes the first, as an upsert does by itself; two batches that
+/// overlap would else deadlock. SQLite has one writer at a time.
 pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
     let keys = model.keys();
     let name = quote(&counter.name);
     let rows = table(model);
-    let key_names = comma(1..=keys.len(), |index| format!("\"rowlock_k{index}\""));
-    let join = |left: &dyn Fn(usize, &Column) -> String| {
-        and(keys.iter().enumerate(), |(index, key)| {
-            format!(
-                "{} = \"rowlock_delta\".\"rowlock_k{}\"",
-                left(index + 1, key),
-                index + 1
-            )
-        })
-    };
-    let own = |column: &Column| format!("\"rowlock_row\".{}", quote(&column.name));
-    let own_keys = comma(&keys, |key| own(key));
-    let own_join = join(&|_, key| own(key));
-    let change = "\"rowlock_delta\".\"rowlock_by\"";
+    let parts = parts(&keys);
+    let own_join = given_row(&keys);
+    let change = "\"rowlock_given\".\"rowlock_by\"";
+    let own = format!("\"rowlock_row\".{name}");
     let guarded = guarded(counter, dialect);
     let guard = if guarded {
-        let total = total_between(&own(counter), change, dialect);
+        let total = total_between(&own, change, dialect);
         format!(" AND {total}")
     } else {
         String::new()
     };
-    let (held, from_held) = match dialect {
+    let update = format!("UPDATE {rows} AS \"rowlock_row\" SET {name} = {own} + {change} FROM");
+    let returning = returning(model, counter);
+    match dialect {
         Dialect::Postgres => {
-            let held_names = comma(1..=keys.len(), |index| format!("\"rowlock_h{index}\""));
-            let held_join = join(&|index, _| format!("\"rowlock_held\".\"rowlock_h{index}\""));
-            (
+            let (given, held) = (given_deltas(model), lock_rows(model));
+            let bounds = bounds(&keys, guarded);
+            Batch::literal(
                 format!(
-                    ", \"rowlock_held\" ({held_names}) AS MATERIALIZED (SELECT {own_keys} FROM {rows} AS \"rowlock_row\" JOIN (SELECT *, row_number() OVER () AS \"rowlock_n\" FROM \"rowlock_delta\") AS \"rowlock_delta\" ON {own_join} ORDER BY \"rowlock_n\" FOR NO KEY UPDATE OF \"rowlock_row\")"
+                    "WITH {given}, \"rowlock_held\" ({parts}) AS MATERIALIZED ({held}) {update} \"rowlock_given\" JOIN \"rowlock_held\" USING ({parts}) WHERE {own_join}{guard}{bounds}{returning}"
                 ),
-                format!(" JOIN \"rowlock_held\" ON {held_join}"),
+                false,
+                guarded,
             )
         }
-        Dialect::Sqlite => (String::new(), String::new()),
-    };
-    let (tail, behind_bounds) = returning(
-        format!(
-            "){held} UPDATE {rows} AS \"rowlock_row\" SET {name} = {} + {change} FROM \"rowlock_delta\"{from_held} WHERE {own_join}{guard}",
-            own(counter),
-        ),
-        model,
-        counter,
-        guarded,
-    );
-    Batch {
-        head: format!("WITH \"rowlock_delta\" ({key_names}, \"rowlock_by\") AS (VALUES "),
-        row_tail: ")".to_owned(),
-        tail,
-        creates: false,
-        behind_bounds,
+        // Without an alias in RETURNING, which SQLite does not take and does not need: the names of the other columns in the
+        // statement are ours.
+        Dialect::Sqlite => Batch {
+            head: format!("WITH \"rowlock_given\" ({parts}, \"rowlock_by\") AS (VALUES "),
+            row_tail: ")".to_owned(),
+            tail: format!(") {update} \"rowlock_given\" WHERE {own_join}{guard}"),
+            creates: false,
+            behind_bounds: Some(returning),
+        },
     }
 }
 
-/// `tail` with the RETURNING behind it, which the bounds of a guard keep apart.
-///
-/// SQLite takes no alias there, and needs none: the names of the other columns in the statement are ours.
-fn returning(
-    mut tail: String,
-    model: &Model,
-    counter: &Column,
-    guarded: bool,
-) -> (String, Option<String>) {
-    let keys = names(&model.keys());
-    let returning = format!(" RETURNING {keys}, {}", quote(&counter.name));
-    if guarded {
-        return (tail, Some(returning));
+/// Locks the rows of a batch that exist, in the order of their keys, where there are row locks.
+pub(crate) fn lock_batch(model: &Model, dialect: Dialect) -> Option<String> {
+    match dialect {
+        Dialect::Postgres => Some(format!("WITH {} {}", given_deltas(model), lock_rows(model))),
+        Dialect::Sqlite => None,
     }
-    tail.push_str(&returning);
-    (tail, None)
+}
+
+/// The keys of a batch and its changes.
+fn given_deltas(model: &Model) -> String {
+    let keys = model.keys();
+    let unnested = format!(
+        "unnest({}, (SELECT ${}::bigint[]))",
+        key_arrays(&keys),
+        keys.len() + 1
+    );
+    given(model, &unnested, "rowlock_by")
+}
+
+fn lock_rows(model: &Model) -> String {
+    let keys = model.keys();
+    let parts = parts(&keys);
+    format!(
+        "SELECT {parts} FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY {parts} FOR NO KEY UPDATE OF \"rowlock_row\"",
+        table(model),
+        given_row(&keys)
+    )
+}
+
+/// The bounds of the guard as PostgreSQL has them, behind the arrays.
+fn bounds(keys: &[&Column], guarded: bool) -> String {
+    let behind = keys.len() + 1;
+    if guarded {
+        format!("${} AND ${}", behind + 1, behind + 2)
+    } else {
+        String::new()
+    }
+}
+
+fn returning(model: &Model, counter: &Column) -> String {
+    let keys = names(&model.keys());
+    format!(" RETURNING {keys}, {}", quote(&counter.name))
 }
 
 /// PostgreSQL refuses an overflow itself; SQLite would turn the total into a floating-point number.

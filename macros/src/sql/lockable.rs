@@ -2,19 +2,39 @@
 
 use super::*;
 
-/// Reads many rows in key order: what stands around the list of keys.
-pub(crate) fn select_many(model: &Model) -> (String, String) {
+/// Reads many rows in key order, each with the number of the key that it was found by. On PostgreSQL the first part is all of
+/// it, with an array per column; on SQLite the keys and their numbers, from 1, stand between the two.
+///
+/// The database says which key a row belongs to: what it considers equal, Rust need not.
+pub(crate) fn select_many(model: &Model, dialect: Dialect) -> (String, String) {
     let keys = model.keys();
-    let all: Vec<&Column> = model.columns.iter().collect();
-    (
-        format!(
-            "SELECT {} FROM {} WHERE ({}) IN (VALUES ",
-            names(&all),
-            table(model),
-            names(&keys)
+    let select = format!(
+        "SELECT {}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY",
+        comma(&model.columns, |column| format!(
+            "\"rowlock_row\".{}",
+            quote(&column.name)
+        )),
+        table(model),
+        given_row(&keys)
+    );
+    match dialect {
+        Dialect::Postgres => {
+            let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(&keys));
+            let given = given(model, &unnested, "rowlock_n");
+            let sql = format!("WITH {given} {select} {}", parts(&keys));
+            (sql, String::new())
+        }
+        Dialect::Sqlite => (
+            format!(
+                "WITH \"rowlock_given\" ({}, \"rowlock_n\") AS (VALUES ",
+                parts(&keys)
+            ),
+            format!(
+                ") {select} {}",
+                comma(&keys, |key| format!("\"rowlock_row\".{}", quote(&key.name)))
+            ),
         ),
-        format!(") ORDER BY {}", names(&keys)),
-    )
+    }
 }
 
 /// Takes the write lock of a database that has no row locks, without changing anything.

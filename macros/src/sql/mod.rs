@@ -113,6 +113,44 @@ fn equal(columns: &[&Column], first: usize) -> String {
     })
 }
 
+/// `"rowlock_k1", "rowlock_k2"`: the columns of a key beside the table.
+fn parts(keys: &[&Column]) -> String {
+    comma(1..=keys.len(), |index| format!("\"rowlock_k{index}\""))
+}
+
+/// `"rowlock_row"."a" = "rowlock_k1"`, for each column of the key.
+fn given_row(keys: &[&Column]) -> String {
+    and(keys.iter().enumerate(), |(index, key)| {
+        format!(
+            "\"rowlock_row\".{} = \"rowlock_given\".\"rowlock_k{}\"",
+            quote(&key.name),
+            index + 1
+        )
+    })
+}
+
+/// The keys of many rows on PostgreSQL, as the CTE `"rowlock_given"`: `unnested` yields them and a bigint, which is called
+/// `number`.
+///
+/// The half that is empty gives them the collation of the table's columns. So ORDER BY them is the same order for
+/// whoever locks several rows, whether he finds them or creates them; two orders would deadlock. It comes second,
+/// because the keys keep their own type then, and are compared as those of a statement about one row.
+fn given(model: &Model, unnested: &str, number: &str) -> String {
+    let keys = model.keys();
+    format!(
+        "\"rowlock_given\" ({}, \"{number}\") AS (SELECT * FROM {unnested} UNION ALL SELECT {}, NULL::bigint FROM {} WHERE false)",
+        parts(&keys),
+        names(&keys),
+        table(model)
+    )
+}
+
+/// `(SELECT $1), (SELECT $2)`: an array per column of the key. As a subquery its length is nothing to plan by, so that one
+/// plan serves all calls.
+fn key_arrays(keys: &[&Column]) -> String {
+    comma(1..=keys.len(), |index| format!("(SELECT ${index})"))
+}
+
 /// `"version" = "version" + 1`
 fn bump(version: &Column) -> String {
     format!("{0} = {0} + 1", quote(&version.name))

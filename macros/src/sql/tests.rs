@@ -112,14 +112,25 @@ fn counter_creates_its_row_with_what_the_others_start_at() {
     );
 }
 
-fn joined(batch: &counter::Batch, row: &str, bounds: &str) -> String {
-    assert_eq!(batch.behind_bounds.is_some(), !bounds.is_empty());
+fn joined(batch: &counter::Batch) -> String {
+    let bounds = batch
+        .behind_bounds
+        .as_ref()
+        .filter(|_| !batch.tail.is_empty())
+        .map_or("", |_| "? AND ?");
+    let row = if batch.row_tail.is_empty() {
+        ""
+    } else {
+        "(?, ?, ?"
+    };
     let end = batch.behind_bounds.as_deref().unwrap_or_default();
     format!(
-        "{}({row}{}{}{bounds}{end}",
+        "{}{row}{}{}{bounds}{end}",
         batch.head, batch.row_tail, batch.tail
     )
 }
+
+const GIVEN: &str = r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (SELECT * FROM unnest((SELECT $1), (SELECT $2), (SELECT $3::bigint[])) UNION ALL SELECT "hall", "day", NULL::bigint FROM "shop"."seats" WHERE false)"#;
 
 #[test]
 fn a_batch_guards_the_totals_where_the_database_would_not() {
@@ -129,34 +140,45 @@ fn a_batch_guards_the_totals_where_the_database_would_not() {
     };
     let [postgres, sqlite] = BOTH.map(|dialect| counter::add_batch(&model, taken, dialect));
     assert!(postgres.creates && sqlite.creates);
+    assert!(postgres.behind_bounds.is_none());
     assert_eq!(
-        joined(&postgres, "$1, $2, $3", ""),
-        r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES ($1, $2, $3, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken""#
+        joined(&postgres),
+        format!(
+            r#"{GIVEN} INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") SELECT "rowlock_k1", "rowlock_k2", "rowlock_by", 5, 0 FROM "rowlock_given" ORDER BY "rowlock_k1", "rowlock_k2" ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken""#
+        )
     );
     assert_eq!(
-        joined(&sqlite, "?, ?, ?", "? AND ?"),
+        joined(&sqlite),
         r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") VALUES (?, ?, ?, 5, 0) ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" WHERE typeof("seats"."taken" + "excluded"."taken") = 'integer' AND "seats"."taken" + "excluded"."taken" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
     );
     let bounded = counter::add_batch(&model, free, Dialect::Postgres);
-    assert!(joined(&bounded, "$1, $2, $3", "$4 AND $5").contains(
+    assert!(bounded.behind_bounds.is_some());
+    assert!(joined(&bounded).contains(
         r#" WHERE "seats"."free"::numeric + ("excluded"."free" - 5) BETWEEN $4 AND $5 RETURNING "#
     ));
 }
 
 #[test]
 fn a_batch_on_existing_rows_locks_them_in_key_order_on_postgres() {
+    const HELD: &str = r#"SELECT "rowlock_k1", "rowlock_k2" FROM "shop"."seats" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."hall" = "rowlock_given"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_given"."rowlock_k2" ORDER BY "rowlock_k1", "rowlock_k2" FOR NO KEY UPDATE OF "rowlock_row""#;
     let model = seats();
     let taken = model.counters()[0];
     let [postgres, sqlite] =
         BOTH.map(|dialect| counter::add_existing_batch(&model, taken, dialect));
     assert!(!postgres.creates && !sqlite.creates);
     assert_eq!(
-        joined(&postgres, "$1, $2, $3", ""),
-        r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES ($1, $2, $3)), "rowlock_held" ("rowlock_h1", "rowlock_h2") AS MATERIALIZED (SELECT "rowlock_row"."hall", "rowlock_row"."day" FROM "shop"."seats" AS "rowlock_row" JOIN (SELECT *, row_number() OVER () AS "rowlock_n" FROM "rowlock_delta") AS "rowlock_delta" ON "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" ORDER BY "rowlock_n" FOR NO KEY UPDATE OF "rowlock_row") UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" JOIN "rowlock_held" ON "rowlock_held"."rowlock_h1" = "rowlock_delta"."rowlock_k1" AND "rowlock_held"."rowlock_h2" = "rowlock_delta"."rowlock_k2" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" RETURNING "hall", "day", "taken""#
+        joined(&postgres),
+        format!(
+            r#"{GIVEN}, "rowlock_held" ("rowlock_k1", "rowlock_k2") AS MATERIALIZED ({HELD}) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_given"."rowlock_by" FROM "rowlock_given" JOIN "rowlock_held" USING ("rowlock_k1", "rowlock_k2") WHERE "rowlock_row"."hall" = "rowlock_given"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_given"."rowlock_k2" RETURNING "hall", "day", "taken""#
+        )
     );
     assert_eq!(
-        joined(&sqlite, "?, ?, ?", "? AND ?"),
-        r#"WITH "rowlock_delta" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES (?, ?, ?)) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" FROM "rowlock_delta" WHERE "rowlock_row"."hall" = "rowlock_delta"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_delta"."rowlock_k2" AND typeof("rowlock_row"."taken" + "rowlock_delta"."rowlock_by") = 'integer' AND "rowlock_row"."taken" + "rowlock_delta"."rowlock_by" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
+        joined(&sqlite),
+        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_k2", "rowlock_by") AS (VALUES (?, ?, ?)) UPDATE "shop"."seats" AS "rowlock_row" SET "taken" = "rowlock_row"."taken" + "rowlock_given"."rowlock_by" FROM "rowlock_given" WHERE "rowlock_row"."hall" = "rowlock_given"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_given"."rowlock_k2" AND typeof("rowlock_row"."taken" + "rowlock_given"."rowlock_by") = 'integer' AND "rowlock_row"."taken" + "rowlock_given"."rowlock_by" BETWEEN ? AND ? RETURNING "hall", "day", "taken""#
+    );
+    assert_eq!(
+        BOTH.map(|dialect| counter::lock_batch(&model, dialect)),
+        [Some(format!("{GIVEN} {HELD}")), None]
     );
 }
 
@@ -186,15 +208,16 @@ fn nothing_to_overwrite_is_no_upsert() {
 #[test]
 fn a_lock_reads_every_column_and_many_in_key_order() {
     let page = page();
-    let (head, tail) = lockable::select_many(&page);
+    let (all, none) = lockable::select_many(&page, Dialect::Postgres);
+    assert_eq!(none, "");
     assert_eq!(
-        format!("{head}($1), ($2){tail}"),
-        r#"SELECT "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version" FROM "cms"."pages" WHERE ("id") IN (VALUES ($1), ($2)) ORDER BY "id""#
+        all,
+        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_n") AS (SELECT * FROM unnest((SELECT $1)) WITH ORDINALITY UNION ALL SELECT "id", NULL::bigint FROM "cms"."pages" WHERE false) SELECT "rowlock_row"."id", "rowlock_row"."site", "rowlock_row"."path", "rowlock_row"."a ""text""", "rowlock_row"."updated_at", "rowlock_row"."created_at", "rowlock_row"."views", "rowlock_row"."version", "rowlock_n" FROM "cms"."pages" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."id" = "rowlock_given"."rowlock_k1" ORDER BY "rowlock_k1""#
     );
-    let (head, tail) = lockable::select_many(&seats());
+    let (head, tail) = lockable::select_many(&seats(), Dialect::Sqlite);
     assert_eq!(
-        format!("{head}($1, $2){tail}"),
-        r#"SELECT "hall", "day", "taken", "free", "version" FROM "shop"."seats" WHERE ("hall", "day") IN (VALUES ($1, $2)) ORDER BY "hall", "day""#
+        format!("{head}(?, ?, 1){tail}"),
+        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_k2", "rowlock_n") AS (VALUES (?, ?, 1)) SELECT "rowlock_row"."hall", "rowlock_row"."day", "rowlock_row"."taken", "rowlock_row"."free", "rowlock_row"."version", "rowlock_n" FROM "shop"."seats" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."hall" = "rowlock_given"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_given"."rowlock_k2" ORDER BY "rowlock_row"."hall", "rowlock_row"."day""#
     );
     assert_eq!(
         BOTH.map(|dialect| lockable::write_lock(&page, dialect)),

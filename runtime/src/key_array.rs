@@ -1,0 +1,80 @@
+//! Many keys as one array per column, for PostgreSQL: a statement over many rows is then one text, prepared once, without
+//! a limit on parameters.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgBindIterExt, PgHasArrayType, PgTypeInfo};
+use sqlx::{Encode, Postgres, Type, TypeInfo};
+
+/// One column of many keys.
+pub struct KeyArray<'k, T> {
+    values: Vec<&'k T>,
+    ty: Option<fn() -> PgTypeInfo>,
+}
+
+/// One column of these keys, as an array of the type `ty`.
+pub fn array<'k, K, T>(
+    keys: &[&'k K],
+    ty: Option<fn() -> PgTypeInfo>,
+    column: impl Fn(&'k K) -> &'k T,
+) -> KeyArray<'k, T> {
+    KeyArray {
+        values: keys.iter().map(|key| column(key)).collect(),
+        ty,
+    }
+}
+
+impl<T: Type<Postgres>> Type<Postgres> for KeyArray<'_, T> {
+    fn type_info() -> PgTypeInfo {
+        // Not what is sent: only a value knows the type of its array, and `produces` it.
+        T::type_info()
+    }
+}
+
+impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for KeyArray<'_, T> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.values.iter().copied().bind_iter().encode(buffer)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(match self.ty {
+            Some(ty) => ty(),
+            // The server is asked for it, once per connection.
+            None => PgTypeInfo::array_of(kept(T::type_info().name())),
+        })
+    }
+}
+
+/// Finds the array type of `T`: the inherent constant wins over the trait's.
+///
+/// sqlx knows it for all types but those whose `sqlx::Type` was written by hand, or has `no_pg_array`.
+pub struct ArrayType<T>(PhantomData<T>);
+
+/// The other half of [`ArrayType`].
+pub trait NoArrayType {
+    /// sqlx does not know it.
+    const INFO: Option<fn() -> PgTypeInfo> = None;
+}
+
+impl<T: PgHasArrayType> ArrayType<T> {
+    /// What sqlx knows.
+    pub const INFO: Option<fn() -> PgTypeInfo> = Some(T::array_type_info);
+}
+
+impl<T> NoArrayType for ArrayType<T> {}
+
+/// sqlx takes the names of such types for ever only. There are as many as the program has types of keys.
+fn kept(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = names.get(name) {
+        return kept;
+    }
+    let kept: &'static str = Box::leak(name.into());
+    names.insert(kept);
+    kept
+}
