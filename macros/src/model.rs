@@ -194,13 +194,20 @@ impl Model {
             .collect()
     }
 
+    /// Whether the fence is that of the claims of a queue, which nobody gives.
+    pub(crate) fn is_queue(&self) -> bool {
+        self.queue(|role| role == QueueRole::State).is_some()
+    }
+
     /// The columns that the caller gives for a new row.
     pub(crate) fn given(&self) -> Vec<&Column> {
+        let queue = self.is_queue();
         self.columns
             .iter()
             .filter(|column| {
                 let given = match column.role {
-                    Role::Fence | Role::Queue(QueueRole::RunAt) => true,
+                    Role::Fence => !queue,
+                    Role::Queue(QueueRole::RunAt) => true,
                     _ => column.is_plain() && !column.generated,
                 };
                 given && !column.default

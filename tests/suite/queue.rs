@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use rowlock::{ClaimError, Claimed, Fault, Fence, Queue, QueueState};
+use rowlock::{ClaimError, Claimed, Fault, Fence, FindOrCreate, FinishError, Queue, QueueState};
 use rowlock_tests::random::Random;
 use sqlx::AssertSqlSafe;
 use tokio::sync::Barrier;
@@ -503,6 +503,86 @@ async fn a_key_of_two_columns_and_no_column_too_many() {
     );
 }
 
+/// A job that is there once.
+#[derive(Debug, PartialEq, sqlx::FromRow, Queue, FindOrCreate)]
+#[rowlock(table = "reminders", unique(name))]
+struct Reminder {
+    #[rowlock(key, generated)]
+    id: i64,
+    name: String,
+    note: String,
+    #[rowlock(run_at, default)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+    #[rowlock(last_error)]
+    last_error: Option<String>,
+    #[rowlock(finished)]
+    finished_at: Option<Timestamp>,
+}
+
+fn reminder(note: &str) -> NewReminder {
+    NewReminder {
+        name: "rent".to_owned(),
+        note: note.to_owned(),
+    }
+}
+
+/// `upsert` enqueues it again, whatever became of it, and `find_or_create` leaves it alone.
+#[tokio::test]
+async fn an_upsert_enqueues_again() {
+    let table = EMAILS.replace("emails", "reminders").replace(
+        "recipient text NOT NULL DEFAULT 'ann'",
+        "name text NOT NULL UNIQUE, note text NOT NULL",
+    );
+    let database = database(&table).await;
+    let pool = &database.pool;
+    run(pool, Reminder::ddl::<Db>()).await;
+    let first = Reminder::upsert(pool, reminder("a")).await.unwrap();
+    assert_eq!((first.state, first.attempts), (QueueState::Ready, 0));
+    for (round, end) in ["running", "done", "dead", "ready"].into_iter().enumerate() {
+        let mut batch = Reminder::claim(pool, 1).await.unwrap();
+        let claimed = batch.remove(0);
+        assert_eq!((claimed.id, claimed.attempts), (first.id, 1), "{end}");
+        let before = claimed.fence;
+        let late = match end {
+            "running" => Some(claimed),
+            "done" => {
+                claimed.complete(pool).await.unwrap();
+                None
+            }
+            "dead" => {
+                claimed.fail(pool, "never").await.unwrap();
+                None
+            }
+            _ => {
+                claimed.retry_after(pool, "later", MINUTE).await.unwrap();
+                None
+            }
+        };
+        let found = Reminder::find_or_create(pool, reminder("x")).await.unwrap();
+        assert!(!found.is_created());
+        assert_eq!(found.state.as_str(), end);
+        let note = format!("round {round}");
+        let again = Reminder::upsert(pool, reminder(&note)).await.unwrap();
+        assert_eq!((again.id, &again.note), (first.id, &note));
+        assert_eq!((again.state, again.attempts), (QueueState::Ready, 0));
+        assert_eq!((again.leased_until, again.finished_at), (None, None));
+        assert!(again.fence > before);
+        if let Some(late) = late {
+            let error = late.complete(pool).await.unwrap_err();
+            assert!(matches!(error, FinishError::LeaseLost(_)), "{error:?}");
+        }
+    }
+    assert_eq!(Reminder::claim(pool, 5).await.unwrap().len(), 1);
+}
+
 fn fault(error: &ClaimError) -> Fault {
     match error {
         ClaimError::Database(error) => error.fault(),
@@ -550,6 +630,45 @@ async fn a_row_that_does_not_fit_the_model_is_a_decode_fault() {
     let batch = Email::claim(pool, 2).await.unwrap();
     assert_eq!(ids(&batch), [1, 2]);
     assert!(batch.iter().all(|email| email.attempts == 2));
+}
+
+/// `ddl` again: nothing is made anew, unless the definition is another one.
+#[tokio::test]
+async fn ddl_replaces_an_index_of_another_definition() {
+    let database = emails(5).await;
+    let pool = &database.pool;
+    let indexes = async || -> Vec<(String, i64)> {
+        let sql = if NAME == "SQLite" {
+            "SELECT name, rootpage FROM sqlite_master WHERE type = 'index' AND name LIKE '%rowlock%' ORDER BY name"
+        } else {
+            "SELECT relname::text, oid::bigint FROM pg_class WHERE relnamespace = current_schema()::regnamespace
+                AND relkind = 'i' AND relname LIKE '%rowlock%' ORDER BY relname"
+        };
+        sqlx::query_as(sql).fetch_all(pool).await.unwrap()
+    };
+    let first = indexes().await;
+    assert_eq!(first.len(), 4, "{first:?}");
+    run(pool, Email::ddl::<Db>()).await;
+    assert_eq!(indexes().await, first);
+    // Another order, and no filters.
+    run(pool, Urgent::ddl::<Db>()).await;
+    let second = indexes().await;
+    let claim = |indexes: &[(String, i64)]| {
+        let names = indexes.iter().map(|(name, _)| name.clone());
+        names
+            .filter(|name| name.starts_with("emails_rowlock_claim_"))
+            .collect::<Vec<_>>()
+    };
+    let new: Vec<_> = claim(&second)
+        .into_iter()
+        .filter(|name| !claim(&first).contains(name))
+        .collect();
+    assert_eq!(new.len(), 1, "{second:?}");
+    // SQLite drops nothing on a condition.
+    let expected = if NAME == "SQLite" { 5 } else { 2 };
+    assert_eq!(second.len(), expected, "{second:?}");
+    let running = |indexes: &[(String, i64)]| indexes.last().cloned();
+    assert_eq!(running(&second), running(&first));
 }
 
 /// A snapshot that is older than somebody else's claim.

@@ -262,11 +262,17 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
         quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
         quote!(__rt::find_or_create::find_or_create::<__DB, #index, Self>(db, new)),
     );
+    let again = if model.is_queue() {
+        " The job is enqueued again, whatever became of it: what else the queue knows about it is as in a new row, and a claim \
+         that holds it is lost."
+    } else {
+        ""
+    };
     let upsert_sql = sql::find_or_create::upsert(model, key.key);
     let upsert_docs = match &upsert_sql {
         Some(sql) => format!(
             "Creates the row, or overwrites the one with the same {names}, and returns it as stored. The primary key, counters \
-             and what the database generates are never overwritten.\n\n```sql\n{sql}\n```\n\n\
+             and what the database generates are never overwritten.{again}\n\n```sql\n{sql}\n```\n\n\
              Errors: `NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Serialization`, `Unknown`, `Database` \
              (also a violation of another constraint).\n\n\
              Cancel safety: one statement; if the future is dropped it was executed completely or not at all."
@@ -304,7 +310,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
         None => quote!(__rt::None),
     };
-    let fences = model.fence().map(|fence| {
+    let fence = model.fence().filter(|_| !model.is_queue());
+    let fences = fence.map(|fence| {
         let field = &fence.ident;
         let (new, stored) = (quote!(__new), quote!(__stored));
         let fences = quote_spanned!(fence.ty.span()=> (#new.#field, #stored.#field));

@@ -1,6 +1,7 @@
 //! `FindOrCreate`: find by a unique key, create, or overwrite.
 
 use super::*;
+use crate::model::{LedgerRole, QueueRole};
 
 fn insert_into(model: &Model) -> String {
     let given = model.given();
@@ -47,12 +48,29 @@ pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Colu
         .collect()
 }
 
+/// What the table's defaults say about a new job, beside what the caller gave.
+fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
+    let given = model.given();
+    let columns = model.columns.iter().filter(|column| match column.role {
+        Role::Queue(role) => role != QueueRole::LastError,
+        Role::Ledger(role) => matches!(role, LedgerRole::Lease | LedgerRole::Finished),
+        _ => false,
+    });
+    columns.filter(move |column| !given.iter().any(|given| given.ident == column.ident))
+}
+
 /// Creates the row or overwrites the one that holds the key. `None` if there is nothing to overwrite.
 ///
 /// On a versioned model the version goes up, bounded by one more parameter: SQLite would turn an overflow
 /// into a floating-point number.
+///
+/// A job is enqueued again, as if it were new. Whoever has claimed it must not finish it, so its fence goes up.
 pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
-    let columns = overwritten(model, key);
+    let mut columns = overwritten(model, key);
+    let queue = model.is_queue();
+    if queue {
+        columns.extend(of_the_queue(model));
+    }
     if columns.is_empty() {
         return None;
     }
@@ -65,7 +83,10 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
         set.push_str(&format!(", {} = {old} + 1", quote(&version.name)));
         guards.push(format!("{old} < ${}", model.given().len() + 1));
     }
-    if let Some(fence) = model.fence() {
+    if let Some(fence) = model.fence().filter(|_| queue) {
+        let old = existing(model, fence);
+        set.push_str(&format!(", {} = {old} + 1", quote(&fence.name)));
+    } else if let Some(fence) = model.fence() {
         guards.push(format!(
             "{} <= \"excluded\".{}",
             existing(model, fence),

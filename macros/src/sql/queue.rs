@@ -430,28 +430,49 @@ impl<'m> Queue<'m> {
             }
             _ => (String::new(), rows.clone()),
         };
+        // The name has the definition in it, so that another one is another index.
         let index = |purpose: &str, columns: &str, state: &str| {
-            format!(
-                "CREATE INDEX IF NOT EXISTS {schema}{} ON {on} ({columns}) WHERE {};\n",
-                quote(&self.derived_name(purpose)),
-                self.is(state),
-            )
+            let definition = format!("({columns}) WHERE {}", self.is(state));
+            let hash = hash(&definition) as u32;
+            let name = self.derived_name(&format!("{purpose}_{hash:08x}"));
+            let create = format!(
+                "CREATE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
+                quote(&name)
+            );
+            (name, create)
         };
         let order = self.order(dialect);
-        let mut ddl = match dialect {
-            Dialect::Postgres => format!(
-                "ALTER TABLE {rows} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n"
-            ),
-            Dialect::Sqlite => String::new(),
-        };
-        ddl.push_str(&index("claim", &order, "ready"));
+        let mut indexes = vec![index("claim", &order, "ready")];
         for filter in self.filters() {
             let purpose = format!("claim_{}", filter.field);
             let columns = format!("{}, {order}", quote(&filter.name));
-            ddl.push_str(&index(&purpose, &columns, "ready"));
+            indexes.push(index(&purpose, &columns, "ready"));
         }
-        ddl.push_str(&index("running", &names(&self.keys), "running"));
-        ddl
+        indexes.push(index("running", &names(&self.keys), "running"));
+        let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
+        let create = create.concat();
+        match dialect {
+            Dialect::Postgres => format!(
+                "ALTER TABLE {rows} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n\
+                 {create}{}",
+                self.drop_other_indexes(&names)
+            ),
+            Dialect::Sqlite => create,
+        }
+    }
+
+    /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created.
+    fn drop_other_indexes(&self, names: &[String]) -> String {
+        let kept = comma(names, |name| text(name));
+        let begin: String = self.model.table.name.chars().take(KEPT).collect();
+        format!(
+            "DO $rowlock$ DECLARE \"rowlock_index\" text; BEGIN \
+             FOR \"rowlock_index\" IN SELECT indexrelid::regclass FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
+             WHERE indrelid = {}::regclass AND starts_with(relname, {}) AND relname LIKE '%\\_rowlock\\_%' AND relname <> ALL (ARRAY[{kept}]) \
+             LOOP EXECUTE 'DROP INDEX ' || \"rowlock_index\"; END LOOP; END $rowlock$;\n",
+            text(&table(self.model)),
+            text(&begin),
+        )
     }
 
     /// What workers listen to.
@@ -483,10 +504,17 @@ impl<'m> Queue<'m> {
         if name.len() <= 63 {
             return name;
         }
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let kept: String = table.chars().take(8).collect();
-        format!("{kept}_rowlock_{hash:016x}")
+        let kept: String = table.chars().take(KEPT).collect();
+        format!("{kept}_rowlock_{:016x}", hash(&name))
     }
+}
+
+/// So much of a long table's name is in the names that are made of it.
+const KEPT: usize = 8;
+
+/// FNV-1a: the same in every version of the compiler.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
