@@ -1,9 +1,13 @@
 //! Several statements that take effect together: a transaction, or a savepoint inside the caller's.
 
+use std::time::Duration;
+
 use sqlx::SqlSafeStr;
 use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::Backend;
+use crate::backoff::full_jitter;
+use crate::fault::Fault;
 
 /// Like `sqlx::Transaction`, but safe to drop while it begins: see [`Backend::abandon_begin`] and
 /// [`Backend::savepoint`].
@@ -65,4 +69,36 @@ impl<DB: Backend> Drop for Atomic<'_, DB> {
 /// Whether sqlx knows of an open transaction on this connection.
 pub(crate) fn in_transaction<DB: Backend>(connection: &DB::Connection) -> bool {
     DB::TransactionManager::get_transaction_depth(connection) > 0
+}
+
+/// How often a write outside a transaction is run at most.
+const RUNS: u32 = 10;
+
+/// Runs a write outside a transaction again that lost against a concurrent one.
+///
+/// In READ COMMITTED none does: it waits for the other one and looks again. But the server's `default_transaction_isolation` may be
+/// stricter, and then such a write fails with 40001, and has to be run again by who began its transaction: us. Not at a lower
+/// level, because those who chose SERIALIZABLE rely on everybody's having it.
+pub(crate) struct Reruns {
+    left: u32,
+}
+
+impl Reruns {
+    /// In the caller's transaction there are none.
+    pub(crate) fn new(in_transaction: bool) -> Self {
+        Self {
+            left: if in_transaction { 0 } else { RUNS - 1 },
+        }
+    }
+
+    /// Whether what failed like this is to be run again, after a wait that is over by then.
+    pub(crate) async fn after(&mut self, fault: Fault) -> bool {
+        if fault != Fault::Serialization || self.left == 0 {
+            return false;
+        }
+        let (first, longest) = (Duration::from_millis(1), Duration::from_millis(50));
+        tokio::time::sleep(full_jitter(RUNS - self.left, first, longest)).await;
+        self.left -= 1;
+        true
+    }
 }

@@ -5,12 +5,12 @@ use std::future::Future;
 
 use sqlx::Acquire;
 
-use crate::atomic::{Atomic, in_transaction};
+use crate::atomic::{Atomic, Reruns, in_transaction};
 use crate::backend::{Array, Backend};
 use crate::column::CounterNumber;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
-use crate::statement::{Bind, Fetched, Listed, Statement};
+use crate::statement::{Bind, Fetched, Listed, Statement, write_one};
 
 /// What `#[derive(Counter)]` knows about a model, the same for every database.
 pub trait CounterRow: Sized + Send + Sync + 'static {
@@ -232,14 +232,16 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either
         // exists or the answer is no, and an UPDATE says both.
         let sql = T::ADD.filter(|_| can_start::<N, T>(delta));
-        let mut statement = Statement::literal(sql.unwrap_or(T::ADD_EXISTING));
         let (low, high) = room(delta, bounds::<N, T>());
-        T::bind_key(&key, &mut statement);
-        statement.bind_i64(delta);
-        statement.bind_i64(low);
-        statement.bind_i64(high);
-        let fetched = statement
-            .fetch_one(&mut connection)
+        let statement = || {
+            let mut statement = Statement::literal(sql.unwrap_or(T::ADD_EXISTING));
+            T::bind_key(&key, &mut statement);
+            statement.bind_i64(delta);
+            statement.bind_i64(low);
+            statement.bind_i64(high);
+            statement
+        };
+        let fetched = write_one(statement, &mut connection)
             .await
             .map_err(|error| failed(attempt(), error, in_transaction))?;
         match fetched {
@@ -342,13 +344,31 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         if deltas.is_empty() {
             return Ok(Vec::new());
         }
+        let mut connection = db.acquire().await.map_err(|error| {
+            let attempt = Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
+            CounterError::Database(DatabaseError::new(attempt, error))
+        })?;
+        let mut reruns = Reruns::new(in_transaction::<DB>(&connection));
+        loop {
+            match add_batch_on::<DB, N, T>(&deltas, &mut connection).await {
+                Err(CounterError::Serialization(error)) => {
+                    if !reruns.after(error.fault()).await {
+                        return Err(CounterError::Serialization(error));
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    deltas: &'c [(T::Key<'_>, i64)],
+    connection: &'c mut DB::Connection,
+) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
+    async move {
         let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
-        let mut connection = db
-            .acquire()
-            .await
-            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
-        let connection = &mut *connection;
-        let chunks = chunks::<DB, N, T>(&deltas);
+        let chunks = chunks::<DB, N, T>(deltas);
         if let [(sql, rows)] = chunks.as_slice()
             && sql.creates
             && sql.behind_bounds.is_none()
@@ -362,7 +382,7 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     Err(CounterError::NullValue(attempt()))
                 }
                 Err(error) if met_null(&error) => {
-                    match find_refused::<DB, N, T>(&deltas, connection).await {
+                    match find_refused::<DB, N, T>(deltas, connection).await {
                         null @ CounterError::NullValue(_) => Err(null),
                         // A trigger can divide by zero as well.
                         _ => Err(failed(attempt(), error, in_transaction)),
@@ -415,7 +435,7 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             }
             // The refused row is looked for after the rollback, in the state that refused it.
             atomic.rollback().await.map_err(before_commit)?;
-            return Err(find_refused::<DB, N, T>(&deltas, connection).await);
+            return Err(find_refused::<DB, N, T>(deltas, connection).await);
         }
         let all = match sorted::<N, T>(all, attempt) {
             Ok(all) => all,

@@ -9,7 +9,7 @@ use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fence::Fence;
-use crate::statement::{Bind, Fetched, Statement};
+use crate::statement::{Bind, Fetched, Statement, write_one};
 
 /// How often the row is looked for and created before something other than a race must be the reason.
 const ROUNDS: u32 = 5;
@@ -270,8 +270,11 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             // A read: whatever happened to it, nothing was written.
             Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
         }
-        let mut statement = Statement::literal(T::INSERT);
-        T::bind_new(new, &mut statement);
+        let statement = || {
+            let mut statement = Statement::literal(T::INSERT);
+            T::bind_new(new, &mut statement);
+            statement
+        };
         let in_transaction = in_transaction::<DB>(connection);
         match insert(statement, connection).await {
             Ok(Fetched::One(row)) => {
@@ -296,14 +299,14 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 /// The savepoint is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
 /// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
 async fn insert<DB: Backend>(
-    statement: Statement<DB>,
+    statement: impl Fn() -> Statement<DB> + Send,
     connection: &mut DB::Connection,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
-        return statement.fetch_one(connection).await;
+        return write_one(statement, connection).await;
     }
     DB::run_plain(connection, "SAVEPOINT rowlock").await?;
-    match statement.fetch_one(connection).await {
+    match statement().fetch_one(connection).await {
         Ok(fetched) => {
             DB::run_plain(connection, "RELEASE SAVEPOINT rowlock").await?;
             Ok(fetched)
@@ -345,11 +348,14 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             let row = find_or_create_on::<DB, N, T>(&new, operation, &mut connection).await?;
             return Ok(row.into_inner());
         };
-        let mut statement = Statement::literal(sql);
-        T::bind_new(&new, &mut statement);
-        if let Some(max) = T::MAX_VERSION {
-            statement.bind_i64(max);
-        }
+        let statement = || {
+            let mut statement = Statement::literal(sql);
+            T::bind_new(&new, &mut statement);
+            if let Some(max) = T::MAX_VERSION {
+                statement.bind_i64(max);
+            }
+            statement
+        };
         let in_transaction = in_transaction::<DB>(&connection);
         match insert(statement, &mut connection).await {
             Ok(Fetched::One(row)) => T::from_row(&row).map_err(database),

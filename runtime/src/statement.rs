@@ -8,8 +8,10 @@ use sqlx::error::BoxDynError;
 use sqlx::query::Query;
 use sqlx::{Arguments, AssertSqlSafe, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
 
+use crate::atomic::{Reruns, in_transaction};
 use crate::backend::{Array, Backend};
 use crate::column::Column;
+use crate::fault::Fault;
 
 /// A hundred years are for ever, and no database's clock overflows with them.
 pub(crate) fn seconds(duration: Duration) -> f64 {
@@ -208,6 +210,22 @@ impl<DB: Backend> Statement<DB> {
             }
         }
         Ok(affected)
+    }
+}
+
+/// Runs a write that returns a row, which `make` makes anew for each of its [`Reruns`].
+pub(crate) async fn write_one<DB: Backend>(
+    make: impl Fn() -> Statement<DB> + Send,
+    connection: &mut DB::Connection,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let mut reruns = Reruns::new(in_transaction::<DB>(connection));
+    loop {
+        let outcome = make().fetch_one(connection).await;
+        let fault = outcome.as_ref().err().map(Fault::of);
+        match fault {
+            Some(fault) if reruns.after(fault).await => {}
+            _ => return outcome,
+        }
     }
 }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use sqlx::Acquire;
 
-use crate::atomic::in_transaction;
+use crate::atomic::{Reruns, in_transaction};
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::column::{Changes, Column};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fault::Fault;
 use crate::fence::Fence;
-use crate::statement::{Bind, Fetched, Statement};
+use crate::statement::{Bind, Fetched, Statement, write_one};
 
 /// How often `update_with` loads and applies before it gives up.
 const ATTEMPTS: u32 = 32;
@@ -418,14 +419,17 @@ impl<T: Versioned> Edit<T> {
             if changes.is_empty() && self.base.fence() == self.mine.fence() {
                 return Ok(self.base.copy());
             }
-            let mut statement = Statement::composed(T::SAVE_HEAD);
-            bind_unchanged(&self.mine, &mut statement);
-            self.mine.bind_columns(&mut Changed {
-                statement: &mut statement,
-                columns: T::SET,
-                changes: &changes,
-            });
-            statement.push(T::SAVE_TAIL);
+            let statement = || {
+                let mut statement = Statement::composed(T::SAVE_HEAD);
+                bind_unchanged(&self.mine, &mut statement);
+                self.mine.bind_columns(&mut Changed {
+                    statement: &mut statement,
+                    columns: T::SET,
+                    changes: &changes,
+                });
+                statement.push(T::SAVE_TAIL);
+                statement
+            };
             write("save", &self.mine, Some(&self.base), statement, db).await
         }
     }
@@ -625,7 +629,7 @@ pub fn update<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Acquire<'c, Database = DB> + Send,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    write("update", row, None, update_statement(row), db)
+    write("update", row, None, || update_statement(row), db)
 }
 
 fn update_statement<DB: Backend, T: VersionedSql<DB>>(row: &T) -> Statement<DB> {
@@ -640,8 +644,11 @@ pub fn touch<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Acquire<'c, Database = DB> + Send,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    let mut statement = Statement::literal(T::TOUCH);
-    bind_unchanged(row, &mut statement);
+    let statement = || {
+        let mut statement = Statement::literal(T::TOUCH);
+        bind_unchanged(row, &mut statement);
+        statement
+    };
     write("touch", row, None, statement, db)
 }
 
@@ -650,7 +657,7 @@ async fn write<'c, DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
     mine: &T,
     base: Option<&T>,
-    statement: Statement<DB>,
+    statement: impl Fn() -> Statement<DB> + Send + Sync,
     db: impl Acquire<'c, Database = DB> + Send,
 ) -> Result<T, UpdateError<T>> {
     let mut connection = db.acquire().await.map_err(|error| {
@@ -663,7 +670,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
     mine: &T,
     base: Option<&T>,
-    statement: Statement<DB>,
+    statement: impl Fn() -> Statement<DB> + Send + Sync,
     connection: &mut DB::Connection,
 ) -> Result<T, UpdateError<T>> {
     // In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
@@ -672,7 +679,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     }
     let in_transaction = in_transaction::<DB>(connection);
     let failed = |error| WriteFailure::new(attempt(mine, operation), error, in_transaction);
-    match statement.fetch_one(connection).await.map_err(failed)? {
+    match write_one(statement, connection).await.map_err(failed)? {
         Fetched::One(row) => {
             let mut updated = mine.copy();
             // The write itself went well: a column that does not fit its field is not an unknown outcome.
@@ -747,12 +754,19 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
             DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
         })?;
         let in_transaction = in_transaction::<DB>(&connection);
-        let mut statement = Statement::literal(T::DELETE);
-        bind_unchanged(row, &mut statement);
-        let deleted = statement
-            .execute(&mut connection)
-            .await
-            .map_err(|error| WriteFailure::new(attempt(row, OPERATION), error, in_transaction))?;
+        let mut reruns = Reruns::new(in_transaction);
+        let deleted = loop {
+            let mut statement = Statement::literal(T::DELETE);
+            bind_unchanged(row, &mut statement);
+            match statement.execute(&mut connection).await {
+                Ok(deleted) => break deleted,
+                Err(error) if reruns.after(Fault::of(&error)).await => {}
+                Err(error) => {
+                    let failed = WriteFailure::new(attempt(row, OPERATION), error, in_transaction);
+                    return Err(failed.into());
+                }
+            }
+        };
         match deleted {
             0 => {}
             1 => return Ok(()),
@@ -797,7 +811,7 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
             if mine.key() != base.key() {
                 return Err(UpdateError::KeyChanged(describe()));
             }
-            let statement = update_statement(&mine);
+            let statement = || update_statement(&mine);
             match write_on(OPERATION, &mine, Some(&base), statement, &mut connection).await {
                 Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
                     tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;

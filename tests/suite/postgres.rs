@@ -20,6 +20,8 @@ mod counter_cancel;
 mod counter_locks;
 #[path = "counter_wire.rs"]
 mod counter_wire;
+#[path = "default_isolation.rs"]
+mod default_isolation;
 #[path = "failures.rs"]
 mod failures;
 #[path = "faults.rs"]
