@@ -723,13 +723,19 @@ impl<F> Drop for Contained<F> {
 
 /// What was in the middle of a panic is dropped and not used again.
 fn contain<R>(run: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| message(&*payload))
+    catch_unwind(AssertUnwindSafe(run)).map_err(panic_text)
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+/// The text of a panic. Its payload can be anything, also something whose destructor panics.
+pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or_default().to_owned()
+    let text = text.unwrap_or_default().to_owned();
+    if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // Its destructor could panic as well, and so on: better to leak it.
+        std::mem::forget(next);
+    }
+    text
 }
 
 /// A time limit that looks at the clock whenever it is polled: tokio's own timers do not ring in a task that has used up its

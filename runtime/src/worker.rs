@@ -22,6 +22,7 @@ use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::column::Column;
 use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::fan_out::panic_text;
 use crate::fault::Fault;
 use crate::queue::{
     Backoff, Batch, Change, Claimed, Claims, Queue, QueueColumn, QueueSql, QueueState, Rescued, at,
@@ -995,8 +996,7 @@ where
             }
             Err(error) => {
                 let id = error.id();
-                let payload = error.try_into_panic().ok();
-                let text = payload.as_deref().map(panic_text).unwrap_or_default();
+                let text = error.try_into_panic().map(panic_text).unwrap_or_default();
                 add(&counters.panicked, 1);
                 let error = stored(&format_args!("the handler panicked: {text}"));
                 (id, End::Outcome(JobOutcome::Retry { error, after: None }))
@@ -1235,12 +1235,6 @@ fn warn<T: Queue>(operation: &'static str, failure: Failure) {
 /// Between half of it and one and a half times as long.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.5 + fastrand::f64())
-}
-
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or_default()
 }
 
 /// Looks how long a handler keeps its thread.

@@ -808,6 +808,31 @@ impl Drop for Bomb {
     }
 }
 
+/// The payload of a panic whose destructor panics, with another such payload, and so on.
+struct Payload(u32);
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        if let Some(next) = self.0.checked_sub(1) {
+            std::panic::resume_unwind(Box::new(Payload(next)));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_whose_payload_panics_leaves_the_others_alone() {
+    let calls = (0..4).map(async |n| {
+        sleep(ms(10)).await;
+        if n % 2 == 1 {
+            std::panic::resume_unwind(Box::new(Payload(n)));
+        }
+        Ok::<_, Infallible>(n)
+    });
+    let calls = outcomes(at_once(2).collect(calls).await);
+    let panicked = || Err(CallError::Panicked(String::new()));
+    assert_eq!(calls, [Ok(0), panicked(), Ok(2), panicked()]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_panic_of_a_destructor_leaves_the_others_alone() {
     type Outcomes = Vec<Result<u64, CallError<()>>>;
