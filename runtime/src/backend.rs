@@ -40,6 +40,15 @@ pub trait Backend:
     /// Starts a transaction that is going to write.
     #[doc(hidden)]
     const BEGIN: &'static str;
+    /// Creates the table of fences, unless it is there.
+    #[doc(hidden)]
+    const FENCE_TABLE: &'static str;
+    /// The next fence of the lock `$1`: never lower than the clock, so that it stays the highest when the row has been deleted.
+    #[doc(hidden)]
+    const MINT_FENCE: &'static str;
+    /// Deletes the fences that are older than `$1` seconds.
+    #[doc(hidden)]
+    const PURGE_FENCES: &'static str;
     /// Whether a failed statement makes the rest of its transaction fail.
     #[doc(hidden)]
     const ERROR_ABORTS_TRANSACTION: bool;
@@ -212,6 +221,16 @@ mod postgres {
         const MAX_PARAMETERS: usize = 65_535;
         const PREFERS_UNNAMED_PARAMETERS: bool = false;
         const BEGIN: &'static str = "BEGIN";
+        // A schema of its own: which table a bare name means would depend on the search_path of whoever asks, and a number from
+        // another table may be lower.
+        const FENCE_TABLE: &'static str = "CREATE SCHEMA IF NOT EXISTS rowlock; \
+             CREATE TABLE IF NOT EXISTS rowlock.fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
+        const MINT_FENCE: &'static str = "INSERT INTO \"rowlock\".\"fences\" (\"name\", \"fence\") \
+             VALUES ($1, (date_part('epoch', clock_timestamp()) * 1000000)::bigint) \
+             ON CONFLICT (\"name\") DO UPDATE SET \"fence\" = greatest(\"fences\".\"fence\" + 1, (date_part('epoch', clock_timestamp()) * 1000000)::bigint) \
+             RETURNING \"fence\"";
+        const PURGE_FENCES: &'static str = "DELETE FROM \"rowlock\".\"fences\" \
+             WHERE \"fence\" < ((date_part('epoch', clock_timestamp()) - $1) * 1000000)::bigint";
         const ERROR_ABORTS_TRANSACTION: bool = true;
         const HAS_ADVISORY_LOCKS: bool = true;
         const EMBEDDED: bool = false;
@@ -446,6 +465,14 @@ mod sqlite {
         const PREFERS_UNNAMED_PARAMETERS: bool = true;
         // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
         const BEGIN: &'static str = "BEGIN IMMEDIATE";
+        // A temporary table, or an attached file, could have one of this name too.
+        const FENCE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS main.rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
+        const MINT_FENCE: &'static str = "INSERT INTO \"main\".\"rowlock_fences\" (\"name\", \"fence\") \
+             VALUES ($1, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000) \
+             ON CONFLICT (\"name\") DO UPDATE SET \"fence\" = max(\"fence\" + 1, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000) \
+             RETURNING \"fence\"";
+        const PURGE_FENCES: &'static str = "DELETE FROM \"main\".\"rowlock_fences\" \
+             WHERE \"fence\" < CAST((julianday('now') - 2440587.5) * 86400000 - $1 * 1000 AS integer) * 1000";
         const ERROR_ABORTS_TRANSACTION: bool = false;
         const HAS_ADVISORY_LOCKS: bool = false;
         const EMBEDDED: bool = true;

@@ -1,10 +1,18 @@
 //! The number that a lock's holder shows to the row it writes.
 
 use std::fmt;
+use std::future::Future;
+use std::time::Duration;
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Database, Decode, Encode, Type};
+use sqlx::{Acquire, Database, Decode, Encode, Type};
+
+use crate::backend::Backend;
+use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::statement::Statement;
+
+const SHORTEST_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// A fencing token: a number that is greater for whoever came to hold a lock later.
 ///
@@ -17,18 +25,17 @@ use sqlx::{Database, Decode, Encode, Type};
 /// read has the fence which wrote it, so `Fence` is a column type: a `bigint` on PostgreSQL, an `INTEGER` on SQLite, NOT
 /// NULL. Fences of different locks have nothing to do with each other.
 ///
-/// The numbers come from the SQL database that checks them, out of the table [`Fence::TABLE`]: a number counted in Redis
-/// can go backwards when Redis loses its last writes, and then the row would refuse the rightful holder and let the stale
-/// one through. For the same reason rows of that table are never deleted.
-///
-/// They only grow as far as that database keeps what it has committed: after a crash with `synchronous_commit = off`, or a failover to a
-/// replica that lagged behind, a number can come a second time.
+/// The numbers of a mutex come from the SQL database that checks them, out of the table that [`Fence::ddl`] creates: a number counted
+/// in Redis can go backwards when Redis loses its last writes, and then the row would refuse the rightful holder and let the stale
+/// one through. A number is one more than the last one, or the time of that database in microseconds since 1970, whichever is higher.
+/// So they also grow over rows that were deleted ([`Fence::purge`]), a table that was lost or restored from a backup, and a failover to
+/// a replica that lagged behind, as long as the clock of the database is not put back in between.
 ///
 /// The pattern is described by M. Kleppmann in "How to do distributed locking" (2016).
 ///
 /// ```
 /// # async fn show(pool: &sqlx::SqlitePool) -> Result<(), sqlx::Error> {
-/// sqlx::raw_sql(rowlock::Fence::TABLE).execute(pool).await?; // once, in a migration
+/// sqlx::raw_sql(rowlock::Fence::ddl::<sqlx::Sqlite>()).execute(pool).await?; // once, in a migration
 ///
 /// let fence: rowlock::Fence = sqlx::query_scalar("SELECT fence FROM reports WHERE id = 7").fetch_one(pool).await?;
 /// # Ok(())
@@ -38,9 +45,42 @@ use sqlx::{Database, Decode, Encode, Type};
 pub struct Fence(i64);
 
 impl Fence {
-    /// The DDL of the table that the numbers come from, one row per lock. Put it into a migration; it is the same for
-    /// every database, and changes nothing if the table exists.
-    pub const TABLE: &'static str = "CREATE TABLE IF NOT EXISTS rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
+    /// The DDL of the table that the numbers of mutexes come from, one row per lock. Put it into a migration; it changes nothing if
+    /// the table exists.
+    ///
+    /// On PostgreSQL the table is `rowlock.fences`, whatever the `search_path`: all schemas of a database share it, as they share
+    /// the mutex in Redis. The role that makes fences needs USAGE on the schema `rowlock`, and SELECT, INSERT and UPDATE on the
+    /// table; for [`purge`](Self::purge) DELETE. On SQLite it is `main.rowlock_fences`.
+    pub fn ddl<DB: Backend>() -> &'static str {
+        DB::FENCE_TABLE
+    }
+
+    /// Deletes the rows of locks that got no fence for as long as `age`, and returns how many. The next fence of such a lock is the time,
+    /// and higher than all before, unless the clock of the database is put back by more than `age`. Minimum one hour: a lower `age`
+    /// counts as that.
+    ///
+    /// One statement, `DELETE FROM rowlock.fences WHERE fence < …`. A lock that nobody takes any more leaves a row behind without
+    /// it, and nothing worse.
+    ///
+    /// # Errors
+    ///
+    /// The database's. Cancel safety: if the future is dropped, the statement was executed completely or not at all.
+    pub fn purge<'c, DB: Backend>(
+        db: impl Acquire<'c, Database = DB> + Send,
+        age: Duration,
+    ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
+        async move {
+            let failed = |error| {
+                let attempt = Attempt::new("purge", "fences", KeyText::default());
+                DatabaseError::new(attempt, error)
+            };
+            let mut connection = db.acquire().await.map_err(failed)?;
+            let mut statement = Statement::<DB>::literal(DB::PURGE_FENCES);
+            // An upsert that meets its row being deleted inserts the time at which it began. Nobody waits for an hour in it.
+            statement.bind_seconds(age.max(SHORTEST_AGE));
+            statement.execute(&mut connection).await.map_err(failed)
+        }
+    }
 
     /// Of an attempt that has claimed a row of a ledger.
     #[cfg(feature = "idempotent")]
@@ -116,7 +156,7 @@ impl sqlx::postgres::PgHasArrayType for Fence {
 mod mint {
     use super::Fence;
     use crate::backend::Backend;
-    use crate::statement::{Fetched, Statement};
+    use crate::statement::{Fetched, Statement, write_one};
 
     impl Fence {
         /// The next number of this lock.
@@ -127,12 +167,12 @@ mod mint {
             name: &str,
             connection: &mut DB::Connection,
         ) -> Result<Self, sqlx::Error> {
-            let mut statement = Statement::<DB>::literal(
-                "INSERT INTO \"rowlock_fences\" (\"name\", \"fence\") VALUES ($1, 1) \
-                 ON CONFLICT (\"name\") DO UPDATE SET \"fence\" = \"rowlock_fences\".\"fence\" + 1 RETURNING \"fence\"",
-            );
-            statement.bind_text(name);
-            let row = match statement.fetch_one(connection).await? {
+            let statement = || {
+                let mut statement = Statement::<DB>::literal(DB::MINT_FENCE);
+                statement.bind_text(name);
+                statement
+            };
+            let row = match write_one(statement, connection).await? {
                 Fetched::One(row) => row,
                 // Not by ON CONFLICT; a trigger or a row security policy could.
                 Fetched::None | Fetched::Several => return Err(sqlx::Error::RowNotFound),

@@ -37,15 +37,19 @@
 //!   lock, not a quorum of several.
 //! - **FLUSHALL, DEL or eviction** of the key. The next renewal notices, at most a third of the ttl later. Use
 //!   `maxmemory-policy noeviction`.
+//! - **The clock of Redis is set forward**, by NTP or by hand. Redis ends keys by the time of day, so the key is gone at once. The
+//!   next renewal notices, at most a third of the ttl later; until then there are two guards. Set back, it keeps a key for longer.
 //! - **Clocks** that run at different speeds by more than a hundredth; or that of a machine which is suspended, whose
 //!   monotonic clock may stop meanwhile.
 //!
-//! So let the row decide: [`Guard::fence`], and `WHERE fence <= $fence` in every write. Where all the work is in the SQL
+//! So let the row decide: [`Guard::fence`], and `WHERE fence <= $fence` in every write. It holds in all these cases: a guard whose key
+//! is gone gets no fence any more, and the one that it has is lower than its successor's. Where all the work is in the SQL
 //! database, a row lock or an advisory lock of that database needs no Redis.
 //!
 //! # Commands
 //!
-//! The key is `rowlock:{name}`; the braces make the name the hash tag of a cluster. The commands are `EVALSHA` of scripts
+//! The key is `rowlock:{name}`, with the braces. Redis Cluster is not supported: a node that does not have the key's slot answers
+//! `MOVED` or `CLUSTERDOWN`, and the lock is `Refused` or `Unavailable`. The commands are `EVALSHA` of scripts
 //! with one key, and `SCRIPT LOAD` where Redis does not know one yet. In them: `GET`; `SET` with `NX PX`; `PEXPIRE`; `DEL`;
 //! `PTTL`. An ACL must allow these, and what the client sends when it connects. For TLS enable a feature of the crate
 //! `redis` 1, such as `tokio-rustls-comp`, in your own `Cargo.toml`. The pattern is that of `SET` in the Redis documentation ("Distributed Locks with Redis", one instance).
@@ -392,7 +396,7 @@ impl Guard {
     ///
     /// Call it once, before the first write, and use the number for all writes under this guard: a second call gives a
     /// greater one, and a row that has it refuses the first. `db` is a pool or a connection outside a transaction. The
-    /// database needs the table [`Fence::TABLE`]. Several databases count on their own.
+    /// database needs the table of [`Fence::ddl`]. Several databases count on their own.
     ///
     /// One upsert on the database, then `GET` on Redis. `GET` comes second so that the numbers are in the order of
     /// holding: a holder that was paused before the upsert might get a greater number than its successor, but finds then
@@ -1017,7 +1021,7 @@ pub enum FenceError {
     #[error("{0}: a fence is made outside of transactions; make it before the transaction begins")]
     InTransaction(Attempt),
     /// The table of the fences is missing, or is another one.
-    #[error("{0}; create the table of the fences: {ddl}", ddl = Fence::TABLE)]
+    #[error("{0}; create the table of the fences with the SQL of `Fence::ddl`")]
     Table(#[source] DatabaseError),
     /// The database or the connection failed.
     #[error(transparent)]
