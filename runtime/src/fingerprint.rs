@@ -1,85 +1,159 @@
 //! The fingerprint of a request: what tells a repeated request from another one under the same key.
 
-use std::fmt::Write;
+mod canonical;
 
+use std::fmt::{self, Write};
+
+use hmac::{Hmac, Mac};
 use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// A request that cannot be written as JSON.
-pub type RequestError = serde_json::Error;
+use crate::idempotent::Idempotent;
 
-/// Names the way in which a request is hashed. What is stored under another one does not match.
-const SCHEME: &[u8] = b"rowlock:request:1\n";
+/// A request that has no fingerprint, because its `Serialize` failed: it says why.
+#[derive(Debug)]
+pub struct RequestError(String);
 
-/// The SHA-256 of a request.
-///
-/// Of `rowlock:request:1`, a line feed, and the request as JSON without spaces, the keys of every object in the order of their
-/// bytes: so the order of a map does not matter. That of a `HashSet` does: it is a list, in another order each time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// Hashes a request.
-    pub fn of(request: &(impl Serialize + ?Sized)) -> Result<Self, RequestError> {
-        let mut text = String::new();
-        canonical(&serde_json::to_value(request)?, &mut text)?;
-        let hash = Sha256::new().chain_update(SCHEME).chain_update(text);
-        Ok(Self(hash.finalize().into()))
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-fn canonical(value: &Value, to: &mut String) -> Result<(), RequestError> {
-    match value {
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| *name);
-            to.push('{');
-            for (index, (name, value)) in fields.into_iter().enumerate() {
-                if index > 0 {
-                    to.push(',');
-                }
-                to.push_str(&serde_json::to_string(name)?);
-                to.push(':');
-                canonical(value, to)?;
-            }
-            to.push('}');
-        }
-        Value::Array(items) => {
-            to.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    to.push(',');
-                }
-                canonical(item, to)?;
-            }
-            to.push(']');
-        }
-        // Writing to a string cannot fail. An integer, or the shortest text of a 64-bit float, whatever text serde_json may have kept.
-        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(integer), _, _) => {
-                let _ = write!(to, "{integer}");
-            }
-            (None, Some(integer), _) => {
-                let _ = write!(to, "{integer}");
-            }
-            (None, None, Some(float)) => {
-                let _ = write!(to, "{float:?}");
-            }
-            (None, None, None) => {
-                let _ = write!(to, "{number}");
-            }
-        },
-        other => to.push_str(&serde_json::to_string(other)?),
+impl std::error::Error for RequestError {}
+
+impl serde::ser::Error for RequestError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
     }
-    Ok(())
+}
+
+/// Names the way in which a request is hashed.
+const SCHEME: &[u8] = b"rowlock:request:2\n";
+
+/// What every stored fingerprint begins with: the version of [`SCHEME`]. No fingerprint of version 1 in a `String` begins so, for
+/// it had hexadecimal digits only, and of those in a `Vec<u8>` one in 65,536, which is then taken for another request: refused,
+/// too.
+const VERSION: &str = "r2";
+
+/// How many bytes of the hash are stored after the version, in a `String`; in a `Vec<u8>`, which has less room for the version, one
+/// less. So a fingerprint is as long as it was before it had one: 64 characters, or 32 bytes.
+const STORED: usize = 31;
+
+/// The SHA-256 of a request, or its HMAC-SHA-256 under a key.
+///
+/// Of `rowlock:request:2`, a line feed, the name of the table as it is written in the model, a line feed, and the request: each
+/// value with its type before it, so that no two requests look the same. Numbers count by their value, whatever type has it: `1`,
+/// `1.0` and `1u8` are one number, and a number that serde_json keeps as text (`arbitrary_precision`) is the number that the text
+/// says, to the last digit. The order of the fields of a struct, and of a map, does not matter. That of a `HashSet` does: it is a list,
+/// in another order each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest([u8; STORED]);
+
+impl Digest {
+    /// Hashes a request to this ledger.
+    pub fn of<T: Idempotent>(request: &(impl Request + ?Sized)) -> Result<Self, RequestError> {
+        request.digest(T::TABLE)
+    }
+
+    fn new(
+        table: &str,
+        key: Option<&[u8]>,
+        request: &(impl Serialize + ?Sized),
+    ) -> Result<Self, RequestError> {
+        let request = canonical::bytes(request)?;
+        let parts = [SCHEME, table.as_bytes(), b"\n", &request];
+        let hash = match key {
+            None => parts
+                .iter()
+                .fold(Sha256::new(), Sha256::chain_update)
+                .finalize(),
+            Some(key) => {
+                let mac = Hmac::<Sha256>::new_from_slice(key)
+                    .map_err(|error| RequestError(error.to_string()))?;
+                let mac = parts.iter().fold(mac, Mac::chain_update);
+                mac.finalize().into_bytes()
+            }
+        };
+        let mut stored = [0; STORED];
+        stored.copy_from_slice(&hash[..STORED]);
+        Ok(Self(stored))
+    }
+}
+
+/// What a call with an idempotency key is asked to do: anything that is `serde::Serialize`, or that in a [`Keyed`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a request: it has no fingerprint",
+    label = "needs `serde::Serialize`",
+    note = "derive `serde::Serialize` for it, or take the parts that are the client's intent in a tuple"
+)]
+pub trait Request {
+    #[doc(hidden)]
+    fn digest(&self, table: &str) -> Result<Digest, RequestError>;
+}
+
+impl<R: Serialize + ?Sized> Request for R {
+    fn digest(&self, table: &str) -> Result<Digest, RequestError> {
+        Digest::new(table, None, self)
+    }
+}
+
+/// A request whose fingerprint only the holder of a secret can compute.
+///
+/// A plain fingerprint can be guessed by whoever reads the ledger: hash every amount and every account number, and see which one
+/// fits. Under a secret nobody can. All processes that serve the same keys need the same secret: under another one the same
+/// request is [`Mismatch`](crate::OnceError::Mismatch).
+///
+/// ```
+/// # use rowlock::{Idempotent, Keyed, OnceCall};
+/// # #[derive(Idempotent)]
+/// # #[rowlock(table = "payments")]
+/// # struct Payment {
+/// #     #[rowlock(key)] key: String,
+/// #     #[rowlock(fingerprint)] fingerprint: Vec<u8>,
+/// #     #[rowlock(outcome)] charge: Option<String>,
+/// #     #[rowlock(fence)] fence: rowlock::Fence,
+/// #     #[rowlock(lease)] leased_until: chrono::DateTime<chrono::Utc>,
+/// #     #[rowlock(finished)] finished_at: Option<chrono::DateTime<chrono::Utc>>,
+/// # }
+/// # fn show<'a>(pool: &sqlx::SqlitePool, secret: &[u8], card: &'a str) -> OnceCall<'a, String, sqlx::Error> {
+/// Payment::once(pool, "key-1", &Keyed::new(secret, &(card, 1250)), async |tx| {
+///     // …
+/// #   sqlx::query_scalar("SELECT 'ch_1'").fetch_one(&mut **tx).await
+/// })
+/// # }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Keyed<'a, R: ?Sized> {
+    secret: &'a [u8],
+    request: &'a R,
+}
+
+impl<'a, R: Serialize + ?Sized> Keyed<'a, R> {
+    /// The request, under a secret of any length; 32 random bytes are good.
+    pub fn new(secret: &'a [u8], request: &'a R) -> Self {
+        Self { secret, request }
+    }
+}
+
+impl<R: ?Sized> fmt::Debug for Keyed<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed").finish_non_exhaustive()
+    }
+}
+
+// No `Serialize` is ever implemented for `Keyed`, so the compiler accepts this beside the one for all that have it.
+impl<R: Serialize + ?Sized> Request for Keyed<'_, R> {
+    fn digest(&self, table: &str) -> Result<Digest, RequestError> {
+        Digest::new(table, Some(self.secret), self.request)
+    }
 }
 
 /// The type of the field with the fingerprint.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a fingerprint",
     label = "expected `Vec<u8>` or `String`",
-    note = "the fingerprint is a SHA-256: 32 bytes, or 64 hexadecimal digits"
+    note = "the fingerprint is 32 bytes, or 62 hexadecimal digits after `r2`"
 )]
 pub trait Fingerprint {
     #[doc(hidden)]
@@ -88,13 +162,15 @@ pub trait Fingerprint {
 
 impl Fingerprint for Vec<u8> {
     fn from_digest(digest: &Digest) -> Self {
-        digest.0.to_vec()
+        let mut bytes = [VERSION.as_bytes(), &digest.0].concat();
+        bytes.truncate(32);
+        bytes
     }
 }
 
 impl Fingerprint for String {
     fn from_digest(digest: &Digest) -> Self {
-        let mut text = Self::with_capacity(64);
+        let mut text = Self::from(VERSION);
         for byte in digest.0 {
             // Writing to a string cannot fail.
             let _ = write!(text, "{byte:02x}");
@@ -111,29 +187,52 @@ mod tests {
 
     use super::*;
 
-    fn hex(request: &(impl Serialize + ?Sized)) -> String {
-        String::from_digest(&Digest::of(request).unwrap())
+    fn hex(request: &(impl Request + ?Sized)) -> String {
+        String::from_digest(&request.digest("payments").unwrap())
     }
 
     #[test]
     fn golden_values() {
-        // printf 'rowlock:request:1\n{"amount":1250,"to":"Ann"}' | sha256sum
+        // printf 'rowlock:request:2\npayments\n{s\0\0\0\0\0\0\0\2tos\0\0\0\0\0\0\0\3Anns\0\0\0\0\0\0\0\6amountd125e1;}' | sha256sum | cut -c-62
         let request = serde_json::json!({ "to": "Ann", "amount": 1250 });
         assert_eq!(
             hex(&request),
-            "c579959650ed241a0859e2a5fc64f2276683abf2ad0f1111e8cb1b475e463d90"
+            "r2570ee1ddf431d13f24ae526334ee430c185ec5521f6d55f07b781ca767f823"
         );
+        // … | openssl dgst -sha256 -hmac secret | cut -d' ' -f2 | cut -c-62
         assert_eq!(
-            hex("a \"text\""),
-            "da7995cc19db91c75b8afb9c98db8d78b5908b875062e6e38c038a487afcf808"
+            hex(&Keyed::new(b"secret", &request)),
+            "r20599dab8621746c315bffd556f0d5bf13683a32fe497411b176d6b7cf29ea6"
         );
         assert_eq!(
             hex(&()),
-            "5a329c61942f2ca6a38b1215457c7c4779f48628649da9640b28720639eb540d"
+            "r2107f2db06b575f47c4af9ec722fe65fb9a36854bda05a033f7fc48df0b2eee"
         );
     }
 
+    #[test]
+    fn stored_values_begin_with_the_version_and_are_as_long_as_ever() {
+        let digest = "a request".digest("payments").unwrap();
+        let (bytes, text) = (Vec::from_digest(&digest), String::from_digest(&digest));
+        assert_eq!((bytes.len(), text.len()), (32, 64));
+        assert!(bytes.starts_with(b"r2") && text.starts_with("r2"));
+    }
+
+    #[test]
+    fn tables_and_secrets_are_part_of_it() {
+        let of = |table: &str| "a request".digest(table).unwrap();
+        assert_ne!(of("payments"), of("refunds"));
+        // A table's name cannot run into the request.
+        assert_ne!("b".digest("a").unwrap(), "".digest("ab").unwrap());
+        let keyed = |secret: &[u8]| hex(&Keyed::new(secret, "a request"));
+        assert_eq!(keyed(b"one"), keyed(b"one"));
+        assert_ne!(keyed(b"one"), keyed(b"two"));
+        assert_ne!(keyed(b""), hex("a request"));
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn the_order_of_a_map_does_not_matter(map: HashMap<String, Vec<Option<i64>>>) {
             let mut pairs: Vec<_> = map.clone().into_iter().collect();

@@ -121,14 +121,20 @@ pub enum OnceError<E> {
     /// The key was used before, with another request. Nothing was run.
     #[error("{0}: this key was used with another request")]
     Mismatch(Attempt),
+    /// The key was used before, and the fingerprint of its request is that of another version of rowlock: whether it was this
+    /// request cannot be told. Nothing was run.
+    #[error(
+        "{0}: this key was used under another version of fingerprints, so whether by this request cannot be told"
+    )]
+    OtherFingerprint(Attempt),
     /// The database holds the row under another key than the one that was given: a trigger or the column's type changes the
     /// key on its way in (to lower case, say), or a trigger or a row security policy drops the write. Rolled back.
     #[error(
         "{0}: the row is not stored under the key that was given (a trigger or the column's type changes it), or cannot be seen or written"
     )]
     KeyTaken(Attempt),
-    /// The request cannot be written as JSON, so it has no fingerprint. Nothing was run.
-    #[error("{0}: the request cannot be written as JSON")]
+    /// The `Serialize` of the request failed, so it has no fingerprint. Nothing was run.
+    #[error("{0}: the request cannot be serialized")]
     Request(Attempt, #[source] RequestError),
     /// The database has no unique index on exactly the columns of the key. Nothing was run.
     #[error("{0}: the database has no unique index on ({1})")]
@@ -148,14 +154,20 @@ pub enum StartError {
     /// The key was used before, with another request.
     #[error("{0}: this key was used with another request")]
     Mismatch(Attempt),
+    /// The key was used before, and the fingerprint of its request is that of another version of rowlock: whether it was this
+    /// request cannot be told.
+    #[error(
+        "{0}: this key was used under another version of fingerprints, so whether by this request cannot be told"
+    )]
+    OtherFingerprint(Attempt),
     /// The database holds the row under another key than the one that was given: a trigger or the column's type changes the
     /// key on its way in (to lower case, say), or a trigger or a row security policy drops the write.
     #[error(
         "{0}: the row is not stored under the key that was given (a trigger or the column's type changes it), or cannot be seen or written"
     )]
     KeyTaken(Attempt),
-    /// The request cannot be written as JSON, so it has no fingerprint.
-    #[error("{0}: the request cannot be written as JSON")]
+    /// The `Serialize` of the request failed, so it has no fingerprint.
+    #[error("{0}: the request cannot be serialized")]
     Request(Attempt, #[source] RequestError),
     /// The database has no unique index on exactly the columns of the key.
     #[error("{0}: the database has no unique index on ({1})")]
@@ -194,6 +206,8 @@ from_write_failure!(AttemptError);
 enum Standing {
     /// Another request has the key.
     OtherRequest,
+    /// Some request has the key, under a fingerprint of another version.
+    OtherFingerprint,
     Finished,
     /// The lease of an attempt runs.
     Leased,
@@ -207,6 +221,7 @@ impl Standing {
             Some(1) => Self::OtherRequest,
             Some(2) => Self::Finished,
             Some(3) => Self::Leased,
+            Some(5) => Self::OtherFingerprint,
             _ => Self::Free,
         })
     }
@@ -218,6 +233,7 @@ enum Asked<R> {
     Mine(Fence),
     Finished(R),
     Mismatch,
+    OtherFingerprint,
     Busy,
     KeyTaken,
 }
@@ -258,6 +274,7 @@ async fn ask<DB: Backend, T: IdempotentSql<DB>>(
         match read.fetch_one(connection).await? {
             Fetched::One(row) => match Standing::of::<DB>(&row)? {
                 Standing::OtherRequest => return Ok(Asked::Mismatch),
+                Standing::OtherFingerprint => return Ok(Asked::OtherFingerprint),
                 Standing::Finished => return Ok(Asked::Finished(T::outcome(&row)?)),
                 Standing::Leased => return Ok(Asked::Busy),
                 // It was let go between the two statements, or somebody is about to finish it or to take it over.
@@ -383,6 +400,7 @@ enum Stop<R, E> {
     /// There is nothing to do.
     Answer(Once<R>),
     Mismatch,
+    OtherFingerprint,
     KeyTaken,
     MissingUniqueIndex,
     Ledger(DatabaseError),
@@ -473,6 +491,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
                 OnceError::MissingUniqueIndex(self.attempt(), T::KEY_COLUMNS)
             }
             Stop::KeyTaken => OnceError::KeyTaken(self.attempt()),
+            Stop::OtherFingerprint => OnceError::OtherFingerprint(self.attempt()),
             // An answer is no failure, and is returned before this.
             Stop::Mismatch | Stop::Answer(_) => OnceError::Mismatch(self.attempt()),
         }
@@ -506,6 +525,7 @@ where
             Asked::Finished(outcome) => return Err(Stop::Answer(Once::Replayed(outcome))),
             Asked::Busy => return Err(Stop::Answer(Once::Busy)),
             Asked::Mismatch => return Err(Stop::Mismatch),
+            Asked::OtherFingerprint => return Err(Stop::OtherFingerprint),
         };
         let outcome = (self.body)(&mut *tx).await.map_err(Stop::Body)?;
         match finish::<DB, T>(&self.key, fence, &outcome, tx).await {
@@ -561,6 +581,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
             Ok(Asked::Finished(outcome)) => Ok(Started::Replayed(outcome)),
             Ok(Asked::Busy) => Ok(Started::Busy),
             Ok(Asked::Mismatch) => Err(StartError::Mismatch(at())),
+            Ok(Asked::OtherFingerprint) => Err(StartError::OtherFingerprint(at())),
             Ok(Asked::KeyTaken) => Err(StartError::KeyTaken(at())),
             Err(error) if lacks_unique_index::<DB, T>(&error, &mut connection).await => {
                 Err(StartError::MissingUniqueIndex(at(), T::KEY_COLUMNS))

@@ -54,7 +54,7 @@ pub use crate::fault::Fault;
 pub use crate::fence::Fence;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 #[cfg(feature = "idempotent")]
-pub use crate::fingerprint::RequestError;
+pub use crate::fingerprint::{Keyed, RequestError};
 #[cfg(feature = "idempotent")]
 pub use crate::idempotent::{
     AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
@@ -132,10 +132,9 @@ pub mod __private {
     /// For `#[derive(Idempotent)]`.
     #[cfg(feature = "idempotent")]
     pub mod idempotent {
-        pub use serde::Serialize;
         pub use sqlx::Pool;
 
-        pub use crate::fingerprint::{Digest, Fingerprint};
+        pub use crate::fingerprint::{Digest, Fingerprint, Request};
         pub use crate::idempotent::{Idempotent, IdempotentSql, once, purge, start};
         pub use crate::{Body, FailureOf, OnceCall, OnceError, StartError, Started, Tx};
     }

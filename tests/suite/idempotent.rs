@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rowlock::{
-    AttemptError, Fence, Idempotent, Once, OnceError, StartError, Started, TransactionError, Tx,
-    transaction,
+    AttemptError, Fence, Idempotent, Keyed, Once, OnceError, StartError, Started, TransactionError,
+    Tx, transaction,
 };
 use rowlock_tests::cancel::polled;
 use rowlock_tests::random::Random;
@@ -632,9 +632,15 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
 }
 
 #[tokio::test]
-async fn i_15_a_request_that_is_no_json_is_an_error() {
+async fn i_15_a_request_that_cannot_be_serialized_is_an_error() {
+    struct Refuses;
+    impl Serialize for Refuses {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("no"))
+        }
+    }
     let database = database(PAYMENTS).await;
-    let request = std::collections::HashMap::from([((1, 2), 3)]);
+    let request = (1, Refuses);
     let error = Payment::once(&database.pool, (1, "k"), &request, async |tx| {
         book(tx, 5).await
     })
@@ -645,6 +651,95 @@ async fn i_15_a_request_that_is_no_json_is_an_error() {
         .await
         .unwrap_err();
     assert!(matches!(error, StartError::Request(..)), "{error:?}");
+}
+
+/// In this program serde_json keeps the digits of numbers (`arbitrary_precision`), as in any where some crate asks for that.
+#[tokio::test]
+async fn amounts_that_differ_in_their_last_digit_are_other_requests() {
+    let database = database(PAYMENTS).await;
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let (one, other) = (r#"{"sum": 0.10}"#, r#"{"sum": 0.1000000000000000055}"#);
+    let naive = |text: &str| json(text)["sum"].as_f64();
+    assert_eq!(naive(one), naive(other));
+    let call = async |request: &serde_json::Value| {
+        Payment::once(&database.pool, (1, "k"), request, async |tx| {
+            book(tx, 5).await
+        })
+        .await
+    };
+    assert_eq!(call(&json(one)).await.unwrap(), Once::Ran(Ok(5)));
+    let mismatch = call(&json(other)).await;
+    assert!(
+        matches!(mismatch, Err(OnceError::Mismatch(_))),
+        "{mismatch:?}"
+    );
+    // The same number in another way, and without the feature.
+    for same in [json(r#"{"sum": 1e-1}"#), serde_json::json!({ "sum": 0.1 })] {
+        assert_eq!(call(&same).await.unwrap(), Once::Replayed(Ok(5)));
+    }
+    #[derive(Serialize)]
+    struct Typed {
+        sum: f64,
+    }
+    let typed = Payment::once(&database.pool, (1, "k"), &Typed { sum: 0.1 }, async |tx| {
+        book(tx, 5).await
+    });
+    assert_eq!(typed.await.unwrap(), Once::Replayed(Ok(5)));
+    assert_eq!(charges(&database).await, 1);
+}
+
+/// Nobody who does not know the secret can try which request a fingerprint is of.
+#[tokio::test]
+async fn a_secret_is_part_of_the_request() {
+    let database = database(PAYMENTS).await;
+    let request = charge(5);
+    let call = async |secret: &[u8]| {
+        let request = Keyed::new(secret, &request);
+        Payment::once(&database.pool, (1, "k"), &request, async |tx| {
+            book(tx, 5).await
+        })
+        .await
+    };
+    assert_eq!(call(b"secret").await.unwrap(), Once::Ran(Ok(5)));
+    assert_eq!(call(b"secret").await.unwrap(), Once::Replayed(Ok(5)));
+    let other = call(b"another secret").await;
+    assert!(matches!(other, Err(OnceError::Mismatch(_))), "{other:?}");
+    let plain = Payment::start(&database.pool, (1, "k"), &request, MINUTE).await;
+    assert!(matches!(plain, Err(StartError::Mismatch(_))), "{plain:?}");
+    assert!(!format!("{:?}", Keyed::new(b"secret", &request)).contains("Ann"));
+}
+
+/// A ledger that was written by a release with other fingerprints: neither replayed nor run again, and not called another request.
+#[tokio::test]
+async fn a_fingerprint_of_another_version_is_told_apart() {
+    let database = database(PAYMENTS).await;
+    let pool = &database.pool;
+    let once =
+        async |key| Payment::once(pool, (1, key), &charge(5), async |tx| book(tx, 5).await).await;
+    let started = Payment::start(pool, (1, "leased"), &charge(5), MINUTE).await;
+    drop(running(started.unwrap()));
+    let started = Payment::start(pool, (1, "given up"), &charge(5), NOW).await;
+    drop(running(started.unwrap()));
+    assert_eq!(once("finished").await.unwrap(), Once::Ran(Ok(5)));
+    // SHA-256, as version 1 stored it.
+    sqlx::query("UPDATE payments SET request = $1")
+        .bind(vec![0xc5_u8; 32])
+        .execute(pool)
+        .await
+        .unwrap();
+    for key in ["leased", "given up", "finished"] {
+        let refused = once(key).await.unwrap_err();
+        assert!(matches!(refused, OnceError::OtherFingerprint(_)), "{key}");
+        let refused = Payment::start(pool, (1, key), &charge(5), MINUTE).await;
+        assert!(
+            matches!(refused, Err(StartError::OtherFingerprint(_))),
+            "{key}: {refused:?}"
+        );
+    }
+    assert_eq!(charges(&database).await, 1);
+    // Those that nobody works on go as they always went: by age, or by hand.
+    assert_eq!(Payment::purge(pool, NOW).await.unwrap(), 1);
+    assert_eq!(once("finished").await.unwrap(), Once::Ran(Ok(5)));
 }
 
 /// Other types of columns, a schema in the table's name, and an outcome that is not JSON.
@@ -684,7 +779,7 @@ async fn i_16_plain_columns() {
         .fetch_one(&database.pool)
         .await
         .unwrap();
-    assert_eq!(fingerprint.len(), 64);
+    assert!(fingerprint.len() == 64 && fingerprint.starts_with("r2"));
     // A row that somebody else made, without a lease.
     sqlx::query("INSERT INTO jobs (night, fingerprint, fence) VALUES (8, $1, 4)")
         .bind(&fingerprint)

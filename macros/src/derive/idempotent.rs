@@ -292,7 +292,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         "Runs `body` in a transaction unless `{table}` has an outcome for this key, and stores what it returns; else returns what is \
          stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
          If the first statement claims nothing, another one says why:\n\n{}\n\n\
-         Errors: `Mismatch`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
+         Errors: `Mismatch`, `OtherFingerprint`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
          Cancel safety: if the future is dropped, the transaction was committed completely or not at all; calling again with the same key \
          finds out.",
         sql_doc(model, |dialect| ledger.claim(dialect)),
@@ -304,7 +304,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         pub fn #once<'__r, __DB: __rt::Backend, __E, __By, __F>(
             pool: &__rt::idempotent::Pool<__DB>,
             key: #key,
-            request: &(impl __rt::idempotent::Serialize + ?::core::marker::Sized),
+            request: &(impl __rt::idempotent::Request + ?::core::marker::Sized),
             body: __F,
         ) -> __rt::idempotent::OnceCall<'__r, #outcome, __E>
         where
@@ -319,7 +319,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             __rt::idempotent::once::<__DB, Self, __E, __By, __F>(
                 pool,
                 key,
-                __rt::idempotent::Digest::of(request),
+                __rt::idempotent::Digest::of::<Self>(request),
                 body,
             )
         }
@@ -330,7 +330,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let docs = format!(
         "Claims the key in `{table}` for an attempt that does its work outside a transaction, until `lease` has passed. An attempt whose \
          lease ended is taken over, and can then no longer be finished.\n\n{}\n\n\
-         Errors: `Mismatch`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Unknown`, `Database`.\n\n\
+         Errors: `Mismatch`, `OtherFingerprint`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Unknown`, `Database`.\n\n\
          Cancel safety: if the future is dropped, the key was claimed or not; if it was, it is free again after the lease.",
         sql_doc(model, |dialect| ledger.claim(dialect)),
     );
@@ -339,7 +339,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         pub fn #start<'__k, __DB: __rt::Backend>(
             pool: &__rt::idempotent::Pool<__DB>,
             key: #key,
-            request: &(impl __rt::idempotent::Serialize + ?::core::marker::Sized),
+            request: &(impl __rt::idempotent::Request + ?::core::marker::Sized),
             lease: ::core::time::Duration,
         ) -> impl __rt::Future<
             Output = __rt::Result<__rt::idempotent::Started<'__k, Self>, __rt::idempotent::StartError>,
@@ -347,7 +347,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         where
             Self: __rt::idempotent::IdempotentSql<__DB>,
         {
-            let digest = __rt::idempotent::Digest::of(request);
+            let digest = __rt::idempotent::Digest::of::<Self>(request);
             __rt::idempotent::start::<__DB, Self>(pool, key, digest, lease)
         }
     };

@@ -87,18 +87,20 @@ impl Ledger<'_> {
         )
     }
 
-    /// 1: another request, 2: finished, 3: leased, 4: free; and the outcome.
+    /// 1: another request, 2: finished, 3: leased, 4: free, 5: a fingerprint of another version, which says nothing about the
+    /// request; and the outcome.
     pub(crate) fn read(&self, dialect: Dialect) -> String {
         format!(
-            "SELECT CASE WHEN {} <> ${} THEN 1 WHEN {} IS NOT NULL THEN 2 WHEN {} > {} THEN 3 ELSE 4 END, {} FROM {} WHERE {}",
-            quote(&self.fingerprint.name),
-            self.keys.len() + 1,
+            "SELECT CASE WHEN substr({fingerprint}, 1, 2) <> substr(${value}, 1, 2) THEN 5 WHEN {fingerprint} <> ${value} THEN 1 \
+             WHEN {} IS NOT NULL THEN 2 WHEN {} > {} THEN 3 ELSE 4 END, {} FROM {} WHERE {}",
             quote(&self.finished.name),
             quote(&self.lease.name),
             now(dialect),
             quote(&self.outcome.name),
             table(self.model),
             equal(&self.keys, 1),
+            fingerprint = quote(&self.fingerprint.name),
+            value = self.keys.len() + 1,
         )
     }
 
