@@ -1,14 +1,15 @@
 //! `rowlock::transaction`: section T of the conformance list.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use rowlock::{Fault, TransactionError, Tx, Versioned, transaction};
+use rowlock::{Fault, TransactionBuilder, TransactionError, Tx, Versioned, transaction};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::random::Random;
 use sqlx::Executor;
 
-use super::{Database, Db, NAME, database};
+use super::{Database, Db, NAME, Pool, database};
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
 #[rowlock(table = "accounts")]
@@ -207,6 +208,142 @@ async fn t_15_the_deadline_ends_a_closure_that_hangs() {
         .await;
     assert_eq!(instant.unwrap(), 5);
     assert_eq!(balance(&database, 1).await, 100);
+}
+
+/// A transaction that loses by [`lose`].
+fn that_can_lose(pool: &Pool) -> TransactionBuilder<Db> {
+    let builder = transaction(pool).repeatable_read();
+    // On SQLite who locks before he reads never loses.
+    if NAME == "SQLite" {
+        builder.read_only()
+    } else {
+        builder
+    }
+}
+
+/// Writes a row that somebody else has written since this transaction began to read.
+async fn lose(tx: &mut Tx<Db>, pool: &Pool) -> Result<(), sqlx::Error> {
+    tx.fetch_all("SELECT balance FROM accounts").await?;
+    pool.execute("UPDATE accounts SET version = version + 1")
+        .await?;
+    add(tx, 1, 0).await
+}
+
+/// They double from wait to wait, up to the longest.
+fn ceilings(first: Duration, longest: Duration) -> impl Iterator<Item = Duration> {
+    std::iter::successors(Some(first), move |wait| Some((*wait * 2).min(longest)))
+}
+
+#[tokio::test]
+async fn t_14_the_waits_are_random_below_a_ceiling_that_doubles_up_to_the_longest() {
+    let database = database(ACCOUNTS).await;
+    let (micros, millis) = (Duration::from_micros, Duration::from_millis);
+    // What was asked for, and what nobody asked for.
+    for (asked, attempts, first, longest) in [
+        (true, 9, micros(100), micros(1_500)),
+        (false, 5, millis(5), millis(500)),
+    ] {
+        let mut waits = vec![Vec::new(); attempts - 1];
+        for _ in 0..40 {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let hook = seen.clone();
+            let mut builder = that_can_lose(&database.pool).on_retry(move |retry| {
+                let mut seen = hook.lock().unwrap();
+                seen.push(retry.wait);
+                assert_eq!(
+                    (retry.attempt as usize, retry.fault),
+                    (seen.len(), Fault::Serialization)
+                );
+            });
+            if asked {
+                builder = builder.attempts(attempts as u32).backoff(first, longest);
+            }
+            let begun = Instant::now();
+            let lost = builder.run(async |tx| lose(tx, &database.pool).await).await;
+            let took = begun.elapsed();
+            assert!(
+                matches!(lost, Err(TransactionError::Exhausted { .. })),
+                "{lost:?}"
+            );
+            let seen = seen.lock().unwrap();
+            assert_eq!(seen.len(), waits.len());
+            assert!(took >= seen.iter().sum(), "{took:?} for {seen:?}");
+            for (waits, wait) in waits.iter_mut().zip(&*seen) {
+                waits.push(*wait);
+            }
+        }
+        for (waits, ceiling) in waits.iter().zip(ceilings(first, longest)) {
+            let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+            // All forty in the same half: once in 10^11.
+            assert!(
+                *least < ceiling / 2 && (ceiling / 2..=ceiling).contains(most),
+                "{least:?} to {most:?}, below {ceiling:?}"
+            );
+        }
+    }
+}
+
+const LOG: &str = "; CREATE TABLE log (attempt bigint NOT NULL)";
+
+async fn log(tx: &mut Tx<Db>, attempt: u32) -> Result<(), sqlx::Error> {
+    let sql = sqlx::query("INSERT INTO log VALUES ($1)").bind(i64::from(attempt));
+    sql.execute(&mut **tx).await.map(drop)
+}
+
+/// Somebody else raises the version in each of the first two attempts: each begins with what is committed by then, and what
+/// it wrote is gone.
+#[tokio::test]
+async fn t_20_nothing_of_an_attempt_is_kept() {
+    let database = database(&(ACCOUNTS.to_owned() + LOG)).await;
+    let attempts = AtomicU32::new(0);
+    let written = that_can_lose(&database.pool)
+        .run(async |tx| {
+            let attempt = attempts.fetch_add(1, Ordering::SeqCst) + 1;
+            let row = Account::load(&mut *tx, 1).await.unwrap();
+            assert_eq!((row.balance, row.version + 1), (100, i64::from(attempt)));
+            if attempt < 3 {
+                row.touch(&database.pool).await?;
+            }
+            log(tx, attempt).await?;
+            let balance = row.balance + 30;
+            Ok::<_, ShopError>(Account { balance, ..row }.update(&mut *tx).await?)
+        })
+        .await
+        .unwrap();
+    assert_eq!((written.balance, written.version), (130, 3));
+    assert_eq!(written, Account::load(&database.pool, 1).await.unwrap());
+    let logged: Vec<i64> = sqlx::query_scalar("SELECT attempt FROM log")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(logged, [3]);
+}
+
+/// What the caller takes from one attempt into the next is of a transaction that never was.
+#[tokio::test]
+async fn t_20_naive_twin_keeps_the_row_of_the_first_attempt() {
+    let database = database(ACCOUNTS).await;
+    let kept = std::sync::OnceLock::<Account>::new();
+    let runs = AtomicU32::new(0);
+    let refused = that_can_lose(&database.pool)
+        .run(async |tx| {
+            let row = Account::load(&mut *tx, 1).await.unwrap();
+            let row = kept.get_or_init(|| row);
+            if runs.fetch_add(1, Ordering::SeqCst) == 0 {
+                row.touch(&database.pool).await?;
+            }
+            Ok::<_, ShopError>(row.update(&mut *tx).await?)
+        })
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            TransactionError::Failed(ShopError::Update(rowlock::UpdateError::Stale(_)))
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
 /// The wait between two attempts counts, too.
