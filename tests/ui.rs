@@ -1,14 +1,9 @@
-//! What users see: models that compile, and what the compiler says about those that do not.
+//! What the compiler says about models that it refuses. Those that it must accept are in `ui/pass`.
 //!
 //! `TRYBUILD=overwrite cargo test -p rowlock-tests --test ui` writes the expected texts anew. They are those of the
 //! compiler in `rust-toolchain.toml`, without its source (`rust-src`), which would add excerpts to some notes.
 
 #![allow(missing_docs)]
-
-#[test]
-fn models_that_compile() {
-    trybuild::TestCases::new().pass("ui/pass/*.rs");
-}
 
 #[test]
 fn mistakes_and_their_messages() {

@@ -5,6 +5,9 @@
 
 #![allow(missing_docs, clippy::duplicate_mod)]
 
+// Its `#[tokio::test]` ends a test that hangs.
+extern crate limited_tokio as tokio;
+
 mod fan_out;
 mod postgres;
 mod redis;

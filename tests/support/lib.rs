@@ -3,6 +3,9 @@
 //! [`postgres`] and [`sqlite`] offer the same names with the same meaning, so
 //! that a suite written once can be included as a module under each of them.
 
+#[cfg(test)]
+extern crate limited_tokio as tokio;
+
 pub mod cancel;
 pub mod gate;
 pub mod pgbouncer;
@@ -62,6 +65,25 @@ macro_rules! on {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use limited_tokio::{Options, run_within};
+
     on!(postgres);
     on!(sqlite);
+
+    #[test]
+    #[should_panic(expected = "a_test_that_hangs_fails_by_its_name has not ended after 1ms")]
+    fn a_test_that_hangs_fails_by_its_name() {
+        run_within(Duration::from_millis(1), Options::default(), || {
+            Box::pin(pending())
+        });
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "on purpose")]
+    async fn a_panic_is_that_of_the_test() {
+        panic!("on purpose");
+    }
 }

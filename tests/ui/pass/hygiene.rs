@@ -3,8 +3,6 @@
 #![no_implicit_prelude]
 #![deny(warnings)]
 
-extern crate rowlock as db;
-
 /// Names that would shadow those of the output if they were not spelled out there.
 mod shadowed {
     pub(crate) type DB = i64;
@@ -129,7 +127,8 @@ async fn calls(pool: ::sqlx::SqlitePool, model: shadowed::Model) {
             shadowed::Model::lock_many(&mut *tx, [(1, 2)]).await
         })
         .await;
-    let _ = shadowed::Ledger::once(&pool, (1, "k"), &1, async |_| ::std::result::Result::Ok::<_, ::sqlx::Error>(1)).await;
+    let _ = shadowed::Ledger::once(&pool, (1, "k"), &1, async |_| {
+        ::std::result::Result::Ok::<_, ::sqlx::Error>(1)
+    })
+    .await;
 }
-
-fn main() {}

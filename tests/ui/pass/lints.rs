@@ -1,8 +1,19 @@
 //! Models under every lint that is common, most of their methods never called.
 
-#![deny(warnings, missing_docs, unreachable_pub, unused, nonstandard_style, rust_2018_idioms)]
-#![deny(unused_qualifications, missing_debug_implementations, single_use_lifetimes)]
-#![deny(future_incompatible, let_underscore, missing_copy_implementations, unused_lifetimes)]
+#![deny(
+    warnings,
+    missing_docs,
+    unreachable_pub,
+    unused,
+    nonstandard_style,
+    rust_2018_idioms
+)]
+#![deny(
+    unused_qualifications,
+    missing_debug_implementations,
+    single_use_lifetimes
+)]
+#![deny(let_underscore, missing_copy_implementations, unused_lifetimes)]
 
 /// Models that are part of an API.
 pub mod public {
@@ -46,7 +57,9 @@ pub mod public {
     }
 
     /// A page.
-    #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable)]
+    #[derive(
+        Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable,
+    )]
     #[rowlock(table = "cms.pages", unique(site, path), existing_rows)]
     pub struct Page {
         /// Its number.
@@ -111,5 +124,3 @@ fn used(visit: private::Visit) -> (String, i32, i16, i16, private::NewVisit) {
     };
     (visit.site, visit.day, visit.count, visit.version, new)
 }
-
-fn main() {}

@@ -49,8 +49,12 @@ macro_rules! renamed {
             #[sqlx(rename = "Version")]
             version: i64,
         }
-        let ddl = concat!("DROP TABLE IF EXISTS renamed; CREATE TABLE renamed (\"", $column, "\" bigint, \"Version\" bigint);
-            INSERT INTO renamed VALUES (1, 2)");
+        let ddl = concat!(
+            "DROP TABLE IF EXISTS renamed; CREATE TABLE renamed (\"",
+            $column,
+            "\" bigint, \"Version\" bigint);
+            INSERT INTO renamed VALUES (1, 2)"
+        );
         sqlx::raw_sql(ddl).execute(&mut *$db).await.unwrap();
         let row = Renamed::load(&mut *$db, 1).await.unwrap();
         assert_eq!(row.update(&mut *$db).await.unwrap().version, 3);
@@ -62,9 +66,11 @@ macro_rules! renamed {
     }};
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
-    let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect("sqlite::memory:").await.unwrap();
+#[tokio::test]
+async fn names_that_have_to_be_quoted() {
+    let mut db = <sqlx::SqliteConnection as sqlx::Connection>::connect("sqlite::memory:")
+        .await
+        .unwrap();
     sqlx::raw_sql(
         r##"CREATE TABLE "order" (id integer PRIMARY KEY, type text NOT NULL UNIQUE, "select" bigint NOT NULL,
             "a ""quoted"" # name" text NOT NULL, loop bigint NOT NULL, lock_version bigint NOT NULL);
@@ -80,14 +86,19 @@ async fn main() {
         chosen: 1,
         quoted: "b".to_owned(),
     };
-    let order = Order::find_or_create(&mut db, new).await.unwrap().into_inner();
+    let order = Order::find_or_create(&mut db, new)
+        .await
+        .unwrap()
+        .into_inner();
     let order = order.update(&mut db).await.unwrap();
     let mut edit = order.edit();
     edit.quoted.push('!');
     let order = edit.save(&mut db).await.unwrap();
     assert_eq!(Order::add_loop(&mut db, order.id, 3).await.unwrap(), 3);
     assert_eq!(
-        Order::add_loop_batch(&mut db, [(order.id, 3)]).await.unwrap(),
+        Order::add_loop_batch(&mut db, [(order.id, 3)])
+            .await
+            .unwrap(),
         [(order.id, 6)]
     );
     let found = Order::find_by_type(&mut db, "a").await.unwrap().unwrap();
@@ -100,7 +111,14 @@ async fn main() {
     locked.save(&mut tx).await.unwrap();
     let many = Order::lock_many(&mut tx, [order.id]).await.unwrap();
     assert_eq!(many, [locked]);
-    assert_eq!((many[0].r#type.as_str(), many[0].r#loop, many[0].lock_version), ("ab", 6, 3));
+    assert_eq!(
+        (
+            many[0].r#type.as_str(),
+            many[0].r#loop,
+            many[0].lock_version
+        ),
+        ("ab", 6, 3)
+    );
     tx.commit().await.unwrap();
 
     let new = PersonDraft {
@@ -108,10 +126,14 @@ async fn main() {
         mail_address2: "ada@example.org".to_owned(),
         nick_names: vec!["A".to_owned()],
     };
-    let ada = Person::upsert_by_full_name(&mut db, new.clone()).await.unwrap();
+    let ada = Person::upsert_by_full_name(&mut db, new.clone())
+        .await
+        .unwrap();
     assert_eq!(ada.nick_names, ["A"]);
     let ada = ada.update(&mut db).await.unwrap();
-    let found = Person::find_or_create_by_mail_address2(&mut db, new).await.unwrap();
+    let found = Person::find_or_create_by_mail_address2(&mut db, new)
+        .await
+        .unwrap();
     assert_eq!(ada, *found);
     assert!(Person::load(&mut db, "Ada").await.is_ok());
 
@@ -119,7 +141,10 @@ async fn main() {
     let mut ada = Person::lock(&mut tx, "Ada").await.unwrap();
     ada.nick_names.push("L".to_owned());
     ada.save(&mut tx).await.unwrap();
-    assert_eq!(Person::lock_many(&mut tx, ["Ada"]).await.unwrap()[0].nick_names, ["A", "L"]);
+    assert_eq!(
+        Person::lock_many(&mut tx, ["Ada"]).await.unwrap()[0].nick_names,
+        ["A", "L"]
+    );
     tx.commit().await.unwrap();
 
     renamed!(&mut db, "lowercase", "mail_address2");

@@ -9,7 +9,13 @@ use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 macro_rules! with_all_options {
     ($name:ident, $derive:ident) => {
         #[derive(Clone, sqlx::FromRow, $derive)]
-        #[rowlock(table = "articles", unique(tenant, slug), existing_rows, new = "Unused", backend(Sqlite, Postgres))]
+        #[rowlock(
+            table = "articles",
+            unique(tenant, slug),
+            existing_rows,
+            new = "Unused",
+            backend(Sqlite, Postgres)
+        )]
         struct $name {
             #[rowlock(key, generated)]
             id: i64,
@@ -76,5 +82,3 @@ async fn calls(pool: sqlx::PgPool, day: NaiveDate) {
     drop(PageViews::lock_many(&mut tx, [("a", day)]).await);
     drop(Turn::lock(&mut tx, 1).await.unwrap().save(&mut tx).await);
 }
-
-fn main() {}

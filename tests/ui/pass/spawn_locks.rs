@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use rowlock::{LockCheckedError, LockError, Lockable, Locked, Shared, TransactionError, transaction};
+use rowlock::{
+    LockCheckedError, LockError, Lockable, Locked, Shared, TransactionError, transaction,
+};
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Lockable)]
 #[rowlock(table = "stock")]
@@ -53,7 +55,10 @@ macro_rules! all_methods {
         sku.save($tx).await?;
         Sku::lock($tx, 1).no_key().await?;
         Sku::lock($tx, 1).nowait().await?;
-        Sku::lock($tx, 1).no_key().timeout(Duration::from_millis(5)).await?;
+        Sku::lock($tx, 1)
+            .no_key()
+            .timeout(Duration::from_millis(5))
+            .await?;
         for mut sku in Sku::lock_many($tx, [3, 2]).nowait().await? {
             sku.left = 0;
             sku.save($tx).await?;
@@ -115,7 +120,9 @@ async fn sqlite(pool: sqlx::SqlitePool) {
     tokio::spawn(async move {
         let name = String::from("a");
         let hall = name.as_str();
-        transaction(&other).run(async |tx| all_methods!(&mut *tx, hall)).await
+        transaction(&other)
+            .run(async |tx| all_methods!(&mut *tx, hall))
+            .await
     });
     tokio::spawn(async move {
         let name = String::from("a");
@@ -124,5 +131,3 @@ async fn sqlite(pool: sqlx::SqlitePool) {
         all_methods!(&mut tx, hall)
     });
 }
-
-fn main() {}
