@@ -111,15 +111,13 @@ impl Redis {
         false
     }
 
-    /// `S`, `T` and so on; `None` for a process that has ended.
-    fn state(&self) -> Option<String> {
-        let server = self.running.as_ref()?.server.to_string();
-        let output = Command::new("ps")
-            .args(["-o", "stat=", "-p", &server])
-            .output();
-        let state = String::from_utf8(output.expect("ps runs").stdout).expect("ASCII");
-        let state = state.trim();
-        (!state.is_empty() && !state.starts_with('Z')).then(|| state.to_owned())
+    /// `S`, `T` and so on, as Linux has it; `None` for a process that has ended.
+    fn state(&self) -> Option<char> {
+        let server = self.running.as_ref()?.server;
+        let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).ok()?;
+        // The name before it is in parentheses, and can have some of its own.
+        let (_, stat) = stat.rsplit_once(") ")?;
+        stat.chars().next().filter(|state| *state != 'Z')
     }
 
     fn signal(&self, signal: &str) {
@@ -160,7 +158,7 @@ impl Redis {
     pub fn pause(&self) {
         self.signal("STOP");
         // `kill` returns before the process has stopped.
-        while !self.state().is_some_and(|state| state.starts_with('T')) {
+        while self.state() != Some('T') {
             sleep(Duration::from_millis(1));
         }
     }

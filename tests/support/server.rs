@@ -91,6 +91,19 @@ impl Server {
         server
     }
 
+    /// Creates and starts a server, for a test that does with it what only its owner may. `None` where somebody has given us
+    /// the URL of a server and has no programs to start another.
+    pub fn start_another() -> Option<Self> {
+        let given = env::var_os("ROWLOCK_POSTGRES_URL").is_some_and(|url| !url.is_empty());
+        if given && binaries().is_none() {
+            eprintln!(
+                "not tested: it needs initdb, postgres and pg_ctl beside ROWLOCK_POSTGRES_URL"
+            );
+            return None;
+        }
+        Some(Self::start())
+    }
+
     /// Ends it at once, as a crash does, with all its connections.
     pub fn crash(&mut self) {
         assert_eq!(self.tell("crash"), "down");
