@@ -4,7 +4,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use sqlx::{Acquire, Pool};
+use sqlx::Pool;
 use tracing::Instrument;
 
 use crate::backend::Backend;
@@ -12,6 +12,7 @@ use crate::error::{Attempt, DatabaseError};
 use crate::fault::Fault;
 use crate::lock_key::{LockKey, LockKeyPart};
 use crate::lockable::{Exclusive, InTransaction, Share};
+use crate::source::{Opened, Source};
 use crate::transaction::{Body, TransactionError, Tx, Work, describe, transaction};
 
 /// Lets one at a time do something, in all processes that use the database.
@@ -617,13 +618,14 @@ impl<G> AdvisoryLock<G> {
         db: A,
     ) -> impl Future<Output = Result<bool, AcquireError>> + Send + use<'c, DB, A, G>
     where
-        A: Acquire<'c, Database = DB> + Send,
+        A: Source<'c, DB>,
     {
         let key = self.key.clone();
         let sql = look(&key, false);
         async move {
             let ask = async {
-                let mut connection = db.acquire().await?;
+                let mut opened = db.open().await?;
+                let mut connection = opened.link();
                 DB::ask(&mut *connection, sql).await
             };
             let held = ask.await;
@@ -679,7 +681,7 @@ fn in_transaction<'t, DB: AdvisoryLocks>(
     tx: impl InTransaction<'t, Database = DB>,
 ) -> impl Future<Output = Result<bool, AcquireError>> + Send {
     async move {
-        match DB::ask(tx.connection(), lock.in_transaction()).await {
+        match DB::ask(&mut tx.link(), lock.in_transaction()).await {
             Ok(Some(taken)) => Ok(taken),
             Ok(None) => Err(AcquireError::RepeatableRead(key.attempt())),
             Err(error) => Err(AcquireError::new(&key, error)),

@@ -8,11 +8,12 @@ use sqlx_core::transaction::TransactionManager;
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::fault::Fault;
+use crate::source::Link;
 
 /// Like `sqlx::Transaction`, but safe to drop while it begins: see [`Backend::abandon_begin`] and
 /// [`Backend::savepoint`].
 pub(crate) struct Atomic<'c, DB: Backend> {
-    connection: &'c mut DB::Connection,
+    link: Link<'c, DB>,
     state: State,
 }
 
@@ -23,34 +24,34 @@ enum State {
 }
 
 impl<'c, DB: Backend> Atomic<'c, DB> {
-    pub(crate) async fn begin(connection: &'c mut DB::Connection) -> Result<Self, sqlx::Error> {
-        if in_transaction::<DB>(connection) {
-            DB::savepoint(connection).await?;
+    pub(crate) async fn begin(mut link: Link<'c, DB>) -> Result<Self, sqlx::Error> {
+        if in_transaction::<DB>(&link) {
+            DB::savepoint(&mut link).await?;
             let state = State::Open;
-            return Ok(Self { connection, state });
+            return Ok(Self { link, state });
         }
         let mut atomic = Self {
-            connection,
+            link,
             state: State::Beginning,
         };
         let begin = Some(DB::BEGIN.into_sql_str());
-        DB::TransactionManager::begin(atomic.connection, begin).await?;
+        DB::TransactionManager::begin(&mut atomic.link, begin).await?;
         atomic.state = State::Open;
         Ok(atomic)
     }
 
-    pub(crate) fn connection(&mut self) -> &mut DB::Connection {
-        self.connection
+    pub(crate) fn link(&mut self) -> &mut Link<'c, DB> {
+        &mut self.link
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        DB::TransactionManager::commit(self.connection).await?;
+        DB::TransactionManager::commit(&mut self.link).await?;
         self.state = State::Ended;
         Ok(())
     }
 
     pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        DB::TransactionManager::rollback(self.connection).await?;
+        DB::TransactionManager::rollback(&mut self.link).await?;
         self.state = State::Ended;
         Ok(())
     }
@@ -60,8 +61,8 @@ impl<DB: Backend> Drop for Atomic<'_, DB> {
     fn drop(&mut self) {
         match self.state {
             State::Ended => {}
-            State::Open => DB::TransactionManager::start_rollback(self.connection),
-            State::Beginning => DB::abandon_begin(self.connection),
+            State::Open => DB::TransactionManager::start_rollback(&mut self.link),
+            State::Beginning => DB::abandon_begin(&mut self.link),
         }
     }
 }

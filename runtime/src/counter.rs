@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use sqlx::Acquire;
-
 use crate::atomic::{Atomic, Reruns, in_transaction};
 use crate::backend::{Array, Backend};
 use crate::column::CounterNumber;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
+use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Fetched, Listed, Statement, write_one};
 
 /// What `#[derive(Counter)]` knows about a model, the same for every database.
@@ -203,12 +202,13 @@ fn attempt_on<T: CounterRow>(key: &T::Key<'_>, operation: &'static str) -> Attem
 
 /// Reads the row with this key.
 pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, DatabaseError>> + Send {
     async move {
         let failed = |error| DatabaseError::new(attempt_on::<T>(&key, "get"), error);
-        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
         let mut statement = Statement::literal(T::GET);
         T::bind_key(&key, &mut statement);
         let rows = statement.fetch_all(&mut connection).await.map_err(failed)?;
@@ -218,16 +218,17 @@ pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
 
 /// Adds `delta` and returns the new total.
 pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     key: T::Key<'_>,
     delta: i64,
 ) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
     async move {
         let attempt = || attempt_on::<T>(&key, T::METHODS.0);
-        let mut connection = db
-            .acquire()
+        let mut opened = db
+            .open()
             .await
             .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
+        let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either
         // exists or the answer is no, and an UPDATE says both.
@@ -293,7 +294,7 @@ async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     key: &T::Key<'_>,
     delta: i64,
     attempt: Attempt,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Explained {
     let mut statement = Statement::literal(T::READ);
     T::bind_key(key, &mut statement);
@@ -334,7 +335,7 @@ async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 
 /// Adds to many rows, all or none, and returns the new totals in key order.
 pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
 ) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
     // The iterator is read here, so that it need not be `Send`.
@@ -344,10 +345,11 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         if deltas.is_empty() {
             return Ok(Vec::new());
         }
-        let mut connection = db.acquire().await.map_err(|error| {
+        let mut opened = db.open().await.map_err(|error| {
             let attempt = Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
             CounterError::Database(DatabaseError::new(attempt, error))
         })?;
+        let mut connection = opened.link();
         let mut reruns = Reruns::new(in_transaction::<DB>(&connection));
         loop {
             match add_batch_on::<DB, N, T>(&deltas, &mut connection).await {
@@ -364,7 +366,7 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 
 fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &'c [(T::Key<'_>, i64)],
-    connection: &'c mut DB::Connection,
+    connection: &'c mut Link<'_, DB>,
 ) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
     async move {
         let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
@@ -403,7 +405,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         }
         // Until COMMIT is sent, a lost connection means that nothing was written.
         let before_commit = |error| failed(attempt(), error, true);
-        let mut atomic = Atomic::<DB>::begin(connection)
+        let mut atomic = Atomic::<DB>::begin(connection.reborrow())
             .await
             .map_err(before_commit)?;
         // Several statements would each have an order of their own.
@@ -412,14 +414,14 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         {
             let rows: Vec<_> = deltas.iter().collect();
             let lock = arrays::<DB, N, T>(lock, &rows, 0);
-            if let Err(error) = lock.fetch_all(atomic.connection()).await {
+            if let Err(error) = lock.fetch_all(atomic.link()).await {
                 let error = before_commit(error);
                 return Err(undo(atomic, error).await);
             }
         }
         let mut all = Vec::with_capacity(deltas.len());
         for (sql, rows) in chunks {
-            let written = match add_chunk::<DB, N, T>(sql, &rows, atomic.connection()).await {
+            let written = match add_chunk::<DB, N, T>(sql, &rows, atomic.link()).await {
                 Ok(written) => written,
                 Err(error) => {
                     let error = before_commit(error);
@@ -512,7 +514,7 @@ fn arrays<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     sql: BatchSql,
     deltas: &[&(T::Key<'_>, i64)],
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
     // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
     let start = if sql.creates { T::START } else { 0 };
@@ -584,7 +586,7 @@ async fn undo<DB: Backend>(atomic: Atomic<'_, DB>, error: CounterError) -> Count
 /// Finds the first change that its row refuses.
 async fn find_refused<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &[(T::Key<'_>, i64)],
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> CounterError {
     for (key, delta) in deltas {
         let attempt = attempt_on::<T>(key, T::METHODS.1);

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Acquire, Database, Decode, Encode, Type};
+use sqlx::{Database, Decode, Encode, Type};
 
 use crate::backend::Backend;
 use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::source::{Opened, Source};
 use crate::statement::Statement;
 
 const SHORTEST_AGE: Duration = Duration::from_secs(60 * 60);
@@ -66,7 +67,7 @@ impl Fence {
     ///
     /// The database's. Cancel safety: if the future is dropped, the statement was executed completely or not at all.
     pub fn purge<'c, DB: Backend>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         age: Duration,
     ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
         async move {
@@ -74,7 +75,8 @@ impl Fence {
                 let attempt = Attempt::new("purge", "fences", KeyText::default());
                 DatabaseError::new(attempt, error)
             };
-            let mut connection = db.acquire().await.map_err(failed)?;
+            let mut opened = db.open().await.map_err(failed)?;
+            let mut connection = opened.link();
             let mut statement = Statement::<DB>::literal(DB::PURGE_FENCES);
             // An upsert that meets its row being deleted inserts the time at which it began. Nobody waits for an hour in it.
             statement.bind_seconds(age.max(SHORTEST_AGE));
@@ -156,6 +158,7 @@ impl sqlx::postgres::PgHasArrayType for Fence {
 mod mint {
     use super::Fence;
     use crate::backend::Backend;
+    use crate::source::Link;
     use crate::statement::{Fetched, Statement, write_one};
 
     impl Fence {
@@ -165,7 +168,7 @@ mod mint {
         /// that is lost before the answer wastes a number at worst, which hurts nobody: they only have to grow.
         pub(crate) async fn mint<DB: Backend>(
             name: &str,
-            connection: &mut DB::Connection,
+            connection: &mut Link<'_, DB>,
         ) -> Result<Self, sqlx::Error> {
             let statement = || {
                 let mut statement = Statement::<DB>::literal(DB::MINT_FENCE);

@@ -3,12 +3,11 @@
 use std::future::Future;
 use std::ops::Deref;
 
-use sqlx::Acquire;
-
 use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fence::Fence;
+use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Fetched, Statement, write_one};
 
 /// How often the row is looked for and created before something other than a race must be the reason.
@@ -208,7 +207,7 @@ fn attempt_on<const N: usize, T: UniqueKey<N>>(
 
 async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     values: &T::Values<'_>,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<T>, sqlx::Error> {
     let mut statement = Statement::literal(T::FIND);
     T::bind(values, &mut statement);
@@ -221,13 +220,14 @@ async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 
 /// Reads the row with this unique key.
 pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     values: T::Values<'_>,
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
     async move {
         let attempt = || attempt_on::<N, T>(&values, T::METHODS[0]);
         let failed = |error| FindError::Database(DatabaseError::new(attempt(), error));
-        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
         match select::<DB, N, T>(&values, &mut connection)
             .await
             .map_err(failed)?
@@ -241,15 +241,16 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 
 /// Reads the row with the key of `new`, or creates it.
 pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
     async move {
         let attempt = || attempt_on::<N, T>(&T::values(&new), T::METHODS[1]);
-        let mut connection = db
-            .acquire()
+        let mut opened = db
+            .open()
             .await
             .map_err(|error| FindOrCreateError::Database(DatabaseError::new(attempt(), error)))?;
+        let mut connection = opened.link();
         find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut connection).await
     }
 }
@@ -257,7 +258,7 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
     operation: &'static str,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<FoundOrCreated<T>, FindOrCreateError> {
     let values = T::values(new);
     let attempt = || attempt_on::<N, T>(&values, operation);
@@ -300,7 +301,7 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 /// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
 async fn insert<DB: Backend>(
     statement: impl Fn() -> Statement<DB> + Send,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
         return write_one(statement, connection).await;
@@ -323,7 +324,7 @@ async fn insert<DB: Backend>(
 /// Whether the write failed because the database has no unique index for ON CONFLICT to refer to.
 async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     error: &sqlx::Error,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> bool {
     let key = IndexedColumns {
         schema: T::SCHEMA,
@@ -335,14 +336,15 @@ async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>
 
 /// Creates the row or overwrites the one that has the key.
 pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<T, UpsertError>> + Send {
     async move {
         let operation = T::METHODS[2];
         let attempt = || attempt_on::<N, T>(&T::values(&new), operation);
         let database = |error| UpsertError::Database(DatabaseError::new(attempt(), error));
-        let mut connection = db.acquire().await.map_err(database)?;
+        let mut opened = db.open().await.map_err(database)?;
+        let mut connection = opened.link();
         let Some(sql) = T::UPSERT else {
             // Nothing but a key: a row that exists is as it should be.
             let row = find_or_create_on::<DB, N, T>(&new, operation, &mut connection).await?;
@@ -373,7 +375,7 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
     attempt: Attempt,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> UpsertError {
     // A read: whatever happens to it, nothing was written. Without a fence there is nothing to look for.
     if T::FENCED {

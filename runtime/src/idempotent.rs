@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sqlx::{Acquire, Pool};
+use sqlx::Pool;
 
 use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
@@ -14,6 +14,7 @@ use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_fai
 use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::fingerprint::{Digest, RequestError};
+use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Fetched, Statement};
 use crate::transaction::{Body, FailureOf, LastFailure, TransactionError, Tx, Work, transaction};
 
@@ -249,7 +250,7 @@ async fn ask<DB: Backend, T: IdempotentSql<DB>>(
     key: &T::Key<'_>,
     digest: &Digest,
     lease: Duration,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Asked<T::Outcome>, sqlx::Error> {
     let mut taken = false;
     for _ in 0..ROUNDS {
@@ -294,7 +295,7 @@ async fn finish<DB: Backend, T: IdempotentSql<DB>>(
     key: &T::Key<'_>,
     fence: Fence,
     outcome: &T::Outcome,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<bool, sqlx::Error> {
     let mut statement = Statement::<DB>::literal(T::FINISH);
     T::bind_outcome(outcome, &mut statement);
@@ -305,7 +306,7 @@ async fn finish<DB: Backend, T: IdempotentSql<DB>>(
 
 async fn lacks_unique_index<DB: Backend, T: Idempotent>(
     error: &sqlx::Error,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> bool {
     let key = IndexedColumns {
         schema: T::SCHEMA,
@@ -512,13 +513,14 @@ where
     async fn run(&self, tx: &mut Tx<DB>) -> Result<T::Outcome, Self::Error> {
         let ledger = |error| Stop::Ledger(DatabaseError::new(self.attempt(), error));
         // No lease: until the transaction ends nobody else can have the key, and afterwards it is finished.
-        let asked = match ask::<DB, T>(&self.key, &self.digest, Duration::ZERO, tx).await {
-            Ok(asked) => asked,
-            Err(error) if lacks_unique_index::<DB, T>(&error, tx).await => {
-                return Err(Stop::MissingUniqueIndex);
-            }
-            Err(error) => return Err(ledger(error)),
-        };
+        let asked =
+            match ask::<DB, T>(&self.key, &self.digest, Duration::ZERO, &mut tx.link()).await {
+                Ok(asked) => asked,
+                Err(error) if lacks_unique_index::<DB, T>(&error, &mut tx.link()).await => {
+                    return Err(Stop::MissingUniqueIndex);
+                }
+                Err(error) => return Err(ledger(error)),
+            };
         let fence = match asked {
             Asked::Mine(fence) => fence,
             Asked::KeyTaken => return Err(Stop::KeyTaken),
@@ -528,7 +530,7 @@ where
             Asked::OtherFingerprint => return Err(Stop::OtherFingerprint),
         };
         let outcome = (self.body)(&mut *tx).await.map_err(Stop::Body)?;
-        match finish::<DB, T>(&self.key, fence, &outcome, tx).await {
+        match finish::<DB, T>(&self.key, fence, &outcome, &mut tx.link()).await {
             Ok(true) => Ok(outcome),
             // Nobody else can have written the row since it was claimed.
             Ok(false) => Err(Stop::KeyTaken),
@@ -558,10 +560,11 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
     async move {
         let at = || attempt_at::<T>("start", &key);
         let digest = digest.map_err(|error| StartError::Request(at(), error))?;
-        let mut connection = pool
-            .acquire()
+        let mut opened = pool
+            .open()
             .await
             .map_err(|error| StartError::Database(DatabaseError::new(at(), error)))?;
+        let mut connection = opened.link();
         let mut tried = 0;
         let asked = loop {
             tried += 1;
@@ -641,7 +644,7 @@ impl<T: Idempotent> Running<'_, T> {
     /// then. `Serialization`, `Unknown`, `Database`.
     pub fn finish<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         outcome: &T::Outcome,
     ) -> impl Future<Output = Result<(), AttemptError>> + Send
     where
@@ -649,7 +652,8 @@ impl<T: Idempotent> Running<'_, T> {
     {
         let at = || self.at("finish");
         async move {
-            let mut connection = acquire(db, at).await?;
+            let mut opened = acquire(db, at).await?;
+            let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let done = finish::<DB, T>(&self.key, self.fence, outcome, &mut connection).await;
             checked(done, at, in_transaction)
@@ -661,7 +665,7 @@ impl<T: Idempotent> Running<'_, T> {
     /// One statement. Cancel safety and errors: those of [`finish`](Self::finish).
     pub fn release<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<(), AttemptError>> + Send
     where
         T: IdempotentSql<DB>,
@@ -680,7 +684,7 @@ impl<T: Idempotent> Running<'_, T> {
     /// One statement. Cancel safety and errors: those of [`finish`](Self::finish).
     pub fn extend<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         lease: Duration,
     ) -> impl Future<Output = Result<(), AttemptError>> + Send
     where
@@ -696,21 +700,22 @@ impl<T: Idempotent> Running<'_, T> {
     }
 }
 
-async fn acquire<'c, DB: Backend, A: Acquire<'c, Database = DB> + Send>(
+async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
     db: A,
     at: impl Fn() -> Attempt,
-) -> Result<A::Connection, AttemptError> {
-    db.acquire()
+) -> Result<A::Opened, AttemptError> {
+    db.open()
         .await
         .map_err(|error| AttemptError::Database(DatabaseError::new(at(), error)))
 }
 
 async fn run_checked<'c, DB: Backend>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     statement: Statement<DB>,
     at: impl Fn() -> Attempt,
 ) -> Result<(), AttemptError> {
-    let mut connection = acquire(db, &at).await?;
+    let mut opened = acquire(db, &at).await?;
+    let mut connection = opened.link();
     let in_transaction = in_transaction::<DB>(&connection);
     let affected = statement.execute(&mut connection).await;
     checked(affected.map(|rows| rows == 1), at, in_transaction)
@@ -730,13 +735,14 @@ fn checked(
 
 /// Deletes the rows that were finished longer ago than `age`.
 pub fn purge<'c, DB: Backend, T: IdempotentSql<DB>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     age: Duration,
 ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
     async move {
         let failed =
             |error| DatabaseError::new(Attempt::new("purge", T::TABLE, KeyText::default()), error);
-        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
         let mut statement = Statement::<DB>::literal(T::PURGE);
         statement.bind_seconds(age);
         statement.execute(&mut connection).await.map_err(failed)

@@ -33,6 +33,7 @@ mod queue;
 pub mod redis;
 #[cfg(feature = "postgres")]
 mod session_lock;
+mod source;
 mod statement;
 mod transaction;
 mod versioned;
@@ -69,6 +70,7 @@ pub use crate::queue::{
 };
 #[cfg(feature = "postgres")]
 pub use crate::session_lock::{ReleaseError, SessionLock};
+pub use crate::source::Source;
 pub use crate::transaction::{
     Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
     TransactionError, Tx, transaction,
@@ -91,11 +93,11 @@ pub mod __private {
     pub use core::{assert, unreachable};
     pub use std::vec::Vec;
 
+    pub use sqlx;
     #[cfg(feature = "postgres")]
     pub use sqlx::Postgres;
     #[cfg(feature = "sqlite")]
     pub use sqlx::Sqlite;
-    pub use sqlx::{self, Acquire};
 
     /// A row of the database.
     pub type Row<DB> = <DB as sqlx::Database>::Row;
@@ -109,6 +111,7 @@ pub mod __private {
     pub use crate::error::KeyText;
     #[cfg(feature = "postgres")]
     pub use crate::key_array::{ArrayType, NoArrayType, array};
+    pub use crate::source::Source;
     pub use crate::statement::{Bind, get};
 
     /// For `#[derive(Versioned)]`.

@@ -13,6 +13,7 @@ use crate::backend::Backend;
 use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
 use crate::fence::Fence;
+use crate::source::Link;
 use crate::statement::{Bind, Fetched, Listed, Statement};
 use crate::transaction::Tx;
 use crate::versioned::Conflict;
@@ -86,7 +87,7 @@ pub trait InTransaction<'t>: sealed::Sealed + Send {
     /// The database.
     type Database: Backend;
     #[doc(hidden)]
-    fn connection(self) -> &'t mut <Self::Database as sqlx::Database>::Connection;
+    fn link(self) -> Link<'t, Self::Database>;
     /// Which transaction this is, if that can be told.
     #[doc(hidden)]
     fn id(&self) -> Option<u64>;
@@ -95,8 +96,8 @@ pub trait InTransaction<'t>: sealed::Sealed + Send {
 #[diagnostic::do_not_recommend]
 impl<'t, DB: Backend> InTransaction<'t> for &'t mut Tx<DB> {
     type Database = DB;
-    fn connection(self) -> &'t mut DB::Connection {
-        self
+    fn link(self) -> Link<'t, DB> {
+        Tx::link(self)
     }
     fn id(&self) -> Option<u64> {
         Some(Tx::id(self))
@@ -106,8 +107,8 @@ impl<'t, DB: Backend> InTransaction<'t> for &'t mut Tx<DB> {
 #[diagnostic::do_not_recommend]
 impl<'t, DB: Backend> InTransaction<'t> for &'t mut sqlx::Transaction<'_, DB> {
     type Database = DB;
-    fn connection(self) -> &'t mut DB::Connection {
-        self
+    fn link(self) -> Link<'t, DB> {
+        Link::new(&mut **self)
     }
     fn id(&self) -> Option<u64> {
         None
@@ -136,7 +137,7 @@ type Kind<T, G, W> = PhantomData<fn() -> (T, G, W)>;
 /// The lock that was asked for; `.await` takes it.
 #[must_use = "a lock is taken when it is awaited"]
 pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
-    connection: &'t mut DB::Connection,
+    link: Link<'t, DB>,
     transaction: Option<u64>,
     which: Q,
     no_key: bool,
@@ -287,7 +288,7 @@ fn start<'t, DB: Backend, T, Q>(
 ) -> Lock<'t, DB, T, Q> {
     let transaction = tx.id();
     Lock {
-        connection: tx.connection(),
+        link: tx.link(),
         transaction,
         which,
         no_key: false,
@@ -299,7 +300,7 @@ fn start<'t, DB: Backend, T, Q>(
 impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
     fn into_kind<G2, W2>(self) -> Lock<'t, DB, T, Q, G2, W2> {
         Lock {
-            connection: self.connection,
+            link: self.link,
             transaction: self.transaction,
             which: self.which,
             no_key: self.no_key,
@@ -466,7 +467,7 @@ impl<T> Locked<T> {
             if tx.id() != self.transaction {
                 return Err(LockError::OtherTransaction(attempt(&self.row)));
             }
-            let connection = tx.connection();
+            let connection = &mut tx.link();
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut statement);
@@ -490,7 +491,7 @@ impl<T> Locked<T> {
 async fn refused<DB: Backend, T: LockableSql<DB>>(
     row: &T,
     attempt: Attempt,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> LockError {
     if row.fence().is_none() {
         return LockError::NotFound(attempt);
@@ -514,22 +515,22 @@ async fn refused<DB: Backend, T: LockableSql<DB>>(
 
 /// A connection that waits for locks as long as one call wants, and then as long as before, even if the call is dropped.
 struct Patient<'c, DB: Backend> {
-    connection: &'c mut DB::Connection,
+    link: Link<'c, DB>,
     before: Option<String>,
 }
 
 impl<'c, DB: Backend> Patient<'c, DB> {
     async fn new(
-        connection: &'c mut DB::Connection,
+        mut link: Link<'c, DB>,
         timeout: Option<Duration>,
         clause: &'static str,
     ) -> Result<Self, sqlx::Error> {
-        let before = DB::be_patient(connection, timeout, clause).await?;
-        Ok(Self { connection, before })
+        let before = DB::be_patient(&mut link, timeout, clause).await?;
+        Ok(Self { link, before })
     }
 
     async fn be_as_before(&mut self, taken: bool) -> Result<(), sqlx::Error> {
-        let done = DB::be_as_before(self.connection, self.before.clone(), taken).await;
+        let done = DB::be_as_before(&mut self.link, self.before.clone(), taken).await;
         self.before = None;
         done
     }
@@ -538,7 +539,7 @@ impl<'c, DB: Backend> Patient<'c, DB> {
 impl<DB: Backend> Drop for Patient<'_, DB> {
     fn drop(&mut self) {
         if let Some(before) = self.before.take() {
-            DB::be_as_before_soon(self.connection, before);
+            DB::be_as_before_soon(&mut self.link, before);
         }
     }
 }
@@ -562,7 +563,7 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Lock {
-                connection,
+                link,
                 transaction,
                 which: One(key),
                 no_key,
@@ -572,10 +573,10 @@ where
             let attempt = || attempt_on::<T>(&key, "lock");
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
             let failed = |error| LockError::new(attempt(), error, limited);
-            let mut patient = Patient::<DB>::new(connection, timeout, W::CLAUSE)
+            let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let fetched = select::<DB, T, G, W>(patient.connection, &key, no_key).await;
+            let fetched = select::<DB, T, G, W>(&mut patient.link, &key, no_key).await;
             patient
                 .be_as_before(fetched.is_ok())
                 .await
@@ -593,7 +594,7 @@ where
                 let mut statement = Statement::literal(T::SELECT);
                 T::bind_key(&key, &mut statement);
                 let there = statement
-                    .fetch_all(patient.connection)
+                    .fetch_all(&mut patient.link)
                     .await
                     .map_err(failed)?;
                 if !there.is_empty() {
@@ -606,7 +607,7 @@ where
 }
 
 async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
     key: &T::Key<'_>,
     no_key: bool,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
@@ -634,7 +635,7 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Lock {
-                connection,
+                link,
                 transaction,
                 which: Many(keys),
                 no_key,
@@ -649,10 +650,10 @@ where
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut patient = Patient::<DB>::new(connection, timeout, W::CLAUSE)
+            let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let rows = select_many::<DB, T, G, W>(patient.connection, &keys, no_key).await;
+            let rows = select_many::<DB, T, G, W>(&mut patient.link, &keys, no_key).await;
             patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
             let attempt = |key| attempt_on::<T>(key, "lock_many");
             let mut found = vec![false; keys.len()];
@@ -684,7 +685,7 @@ where
 }
 
 async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
     keys: &[T::Key<'_>],
     no_key: bool,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
@@ -740,12 +741,12 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
     tx: impl InTransaction<'t, Database = DB>,
 ) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
     let transaction = tx.id();
-    let connection = tx.connection();
+    let mut connection = tx.link();
     async move {
         let attempt = || attempt_on::<T>(&row.key(), "lock_checked");
         let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error, false));
         let key = row.key();
-        let fetched = select::<DB, T, Exclusive, Wait>(connection, &key, false).await;
+        let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
         let current = match fetched.map_err(failed)? {
             Fetched::One(row) => T::from_row(&row).map_err(failed)?,
             Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Acquire, Database, Decode, Encode, Type};
+use sqlx::{Database, Decode, Encode, Type};
 
 use crate::atomic::in_transaction;
 use crate::backend::{Array, Backend};
@@ -21,6 +21,7 @@ use crate::column::Column;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fence::Fence;
 use crate::lockable::InTransaction;
+use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Listed, Statement, seconds};
 
 /// How long a claim holds unless it says otherwise.
@@ -322,7 +323,7 @@ impl<DB: Backend> Claims<DB> {
     pub(crate) async fn run<T: QueueSql<DB>>(
         &self,
         limit: usize,
-        connection: &mut DB::Connection,
+        connection: &mut Link<'_, DB>,
     ) -> Result<Vec<Claimed<T>>, sqlx::Error> {
         let [head, tail] = T::CLAIM;
         let mut statement = Statement::<DB>::composed(head);
@@ -375,7 +376,7 @@ impl<DB: Backend, T, A> std::fmt::Debug for Claim<'_, DB, T, A> {
 pub fn claim<'c, DB, T, A>(db: A, limit: usize) -> Claim<'c, DB, T, A>
 where
     DB: Backend,
-    A: Acquire<'c, Database = DB> + Send + 'c,
+    A: Source<'c, DB> + 'c,
 {
     Claim {
         db,
@@ -414,7 +415,7 @@ impl<'c, DB, T, A> IntoFuture for Claim<'c, DB, T, A>
 where
     DB: Backend,
     T: QueueSql<DB>,
-    A: Acquire<'c, Database = DB> + Send + 'c,
+    A: Source<'c, DB> + 'c,
 {
     type Output = Result<Vec<Claimed<T>>, ClaimError>;
     type IntoFuture = BoxFuture<'c, Self::Output>;
@@ -425,11 +426,12 @@ where
                 return Ok(Vec::new());
             }
             let at = || Attempt::new("claim", T::TABLE, KeyText::default());
-            let mut connection = self
+            let mut opened = self
                 .db
-                .acquire()
+                .open()
                 .await
                 .map_err(|error| ClaimError::Database(DatabaseError::new(at(), error)))?;
+            let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let failed = |error| ClaimError::from(WriteFailure::new(at(), error, in_transaction));
             let mut claimed = self
@@ -473,18 +475,19 @@ fn merge<DB: Backend, T: QueueSql<DB>>(claimed: &mut Vec<Claimed<T>>, more: Vec<
 
 /// Takes back the rows whose leases have ended.
 pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<Rescued, DatabaseError>> + Send {
     async move {
         let failed =
             |error| DatabaseError::new(Attempt::new("rescue", T::TABLE, KeyText::default()), error);
-        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
         rescue_on::<DB, T>(&mut connection).await.map_err(failed)
     }
 }
 
 pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Rescued, sqlx::Error> {
     let rows = Statement::<DB>::literal(T::RESCUE)
         .fetch_all(connection)
@@ -618,7 +621,7 @@ impl Batch<'_> {
     pub(crate) async fn run<DB: Backend, T: QueueSql<DB>>(
         &self,
         rows: &[&T],
-        connection: &mut DB::Connection,
+        connection: &mut Link<'_, DB>,
     ) -> Result<Vec<bool>, sqlx::Error> {
         let [head, tail] = match self {
             Self::Complete => T::COMPLETE_MANY,
@@ -771,14 +774,15 @@ impl<T: Queue> Claimed<T> {
     /// `Unknown`, `Database`.
     pub fn complete<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<(), FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
         async move {
             let at = || at("complete", &self.row);
-            let mut connection = acquire(db, at).await?;
+            let mut opened = acquire(db, at).await?;
+            let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let done = complete_one::<DB, T>(&self.row, &mut connection).await;
             checked(done, at, in_transaction)
@@ -801,7 +805,7 @@ impl<T: Queue> Claimed<T> {
     {
         async move {
             let at = || at("complete_in", &self.row);
-            let done = complete_one::<DB, T>(&self.row, tx.connection()).await;
+            let done = complete_one::<DB, T>(&self.row, &mut tx.link()).await;
             checked(done, at, true)
         }
     }
@@ -813,7 +817,7 @@ impl<T: Queue> Claimed<T> {
     /// [`backoff`](Claim::backoff) says. One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn retry<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         error: impl Display,
     ) -> impl Future<Output = Result<Retried, FinishError>> + Send
     where
@@ -830,7 +834,7 @@ impl<T: Queue> Claimed<T> {
     /// Like [`retry`](Self::retry), after a time of the caller's choice: the `Retry-After` of a server, say.
     pub fn retry_after<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         error: impl Display,
         delay: Duration,
     ) -> impl Future<Output = Result<Retried, FinishError>> + Send
@@ -850,7 +854,7 @@ impl<T: Queue> Claimed<T> {
     /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn fail<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         error: impl Display,
     ) -> impl Future<Output = Result<(), FinishError>> + Send
     where
@@ -865,7 +869,7 @@ impl<T: Queue> Claimed<T> {
     /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn snooze<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         delay: Duration,
     ) -> impl Future<Output = Result<(), FinishError>> + Send
     where
@@ -879,7 +883,7 @@ impl<T: Queue> Claimed<T> {
     /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn release<'c, DB: Backend>(
         self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<(), FinishError>> + Send
     where
         T: QueueSql<DB>,
@@ -892,7 +896,7 @@ impl<T: Queue> Claimed<T> {
     /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn extend<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         lease: Duration,
     ) -> impl Future<Output = Result<(), FinishError>> + Send
     where
@@ -904,7 +908,7 @@ impl<T: Queue> Claimed<T> {
     async fn settle<'c, DB: Backend>(
         &self,
         operation: &'static str,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         change: Change,
     ) -> Result<(), FinishError>
     where
@@ -918,14 +922,15 @@ impl<T: Queue> Claimed<T> {
     async fn run_alone<'c, DB: Backend>(
         &self,
         operation: &'static str,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: Batch<'_>,
     ) -> Result<(), FinishError>
     where
         T: QueueSql<DB>,
     {
         let at = || at(operation, &self.row);
-        let mut connection = acquire(db, at).await?;
+        let mut opened = acquire(db, at).await?;
+        let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         let held = batch.run::<DB, T>(&[&self.row], &mut connection).await;
         checked(held.map(|held| held == [true]), at, in_transaction)
@@ -947,7 +952,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// `Serialization`, `Unknown`, `Database`; the rows that were not finished come back when their leases have ended.
     pub fn complete_many<'c, DB: Backend>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
     where
@@ -961,7 +966,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn retry_many<'c, DB: Backend, E: Display>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
     where
@@ -975,7 +980,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn fail_many<'c, DB: Backend, E: Display>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
     where
@@ -989,7 +994,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn snooze_many<'c, DB: Backend>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
         delay: Duration,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
@@ -1005,7 +1010,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn release_many<'c, DB: Backend>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
     where
@@ -1020,7 +1025,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many); after an error the batch is as it was.
     pub fn extend_many<'c, DB: Backend>(
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: &mut Vec<Self>,
         lease: Duration,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
@@ -1043,7 +1048,7 @@ impl<T: Queue> Claimed<T> {
 
     fn settle_many<'c, DB: Backend, E>(
         operation: &'static str,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
         change: impl Fn(&Self, &E) -> Change,
     ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
@@ -1062,7 +1067,7 @@ impl<T: Queue> Claimed<T> {
 
     async fn finish_many<'c, DB: Backend>(
         operation: &'static str,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: Vec<Self>,
         what: Batch<'_>,
     ) -> Result<Vec<T>, FinishError>
@@ -1076,7 +1081,7 @@ impl<T: Queue> Claimed<T> {
 
     async fn run_many<'c, DB: Backend>(
         operation: &'static str,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
         batch: &[Self],
         what: Batch<'_>,
     ) -> Result<Vec<bool>, FinishError>
@@ -1088,7 +1093,8 @@ impl<T: Queue> Claimed<T> {
         }
         let at = || Attempt::new(operation, T::TABLE, KeyText::default());
         let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
-        let mut connection = acquire(db, at).await?;
+        let mut opened = acquire(db, at).await?;
+        let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         what.run::<DB, T>(&rows, &mut connection)
             .await
@@ -1098,7 +1104,7 @@ impl<T: Queue> Claimed<T> {
 
 async fn complete_one<DB: Backend, T: QueueSql<DB>>(
     row: &T,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<bool, sqlx::Error> {
     let mut statement = Statement::<DB>::literal(T::COMPLETE);
     row.bind_key(&mut statement);
@@ -1106,11 +1112,11 @@ async fn complete_one<DB: Backend, T: QueueSql<DB>>(
     Ok(statement.execute(connection).await? == 1)
 }
 
-async fn acquire<'c, DB: Backend, A: Acquire<'c, Database = DB> + Send>(
+async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
     db: A,
     at: impl Fn() -> Attempt,
-) -> Result<A::Connection, FinishError> {
-    db.acquire()
+) -> Result<A::Opened, FinishError> {
+    db.open()
         .await
         .map_err(|error| FinishError::Database(DatabaseError::new(at(), error)))
 }

@@ -66,7 +66,6 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, Script, ServerErrorKind};
 use futures_util::future::{Either, join_all, select};
-use sqlx::Acquire;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
@@ -80,6 +79,7 @@ use crate::backoff::full_jitter;
 use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
 use crate::fence::Fence;
+use crate::source::{Opened, Source};
 
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -413,7 +413,7 @@ impl Guard {
     /// Dropping the future wastes a number at worst.
     pub fn fence<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<Fence, FenceError>> + Send {
         async move {
             let attempt = || attempt("fence", self.name());
@@ -428,7 +428,8 @@ impl Guard {
                 return Err(FenceError::Lost(attempt()));
             }
             let mint = async {
-                let mut connection = db.acquire().await.map_err(failed)?;
+                let mut opened = db.open().await.map_err(failed)?;
+                let mut connection = opened.link();
                 // A transaction that is rolled back gives its number to the next holder too.
                 if in_transaction::<DB>(&connection) {
                     return Err(FenceError::InTransaction(attempt()));

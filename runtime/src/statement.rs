@@ -12,6 +12,7 @@ use crate::atomic::{Reruns, in_transaction};
 use crate::backend::{Array, Backend};
 use crate::column::Column;
 use crate::fault::Fault;
+use crate::source::Link;
 
 /// A hundred years are for ever, and no database's clock overflows with them.
 pub(crate) fn seconds(duration: Duration) -> f64 {
@@ -171,7 +172,7 @@ impl<DB: Backend> Statement<DB> {
     /// commits. sqlx's `fetch_one` stops reading before and would return a row that was never committed.
     pub(crate) async fn fetch_one(
         self,
-        connection: &mut DB::Connection,
+        connection: &mut Link<'_, DB>,
     ) -> Result<Fetched<DB::Row>, sqlx::Error> {
         let mut results = DB::run(connection, self.into_query()?);
         let mut fetched = Fetched::None;
@@ -188,7 +189,7 @@ impl<DB: Backend> Statement<DB> {
 
     pub(crate) async fn fetch_all(
         self,
-        connection: &mut DB::Connection,
+        connection: &mut Link<'_, DB>,
     ) -> Result<Vec<DB::Row>, sqlx::Error> {
         let mut results = DB::run(connection, self.into_query()?);
         let mut rows = Vec::new();
@@ -201,7 +202,7 @@ impl<DB: Backend> Statement<DB> {
     }
 
     /// Runs to the end and returns the number of affected rows.
-    pub(crate) async fn execute(self, connection: &mut DB::Connection) -> Result<u64, sqlx::Error> {
+    pub(crate) async fn execute(self, connection: &mut Link<'_, DB>) -> Result<u64, sqlx::Error> {
         let mut results = DB::run(connection, self.into_query()?);
         let mut affected = 0;
         while let Some(result) = results.try_next().await? {
@@ -216,7 +217,7 @@ impl<DB: Backend> Statement<DB> {
 /// Runs a write that returns a row, which `make` makes anew for each of its [`Reruns`].
 pub(crate) async fn write_one<DB: Backend>(
     make: impl Fn() -> Statement<DB> + Send,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     let mut reruns = Reruns::new(in_transaction::<DB>(connection));
     loop {

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use sqlx::pool::PoolConnection;
-use sqlx::{Acquire, AssertSqlSafe, Pool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tracing::Instrument;
 
@@ -21,6 +20,7 @@ use crate::backoff::full_jitter;
 use crate::budget::RetryBudget;
 use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
+use crate::source::Link;
 
 /// How often a transaction is run unless [`TransactionBuilder::attempts`] says otherwise.
 const ATTEMPTS: u32 = 5;
@@ -431,19 +431,6 @@ impl<DB: Backend> DerefMut for Tx<DB> {
     }
 }
 
-impl<'t, DB: Backend> Acquire<'t> for &'t mut Tx<DB> {
-    type Database = DB;
-    type Connection = &'t mut DB::Connection;
-
-    fn acquire(self) -> BoxFuture<'t, Result<Self::Connection, sqlx::Error>> {
-        Box::pin(std::future::ready(Ok(&mut *self.connection)))
-    }
-
-    fn begin(self) -> BoxFuture<'t, Result<sqlx::Transaction<'t, DB>, sqlx::Error>> {
-        sqlx::Transaction::begin(&mut *self.connection, None)
-    }
-}
-
 impl<DB: Backend> Drop for Tx<DB> {
     fn drop(&mut self) {
         match self.state {
@@ -462,6 +449,10 @@ impl<DB: Backend> Drop for Tx<DB> {
 impl<DB: Backend> Tx<DB> {
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(crate) fn link(&mut self) -> Link<'_, DB> {
+        Link::new(&mut *self.connection)
     }
 
     /// `None` if the lock that the transaction should begin with is somebody else's and is not to be waited for.

@@ -6,8 +6,6 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::Acquire;
-
 use crate::atomic::{Reruns, in_transaction};
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
@@ -15,6 +13,7 @@ use crate::column::{Changes, Column};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
 use crate::fence::Fence;
+use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Fetched, Statement, write_one};
 
 /// How often `update_with` loads and applies before it gives up.
@@ -406,7 +405,7 @@ impl<T: Versioned> Edit<T> {
     /// One statement: if the future is dropped, it was executed completely or not at all.
     pub fn save<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
     where
         T: VersionedSql<DB>,
@@ -441,7 +440,7 @@ impl<T: Versioned> Edit<T> {
     /// Those of `update`, and [`UpdateError::KeyChanged`] if the key was edited.
     pub fn update<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
     where
         T: VersionedSql<DB>,
@@ -460,7 +459,7 @@ impl<T: Versioned> Edit<T> {
     /// Those of `touch`, and [`UpdateError::KeyChanged`] if the key was edited.
     pub fn touch<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
     where
         T: VersionedSql<DB>,
@@ -479,7 +478,7 @@ impl<T: Versioned> Edit<T> {
     /// Those of `reload`, and [`LoadError::KeyChanged`] if the key was edited.
     pub fn reload<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<T, LoadError>> + Send
     where
         T: VersionedSql<DB>,
@@ -498,7 +497,7 @@ impl<T: Versioned> Edit<T> {
     /// Those of `delete`, and [`DeleteError::KeyChanged`] if the key was edited.
     pub fn delete<'c, DB: Backend>(
         &self,
-        db: impl Acquire<'c, Database = DB> + Send,
+        db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send
     where
         T: VersionedSql<DB>,
@@ -574,7 +573,7 @@ enum Stored<T> {
 
 async fn select<DB: Backend, T: VersionedSql<DB>>(
     key: &T::Key<'_>,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Stored<T>, sqlx::Error> {
     let mut statement = Statement::literal(T::LOAD);
     T::bind_key(key, &mut statement);
@@ -591,7 +590,7 @@ async fn select<DB: Backend, T: VersionedSql<DB>>(
 
 /// Reads the row with this key.
 pub fn load<'c, DB: Backend, T: VersionedSql<DB>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<T, LoadError>> + Send {
     read("load", db, key)
@@ -600,19 +599,20 @@ pub fn load<'c, DB: Backend, T: VersionedSql<DB>>(
 /// Reads the row again.
 pub fn reload<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, LoadError>> + Send {
     read("reload", db, row.key())
 }
 
 async fn read<'c, DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> Result<T, LoadError> {
     let attempt = || attempt_on::<T>(&key, operation);
     let failed = |error| LoadError::Database(DatabaseError::new(attempt(), error));
-    let mut connection = db.acquire().await.map_err(failed)?;
+    let mut opened = db.open().await.map_err(failed)?;
+    let mut connection = opened.link();
     match select::<DB, T>(&key, &mut connection)
         .await
         .map_err(failed)?
@@ -627,7 +627,7 @@ async fn read<'c, DB: Backend, T: VersionedSql<DB>>(
 /// Writes all columns if the row still has the version of this copy.
 pub fn update<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     write("update", row, None, || update_statement(row), db)
 }
@@ -642,7 +642,7 @@ fn update_statement<DB: Backend, T: VersionedSql<DB>>(row: &T) -> Statement<DB> 
 /// Bumps the version, and lets the database renew what it generates.
 pub fn touch<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     let statement = || {
         let mut statement = Statement::literal(T::TOUCH);
@@ -658,11 +658,12 @@ async fn write<'c, DB: Backend, T: VersionedSql<DB>>(
     mine: &T,
     base: Option<&T>,
     statement: impl Fn() -> Statement<DB> + Send + Sync,
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
 ) -> Result<T, UpdateError<T>> {
-    let mut connection = db.acquire().await.map_err(|error| {
+    let mut opened = db.open().await.map_err(|error| {
         UpdateError::Database(DatabaseError::new(attempt(mine, operation), error))
     })?;
+    let mut connection = opened.link();
     write_on(operation, mine, base, statement, &mut connection).await
 }
 
@@ -671,7 +672,7 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     mine: &T,
     base: Option<&T>,
     statement: impl Fn() -> Statement<DB> + Send + Sync,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<T, UpdateError<T>> {
     // In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
     if mine.version() == T::MAX_VERSION {
@@ -716,7 +717,7 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
     mine: &T,
     base: Option<&T>,
-    connection: &mut DB::Connection,
+    connection: &mut Link<'_, DB>,
 ) -> Result<Refused<T>, WriteFailure> {
     let attempt = attempt(mine, operation);
     let expected = mine.version();
@@ -746,13 +747,14 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
 /// Deletes the row if it still has the version of this copy.
 pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
     async move {
         const OPERATION: &str = "delete";
-        let mut connection = db.acquire().await.map_err(|error| {
+        let mut opened = db.open().await.map_err(|error| {
             DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
         })?;
+        let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         let mut reruns = Reruns::new(in_transaction);
         let deleted = loop {
@@ -787,7 +789,7 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
 
 /// Loads, applies and updates until no other writer comes between.
 pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
-    db: impl Acquire<'c, Database = DB> + Send,
+    db: impl Source<'c, DB>,
     key: T::Key<'_>,
     mut change: impl FnMut(&mut T) + Send,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
@@ -795,7 +797,8 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
         const OPERATION: &str = "update_with";
         let describe = || attempt_on::<T>(&key, OPERATION);
         let failed = |error| UpdateError::Database(DatabaseError::new(describe(), error));
-        let mut connection = db.acquire().await.map_err(failed)?;
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
         let mut tried = 0;
         loop {
             tried += 1;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::future::{Future, pending, poll_fn};
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,7 @@ use crate::queue::{
     Backoff, Batch, Change, Claimed, Claims, Queue, QueueColumn, QueueSql, QueueState, Rescued, at,
     rescue_on, stored,
 };
+use crate::source::Link;
 
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -800,7 +801,8 @@ where
                     };
                     let at = Instant::now();
                     let claimed =
-                        in_time::<DB, _>(claims.lease, claims.run(room, &mut connection)).await;
+                        in_time::<DB, _>(claims.lease, claims.run(room, &mut connection.link()))
+                            .await;
                     Ok((at, connection.answered(claimed)?))
                 };
                 let (asked, result) = (room, claim.await);
@@ -832,7 +834,7 @@ where
                 let rescue = async {
                     let mut connection = Attended::acquire(&pool, lease).await?;
                     let rescued =
-                        in_time::<DB, _>(lease, rescue_on::<DB, T>(&mut connection)).await;
+                        in_time::<DB, _>(lease, rescue_on::<DB, T>(&mut connection.link())).await;
                     connection.answered(rescued)
                 };
                 Operation::Rescued(rescue.await)
@@ -894,8 +896,11 @@ where
                 let sent = Instant::now();
                 let held = in_time::<DB, _>(limit, async {
                     let beat = Batch::Heartbeat(lease);
-                    let held = beat.run::<DB, T>(&claims(&rows), &mut connection).await?;
-                    beat.run::<DB, T>(&claims(&ending), &mut connection).await?;
+                    let held = beat
+                        .run::<DB, T>(&claims(&rows), &mut connection.link())
+                        .await?;
+                    beat.run::<DB, T>(&claims(&ending), &mut connection.link())
+                        .await?;
                     Ok(held)
                 });
                 let held = held.await;
@@ -1185,6 +1190,10 @@ impl<DB: Backend> Attended<DB> {
         })
     }
 
+    fn link(&mut self) -> Link<'_, DB> {
+        Link::new(&mut *self.connection)
+    }
+
     fn answered<R>(
         mut self,
         result: Result<Result<R, sqlx::Error>, Elapsed>,
@@ -1202,20 +1211,6 @@ impl<DB: Backend> Drop for Attended<DB> {
         if !self.answered {
             DB::abandon_statement(&mut self.connection);
         }
-    }
-}
-
-impl<DB: Backend> Deref for Attended<DB> {
-    type Target = DB::Connection;
-
-    fn deref(&self) -> &DB::Connection {
-        &self.connection
-    }
-}
-
-impl<DB: Backend> DerefMut for Attended<DB> {
-    fn deref_mut(&mut self) -> &mut DB::Connection {
-        &mut self.connection
     }
 }
 
@@ -1391,7 +1386,9 @@ impl<DB: Backend> Flush<DB> {
         let limit = (self.lease / 3).min(ends - Instant::now());
         let mut connection = Attended::acquire(&self.pool, limit).await?;
         let finish = in_time::<DB, _>(limit, async {
-            batch.run::<DB, T>(&claims(rows), &mut connection).await
+            batch
+                .run::<DB, T>(&claims(rows), &mut connection.link())
+                .await
         });
         let held = finish.await;
         connection.answered(held)

@@ -196,7 +196,7 @@ async fn l_07_nowait_aborts_and_a_savepoint_keeps_the_transaction() {
 
     let left = transaction(&database.pool)
         .run(async |tx| {
-            let mut savepoint = Acquire::begin(&mut *tx).await.unwrap();
+            let mut savepoint = Acquire::begin(&mut **tx).await.unwrap();
             let refused = Sku::lock(&mut savepoint, 1).nowait().await;
             assert!(matches!(refused, Err(LockError::NotAvailable(_))));
             savepoint.rollback().await.unwrap();
@@ -234,7 +234,7 @@ async fn l_18_a_timeout_is_for_one_lock() {
                 assert!(matches!(missing, Err(LockError::NotFound(_))));
                 Sku::lock_many(&mut *tx, [2, 3]).timeout(SHORT).await?;
                 assert_eq!(lock_timeout(&mut **tx).await, whole);
-                let mut savepoint = Acquire::begin(&mut *tx).await.unwrap();
+                let mut savepoint = Acquire::begin(&mut **tx).await.unwrap();
                 let refused = Sku::lock(&mut savepoint, 1).timeout(SHORT).await;
                 assert!(matches!(refused, Err(LockError::NotAvailable(_))));
                 savepoint.rollback().await.unwrap();

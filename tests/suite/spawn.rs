@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rowlock::{Claimed, Counter, FindOrCreate, Queue, Versioned};
+use rowlock::{Claimed, Counter, FindOrCreate, Queue, Source, Versioned};
 
 use super::{Db, database};
 
@@ -97,7 +97,56 @@ async fn every_method_can_be_spawned() {
     })
     .await
     .unwrap();
+
+    let pool = database.pool.clone();
+    tokio::spawn(async move {
+        let run = rowlock::transaction(&pool).run(async |tx| {
+            all_methods!(&mut *tx);
+            Ok::<_, sqlx::Error>(())
+        });
+        run.await.unwrap();
+    })
+    .await
+    .unwrap();
     assert_eq!(database.open_transactions().await, 0);
+}
+
+/// A function of the user's that was generic over `Acquire` before there was rowlock.
+async fn rename<'c>(db: impl sqlx::Acquire<'c, Database = Db> + Send, id: i64) -> Article {
+    Article::update_with(db, id, |article| article.title.push('!'))
+        .await
+        .unwrap()
+}
+
+/// One that also takes a `Tx`.
+fn like<'c>(db: impl Source<'c, Db>, id: i64) -> impl Future<Output = i32> + Send {
+    async move { Article::add_likes(db, id, 1).await.unwrap() }
+}
+
+#[tokio::test]
+async fn functions_that_are_generic_over_what_they_run_on_can_hand_it_on() {
+    let database = database(DDL).await;
+    let pool = database.pool.clone();
+    let run = tokio::spawn(async move {
+        let id = Article::find_or_create(&pool, new("a")).await.unwrap().id;
+        rename(&pool, id).await;
+        like(&pool, id).await;
+        let mut connection = pool.acquire().await.unwrap();
+        rename(&mut *connection, id).await;
+        like(&mut connection, id).await;
+        let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();
+        rename(&mut tx, id).await;
+        like(&mut *tx, id).await;
+        tx.commit().await.unwrap();
+        drop(connection);
+        let run = rowlock::transaction(&pool).run(async |tx| {
+            rename(&mut **tx, id).await;
+            Ok::<_, sqlx::Error>(like(tx, id).await)
+        });
+        (run.await.unwrap(), Article::load(&pool, id).await.unwrap())
+    });
+    let (likes, article) = run.await.unwrap();
+    assert_eq!((likes, article.title.as_str()), (4, "a title!!!!"));
 }
 
 #[derive(Debug, PartialEq, sqlx::FromRow, Queue)]

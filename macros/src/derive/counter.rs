@@ -312,7 +312,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
         #add
         #[doc = #batch_docs]
         pub fn #batch_name<'__c, '__k, __DB: __rt::Backend>(
-            db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
+            db: impl __rt::Source<'__c, __DB>,
             deltas: impl __rt::IntoIterator<Item = (#item_key, i64)>,
         ) -> impl __rt::Future<
             Output = __rt::Result<

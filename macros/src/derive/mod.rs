@@ -137,7 +137,7 @@ impl Method {
             #[doc = #docs]
             pub fn #name<'__c, __DB: __rt::Backend>(
                 #receiver
-                #db: impl __rt::Acquire<'__c, Database = __DB> + __rt::Send,
+                #db: impl __rt::Source<'__c, __DB>,
                 #arguments
             ) -> impl __rt::Future<Output = __rt::Result<#output>> + __rt::Send
             where

@@ -122,7 +122,7 @@ impl Derive for Queue {
                 __limit: usize,
             ) -> __rt::Claim<'__c, __DB, Self, __A>
             where
-                __A: __rt::Acquire<'__c, Database = __DB> + __rt::Send + '__c,
+                __A: __rt::Source<'__c, __DB> + '__c,
                 Self: __rt::queue::QueueSql<__DB>,
             {
                 __rt::unreachable!()
@@ -259,7 +259,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             limit: usize,
         ) -> __rt::Claim<'__c, __DB, Self, __A>
         where
-            __A: __rt::Acquire<'__c, Database = __DB> + __rt::Send + '__c,
+            __A: __rt::Source<'__c, __DB> + '__c,
             Self: __rt::queue::QueueSql<__DB>,
         {
             __rt::queue::claim(db, limit)
