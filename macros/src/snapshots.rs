@@ -336,11 +336,12 @@ fn idempotent() {
     insta::assert_snapshot!(printed::<Idempotent>(payment()).text());
 }
 
-/// The statements are eight, of which five stand in two parts.
+/// The statements are eleven, of which seven stand in two parts, and four once more for rows that are not locked. A row that cannot be
+/// read as a whole is found by what its columns are.
 #[test]
 fn queue_stays_within_its_budget() {
-    printed::<Queue>(email()).assert_within(88, 64);
-    printed::<Queue>(job()).assert_within(78, 55);
+    printed::<Queue>(email()).assert_within(97, 80);
+    printed::<Queue>(job()).assert_within(87, 75);
 }
 
 #[test]

@@ -151,6 +151,24 @@ pub trait Backend:
     #[doc(hidden)]
     fn abandon_statement(connection: &mut PoolConnection<Self>);
 
+    /// A value as the database has it, whether or not a field can hold it.
+    #[doc(hidden)]
+    type Raw: Clone + PartialEq + Send + Sync + 'static;
+
+    #[doc(hidden)]
+    fn get_raw(row: &Self::Row, index: usize) -> Result<Self::Raw, sqlx::Error>;
+
+    #[doc(hidden)]
+    fn bind_raw(arguments: &mut Self::Arguments, value: &Self::Raw) -> Result<(), BoxDynError>;
+
+    /// The value, if it is an integer.
+    #[doc(hidden)]
+    fn raw_integer(value: &Self::Raw) -> Option<i64>;
+
+    /// A condition under which a statement waits for no lock longer than a moment: then it fails.
+    #[doc(hidden)]
+    const WAITING_BRIEFLY: &'static str;
+
     /// Called when a future was dropped while its `BEGIN` was under way: whatever became of it, the connection must
     /// not end up inside a transaction that nobody owns.
     #[doc(hidden)]
@@ -178,6 +196,26 @@ pub enum Array {
     Integers(Vec<i64>),
     Floats(Vec<Option<f64>>),
     Texts(Vec<Option<String>>),
+}
+
+/// A value of PostgreSQL in its binary format.
+#[doc(hidden)]
+#[cfg(feature = "postgres")]
+#[derive(Clone, PartialEq)]
+pub struct PgRaw {
+    ty: sqlx::postgres::PgTypeInfo,
+    bytes: Vec<u8>,
+}
+
+/// A value of SQLite.
+#[doc(hidden)]
+#[cfg(feature = "sqlite")]
+#[derive(Clone, PartialEq)]
+pub enum SqliteRaw {
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
 }
 
 /// The columns that should have a unique index.
@@ -210,8 +248,11 @@ mod postgres {
     use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker, ready};
 
-    use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
-    use sqlx::{Arguments, Executor, Postgres, Row, SqlSafeStr};
+    use sqlx::encode::IsNull;
+    use sqlx::postgres::{
+        PgArgumentBuffer, PgArguments, PgConnection, PgQueryResult, PgRow, PgTypeInfo,
+    };
+    use sqlx::{Arguments, Encode, Executor, Postgres, Row, SqlSafeStr, Type, TypeInfo, ValueRef};
     use sqlx_core::transaction::TransactionManager;
 
     use super::*;
@@ -394,6 +435,32 @@ mod postgres {
             connection.close_on_drop();
         }
 
+        type Raw = PgRaw;
+        const WAITING_BRIEFLY: &'static str =
+            " AND (SELECT set_config('lock_timeout', '100', true)) IS NOT NULL";
+
+        fn get_raw(row: &PgRow, index: usize) -> Result<PgRaw, sqlx::Error> {
+            let value = row.try_get_raw(index)?;
+            Ok(PgRaw {
+                ty: value.type_info().into_owned(),
+                bytes: value.as_bytes().map_err(sqlx::Error::Decode)?.to_vec(),
+            })
+        }
+
+        fn bind_raw(arguments: &mut PgArguments, value: &PgRaw) -> Result<(), BoxDynError> {
+            arguments.add(value)
+        }
+
+        fn raw_integer(value: &PgRaw) -> Option<i64> {
+            let bytes = value.bytes.as_slice();
+            match value.ty.name() {
+                "INT2" => Some(i16::from_be_bytes(bytes.try_into().ok()?).into()),
+                "INT4" => Some(i32::from_be_bytes(bytes.try_into().ok()?).into()),
+                "INT8" => Some(i64::from_be_bytes(bytes.try_into().ok()?)),
+                _ => None,
+            }
+        }
+
         fn abandon_begin(connection: &mut PgConnection) {
             // sqlx 0.9.0 counts a transaction only after the server's answer to BEGIN, so dropping `begin` before
             // that leaves the connection in a transaction that nobody rolls back. What it offers is this: `begin`
@@ -421,6 +488,23 @@ mod postgres {
             _: IndexedColumns,
         ) -> bool {
             crate::fault::lacks_arbiter(error)
+        }
+    }
+
+    impl Type<Postgres> for PgRaw {
+        fn type_info() -> PgTypeInfo {
+            PgTypeInfo::with_name("unknown")
+        }
+    }
+
+    impl Encode<'_, Postgres> for PgRaw {
+        fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            buffer.extend_from_slice(&self.bytes);
+            Ok(IsNull::No)
+        }
+
+        fn produces(&self) -> Option<PgTypeInfo> {
+            Some(self.ty.clone())
         }
     }
 
@@ -453,7 +537,7 @@ mod sqlite {
     use std::task::{Context, Waker};
 
     use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
-    use sqlx::{Arguments, Executor, Row, Sqlite};
+    use sqlx::{Arguments, Executor, Row, Sqlite, TypeInfo, ValueRef};
     use sqlx_core::transaction::TransactionManager;
 
     use super::*;
@@ -595,6 +679,37 @@ mod sqlite {
 
         fn abandon_statement(_: &mut PoolConnection<Self>) {
             // Its thread comes to the end of every statement. To close it would be the end of a database in memory.
+        }
+
+        type Raw = SqliteRaw;
+        // It has no locks of rows.
+        const WAITING_BRIEFLY: &'static str = "";
+
+        fn get_raw(row: &SqliteRow, index: usize) -> Result<SqliteRaw, sqlx::Error> {
+            let ty = row.try_get_raw(index)?.type_info().name().to_owned();
+            match ty.as_str() {
+                "REAL" => row.try_get_unchecked(index).map(SqliteRaw::Real),
+                "TEXT" => row.try_get_unchecked(index).map(SqliteRaw::Text),
+                "BLOB" => row.try_get_unchecked(index).map(SqliteRaw::Blob),
+                // Also BOOLEAN and the like, which are integers in a column of that type.
+                _ => row.try_get_unchecked(index).map(SqliteRaw::Integer),
+            }
+        }
+
+        fn bind_raw(arguments: &mut SqliteArguments, value: &SqliteRaw) -> Result<(), BoxDynError> {
+            match value {
+                SqliteRaw::Integer(value) => arguments.add(value),
+                SqliteRaw::Real(value) => arguments.add(value),
+                SqliteRaw::Text(value) => arguments.add(value.clone()),
+                SqliteRaw::Blob(value) => arguments.add(value.clone()),
+            }
+        }
+
+        fn raw_integer(value: &SqliteRaw) -> Option<i64> {
+            match value {
+                SqliteRaw::Integer(value) => Some(*value),
+                _ => None,
+            }
         }
 
         fn abandon_begin(_: &mut SqliteConnection) {

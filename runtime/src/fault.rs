@@ -306,6 +306,22 @@ impl Fault {
         )
     }
 
+    /// Whether the database refused what was to be written, by a constraint, a trigger or the type of a column, so that a statement
+    /// without that row may succeed.
+    pub(crate) fn is_of_a_row(self) -> bool {
+        matches!(
+            self,
+            Self::UniqueViolation
+                | Self::ForeignKeyViolation
+                | Self::NotNullViolation
+                | Self::CheckViolation
+                | Self::ExclusionViolation
+                | Self::Raised
+                | Self::NumericOutOfRange
+                | Self::InvalidValue
+        )
+    }
+
     fn of_database(error: &dyn sqlx::error::DatabaseError) -> Self {
         #[cfg(feature = "postgres")]
         if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {

@@ -66,7 +66,7 @@ pub use crate::lockable::{
     RowLocks, Share, Shared, SkipLocked, Wait,
 };
 pub use crate::queue::{
-    Claim, ClaimError, Claimed, FinishError, QueueColumn, QueueState, Rescued, Retried,
+    BadRow, Claim, ClaimError, Claimed, FinishError, QueueColumn, QueueState, Rescued, Retried,
 };
 #[cfg(feature = "postgres")]
 pub use crate::session_lock::{ReleaseError, SessionLock};

@@ -1,5 +1,8 @@
 //! Rows that one worker at a time works on.
 
+mod aside;
+mod batch;
+
 use std::cmp::Ordering;
 use std::fmt::Display;
 use std::future::{Future, IntoFuture};
@@ -15,14 +18,18 @@ use sqlx::error::BoxDynError;
 use sqlx::{Database, Decode, Encode, Type};
 
 use crate::atomic::in_transaction;
-use crate::backend::{Array, Backend};
+use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::column::Column;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fence::Fence;
 use crate::lockable::InTransaction;
 use crate::source::{Link, Opened, Source};
-use crate::statement::{Bind, Listed, Statement, seconds};
+use crate::statement::{Bind, Statement};
+
+pub use aside::BadRow;
+pub(crate) use aside::{Found, Refused, rescue_on};
+pub(crate) use batch::{Batch, Fate, Locks};
 
 /// How long a claim holds unless it says otherwise.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
@@ -42,9 +49,17 @@ pub trait Queue: Sized + Send + Sync + 'static {
     const MAX_ATTEMPTS: i64;
     /// What a worker listens to.
     const CHANNEL: &'static str;
+    /// The columns of the key: how a condition about each begins, and its place among the columns that a claim returns.
+    const KEY: &'static [(&'static str, &'static str, usize)];
+    /// The places of the fence and of the attempts.
+    const PLACES: [usize; 2];
+    /// Whether there is a column for the text of an error.
+    const HAS_LAST_ERROR: bool;
 
-    /// How often the row was claimed.
+    /// Which attempt this is.
     fn attempts(&self) -> i64;
+    /// One attempt more.
+    fn count(&mut self);
     /// The fence of the claim that read the row.
     fn fence(&self) -> Fence;
     /// Whether this is the row's key.
@@ -56,20 +71,31 @@ pub trait Queue: Sized + Send + Sync + 'static {
 /// The statements on a queue for one database. Batches are made of two parts, with the rows between them where the database
 /// takes no arrays.
 pub trait QueueSql<DB: Backend>: Queue {
-    /// Claims: how many, seconds; then the values of the conditions between the two parts.
+    /// Claims: how many, seconds, whether their attempts begin now; then the values of the conditions between the two parts.
     const CLAIM: [&'static str; 2];
+    /// What a claim would take: how many; conditions between the two parts. Returns key, fence, attempts.
+    const LIST_DUE: [&'static str; 2];
     /// Key, fence.
     const COMPLETE: &'static str;
     /// Per row: key, fence.
     const COMPLETE_MANY: [&'static str; 2];
-    /// Per row: key, fence, state, seconds or NULL, attempts that did not count, error or NULL.
+    /// Per row: key, fence, state, seconds or NULL, attempts, error or NULL.
     const SETTLE: [&'static str; 2];
+    /// Per row: key, fence, attempts.
+    const START: [&'static str; 2];
     /// Per row: key, fence, seconds.
     const EXTEND: [&'static str; 2];
-    /// The same, but waits for no lock; a locked row keeps its lease, and counts as held.
-    const HEARTBEAT: [&'static str; 2];
-    /// Returns the new state of each row.
-    const RESCUE: &'static str;
+    /// These four for the rows that nobody has locked, where the database locks rows.
+    const FREE: [&'static str; 4] = [""; 4];
+    /// Returns the new state of each row. Conditions between the two parts.
+    const RESCUE: [&'static str; 2];
+    /// What a rescue would take back: key, fence, attempts.
+    const LIST_ENDED: &'static str;
+    /// The condition that a lease is over.
+    const HAS_ENDED: &'static str;
+    /// Puts a row off, or gives it up: fence, attempts, the error if there is a column, in the first seconds; then conditions
+    /// about the key.
+    const SET_ASIDE: [&'static str; 2];
     /// Indexes and settings.
     const DDL: &'static str;
 
@@ -210,8 +236,7 @@ pub enum ClaimError {
     /// The connection was lost before the answer came. What was claimed comes back when its lease has ended.
     #[error("{0}; it is unknown whether rows were claimed")]
     Unknown(#[source] DatabaseError),
-    /// The database, the connection or the pool failed. Nothing was claimed; but if the fault is [`Fault::Decode`](crate::Fault::Decode), the
-    /// rows were, and one of them does not fit the model. They come back when their leases have ended.
+    /// The database, the connection or the pool failed. Nothing was claimed.
     #[error(transparent)]
     Database(DatabaseError),
 }
@@ -252,8 +277,10 @@ pub enum Retried {
 pub struct Rescued {
     /// Rows that can be claimed again.
     pub ready: u64,
-    /// Rows without attempts left.
+    /// Rows without attempts left, and those that the database does not let be ready again.
     pub dead: u64,
+    /// Rows that the database refuses to write at all. They are as they were.
+    pub refused: u64,
 }
 
 /// The ceiling of the random wait before the next attempt: it doubles from the first to the longest.
@@ -319,33 +346,10 @@ impl<DB: Backend> Claims<DB> {
         }));
     }
 
-    /// One claim: one statement.
-    pub(crate) async fn run<T: QueueSql<DB>>(
-        &self,
-        limit: usize,
-        connection: &mut Link<'_, DB>,
-    ) -> Result<Vec<Claimed<T>>, sqlx::Error> {
-        let [head, tail] = T::CLAIM;
-        let mut statement = Statement::<DB>::composed(head);
-        statement.bind_i64(i64::try_from(limit).unwrap_or(i64::MAX));
-        statement.bind_seconds(self.lease);
+    fn push_conditions(&self, to: &mut Statement<DB>) {
         for condition in &self.conditions {
-            condition(&mut statement);
+            condition(to);
         }
-        statement.push(tail);
-        let rows = statement.fetch_all(connection).await?;
-        let mut claimed = Vec::with_capacity(rows.len());
-        for row in rows {
-            let waited = sqlx::Row::len(&row).saturating_sub(1);
-            claimed.push(Claimed {
-                row: T::from_row(&row)?,
-                backoff: self.backoff,
-                waited: waited_for(DB::get_f64(&row, waited)?),
-            });
-        }
-        // The rows of an UPDATE come in any order.
-        claimed.sort_by(|one, other| one.row.order(&other.row));
-        Ok(claimed)
     }
 }
 
@@ -360,8 +364,11 @@ pub struct Claim<'c, DB: Backend, T, A> {
     db: A,
     limit: usize,
     claims: Claims<DB>,
-    types: PhantomData<&'c T>,
+    report: Report<'c>,
+    types: PhantomData<fn() -> T>,
 }
+
+type Report<'c> = Box<dyn FnMut(&BadRow) + Send + 'c>;
 
 impl<DB: Backend, T, A> std::fmt::Debug for Claim<'_, DB, T, A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -382,11 +389,12 @@ where
         db,
         limit,
         claims: Claims::default(),
+        report: Box::new(|_| ()),
         types: PhantomData,
     }
 }
 
-impl<DB: Backend, T, A> Claim<'_, DB, T, A> {
+impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
     /// How long the rows are this claim's, by the clock of the database; a minute if nothing else is said. After that another
     /// claim can have them. [`Claimed::extend`] begins a new lease.
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -400,6 +408,15 @@ impl<DB: Backend, T, A> Claim<'_, DB, T, A> {
         V: Column<DB> + Send + 'static,
     {
         self.claims.only(column, value.into());
+        self
+    }
+
+    /// Calls this for each row that cannot be given out: one that does not fit the model, or that the database refuses to write.
+    ///
+    /// Such a row is not among those that are returned, and keeps none of them. It has had an attempt: it is due again after
+    /// a random time, or [`QueueState::Dead`] if that was its last one, with the reason as its last error. It is logged as well.
+    pub fn on_bad_row(mut self, report: impl FnMut(&BadRow) + Send + 'c) -> Self {
+        self.report = Box::new(report);
         self
     }
 
@@ -420,7 +437,7 @@ where
     type Output = Result<Vec<Claimed<T>>, ClaimError>;
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
             if self.limit == 0 {
                 return Ok(Vec::new());
@@ -434,28 +451,36 @@ where
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let failed = |error| ClaimError::from(WriteFailure::new(at(), error, in_transaction));
-            let mut claimed = self
-                .claims
-                .run(self.limit, &mut connection)
-                .await
-                .map_err(failed)?;
-            let missing = self.limit - claimed.len().min(self.limit);
-            if missing > 0 {
-                // Whoever claims without a worker takes back the rows of dead processes as well. What is claimed
-                // already must not be lost to the caller if that fails.
-                match rescue_on::<DB, T>(&mut connection).await {
-                    Ok(Rescued { ready: 0, .. }) => {}
-                    Ok(_) => match self.claims.run(missing, &mut connection).await {
-                        Ok(more) => merge::<DB, T>(&mut claimed, more),
-                        Err(error) if claimed.is_empty() || in_transaction => {
-                            return Err(failed(error));
-                        }
-                        Err(_) => {}
-                    },
-                    Err(error) if claimed.is_empty() || in_transaction => {
-                        return Err(failed(error));
-                    }
-                    Err(_) => {}
+            let mut refused = Refused::default();
+            let (mut claimed, mut rescued) = (Vec::new(), false);
+            while claimed.len() < self.limit {
+                let missing = self.limit - claimed.len();
+                let claims = &self.claims;
+                let found = claims.run::<T>(missing, true, &mut refused, &mut connection);
+                let Found { claimed: more, bad } = match found.await {
+                    Ok(found) => found,
+                    // What is claimed already must not be lost to the caller.
+                    Err(_) if !claimed.is_empty() && !in_transaction => break,
+                    Err(error) => return Err(failed(error)),
+                };
+                merge::<DB, T>(&mut claimed, more);
+                for row in &bad {
+                    row.log();
+                    (self.report)(row);
+                }
+                // There can be good rows behind the bad ones.
+                if !bad.is_empty() || claimed.len() >= self.limit {
+                    continue;
+                }
+                // Whoever claims without a worker takes back the rows of dead processes as well.
+                if std::mem::replace(&mut rescued, true) {
+                    break;
+                }
+                match rescue_on::<DB, T>(&mut Refused::default(), &mut connection).await {
+                    Ok(Rescued { ready: 0, .. }) => break,
+                    Ok(_) => {}
+                    Err(_) if !claimed.is_empty() && !in_transaction => break,
+                    Err(error) => return Err(failed(error)),
                 }
             }
             Ok(claimed)
@@ -481,26 +506,10 @@ pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
         let failed =
             |error| DatabaseError::new(Attempt::new("rescue", T::TABLE, KeyText::default()), error);
         let mut opened = db.open().await.map_err(failed)?;
-        let mut connection = opened.link();
-        rescue_on::<DB, T>(&mut connection).await.map_err(failed)
+        let mut refused = Refused::default();
+        let rescued = rescue_on::<DB, T>(&mut refused, &mut opened.link()).await;
+        rescued.map_err(failed)
     }
-}
-
-pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
-    connection: &mut Link<'_, DB>,
-) -> Result<Rescued, sqlx::Error> {
-    let rows = Statement::<DB>::literal(T::RESCUE)
-        .fetch_all(connection)
-        .await?;
-    let mut rescued = Rescued::default();
-    for row in &rows {
-        if DB::get_text(row, 0)? == QueueState::Dead.as_str() {
-            rescued.dead += 1;
-        } else {
-            rescued.ready += 1;
-        }
-    }
-    Ok(rescued)
 }
 
 /// A row that is this claim's until its lease ends. Dereferences to the row.
@@ -583,6 +592,11 @@ impl Change {
         }
     }
 
+    /// How many attempts the row has had, if this is the one of that number.
+    fn attempts(&self, this: i64) -> i64 {
+        this - i64::from(self.refund)
+    }
+
     fn retried(&self) -> Retried {
         match self.delay {
             Some(delay) if self.state == QueueState::Ready => Retried::Later(delay),
@@ -604,147 +618,6 @@ pub(crate) fn stored(error: &impl Display) -> String {
         text.push('…');
     }
     text
-}
-
-/// A statement about many rows.
-pub(crate) enum Batch<'b> {
-    Complete,
-    Settle(&'b [Change]),
-    Extend(Duration),
-    Heartbeat(Duration),
-}
-
-impl Batch<'_> {
-    /// Runs it, and tells for each row whether its claim held.
-    ///
-    /// One statement; where the database takes no arrays, one per some thousands of rows, each of which holds for itself.
-    pub(crate) async fn run<DB: Backend, T: QueueSql<DB>>(
-        &self,
-        rows: &[&T],
-        connection: &mut Link<'_, DB>,
-    ) -> Result<Vec<bool>, sqlx::Error> {
-        let [head, tail] = match self {
-            Self::Complete => T::COMPLETE_MANY,
-            Self::Settle(_) => T::SETTLE,
-            Self::Extend(_) => T::EXTEND,
-            Self::Heartbeat(_) => T::HEARTBEAT,
-        };
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        if DB::HAS_ARRAYS {
-            let mut statement = Statement::<DB>::literal(head);
-            T::bind_keys(rows, &mut statement);
-            let fences = rows.iter().map(|row| row.fence().get()).collect();
-            statement.bind_array(Array::Integers(fences));
-            self.bind_arrays(&mut statement);
-            let returned = statement.fetch_all(connection).await?;
-            // They are those that were lost.
-            let mut held = among::<DB, T>(rows, &returned)?;
-            held.iter_mut().for_each(|lost| *lost = !*lost);
-            return Ok(held);
-        }
-        // The key has no more columns than this leaves room for.
-        let most = DB::MAX_PARAMETERS / 16;
-        let mut all = Vec::with_capacity(rows.len());
-        for (index, rows) in rows.chunks(most).enumerate() {
-            let mut statement = if rows.len() == 1 {
-                Statement::<DB>::composed(head)
-            } else {
-                Statement::<DB>::one_off(head)
-            };
-            for (place, row) in rows.iter().enumerate() {
-                statement.push(if place == 0 { "(" } else { ", (" });
-                row.bind_key(&mut Listed(&mut statement));
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_i64(row.fence().get());
-                self.bind_row(index * most + place, &mut statement);
-                statement.push(")");
-            }
-            statement.push(tail);
-            let returned = statement.fetch_all(connection).await?;
-            all.extend(among::<DB, T>(rows, &returned)?);
-        }
-        Ok(all)
-    }
-
-    fn bind_arrays<DB: Backend>(&self, statement: &mut Statement<DB>) {
-        match self {
-            Self::Complete => {}
-            Self::Extend(lease) | Self::Heartbeat(lease) => statement.bind_seconds(*lease),
-            Self::Settle(changes) => {
-                let states = changes.iter().map(|change| Some(change.state.to_string()));
-                statement.bind_array(Array::Texts(states.collect()));
-                let delays = changes.iter().map(|change| change.delay.map(seconds));
-                statement.bind_array(Array::Floats(delays.collect()));
-                let refunds = changes.iter().map(|change| i64::from(change.refund));
-                statement.bind_array(Array::Integers(refunds.collect()));
-                let errors = changes.iter().map(|change| change.error.clone());
-                statement.bind_array(Array::Texts(errors.collect()));
-            }
-        }
-    }
-
-    fn bind_row<DB: Backend>(&self, index: usize, statement: &mut Statement<DB>) {
-        match self {
-            Self::Complete => {}
-            Self::Extend(lease) | Self::Heartbeat(lease) => {
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_seconds(*lease);
-            }
-            Self::Settle(changes) => {
-                let Some(change) = changes.get(index) else {
-                    return;
-                };
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_text(change.state.as_str());
-                match change.delay {
-                    Some(delay) => {
-                        statement.push(", ");
-                        statement.push_next_parameter();
-                        statement.bind_seconds(delay);
-                    }
-                    None => statement.push(", NULL"),
-                }
-                statement.push(if change.refund { ", 1" } else { ", 0" });
-                match &change.error {
-                    Some(error) => {
-                        statement.push(", ");
-                        statement.push_next_parameter();
-                        statement.bind_text(error);
-                    }
-                    None => statement.push(", NULL"),
-                }
-            }
-        }
-    }
-}
-
-/// Which of the rows were returned, by key and fence: a batch can have an old claim of a row and the new one.
-fn among<DB: Backend, T: QueueSql<DB>>(
-    rows: &[&T],
-    returned: &[DB::Row],
-) -> Result<Vec<bool>, sqlx::Error> {
-    let mut among = vec![returned.len() == rows.len(); rows.len()];
-    if returned.len() == rows.len() {
-        return Ok(among);
-    }
-    // The database returns them mostly in the order in which they were given.
-    let mut next = 0;
-    for row in returned {
-        let (key, fence) = T::read_claim(row)?;
-        let places = (next..rows.len()).chain(0..next);
-        let mut found =
-            places.filter(|place| rows[*place].fence() == fence && rows[*place].has_key(&key));
-        if let Some(place) = found.next() {
-            among[place] = true;
-            next = place + 1;
-        }
-    }
-    Ok(among)
 }
 
 impl<T: Queue> Claimed<T> {

@@ -147,6 +147,11 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    pub(crate) fn bind_raw(&mut self, value: &DB::Raw) {
+        let bound = DB::bind_raw(&mut self.arguments, value);
+        self.note(bound);
+    }
+
     fn note(&mut self, bound: Result<(), BoxDynError>) {
         if let Err(error) = bound
             && self.error.is_none()

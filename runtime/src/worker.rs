@@ -1,5 +1,7 @@
 //! A worker of a queue: claims rows, runs a handler for each, and finishes them.
 
+mod flush;
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::future::{Future, pending, poll_fn};
@@ -15,7 +17,7 @@ use sqlx::pool::PoolConnection;
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
 use crate::backend::Backend;
@@ -25,10 +27,11 @@ use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fan_out::panic_text;
 use crate::fault::Fault;
 use crate::queue::{
-    Backoff, Batch, Change, Claimed, Claims, Queue, QueueColumn, QueueSql, QueueState, Rescued, at,
-    rescue_on, stored,
+    Backoff, Batch, Change, Claimed, Claims, Fate, Found, Locks, Queue, QueueColumn, QueueSql,
+    Refused, Rescued, Retried, at, rescue_on, stored,
 };
 use crate::source::Link;
+use flush::Flush;
 
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -134,7 +137,7 @@ pub enum WorkerError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerCounts {
-    /// Rows claimed.
+    /// Rows claimed and held.
     pub claimed: u64,
     /// Rows that became done, by this worker or by the handler itself.
     pub completed: u64,
@@ -150,6 +153,11 @@ pub struct WorkerCounts {
     pub lease_lost: u64,
     /// Rows of any worker whose leases had ended and which were taken back.
     pub rescued: u64,
+    /// Rows that could not be given to a handler, because they do not fit the model or the database refuses to write them; each
+    /// that could be put off is also in `retried`, or in `dead`.
+    pub bad: u64,
+    /// How often the database refused to write a row that was to be finished or rescued. Such a row is left as it is.
+    pub refused: u64,
     /// Handlers that were stopped because of the time limit; each is also in `retried` or `dead`.
     pub timed_out: u64,
     /// Handlers that panicked; each is also in `retried` or `dead`.
@@ -181,6 +189,8 @@ struct Counters {
     released: AtomicU64,
     lease_lost: AtomicU64,
     rescued: AtomicU64,
+    bad: AtomicU64,
+    refused: AtomicU64,
     timed_out: AtomicU64,
     panicked: AtomicU64,
     blocked: AtomicU64,
@@ -216,6 +226,8 @@ impl WorkerStats {
             released: number(&counters.released),
             lease_lost: number(&counters.lease_lost),
             rescued: number(&counters.rescued),
+            bad: number(&counters.bad),
+            refused: number(&counters.refused),
             timed_out: number(&counters.timed_out),
             panicked: number(&counters.panicked),
             blocked: number(&counters.blocked),
@@ -336,8 +348,12 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// How many rows may be held besides those that are being handled: claimed in advance, or handled and not yet finished in
     /// the database. 0 if nothing else is said.
     ///
-    /// Short jobs are much faster with some hundreds, as a claim and a completion are then a statement for many rows. Long jobs
-    /// should have none: a row that waits here could be handled by another worker.
+    /// Short jobs are much faster with as many as there are handlers: a claim, a completion and the handlers then go on at the same
+    /// time. Long jobs should have none: a row that waits here could be handled by another worker.
+    ///
+    /// An attempt counts when its handler starts. A row that is claimed for a handler which is free is counted by the claim. One
+    /// that was claimed in advance costs one more write: handlers that become free start together, after one statement that
+    /// counts the attempts of their rows. So a process that dies costs no row an attempt but those whose handlers had started.
     pub fn prefetch(mut self, rows: usize) -> Self {
         self.limits.prefetch = rows;
         self
@@ -416,8 +432,9 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// attempt. If the claim is lost, the handler is dropped at its next await
     /// point; what it wrote outside of a transaction with [`Claimed::complete_in`] stays.
     ///
-    /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, and a heartbeat. On
-    /// PostgreSQL the heartbeat waits for no lock, so a handler may lock the row that it works on for as long as a lease.
+    /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, one that counts the
+    /// attempts of rows which were claimed in advance, and a heartbeat. On PostgreSQL they wait for no lock of a row, or for 100 ms, so
+    /// a handler may lock the row that it works on for as long as a lease, and a row that is locked keeps no other.
     ///
     /// Cancel safety: if the future is dropped, handlers are dropped at their next await point, and their rows come back when
     /// their leases have ended.
@@ -449,6 +466,8 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 handler: Arc::new(handler),
                 wake,
                 waiting: VecDeque::new(),
+                starting: Vec::new(),
+                next_start: now,
                 jobs: JoinSet::new(),
                 handled: HashMap::new(),
                 ended: Ended::default(),
@@ -457,6 +476,9 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 claiming: false,
                 no_claim: Arc::default(),
                 flushing: Vec::new(),
+                locked: Vec::new(),
+                refused: Refused::default(),
+                not_rescued: Refused::default(),
                 beating: false,
                 beat_failed: false,
                 rescuing: false,
@@ -464,6 +486,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 next_beat: now,
                 next_rescue: now,
                 woken: false,
+                plenty: false,
                 failures: 0,
                 stopping: None,
                 error: None,
@@ -519,7 +542,7 @@ async fn listen(pool: sqlx::PgPool, channel: &'static str, wake: Arc<Notify>) {
             tracing::warn!(%error, "not listening, rows are found by polling");
         }
         failures += 1;
-        sleep(full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
+        tokio::time::sleep(full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
     }
 }
 
@@ -554,6 +577,15 @@ struct Held<T> {
     claimed_at: Instant,
     /// Tells the job to stop.
     stop: Notify,
+}
+
+/// A row whose job has not started.
+struct Waiting<T> {
+    held: Arc<Held<T>>,
+    /// As in [`Handled`].
+    until: Instant,
+    /// Whether the attempt counts in the database already.
+    counted: bool,
 }
 
 /// A row whose job runs.
@@ -604,19 +636,27 @@ impl<T> Ended<T> {
 }
 
 /// What a statement in the background came to.
-enum Operation<T> {
+enum Operation<DB: Backend, T> {
     Claimed {
         asked: usize,
+        counted: bool,
+        refused: Refused<DB>,
         /// With the time before the claim was sent.
-        result: Result<(Instant, Vec<Claimed<T>>), Failure>,
+        result: Result<(Instant, Found<T>), Failure>,
     },
-    Flushed,
+    Started(Result<Vec<Fate>, Failure>),
+    /// With the rows that are locked.
+    Flushed(Ended<T>),
+    FlushedLater(Vec<Arc<Held<T>>>),
     Beaten {
         rows: Vec<Arc<Held<T>>>,
         /// With the time before the heartbeat was sent.
         result: Result<(Instant, Vec<bool>), Failure>,
     },
-    Rescued(Result<Rescued, Failure>),
+    Rescued {
+        refused: Refused<DB>,
+        result: Result<Rescued, Failure>,
+    },
 }
 
 /// A worker at work. All of its state is here, in one task; only statements and handlers run beside it.
@@ -628,17 +668,25 @@ struct Running<DB: Backend, T, F> {
     handler: Arc<F>,
     wake: Arc<Notify>,
     /// Claimed, and not started.
-    waiting: VecDeque<(Arc<Held<T>>, Instant)>,
+    waiting: VecDeque<Waiting<T>>,
+    /// The rows in the statement that counts their attempts; handlers are reserved for them.
+    starting: Vec<Waiting<T>>,
+    next_start: Instant,
     jobs: JoinSet<(End, Duration)>,
     handled: HashMap<Id, Handled<T>>,
     ended: Ended<T>,
     ended_since: Option<Instant>,
-    operations: JoinSet<Operation<T>>,
+    operations: JoinSet<Operation<DB, T>>,
     claiming: bool,
     /// Tells a claim that waits for a connection that none is wanted any more.
     no_claim: Arc<Notify>,
     /// The rows in the statement that finishes them.
     flushing: Vec<Arc<Held<T>>>,
+    /// Rows that could not be finished yet, because a concurrent transaction has locked them.
+    locked: Vec<Arc<Held<T>>>,
+    /// What the database refuses to write.
+    refused: Refused<DB>,
+    not_rescued: Refused<DB>,
     beating: bool,
     /// The last heartbeat that ended did so with an error.
     beat_failed: bool,
@@ -648,6 +696,8 @@ struct Running<DB: Backend, T, F> {
     next_rescue: Instant,
     /// There may be rows that the claim under way does not see.
     woken: bool,
+    /// The last claim got as many rows as it asked for.
+    plenty: bool,
     /// Claims in a row that failed.
     failures: u32,
     /// Until when handlers may go on.
@@ -701,7 +751,9 @@ where
             }
         }
         let handled = self.handled.values().map(|handled| &handled.held);
-        for held in handled.chain(&self.flushing) {
+        let starting = self.starting.iter().map(|next| &next.held);
+        let finishing = self.flushing.iter().chain(&self.locked);
+        for held in handled.chain(starting).chain(finishing) {
             self.lost(held);
         }
         for held in self.ended.rows() {
@@ -722,7 +774,8 @@ where
     }
 
     fn is_over(&self) -> bool {
-        let working = self.claiming || !self.flushing.is_empty();
+        let finishing = !self.flushing.is_empty() || !self.locked.is_empty();
+        let working = self.claiming || finishing || !self.starting.is_empty();
         let late = self.gives_up().is_some_and(|at| at <= Instant::now());
         let rows = self.handled.is_empty() && self.ended.len() == 0;
         late || self.stopping.is_some() && !working && rows
@@ -734,7 +787,14 @@ where
     }
 
     fn held(&self) -> usize {
-        self.waiting.len() + self.handled.len() + self.ended.len() + self.flushing.len()
+        let finishing = self.ended.len() + self.flushing.len() + self.locked.len();
+        self.waiting.len() + self.starting.len() + self.handled.len() + finishing
+    }
+
+    /// Handlers for which there is no row.
+    fn free(&self) -> usize {
+        let taken = self.handled.len() + self.starting.len();
+        self.limits.concurrency.saturating_sub(taken)
     }
 
     fn start_jobs<R>(&mut self)
@@ -742,41 +802,122 @@ where
         F: Fn(Job<T>) -> R,
         R: Future<Output: HandlerOutcome> + Send + 'static,
     {
+        let now = Instant::now();
         let margin = self.margin();
-        while self.handled.len() < self.limits.concurrency {
-            let Some((held, until)) = self.waiting.pop_front() else {
-                break;
-            };
-            let now = Instant::now();
-            if until <= now + margin && self.leases_are_safe() {
-                self.waiting.push_front((held, until));
+        let mut uncounted = Vec::new();
+        while uncounted.len() < self.free() {
+            // The rows before it are waiting for their attempts to be counted.
+            let next = self.waiting.front();
+            let busy = !self.starting.is_empty() || self.next_start > now;
+            if next.is_none_or(|next| busy && !next.counted) {
                 break;
             }
-            if until <= now + margin {
+            let Some(next) = self.waiting.pop_front() else {
+                break;
+            };
+            if next.until <= now + margin && self.leases_are_safe() {
+                self.waiting.push_front(next);
+                break;
+            }
+            if next.until <= now + margin {
                 // This process was asleep. Somebody else has the row, or will have it soon.
-                self.lost(&held);
-                continue;
+                self.lost(&next.held);
+            } else if next.counted {
+                self.start_job::<R>(next);
+            } else {
+                uncounted.push(next);
             }
-            let counters = &self.stats.0;
-            let waited = held.claimed.waited() + (now - held.claimed_at);
-            add(&counters.started, 1);
-            add(&counters.waited, micros(waited));
-            let longest = &counters.longest_wait;
-            longest.fetch_max(micros(waited), Ordering::Relaxed);
-            let handler = self.handler.clone();
-            let watch = Watch {
-                limit: self.claims.lease / 3,
-                stats: self.stats.clone(),
+        }
+        if uncounted.is_empty() {
+            return;
+        }
+        let rows: Vec<_> = uncounted.iter().map(|next| next.held.clone()).collect();
+        self.starting = uncounted;
+        let (pool, lease) = (self.pool.clone(), self.claims.lease);
+        self.operations.spawn(async move {
+            let limit = lease / 3;
+            let start = async {
+                let mut connection = Attended::acquire(&pool, limit).await?;
+                let rows = claims(&rows);
+                let fates = {
+                    let mut link = connection.link();
+                    let start =
+                        Batch::Start.run_each::<DB, T>(&rows, Locks::WaitBriefly, &mut link);
+                    in_time::<DB, _>(limit, start).await
+                };
+                connection.answered(fates)
             };
-            let job = run_job(handler, held.clone(), self.limits.timeout, watch);
-            let id = self.jobs.spawn(job).id();
-            let stopped = None;
-            let handled = Handled {
-                held,
-                until,
-                stopped,
-            };
-            self.handled.insert(id, handled);
+            Operation::Started(start.await)
+        });
+    }
+
+    fn start_job<R>(&mut self, next: Waiting<T>)
+    where
+        F: Fn(Job<T>) -> R,
+        R: Future<Output: HandlerOutcome> + Send + 'static,
+    {
+        let Waiting { held, until, .. } = next;
+        let counters = &self.stats.0;
+        let waited = held.claimed.waited() + held.claimed_at.elapsed();
+        add(&counters.started, 1);
+        add(&counters.waited, micros(waited));
+        let longest = &counters.longest_wait;
+        longest.fetch_max(micros(waited), Ordering::Relaxed);
+        let handler = self.handler.clone();
+        let watch = Watch {
+            limit: self.claims.lease / 3,
+            stats: self.stats.clone(),
+        };
+        let job = run_job(handler, held.clone(), self.limits.timeout, watch);
+        let id = self.jobs.spawn(job).id();
+        let stopped = None;
+        let handled = Handled {
+            held,
+            until,
+            stopped,
+        };
+        self.handled.insert(id, handled);
+    }
+
+    /// The attempts of these rows count, or not.
+    fn started(&mut self, result: Result<Vec<Fate>, Failure>) {
+        let starting = std::mem::take(&mut self.starting);
+        let fates = match result {
+            Ok(fates) => fates,
+            Err(failure) => {
+                // If it was written, it is written once more: the number is the same.
+                warn::<T>("start", failure);
+                self.failures = self.failures.saturating_add(1);
+                let pause = full_jitter(self.failures, FIRST_PAUSE, LONGEST_PAUSE);
+                self.next_start = Instant::now() + pause;
+                if self.stopping.is_some() {
+                    starting
+                        .into_iter()
+                        .for_each(|next| self.give_back(next.held));
+                } else {
+                    starting
+                        .into_iter()
+                        .rev()
+                        .for_each(|next| self.waiting.push_front(next));
+                }
+                return;
+            }
+        };
+        for (mut next, fate) in starting.into_iter().zip(fates).rev() {
+            match fate {
+                Fate::Written if self.stopping.is_none() => {
+                    next.counted = true;
+                    self.waiting.push_front(next);
+                }
+                Fate::Lost => self.lost(&next.held),
+                Fate::Refused(error) => {
+                    let error = format!("the attempt could not be counted: {error}");
+                    let change = next.held.claimed.retry_change(None, stored(&error));
+                    self.change(next.held, change);
+                }
+                // A handler could not finish it before the lock is gone.
+                Fate::Written | Fate::Later => self.give_back(next.held),
+            }
         }
     }
 
@@ -784,42 +925,48 @@ where
         let now = Instant::now();
         let capacity = self.limits.concurrency + self.limits.prefetch;
         let room = capacity.saturating_sub(self.held());
-        // As soon as a handler is free; for the buffer not for every row that ends.
-        let idle = self.handled.len() < self.limits.concurrency;
-        let enough = room > 0 && (idle || room * 2 >= capacity);
+        // As soon as a handler is free, and then for the free ones only: their attempts count from the claim. But many rows are
+        // claimed at once where there are many more than that. For the buffer not for every row that ends.
+        let free = self.free().saturating_sub(self.waiting.len());
+        let counted = free > 0 && (free * 2 >= room || !self.plenty);
+        let enough = room > 0 && (free > 0 || room * 2 >= self.limits.prefetch);
+        let room = if counted { room.min(free) } else { room };
         if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
             self.claiming = true;
             self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
             let unwanted = self.no_claim.clone();
+            let mut refused = std::mem::take(&mut self.refused);
             self.operations.spawn(async move {
                 let claim = async {
                     let mut connection = tokio::select! {
                         biased;
-                        () = unwanted.notified() => return Ok((Instant::now(), Vec::new())),
+                        () = unwanted.notified() => return Ok((Instant::now(), Found::default())),
                         connection = Attended::acquire(&pool, claims.lease) => connection?,
                     };
                     let at = Instant::now();
-                    let claimed =
-                        in_time::<DB, _>(claims.lease, claims.run(room, &mut connection.link()))
-                            .await;
-                    Ok((at, connection.answered(claimed)?))
+                    let found = {
+                        let mut link = connection.link();
+                        let found = claims.run(room, counted, &mut refused, &mut link);
+                        in_time::<DB, _>(claims.lease, found).await
+                    };
+                    Ok((at, connection.answered(found)?))
                 };
-                let (asked, result) = (room, claim.await);
-                Operation::Claimed { asked, result }
+                let result = claim.await;
+                Operation::Claimed {
+                    asked: room,
+                    counted,
+                    refused,
+                    result,
+                }
             });
         }
         if self.flushing.is_empty() && self.should_flush(now, capacity) {
             let ended = self.take_ended();
             self.flushing = ended.rows().collect();
-            let flush = Flush {
-                pool: self.pool.clone(),
-                stats: self.stats.clone(),
-                lease: self.claims.lease,
-            };
+            let flush = Flush::new(&self.pool, &self.stats, self.claims.lease);
             self.operations.spawn(async move {
-                flush.run(ended).await;
-                Operation::Flushed
+                Operation::Flushed(flush.run(ended, Locks::WaitBriefly).await)
             });
         }
         if !self.beating && self.next_beat <= now {
@@ -830,14 +977,19 @@ where
             // At most half a lease after the end of one.
             self.next_rescue = now + jittered(self.claims.lease / 3);
             let (pool, lease) = (self.pool.clone(), self.claims.lease);
+            let mut refused = std::mem::take(&mut self.not_rescued);
             self.operations.spawn(async move {
                 let rescue = async {
                     let mut connection = Attended::acquire(&pool, lease).await?;
-                    let rescued =
-                        in_time::<DB, _>(lease, rescue_on::<DB, T>(&mut connection.link())).await;
+                    let rescued = {
+                        let mut link = connection.link();
+                        let rescue = rescue_on::<DB, T>(&mut refused, &mut link);
+                        in_time::<DB, _>(lease, rescue).await
+                    };
                     connection.answered(rescued)
                 };
-                Operation::Rescued(rescue.await)
+                let result = rescue.await;
+                Operation::Rescued { refused, result }
             });
         }
     }
@@ -849,7 +1001,8 @@ where
         if self.claim_could_take_back() && self.ended.done.is_empty() {
             return false;
         }
-        let alone = self.handled.is_empty() && self.waiting.is_empty();
+        let none = self.waiting.is_empty() && self.starting.is_empty();
+        let alone = self.handled.is_empty() && none;
         let soon = alone || self.stopping.is_some();
         soon || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
     }
@@ -875,13 +1028,15 @@ where
         let handled = self.handled.values();
         let handled = handled.filter(|handled| handled.stopped.is_none());
         let rows = handled.map(|handled| handled.held.clone());
-        let waiting = self.waiting.iter().map(|(held, _)| held.clone());
+        let waiting = self.waiting.iter().chain(&self.starting);
+        let waiting = waiting.map(|next| next.held.clone());
         let rows: Vec<_> = rows.chain(waiting).collect();
         // In a statement of their own: the same row may have been finished and claimed again already.
         let ending: Vec<_> = self
             .ended
             .rows()
             .chain(self.flushing.iter().cloned())
+            .chain(self.locked.iter().cloned())
             .collect();
         if rows.is_empty() && ending.is_empty() {
             return;
@@ -895,13 +1050,16 @@ where
                 let mut connection = Attended::acquire(&pool, limit).await?;
                 let sent = Instant::now();
                 let held = in_time::<DB, _>(limit, async {
-                    let beat = Batch::Heartbeat(lease);
-                    let held = beat
-                        .run::<DB, T>(&claims(&rows), &mut connection.link())
-                        .await?;
-                    beat.run::<DB, T>(&claims(&ending), &mut connection.link())
-                        .await?;
-                    Ok(held)
+                    let beat = Batch::Extend(lease);
+                    let mut link = connection.link();
+                    let (rows, ending) = (claims(&rows), claims(&ending));
+                    let held = beat.run_each::<DB, T>(&rows, Locks::PassOver, &mut link);
+                    let held = held.await?;
+                    let beaten = beat.run_each::<DB, T>(&ending, Locks::PassOver, &mut link);
+                    beaten.await?;
+                    // Who is refused has lost nothing, until its lease ends.
+                    let held = held.iter().map(|fate| !matches!(fate, Fate::Lost));
+                    Ok(held.collect())
                 });
                 let held = held.await;
                 // It may have waited longer than the lease for another writer, and the lease begins after that.
@@ -924,6 +1082,8 @@ where
             }
         };
         or(!self.beating, self.next_beat);
+        let counting = self.next_start > now && self.free() > 0;
+        or(counting && !self.waiting.is_empty(), self.next_start);
         if let Some(drained) = self.stopping {
             let mut handled = self.handled.values();
             or(handled.any(|handled| handled.stopped.is_none()), drained);
@@ -974,8 +1134,8 @@ where
         let drained = Instant::now() + self.limits.drain;
         self.stopping.get_or_insert(drained);
         self.no_claim.notify_one();
-        for (held, _) in std::mem::take(&mut self.waiting) {
-            self.give_back(held);
+        for next in std::mem::take(&mut self.waiting) {
+            self.give_back(next.held);
         }
     }
 
@@ -1037,23 +1197,45 @@ where
         self.change(held, change);
     }
 
-    fn operation_ended(&mut self, operation: Operation<T>) {
+    fn operation_ended(&mut self, operation: Operation<DB, T>) {
         match operation {
-            Operation::Claimed { asked, result } => {
+            Operation::Claimed {
+                asked,
+                counted,
+                refused,
+                result,
+            } => {
                 self.claiming = false;
-                self.claimed(asked, result);
+                self.refused = refused;
+                self.claimed(asked, counted, result);
             }
-            Operation::Flushed => self.flushing.clear(),
+            Operation::Started(result) => self.started(result),
+            Operation::Flushed(later) => {
+                self.flushing.clear();
+                if later.len() > 0 {
+                    self.flush_later(later);
+                }
+            }
+            Operation::FlushedLater(rows) => {
+                let of_these = |held: &Arc<Held<T>>| rows.iter().any(|row| Arc::ptr_eq(row, held));
+                self.locked.retain(|held| !of_these(held));
+            }
             Operation::Beaten { rows, result } => {
                 self.beating = false;
                 self.beaten(rows, result);
             }
-            Operation::Rescued(result) => {
+            Operation::Rescued { refused, result } => {
                 self.rescuing = false;
+                self.not_rescued = refused;
                 match result {
-                    Ok(Rescued { ready, dead }) => {
+                    Ok(Rescued {
+                        ready,
+                        dead,
+                        refused,
+                    }) => {
                         add(&self.stats.0.rescued, ready + dead);
                         add(&self.stats.0.dead, dead);
+                        add(&self.stats.0.refused, refused);
                         if ready + dead > 0 {
                             tracing::warn!(ready, dead, "leases had ended");
                         }
@@ -1067,10 +1249,26 @@ where
         }
     }
 
-    fn claimed(&mut self, asked: usize, result: Result<(Instant, Vec<Claimed<T>>), Failure>) {
+    /// They are tried alone, and keep no others.
+    fn flush_later(&mut self, later: Ended<T>) {
+        let rows: Vec<_> = later.rows().collect();
+        self.locked.extend(rows.iter().cloned());
+        let flush = Flush::new(&self.pool, &self.stats, self.claims.lease);
+        self.operations.spawn(async move {
+            flush.run_later(later).await;
+            Operation::FlushedLater(rows)
+        });
+    }
+
+    fn claimed(
+        &mut self,
+        asked: usize,
+        counted: bool,
+        result: Result<(Instant, Found<T>), Failure>,
+    ) {
         let now = Instant::now();
-        let (at, claimed) = match result {
-            Ok(claimed) => claimed,
+        let (at, Found { claimed, bad }) = match result {
+            Ok(found) => found,
             Err(failure) => {
                 let cannot_pass = |error: &sqlx::Error| {
                     matches!(
@@ -1094,7 +1292,18 @@ where
         };
         self.failures = 0;
         add(&self.stats.0.claimed, claimed.len() as u64);
-        self.next_claim = match claimed.len() < asked && !self.woken {
+        for row in &bad {
+            row.log();
+            add(&self.stats.0.bad, 1);
+            match row.became {
+                Some(Retried::Later(_)) => add(&self.stats.0.retried, 1),
+                Some(Retried::Dead) => add(&self.stats.0.dead, 1),
+                None => {}
+            }
+        }
+        self.plenty = claimed.len() == asked;
+        let more = self.woken || !bad.is_empty();
+        self.next_claim = match claimed.len() < asked && !more {
             true => now + jittered(self.limits.poll),
             false => now,
         };
@@ -1108,7 +1317,11 @@ where
             if self.stopping.is_some() {
                 self.give_back(held);
             } else {
-                self.waiting.push_back((held, until));
+                self.waiting.push_back(Waiting {
+                    held,
+                    until,
+                    counted,
+                });
             }
         }
     }
@@ -1135,12 +1348,19 @@ where
                 _ => {}
             }
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        for (held, old) in waiting {
-            match rows.get(&Arc::as_ptr(&held)) {
-                Some(true) => self.waiting.push_back((held, until)),
-                Some(false) => self.lost(&held),
-                None => self.waiting.push_back((held, old)),
+        for next in &mut self.starting {
+            if rows.get(&Arc::as_ptr(&next.held)) == Some(&true) {
+                next.until = until;
+            }
+        }
+        for mut next in std::mem::take(&mut self.waiting) {
+            match rows.get(&Arc::as_ptr(&next.held)) {
+                Some(false) => self.lost(&next.held),
+                Some(true) => {
+                    next.until = until;
+                    self.waiting.push_back(next);
+                }
+                None => self.waiting.push_back(next),
             }
         }
     }
@@ -1291,142 +1511,4 @@ where
     };
     let end = job.instrument(span).await;
     (end, begun.elapsed())
-}
-
-/// Finishes rows in the database.
-struct Flush<DB: Backend> {
-    pool: Pool<DB>,
-    stats: WorkerStats,
-    lease: Duration,
-}
-
-impl<DB: Backend> Flush<DB> {
-    async fn run<T: QueueSql<DB>>(&self, ended: Ended<T>) {
-        let (rows, changes): (Vec<_>, Vec<_>) = ended.changed.into_iter().unzip();
-        self.finish(&ended.done, Batch::Complete).await;
-        self.finish(&rows, Batch::Settle(&changes)).await;
-    }
-
-    /// Tries until it is known what became of the rows, or until their leases must have ended.
-    async fn finish<T: QueueSql<DB>>(&self, rows: &[Arc<Held<T>>], batch: Batch<'_>) {
-        if rows.is_empty() {
-            return;
-        }
-        let mut ends = Instant::now() + self.lease;
-        let (mut failures, mut unknown) = (0, false);
-        loop {
-            let failure = match self.try_finish(rows, &batch, ends).await {
-                Ok(held) => return self.count(rows, &batch, &held, unknown),
-                Err(failure) => failure,
-            };
-            let fault = match &failure {
-                Failure::Database(error) => Fault::of(error),
-                Failure::NoAnswer => Fault::ConnectionLost,
-            };
-            warn::<T>("finish", failure);
-            unknown |= fault.may_have_committed();
-            if DB::EMBEDDED && fault == Fault::Busy {
-                // Nobody can have taken the rows: who would has to write as well.
-                ends = Instant::now() + self.lease;
-            }
-            failures += 1;
-            let passes = matches!(
-                fault,
-                Fault::PoolTimedOut | Fault::LockTimeout | Fault::ReadOnly | Fault::LimitReached
-            );
-            if !passes && !fault.is_transient() && !fault.may_have_committed() {
-                break;
-            }
-            let pause = full_jitter(failures, FIRST_PAUSE, LONGEST_PAUSE);
-            if Instant::now() + pause >= ends {
-                return rows.iter().for_each(|row| self.stats.lost(&row.claimed));
-            }
-            sleep(pause).await;
-        }
-        // A constraint or a trigger that refuses one of the rows must not keep the others, nor must it take longer.
-        match (rows, &batch) {
-            ([row], _) => self.stats.lost(&row.claimed),
-            (rows, Batch::Settle(changes)) => {
-                for (row, change) in rows.iter().zip(*changes) {
-                    let alone = Batch::Settle(std::slice::from_ref(change));
-                    Box::pin(self.finish_alone(row, alone, ends)).await;
-                }
-            }
-            (rows, _) => {
-                for row in rows {
-                    Box::pin(self.finish_alone(row, Batch::Complete, ends)).await;
-                }
-            }
-        }
-    }
-
-    async fn finish_alone<T: QueueSql<DB>>(
-        &self,
-        row: &Arc<Held<T>>,
-        batch: Batch<'_>,
-        ends: Instant,
-    ) {
-        let rows = std::slice::from_ref(row);
-        match self.try_finish(rows, &batch, ends).await {
-            Ok(held) => self.count(rows, &batch, &held, false),
-            Err(failure) => {
-                warn::<T>("finish", failure);
-                self.stats.lost(&row.claimed);
-            }
-        }
-    }
-
-    async fn try_finish<T: QueueSql<DB>>(
-        &self,
-        rows: &[Arc<Held<T>>],
-        batch: &Batch<'_>,
-        ends: Instant,
-    ) -> Result<Vec<bool>, Failure> {
-        // A connection that says nothing must leave time for another one.
-        let limit = (self.lease / 3).min(ends - Instant::now());
-        let mut connection = Attended::acquire(&self.pool, limit).await?;
-        let finish = in_time::<DB, _>(limit, async {
-            batch
-                .run::<DB, T>(&claims(rows), &mut connection.link())
-                .await
-        });
-        let held = finish.await;
-        connection.answered(held)
-    }
-
-    /// `unknown`: an earlier try may have been the one that wrote the rows.
-    fn count<T: Queue>(
-        &self,
-        rows: &[Arc<Held<T>>],
-        batch: &Batch<'_>,
-        held: &[bool],
-        unknown: bool,
-    ) {
-        let counters = &self.stats.0;
-        for (index, (row, held)) in rows.iter().zip(held).enumerate() {
-            if !held && !unknown {
-                self.stats.lost(&row.claimed);
-                continue;
-            }
-            let change = match batch {
-                Batch::Settle(changes) => changes.get(index),
-                _ => None,
-            };
-            let counter = match change {
-                None => &counters.completed,
-                Some(change) if change.state == QueueState::Dead => &counters.dead,
-                Some(change) if !change.refund => &counters.retried,
-                Some(change) if change.delay.is_some() => &counters.snoozed,
-                Some(_) => &counters.released,
-            };
-            add(counter, 1);
-        }
-    }
-}
-
-impl WorkerStats {
-    fn lost<T: Queue>(&self, claimed: &Claimed<T>) {
-        add(&self.0.lease_lost, 1);
-        tracing::warn!(job = %at("run", &**claimed), "the lease was lost");
-    }
 }

@@ -8,6 +8,8 @@ mod advisory;
 mod advisory_pooler;
 #[path = "advisory_postgres.rs"]
 mod advisory_postgres;
+#[path = "bad_rows.rs"]
+mod bad_rows;
 #[path = "contention.rs"]
 mod contention;
 #[path = "counter.rs"]

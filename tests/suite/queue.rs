@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use rowlock::{ClaimError, Claimed, Fault, Fence, FindOrCreate, FinishError, Queue, QueueState};
+use rowlock::{
+    BadRow, ClaimError, Claimed, Fault, Fence, FindOrCreate, FinishError, Queue, QueueState,
+};
 use rowlock_tests::random::Random;
 use sqlx::AssertSqlSafe;
 use tokio::sync::Barrier;
@@ -56,6 +58,7 @@ pub(super) const EMAILS: &str = "CREATE TABLE emails (
         finished_at {timestamp}
     )";
 
+pub(super) const PAST: &str = "'2020-01-01 00:00:00+00:00'";
 pub(super) const NOW: Duration = Duration::ZERO;
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
@@ -612,7 +615,7 @@ async fn a_claim_that_fails_says_where() {
     assert!(Email::claim(&pool, 0).await.unwrap().is_empty());
 }
 
-/// The rows have been claimed, and come back.
+/// It is put off, and the others are not.
 #[tokio::test]
 async fn a_row_that_does_not_fit_the_model_is_a_decode_fault() {
     let database = emails(2).await;
@@ -623,13 +626,19 @@ async fn a_row_that_does_not_fit_the_model_is_a_decode_fault() {
         "ALTER TABLE emails ALTER recipient DROP NOT NULL; UPDATE emails SET recipient = NULL WHERE id = 2"
     };
     run(pool, spoil).await;
-    let error = Email::claim(pool, 2).lease(NOW).await.unwrap_err();
-    assert_eq!(fault(&error), Fault::Decode);
-    assert!(error.to_string().contains("recipient"), "{error}");
-    run(pool, "UPDATE emails SET recipient = 'ann'").await;
+    let mut reported = Vec::new();
+    let report = |row: &BadRow| reported.push((row.error.fault(), row.error.to_string()));
+    let claim = Email::claim(pool, 2).backoff(2 * MINUTE, 2 * MINUTE);
+    let batch = claim.on_bad_row(report).await.unwrap();
+    assert_eq!(ids(&batch), [1]);
+    let text = "claim of emails (id = 2): a column does not fit its field: column \"recipient\"";
+    assert_eq!(reported, [(Fault::Decode, text.to_owned())]);
+    let put_off =
+        "UPDATE emails SET recipient = 'ann', run_at = {} WHERE attempts = 1 AND state = 'ready'";
+    run(pool, put_off.replace("{}", PAST)).await;
     let batch = Email::claim(pool, 2).await.unwrap();
-    assert_eq!(ids(&batch), [1, 2]);
-    assert!(batch.iter().all(|email| email.attempts == 2));
+    assert_eq!(ids(&batch), [2]);
+    assert_eq!(batch[0].attempts, 2);
 }
 
 /// `ddl` again: nothing is made anew, unless the definition is another one.

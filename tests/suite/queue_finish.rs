@@ -8,8 +8,8 @@ use rowlock::{
 use rowlock_tests::random::Random;
 
 use super::queue::{
-    EMAILS, Email, MINUTE, NOW, add, all, claim_one, cut_everywhere, emails, ids, nothing_is_due,
-    nothing_is_left_open, run, shuffle,
+    EMAILS, Email, MINUTE, NOW, PAST, add, all, claim_one, cut_everywhere, emails, ids,
+    nothing_is_due, nothing_is_left_open, run, shuffle,
 };
 use super::{BEGIN_WRITE, Db, NAME, Pool, database};
 
@@ -23,8 +23,6 @@ async fn picture(pool: &Pool) -> Vec<String> {
     };
     sqlx::query_scalar(sql).fetch_all(pool).await.unwrap()
 }
-
-const PAST: &str = "'2020-01-01 00:00:00+00:00'";
 
 /// All rows are due and have never been claimed.
 async fn start_over(pool: &Pool) {

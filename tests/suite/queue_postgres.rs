@@ -367,8 +367,8 @@ fn one(name: &str) -> HashSet<String> {
 async fn each_statement_uses_its_index() {
     let [head, tail] = <Email as QueueSql<Postgres>>::CLAIM;
     let any = format!("{head}{tail}");
-    let one_tenant = format!("{head} AND \"tenant\" = $3{tail}");
-    let rescue = <Email as QueueSql<Postgres>>::RESCUE;
+    let one_tenant = format!("{head} AND \"tenant\" = $4{tail}");
+    let rescue = <Email as QueueSql<Postgres>>::RESCUE.concat();
     let database = emails(0).await;
     let pool = &database.pool;
     run(
@@ -400,11 +400,16 @@ async fn each_statement_uses_its_index() {
         connection.execute(settings).await.unwrap();
         for mode in ["force_custom_plan", "force_generic_plan"] {
             for (types, sql, values, index) in [
-                ("(bigint, float8)", &any, "(10, 60)", "emails_rowlock_claim"),
                 (
                     "(bigint, float8, bigint)",
+                    &any,
+                    "(10, 60, 1)",
+                    "emails_rowlock_claim",
+                ),
+                (
+                    "(bigint, float8, bigint, bigint)",
                     &one_tenant,
-                    "(10, 60, 3)",
+                    "(10, 60, 1, 3)",
                     "emails_rowlock_claim_tenant",
                 ),
             ] {
@@ -414,7 +419,7 @@ async fn each_statement_uses_its_index() {
                 assert!(!types.iter().any(|node| node.contains("Sort")), "{types:?}");
             }
             if rows > 1 {
-                let rescue = ("", rescue, "");
+                let rescue = ("", rescue.as_str(), "");
                 let (_, indexes) = plan(&mut connection, mode, rescue, "rowlock_ended").await;
                 assert_eq!(indexes, one("emails_rowlock_running"), "{rows} {mode}");
             }

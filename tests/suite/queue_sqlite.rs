@@ -56,7 +56,7 @@ async fn q_04_the_future_is_the_future_in_both_formats() {
 #[tokio::test]
 async fn each_statement_uses_its_index() {
     let [head, tail] = <Email as QueueSql<Sqlite>>::CLAIM;
-    let rescue = <Email as QueueSql<Sqlite>>::RESCUE;
+    let rescue = <Email as QueueSql<Sqlite>>::RESCUE.concat();
     for (rows, analyzed) in [(1, false), (10_000, false), (10_000, true)] {
         let database = emails(rows).await;
         let pool = &database.one_connection_pool().await;
@@ -70,7 +70,7 @@ async fn each_statement_uses_its_index() {
                 format!("{head} AND \"tenant\" = 1{tail}"),
                 "emails_rowlock_claim_tenant",
             ),
-            (rescue.to_owned(), "emails_rowlock_running"),
+            (rescue.clone(), "emails_rowlock_running"),
         ] {
             let plan: Vec<String> = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
                 .fetch_all(pool)

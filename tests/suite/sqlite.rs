@@ -6,6 +6,8 @@ use rowlock_tests::sqlite::*;
 mod advisory;
 #[path = "advisory_sqlite.rs"]
 mod advisory_sqlite;
+#[path = "bad_rows.rs"]
+mod bad_rows;
 #[path = "contention.rs"]
 mod contention;
 #[path = "counter.rs"]

@@ -16,7 +16,7 @@ use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option, last_segment};
 use crate::sql::Dialect;
-use crate::sql::queue::Queue as Plan;
+use crate::sql::queue::{Locks, Queue as Plan};
 
 /// After so many attempts a job is dead, unless the attribute says otherwise.
 const MAX_ATTEMPTS: i64 = 20;
@@ -174,17 +174,25 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const CHANNEL: &'static str = "";
             fn attempts(&self) -> i64 { 0 }
             fn fence(&self) -> __rt::Fence { __rt::unreachable!() }
+            const KEY: &'static [(&'static str, &'static str, usize)] = &[];
+            const PLACES: [usize; 2] = [0, 0];
+            const HAS_LAST_ERROR: bool = false;
+            fn count(&mut self) {}
             fn has_key(&self, _: &Self::Key) -> bool { true }
             fn describe(&self, _: &mut __rt::KeyText) {}
         }
         impl #with_database __rt::queue::QueueSql<__DB> for #ident #arguments #predicates {
             const CLAIM: [&'static str; 2] = ["", ""];
+            const LIST_DUE: [&'static str; 2] = ["", ""];
             const COMPLETE: &'static str = "";
             const COMPLETE_MANY: [&'static str; 2] = ["", ""];
             const SETTLE: [&'static str; 2] = ["", ""];
+            const START: [&'static str; 2] = ["", ""];
             const EXTEND: [&'static str; 2] = ["", ""];
-            const HEARTBEAT: [&'static str; 2] = ["", ""];
-            const RESCUE: &'static str = "";
+            const RESCUE: [&'static str; 2] = ["", ""];
+            const LIST_ENDED: &'static str = "";
+            const HAS_ENDED: &'static str = "";
+            const SET_ASIDE: [&'static str; 2] = ["", ""];
             const DDL: &'static str = "";
             fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
             fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
@@ -238,15 +246,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
     let asked = plan.state.asked;
-    let claim_sql = |dialect| {
-        let claim = plan.claim(dialect);
-        format!("{}{}", claim.head, claim.tail)
-    };
+    let claim_sql = |dialect| plan.claim(dialect).text();
+    let rescue_sql = |dialect| plan.rescue(dialect).text();
 
     let claim = name_at("claim", asked);
     let docs = format!(
         "Claims up to `limit` rows of `{table}` that are due, for a minute or the `.lease(...)` that is asked for, and returns them in \
-         the order in which they are due. A claim counts as an attempt.\n\n{}\n\n\
+         the order in which they are due. A claim counts as an attempt (`$3` is 1). A row that does not fit the model, or that the \
+         database refuses to write, is put off and keeps no other.\n\n{}\n\n\
          If that yields fewer rows, `rescue` runs behind it, and the claim again if that took back any.\n\n\
          Errors: `Serialization`, `Unknown`, `Database`.\n\n\
          Cancel safety: if the future is dropped, rows may have been claimed; they come back when their leases have ended.",
@@ -288,9 +295,10 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         name: name_at("rescue", asked),
         docs: format!(
             "Takes back the rows of `{table}` whose leases have ended: a row that has attempts left is ready again, any other is dead. \
+             A row that the database refuses to make ready is dead as well, and the others are taken back all the same. \
              `claim` and workers do that by themselves.\n\n{}\n\nErrors: the database's.\n\n\
              Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
-            sql_doc(model, |dialect| plan.rescue(dialect))
+            sql_doc(model, rescue_sql)
         ),
         receiver: quote!(),
         db: db.clone(),
@@ -354,10 +362,25 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             _ => quote!(__to.hidden(#name);),
         }
     });
+    let place = |column: &Column| {
+        let mut columns = model.columns.iter();
+        columns
+            .position(|other| other.name == column.name)
+            .unwrap_or_default()
+    };
+    let key = plan.keys.iter().map(|key| {
+        let condition = format!(" AND {} = ", crate::sql::quote(&key.name));
+        let name = &key.field;
+        let place = Index::from(place(key));
+        quote!((#name, #condition, #place))
+    });
+    let places = [plan.fence, plan.attempts].map(|column| Index::from(place(column)));
+    let has_last_error = plan.last_error.is_some();
     let (attempts, attempts_ty) = (&plan.attempts.ident, &plan.attempts.ty);
     let (fence, fence_ty) = (&plan.fence.ident, &plan.fence.ty);
     let this = quote!(self);
     let fence = quote_spanned!(fence_ty.span()=> #this.#fence);
+    let count = quote!(self.#attempts = self.#attempts.saturating_add(1););
     let attempts = quote_spanned! {attempts_ty.span()=>
         <#attempts_ty as __rt::VersionNumber>::to_i64(#this.#attempts)
     };
@@ -368,7 +391,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const TABLE: &'static str = #table;
             const MAX_ATTEMPTS: i64 = #max_attempts;
             const CHANNEL: &'static str = #channel;
+            const KEY: &'static [(&'static str, &'static str, usize)] = &[#(#key),*];
+            const PLACES: [usize; 2] = [#(#places),*];
+            const HAS_LAST_ERROR: bool = #has_last_error;
             fn attempts(&self) -> i64 { #attempts }
+            fn count(&mut self) { #count }
             fn fence(&self) -> __rt::Fence { #fence }
             fn has_key(&self, __key: &Self::Key) -> bool { #(#same)&&* }
             fn describe(&self, __to: &mut __rt::KeyText) { #(#describe)* }
@@ -407,11 +434,16 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     };
     let claim = batch(plan.claim(dialect));
     let complete = literal(dialect, &plan.complete(dialect));
-    let complete_many = batch(plan.complete_many(dialect));
-    let settle = batch(plan.settle(dialect));
-    let extend = batch(plan.extend(dialect));
-    let heartbeat = batch(plan.heartbeat(dialect));
-    let rescue = literal(dialect, &plan.rescue(dialect));
+    let list_due = batch(plan.list_due(dialect));
+    let complete_many = batch(plan.complete_many(Locks::Wait, dialect));
+    let settle = batch(plan.settle(Locks::Wait, dialect));
+    let start = batch(plan.start(Locks::Wait, dialect));
+    let extend = batch(plan.extend(Locks::Wait, dialect));
+    let rescue = batch(plan.rescue(dialect));
+    let list_ended = literal(dialect, &plan.list_ended(dialect));
+    let has_ended = literal(dialect, &format!(" AND {}", plan.lease_is_over(dialect)));
+    let set_aside =
+        [false, true].map(|for_ever| literal(dialect, &plan.set_aside(for_ever, dialect)));
     let ddl = literal(dialect, &plan.ddl(dialect));
     let from_row = from_row(plan.model, dialect);
     let bind_key = bind_columns(&plan.keys);
@@ -429,7 +461,13 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                     #to.bind(#index, &__rt::queue::each::<_, #ty>(#rows, |__row| &__row.#field));
                 }
             });
+            let free = |batch: crate::sql::queue::Batch| literal(dialect, &batch.head);
+            let complete = free(plan.complete_many(Locks::PassOver, dialect));
+            let settle = free(plan.settle(Locks::PassOver, dialect));
+            let start = free(plan.start(Locks::PassOver, dialect));
+            let extend = free(plan.extend(Locks::PassOver, dialect));
             quote! {
+                const FREE: [&'static str; 4] = [#complete, #settle, #start, #extend];
                 fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
             }
         }
@@ -455,12 +493,16 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::queue::QueueSql<#database> for #ident {
             const CLAIM: [&'static str; 2] = #claim;
+            const LIST_DUE: [&'static str; 2] = #list_due;
             const COMPLETE: &'static str = #complete;
             const COMPLETE_MANY: [&'static str; 2] = #complete_many;
             const SETTLE: [&'static str; 2] = #settle;
+            const START: [&'static str; 2] = #start;
             const EXTEND: [&'static str; 2] = #extend;
-            const HEARTBEAT: [&'static str; 2] = #heartbeat;
-            const RESCUE: &'static str = #rescue;
+            const RESCUE: [&'static str; 2] = #rescue;
+            const LIST_ENDED: &'static str = #list_ended;
+            const HAS_ENDED: &'static str = #has_ended;
+            const SET_ASIDE: [&'static str; 2] = [#(#set_aside),*];
             const DDL: &'static str = #ddl;
             #from_row
             fn bind_key(&self, __to: &mut impl __rt::Bind<#database>) { #bind_key }

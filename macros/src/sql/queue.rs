@@ -25,8 +25,28 @@ pub(crate) struct Batch {
     pub tail: String,
 }
 
+impl Batch {
+    pub(crate) fn text(&self) -> String {
+        format!("{}{}", self.head, self.tail)
+    }
+}
+
 /// What a batch says about each row beside its key and its fence: the name, and the type of the array.
 type Said = &'static [(&'static str, &'static str)];
+
+/// What a batch does about rows that a concurrent transaction has locked.
+#[derive(Clone, Copy)]
+pub(crate) enum Locks {
+    Wait,
+    PassOver,
+}
+
+fn passing_over(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => " FOR NO KEY UPDATE SKIP LOCKED",
+        Dialect::Sqlite => "",
+    }
+}
 
 impl<'m> Queue<'m> {
     pub(crate) fn priorities(&self) -> Vec<(&'m Column, Priority)> {
@@ -90,7 +110,8 @@ impl<'m> Queue<'m> {
         }
     }
 
-    /// Claims `$1` rows for `$2` seconds; more conditions about the columns go between the two parts.
+    /// Claims `$1` rows for `$2` seconds; more conditions about the columns go between the two parts. `$3` is 1 if their attempts
+    /// begin now, and 0 if [`start`](Self::start) is going to count them.
     ///
     /// On PostgreSQL the rows are chosen in a CTE that runs once, whatever the planner thinks of it: as a subquery in WHERE it
     /// can be run for each row of the table, and every run skips what the one before has locked. `statement_timestamp()` and not
@@ -100,18 +121,9 @@ impl<'m> Queue<'m> {
         let all: Vec<&Column> = self.model.columns.iter().collect();
         let keys = names(&self.keys);
         let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
-        let at = match dialect {
-            Dialect::Postgres => "statement_timestamp()",
-            Dialect::Sqlite => "julianday('now')",
-        };
-        let due = format!(
-            "SELECT {keys} FROM {rows} WHERE {} AND {} <= {at} AND {attempts} < {}",
-            self.is("ready"),
-            self.due(dialect),
-            self.max_attempts,
-        );
+        let due = format!("SELECT {keys} FROM {rows} WHERE {}", self.is_due(dialect));
         let set = format!(
-            "SET {}, {attempts} = {attempts} + 1, {fence} = {}, {} = {}",
+            "SET {}, {attempts} = {attempts} + $3, {fence} = {}, {} = {}",
             self.is("running"),
             next_fence(&fence, dialect),
             quote(&self.lease.name),
@@ -125,8 +137,9 @@ impl<'m> Queue<'m> {
                 Batch {
                     head: format!("WITH \"rowlock_due\" ({parts}) AS MATERIALIZED ({due}"),
                     tail: format!(
-                        " ORDER BY {order} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) \
+                        " ORDER BY {order} LIMIT $1{}) \
                          UPDATE {rows} AS \"rowlock_row\" {set} {found} RETURNING {}, {waited}",
+                        passing_over(dialect),
                         comma(&all, |column| format!(
                             "\"rowlock_row\".{}",
                             quote(&column.name)
@@ -143,6 +156,78 @@ impl<'m> Queue<'m> {
                 ),
             },
         }
+    }
+
+    fn is_due(&self, dialect: Dialect) -> String {
+        let at = match dialect {
+            Dialect::Postgres => "statement_timestamp()",
+            Dialect::Sqlite => "julianday('now')",
+        };
+        format!(
+            "{} AND {} <= {at} AND {} < {}",
+            self.is("ready"),
+            self.due(dialect),
+            quote(&self.attempts.name),
+            self.max_attempts,
+        )
+    }
+
+    /// What tells a row apart that cannot be read as a whole: the key, the fence, the attempts.
+    fn identity(&self) -> String {
+        comma(
+            self.keys.iter().chain([&self.fence, &self.attempts]),
+            |column| quote(&column.name),
+        )
+    }
+
+    /// Looks which rows a claim of `$1` rows would take, for when one of them cannot be claimed.
+    pub(crate) fn list_due(&self, dialect: Dialect) -> Batch {
+        let order = self.order(dialect);
+        Batch {
+            head: format!(
+                "SELECT {} FROM {} WHERE {}",
+                self.identity(),
+                table(self.model),
+                self.is_due(dialect)
+            ),
+            tail: format!(" ORDER BY {order} LIMIT $1{}", passing_over(dialect)),
+        }
+    }
+
+    /// Looks which rows a rescue would take back.
+    pub(crate) fn list_ended(&self, dialect: Dialect) -> String {
+        format!(
+            "SELECT {} FROM {} WHERE {}{}",
+            self.identity(),
+            table(self.model),
+            self.has_ended(dialect),
+            passing_over(dialect),
+        )
+    }
+
+    /// Takes one row out of the way: the fence it has, its attempts, the error if there is a column for it, and the seconds until
+    /// it is due again; then the conditions about its key. For ever, without the seconds.
+    pub(crate) fn set_aside(&self, for_ever: bool, dialect: Dialect) -> String {
+        let state = self.is(if for_ever { "dead" } else { "ready" });
+        let mut set = format!("{state}, {} = $2", quote(&self.attempts.name));
+        let mut parameter = 2;
+        if let Some(error) = self.last_error {
+            parameter += 1;
+            set.push_str(&format!(", {} = ${parameter}", quote(&error.name)));
+        }
+        if for_ever {
+            set.push_str(&self.now_finished(dialect));
+        } else {
+            let later = now_and('+', &format!("${}", parameter + 1), dialect);
+            set.push_str(&format!(", {} = {later}", quote(&self.run_at.name)));
+        }
+        format!(
+            "UPDATE {} SET {set} WHERE {} = $1 AND ({} OR {})",
+            table(self.model),
+            quote(&self.fence.name),
+            self.is("ready"),
+            self.is("running"),
+        )
     }
 
     /// `"rowlock_k1", "rowlock_k2"`: the key in a CTE.
@@ -217,26 +302,31 @@ impl<'m> Queue<'m> {
         )
     }
 
-    pub(crate) fn complete_many(&self, dialect: Dialect) -> Batch {
+    pub(crate) fn complete_many(&self, locks: Locks, dialect: Dialect) -> Batch {
         let set = format!("{}{}", self.is("done"), self.now_finished(dialect));
-        self.many(&set, &[], dialect)
+        self.many(&set, &[], locks, dialect)
     }
 
     /// Puts rows back, or gives them up. A row says: its next state, in how many seconds it is due again or NULL for the time it
-    /// has, how many of its attempts did not count, and the error or NULL.
-    pub(crate) fn settle(&self, dialect: Dialect) -> Batch {
+    /// has, how many attempts it has had, and the error or NULL.
+    pub(crate) fn settle(&self, locks: Locks, dialect: Dialect) -> Batch {
         const SAID: Said = &[
             ("rowlock_state", "text"),
             ("rowlock_delay", "float8"),
-            ("rowlock_refund", "bigint"),
+            ("rowlock_attempts", "bigint"),
             ("rowlock_error", "text"),
         ];
+        let set = self.settled(dialect);
+        self.many(&set, SAID, locks, dialect)
+    }
+
+    fn settled(&self, dialect: Dialect) -> String {
         let (run_at, attempts) = (quote(&self.run_at.name), quote(&self.attempts.name));
         let later = now_and('+', "\"rowlock_delay\"", dialect);
         let mut set = format!(
             "{} = \"rowlock_state\", \
              {run_at} = CASE WHEN \"rowlock_delay\" IS NULL THEN {run_at} ELSE {later} END, \
-             {attempts} = {attempts} - \"rowlock_refund\"",
+             {attempts} = \"rowlock_attempts\"",
             quote(&self.state.name),
         );
         if let Some(error) = self.last_error {
@@ -244,7 +334,14 @@ impl<'m> Queue<'m> {
             set.push_str(&format!(", {error} = coalesce(\"rowlock_error\", {error})"));
         }
         set.push_str(&self.finished_if("\"rowlock_state\" = 'dead'", dialect));
-        self.many(&set, SAID, dialect)
+        set
+    }
+
+    /// Counts attempts that begin now. A row says how many that makes: the same again if the answer was lost.
+    pub(crate) fn start(&self, locks: Locks, dialect: Dialect) -> Batch {
+        const SAID: Said = &[("rowlock_attempts", "bigint")];
+        let set = format!("{} = \"rowlock_attempts\"", quote(&self.attempts.name));
+        self.many(&set, SAID, locks, dialect)
     }
 
     fn finished_if(&self, condition: &str, dialect: Dialect) -> String {
@@ -259,17 +356,20 @@ impl<'m> Queue<'m> {
     }
 
     /// Begins new leases. On SQLite a row says for how many seconds; on PostgreSQL that is bound once, behind the arrays.
-    pub(crate) fn extend(&self, dialect: Dialect) -> Batch {
+    ///
+    /// A heartbeat waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
+    /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease, and is not lost.
+    pub(crate) fn extend(&self, locks: Locks, dialect: Dialect) -> Batch {
         let lease = quote(&self.lease.name);
         match dialect {
             Dialect::Postgres => {
                 let later = now_and('+', &self.parameter_behind_arrays(), dialect);
-                self.many(&format!("{lease} = {later}"), &[], dialect)
+                self.many(&format!("{lease} = {later}"), &[], locks, dialect)
             }
             Dialect::Sqlite => {
                 let later = now_and('+', "\"rowlock_lease\"", dialect);
                 let said = &[("rowlock_lease", "float8")];
-                self.many(&format!("{lease} = {later}"), said, dialect)
+                self.many(&format!("{lease} = {later}"), said, locks, dialect)
             }
         }
     }
@@ -278,53 +378,88 @@ impl<'m> Queue<'m> {
         format!("${}", self.keys.len() + 2)
     }
 
-    /// Begins new leases as well.
-    ///
-    /// On PostgreSQL it waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
-    /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease, and is not lost.
-    pub(crate) fn heartbeat(&self, dialect: Dialect) -> Batch {
-        if dialect == Dialect::Sqlite {
-            return self.extend(dialect);
+    /// An update of a batch on PostgreSQL, which returns the keys and fences of the claims that were lost: mostly none, where all
+    /// the others would be as many rows as the batch. A condition can be added between the two parts.
+    fn or_lost(&self, update: &str) -> Batch {
+        let claim = self.claim_parts();
+        Batch {
+            head: format!("WITH \"rowlock_written\" AS ({update}"),
+            tail: format!(
+                " RETURNING {}) SELECT {claim} {}",
+                self.claim_columns(),
+                self.not_written()
+            ),
         }
-        let (rows, parts) = (table(self.model), self.parts());
+    }
+
+    /// The same for the rows that are not locked. Beside the others it says whether they only are locked (1), or lost (0).
+    fn free_or_lost(&self, set: &str, said: Said) -> Batch {
+        let (rows, claim) = (table(self.model), self.claim_parts());
         let own = comma(&self.keys, |key| {
             format!("\"rowlock_row\".{}", quote(&key.name))
         });
         let (batch, condition) = self.held();
         let beside = batch.map(|batch| format!(", {batch}")).unwrap_or_default();
         let mine = format!("{rows} AS \"rowlock_row\"{beside} WHERE {condition}");
-        Batch {
-            head: format!(
-                "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {} FROM {mine}), \
-                 \"rowlock_free\" ({parts}) AS MATERIALIZED (SELECT {own} FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
-                 \"rowlock_extended\" AS (UPDATE {rows} AS \"rowlock_row\" SET {} = {} {}) {}",
-                self.claim_columns(),
-                quote(&self.lease.name),
-                now_and('+', &self.parameter_behind_arrays(), dialect),
-                self.found_in("rowlock_free"),
-                self.lost_if_not_in("rowlock_mine"),
+        let found = match said {
+            [] => self.found_in("rowlock_free"),
+            _ => format!(
+                "{} AND ({own}) IN (SELECT * FROM \"rowlock_free\")",
+                self.said(said)
             ),
-            tail: String::new(),
-        }
-    }
-
-    /// An update of a batch on PostgreSQL, which returns the keys and fences of the claims that were lost: mostly none, where all
-    /// the others would be as many rows as the batch.
-    fn or_lost(&self, update: &str) -> Batch {
+        };
         let head = format!(
-            "WITH \"rowlock_written\" AS ({update} RETURNING {}) {}",
+            "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {} FROM {mine}), \
+             \"rowlock_free\" ({}) AS MATERIALIZED (SELECT {own} FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
+             \"rowlock_written\" AS (UPDATE {rows} AS \"rowlock_row\" SET {set} {found} RETURNING {}) \
+             SELECT {claim}, (({claim}) IN (SELECT * FROM \"rowlock_mine\"))::int {}",
             self.claim_columns(),
-            self.lost_if_not_in("rowlock_written")
+            self.parts(),
+            self.claim_columns(),
+            self.not_written(),
         );
         let tail = String::new();
         Batch { head, tail }
     }
 
-    fn lost_if_not_in(&self, cte: &str) -> String {
-        let claim = format!("{}, \"rowlock_fence\"", self.parts());
+    fn claim_parts(&self) -> String {
+        format!("{}, \"rowlock_fence\"", self.parts())
+    }
+
+    fn not_written(&self) -> String {
+        let claim = self.claim_parts();
         format!(
-            "SELECT * FROM {} AS \"rowlock_lost\" ({claim}) WHERE ({claim}) NOT IN (SELECT * FROM \"{cte}\")",
+            "FROM {} AS \"rowlock_lost\" ({claim}) WHERE ({claim}) NOT IN (SELECT * FROM \"rowlock_written\")",
             self.claims_given()
+        )
+    }
+
+    /// The rows of a batch on PostgreSQL with what it says about them, behind SET.
+    fn said(&self, said: Said) -> String {
+        let keys = self.keys.len();
+        let mut arrays = comma(1..=keys, |index| format!("${index}"));
+        arrays.push_str(&format!(", ${}::bigint[]", keys + 1));
+        for (index, (_, ty)) in said.iter().enumerate() {
+            arrays.push_str(&format!(", ${}::{ty}[]", keys + 2 + index));
+        }
+        format!(
+            "FROM unnest({arrays}) AS \"rowlock_batch\" ({}) WHERE {}",
+            self.columns_said(said),
+            self.joined_with_batch()
+        )
+    }
+
+    fn columns_said(&self, said: Said) -> String {
+        let said = said.iter().map(|(name, _)| format!(", \"{name}\""));
+        self.claim_parts() + &said.collect::<String>()
+    }
+
+    fn joined_with_batch(&self) -> String {
+        format!(
+            "{} AND \"rowlock_row\".{} = \"rowlock_fence\" AND \"rowlock_row\".{}",
+            self.joined("rowlock_batch"),
+            quote(&self.fence.name),
+            self.is("running"),
         )
     }
 
@@ -340,53 +475,52 @@ impl<'m> Queue<'m> {
 
     /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
     /// PostgreSQL.
-    fn many(&self, set: &str, said: Said, dialect: Dialect) -> Batch {
+    fn many(&self, set: &str, said: Said, locks: Locks, dialect: Dialect) -> Batch {
         let update = format!("UPDATE {} AS \"rowlock_row\" SET {set}", table(self.model));
-        if dialect == Dialect::Postgres && said.is_empty() {
-            let (batch, condition) = self.held();
-            let from = batch
-                .map(|batch| format!(" FROM {batch}"))
-                .unwrap_or_default();
-            return self.or_lost(&format!("{update}{from} WHERE {condition}"));
-        }
-        let mut columns = self.parts();
-        columns.push_str(", \"rowlock_fence\"");
-        for (name, _) in said {
-            columns.push_str(&format!(", \"{name}\""));
-        }
-        let fence = quote(&self.fence.name);
-        let joined = format!(
-            "{} AND \"rowlock_row\".{fence} = \"rowlock_fence\" AND \"rowlock_row\".{}",
-            self.joined("rowlock_batch"),
-            self.is("running"),
-        );
-        match dialect {
-            Dialect::Postgres => {
-                let keys = self.keys.len();
-                let mut arrays = comma(1..=keys, |index| format!("${index}"));
-                arrays.push_str(&format!(", ${}::bigint[]", keys + 1));
-                for (index, (_, ty)) in said.iter().enumerate() {
-                    arrays.push_str(&format!(", ${}::{ty}[]", keys + 2 + index));
-                }
-                self.or_lost(&format!(
-                    "{update} FROM unnest({arrays}) AS \"rowlock_batch\" ({columns}) WHERE {joined}"
-                ))
+        match (dialect, locks) {
+            (Dialect::Postgres, Locks::PassOver) => self.free_or_lost(set, said),
+            (Dialect::Postgres, Locks::Wait) if said.is_empty() => {
+                let (batch, condition) = self.held();
+                let from = batch
+                    .map(|batch| format!(" FROM {batch}"))
+                    .unwrap_or_default();
+                self.or_lost(&format!("{update}{from} WHERE {condition}"))
             }
-            // SQLite takes no alias in RETURNING, and returns nothing but the row.
-            Dialect::Sqlite => Batch {
-                head: format!("WITH \"rowlock_batch\" ({columns}) AS (VALUES "),
+            (Dialect::Postgres, Locks::Wait) => {
+                self.or_lost(&format!("{update} {}", self.said(said)))
+            }
+            // SQLite takes no alias in RETURNING, and returns nothing but the row. It has no locks of rows.
+            (Dialect::Sqlite, _) => Batch {
+                head: format!(
+                    "WITH \"rowlock_batch\" ({}) AS (VALUES ",
+                    self.columns_said(said)
+                ),
                 tail: format!(
-                    ") {update} FROM \"rowlock_batch\" WHERE {joined} RETURNING {}, {fence}",
-                    names(&self.keys)
+                    ") {update} FROM \"rowlock_batch\" WHERE {} RETURNING {}, {}",
+                    self.joined_with_batch(),
+                    names(&self.keys),
+                    quote(&self.fence.name),
                 ),
             },
         }
     }
 
+    fn has_ended(&self, dialect: Dialect) -> String {
+        format!("{} AND {}", self.is("running"), self.lease_is_over(dialect))
+    }
+
+    pub(crate) fn lease_is_over(&self, dialect: Dialect) -> String {
+        format!(
+            "({} > {}) IS NOT TRUE",
+            quote(&self.lease.name),
+            now(dialect)
+        )
+    }
+
     /// Takes back the rows whose leases have ended, and returns what became of each.
     ///
-    /// It waits for nobody: a row that is locked is being finished or extended.
-    pub(crate) fn rescue(&self, dialect: Dialect) -> String {
+    /// It waits for nobody: a row that is locked is being finished or extended. More conditions go between the two parts.
+    pub(crate) fn rescue(&self, dialect: Dialect) -> Batch {
         let rows = table(self.model);
         let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
         let exhausted = format!("{attempts} >= {}", self.max_attempts);
@@ -399,22 +533,25 @@ impl<'m> Queue<'m> {
             set.push_str(&format!(", {} = 'the lease ended'", quote(&error.name)));
         }
         set.push_str(&self.finished_if(&exhausted, dialect));
-        let ended = format!(
-            "{} AND ({} > {}) IS NOT TRUE",
-            self.is("running"),
-            quote(&self.lease.name),
-            now(dialect),
-        );
+        let ended = self.has_ended(dialect);
         let state = quote(&self.state.name);
         match dialect {
-            Dialect::Postgres => format!(
-                "WITH \"rowlock_ended\" ({}) AS MATERIALIZED (SELECT {} FROM {rows} WHERE {ended} FOR NO KEY UPDATE SKIP LOCKED) \
-                 UPDATE {rows} AS \"rowlock_row\" {set} {} RETURNING \"rowlock_row\".{state}",
-                self.parts(),
-                names(&self.keys),
-                self.found_in("rowlock_ended"),
-            ),
-            Dialect::Sqlite => format!("UPDATE {rows} {set} WHERE {ended} RETURNING {state}"),
+            Dialect::Postgres => Batch {
+                head: format!(
+                    "WITH \"rowlock_ended\" ({}) AS MATERIALIZED (SELECT {} FROM {rows} WHERE {ended}",
+                    self.parts(),
+                    names(&self.keys),
+                ),
+                tail: format!(
+                    "{}) UPDATE {rows} AS \"rowlock_row\" {set} {} RETURNING \"rowlock_row\".{state}",
+                    passing_over(dialect),
+                    self.found_in("rowlock_ended"),
+                ),
+            },
+            Dialect::Sqlite => Batch {
+                head: format!("UPDATE {rows} {set} WHERE {ended}"),
+                tail: format!(" RETURNING {state}"),
+            },
         }
     }
 

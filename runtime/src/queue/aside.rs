@@ -1,0 +1,427 @@
+//! Rows that cannot be claimed or taken back like the others: they do not fit the model, or the database refuses to write them. Each
+//! is put off or given up with its reason, by a statement of its own, so that it hurts no other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::{Backoff, Claimed, Claims, QueueSql, QueueState, Rescued, Retried, stored, waited_for};
+use crate::atomic::in_transaction;
+use crate::backend::Backend;
+use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::fan_out::panic_text;
+use crate::fault::Fault;
+use crate::source::Link;
+use crate::statement::Statement;
+
+/// How long the database is not asked again about a row that it refuses to write.
+const FORGET: Duration = Duration::from_secs(60);
+/// With more conditions than this a statement costs more than one for each row.
+const MOST_CONDITIONS: usize = 32;
+
+/// A row that a claim could not give out: it does not fit the model, or the database refuses to write it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BadRow {
+    /// Which row it is, if its key is an integer, and why.
+    pub error: DatabaseError,
+    /// What became of it. `None` if that could not be written: then the next claim finds it again, if it has been claimed when its
+    /// lease has ended.
+    pub became: Option<Retried>,
+}
+
+impl BadRow {
+    pub(crate) fn log(&self) {
+        tracing::warn!(error = %self.error, became = ?self.became, "a row is put aside");
+    }
+}
+
+/// What a claim came to.
+pub(crate) struct Found<T> {
+    pub(crate) claimed: Vec<Claimed<T>>,
+    pub(crate) bad: Vec<BadRow>,
+}
+
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self {
+            claimed: Vec::new(),
+            bad: Vec::new(),
+        }
+    }
+}
+
+/// The keys of rows that the database refused to write, whatever was to be written.
+pub(crate) struct Refused<DB: Backend> {
+    keys: Vec<Vec<DB::Raw>>,
+    since: Instant,
+}
+
+impl<DB: Backend> Default for Refused<DB> {
+    fn default() -> Self {
+        Self {
+            keys: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+}
+
+impl<DB: Backend> Refused<DB> {
+    fn forget_the_old(&mut self) {
+        if self.since.elapsed() > FORGET {
+            *self = Self::default();
+        }
+    }
+
+    fn has(&self, row: &Bare<DB>) -> bool {
+        self.keys.contains(&row.key)
+    }
+
+    fn push_conditions<T: QueueSql<DB>>(&self, to: &mut Statement<DB>) {
+        for key in &self.keys {
+            to.push(" AND NOT (TRUE");
+            push_key::<DB, T>(key, to);
+            to.push(")");
+        }
+    }
+}
+
+fn push_key<DB: Backend, T: QueueSql<DB>>(key: &[DB::Raw], to: &mut Statement<DB>) {
+    for ((_, condition, _), value) in T::KEY.iter().zip(key) {
+        to.push(condition);
+        to.push_parameter();
+        to.bind_raw(value);
+    }
+}
+
+/// What can be known of every row, as the key is not decoded.
+struct Bare<DB: Backend> {
+    key: Vec<DB::Raw>,
+    fence: i64,
+    attempts: i64,
+}
+
+impl<DB: Backend> Bare<DB> {
+    fn claimed<T: QueueSql<DB>>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let [fence, attempts] = T::PLACES;
+        let key = T::KEY.iter().map(|(.., place)| *place);
+        Self::read(row, key, fence, attempts)
+    }
+
+    fn listed<T: QueueSql<DB>>(row: &DB::Row) -> Result<Self, sqlx::Error> {
+        let keys = T::KEY.len();
+        Self::read(row, 0..keys, keys, keys + 1)
+    }
+
+    fn read(
+        row: &DB::Row,
+        key: impl Iterator<Item = usize>,
+        fence: usize,
+        attempts: usize,
+    ) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            key: key
+                .map(|index| DB::get_raw(row, index))
+                .collect::<Result<_, _>>()?,
+            fence: DB::get_i64(row, fence)?.unwrap_or_default(),
+            attempts: DB::get_i64(row, attempts)?.unwrap_or_default(),
+        })
+    }
+
+    fn error<T: QueueSql<DB>>(&self, operation: &'static str, error: sqlx::Error) -> DatabaseError {
+        let mut text = KeyText::default();
+        for ((name, ..), value) in T::KEY.iter().zip(&self.key) {
+            match DB::raw_integer(value) {
+                Some(number) => text.shown(name, &number),
+                None => text.hidden(name),
+            }
+        }
+        DatabaseError::new(Attempt::new(operation, T::TABLE, text), error)
+    }
+
+    /// Puts the row off after so many attempts, or gives it up. `None` if it is a concurrent writer's by now.
+    async fn put_off<T: QueueSql<DB>>(
+        &self,
+        attempts: i64,
+        backoff: Backoff,
+        reason: &str,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Option<Retried>, sqlx::Error> {
+        let [later, for_ever] = T::SET_ASIDE;
+        let delay = (attempts < T::MAX_ATTEMPTS).then(|| backoff.after(attempts));
+        let sql = if delay.is_some() { later } else { for_ever };
+        let mut statement = self.statement::<T>(sql, attempts, reason);
+        if let Some(delay) = delay {
+            statement.bind_seconds(delay);
+        }
+        push_key::<DB, T>(&self.key, &mut statement);
+        let became = delay.map_or(Retried::Dead, Retried::Later);
+        let written = statement.execute(connection).await?;
+        Ok((written > 0).then_some(became))
+    }
+
+    /// Gives the row up, if its lease still is over.
+    async fn bury<T: QueueSql<DB>>(
+        &self,
+        reason: &str,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<u64, sqlx::Error> {
+        let [_, for_ever] = T::SET_ASIDE;
+        let mut statement = self.statement::<T>(for_ever, self.attempts, reason);
+        statement.push(T::HAS_ENDED);
+        push_key::<DB, T>(&self.key, &mut statement);
+        statement.execute(connection).await
+    }
+
+    fn statement<T: QueueSql<DB>>(
+        &self,
+        sql: &'static str,
+        attempts: i64,
+        reason: &str,
+    ) -> Statement<DB> {
+        let mut statement = Statement::composed(sql);
+        statement.bind_i64(self.fence);
+        statement.bind_i64(attempts);
+        if T::HAS_LAST_ERROR {
+            statement.bind_text(reason);
+        }
+        statement
+    }
+}
+
+/// Also a decoder that panics is only about its row: that of `infinity`, say, which chrono has no time for.
+fn decoded<DB: Backend, T: QueueSql<DB>>(row: &DB::Row) -> Result<(T, Duration), sqlx::Error> {
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let waited = sqlx::Row::len(row).saturating_sub(1);
+        let waited = waited_for(DB::get_f64(row, waited)?);
+        Ok((T::from_row(row)?, waited))
+    }));
+    read.unwrap_or_else(|panic| {
+        let text = format!("the decoder panicked: {}", panic_text(panic));
+        Err(sqlx::Error::Decode(text.into()))
+    })
+}
+
+impl<DB: Backend> Claims<DB> {
+    /// One claim: one statement, as long as each row can be claimed. `counted`: whether the attempts begin now.
+    ///
+    /// If the database refuses one of the rows, they are claimed one by one, and that one is put off. In a transaction of
+    /// the caller that is not possible: the error has aborted it.
+    pub(crate) async fn run<T: QueueSql<DB>>(
+        &self,
+        limit: usize,
+        counted: bool,
+        refused: &mut Refused<DB>,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Found<T>, sqlx::Error> {
+        refused.forget_the_old();
+        let mut found = Found::<T>::default();
+        if refused.keys.len() <= MOST_CONDITIONS {
+            let others = |statement: &mut Statement<DB>| refused.push_conditions::<T>(statement);
+            match self.send::<T>(limit, counted, others, connection).await {
+                Ok(rows) => self.take(rows, counted, &mut found, connection).await,
+                Err(error) if may_be_another::<DB>(&error, connection) => {
+                    self.one_by_one(limit, counted, refused, &mut found, connection)
+                        .await?;
+                }
+                Err(error) => return Err(error),
+            }
+        } else {
+            self.one_by_one(limit, counted, refused, &mut found, connection)
+                .await?;
+        }
+        // The rows of an UPDATE come in any order.
+        found
+            .claimed
+            .sort_by(|one, other| one.row.order(&other.row));
+        Ok(found)
+    }
+
+    async fn send<T: QueueSql<DB>>(
+        &self,
+        limit: usize,
+        counted: bool,
+        more: impl FnOnce(&mut Statement<DB>),
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<DB::Row>, sqlx::Error> {
+        let [head, tail] = T::CLAIM;
+        let mut statement = Statement::<DB>::composed(head);
+        statement.bind_i64(i64::try_from(limit).unwrap_or(i64::MAX));
+        statement.bind_seconds(self.lease);
+        statement.bind_i64(counted.into());
+        self.push_conditions(&mut statement);
+        more(&mut statement);
+        statement.push(tail);
+        statement.fetch_all(connection).await
+    }
+
+    /// Takes what was claimed. A row that does not fit the model has had an attempt, and failed.
+    async fn take<T: QueueSql<DB>>(
+        &self,
+        rows: Vec<DB::Row>,
+        counted: bool,
+        found: &mut Found<T>,
+        connection: &mut Link<'_, DB>,
+    ) {
+        for row in rows {
+            let error = match decoded::<DB, T>(&row) {
+                Ok((mut row, waited)) => {
+                    if !counted {
+                        // What the database is going to have when the attempt begins.
+                        row.count();
+                    }
+                    found.claimed.push(Claimed {
+                        row,
+                        backoff: self.backoff,
+                        waited,
+                    });
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let bad = match Bare::claimed::<T>(&row) {
+                Ok(bare) => {
+                    let reason = stored(&format_args!("the row does not fit the model: {error}"));
+                    let attempts = bare.attempts.saturating_add(i64::from(!counted));
+                    let put_off = bare.put_off::<T>(attempts, self.backoff, &reason, connection);
+                    BadRow {
+                        became: put_off.await.unwrap_or_default(),
+                        error: bare.error::<T>("claim", error),
+                    }
+                }
+                // Not even the key: it comes back when its lease has ended.
+                Err(_) => BadRow {
+                    error: DatabaseError::new(
+                        Attempt::new("claim", T::TABLE, KeyText::default()),
+                        error,
+                    ),
+                    became: None,
+                },
+            };
+            found.bad.push(bad);
+        }
+    }
+
+    async fn one_by_one<T: QueueSql<DB>>(
+        &self,
+        limit: usize,
+        counted: bool,
+        refused: &mut Refused<DB>,
+        found: &mut Found<T>,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<(), sqlx::Error> {
+        let [head, tail] = T::LIST_DUE;
+        let mut list = Statement::<DB>::composed(head);
+        let most = limit.saturating_add(refused.keys.len());
+        list.bind_i64(i64::try_from(most).unwrap_or(i64::MAX));
+        self.push_conditions(&mut list);
+        list.push(tail);
+        let listed = list.fetch_all(connection).await?;
+        // The leases of the first ones are running.
+        let begun = Instant::now();
+        let enough = self.lease.max(Duration::from_secs(1)) / 4;
+        for row in listed {
+            if found.claimed.len() == limit || begun.elapsed() > enough {
+                break;
+            }
+            let bare = Bare::<DB>::listed::<T>(&row)?;
+            if refused.has(&bare) {
+                continue;
+            }
+            let this = |statement: &mut Statement<DB>| push_key::<DB, T>(&bare.key, statement);
+            let error = match self.send::<T>(1, counted, this, connection).await {
+                Ok(rows) => {
+                    self.take(rows, counted, found, connection).await;
+                    continue;
+                }
+                Err(error) if Fault::of(&error).is_of_a_row() => error,
+                // What is claimed must not be lost to the caller.
+                Err(_) if !found.claimed.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            let reason = stored(&format_args!("the row could not be claimed: {error}"));
+            let attempts = bare.attempts.saturating_add(1);
+            let put_off = bare.put_off::<T>(attempts, self.backoff, &reason, connection);
+            let became = match put_off.await {
+                // A concurrent writer has it.
+                Ok(None) => continue,
+                Ok(became) => became,
+                Err(_) => {
+                    refused.keys.push(bare.key.clone());
+                    None
+                }
+            };
+            let error = bare.error::<T>("claim", error);
+            found.bad.push(BadRow { error, became });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a statement about many rows failed because of one of them, and the others can be tried.
+fn may_be_another<DB: Backend>(error: &sqlx::Error, connection: &DB::Connection) -> bool {
+    Fault::of(error).is_of_a_row() && !in_transaction::<DB>(connection)
+}
+
+/// Takes back the rows whose leases have ended: one statement, as long as the database refuses none of them.
+///
+/// One that it does not let be ready again is dead. That is what `UNIQUE (…) WHERE state = 'ready'` says about a row
+/// beside which the same job was added while it ran: the newer one stands for both.
+pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
+    refused: &mut Refused<DB>,
+    connection: &mut Link<'_, DB>,
+) -> Result<Rescued, sqlx::Error> {
+    refused.forget_the_old();
+    let mut rescued = Rescued::default();
+    if refused.keys.len() <= MOST_CONDITIONS {
+        let others = |statement: &mut Statement<DB>| refused.push_conditions::<T>(statement);
+        match send_rescue::<DB, T>(others, &mut rescued, connection).await {
+            Err(error) if may_be_another::<DB>(&error, connection) => {}
+            result => return result.map(|()| rescued),
+        }
+    }
+    let list = Statement::<DB>::literal(T::LIST_ENDED);
+    for row in list.fetch_all(connection).await? {
+        let bare = Bare::<DB>::listed::<T>(&row)?;
+        if refused.has(&bare) {
+            continue;
+        }
+        let this = |statement: &mut Statement<DB>| push_key::<DB, T>(&bare.key, statement);
+        let error = match send_rescue::<DB, T>(this, &mut rescued, connection).await {
+            Ok(()) => continue,
+            Err(error) if Fault::of(&error).is_of_a_row() => error,
+            Err(error) => return Err(error),
+        };
+        let reason = stored(&format_args!(
+            "the lease ended, and the row could not be ready again: {error}"
+        ));
+        match bare.bury::<T>(&reason, connection).await {
+            Ok(dead) => rescued.dead += dead,
+            Err(_) => {
+                rescued.refused += 1;
+                refused.keys.push(bare.key.clone());
+            }
+        }
+        let error = bare.error::<T>("rescue", error);
+        tracing::warn!(%error, "a row could not be ready again");
+    }
+    Ok(rescued)
+}
+
+async fn send_rescue<DB: Backend, T: QueueSql<DB>>(
+    more: impl FnOnce(&mut Statement<DB>),
+    rescued: &mut Rescued,
+    connection: &mut Link<'_, DB>,
+) -> Result<(), sqlx::Error> {
+    let [head, tail] = T::RESCUE;
+    let mut statement = Statement::<DB>::composed(head);
+    more(&mut statement);
+    statement.push(tail);
+    for row in &statement.fetch_all(connection).await? {
+        if DB::get_text(row, 0)? == QueueState::Dead.as_str() {
+            rescued.dead += 1;
+        } else {
+            rescued.ready += 1;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! Statements about many claimed rows.
+
+use std::time::Duration;
+
+use super::{Change, QueueSql};
+use crate::atomic::in_transaction;
+use crate::backend::{Array, Backend};
+use crate::fault::Fault;
+use crate::source::Link;
+use crate::statement::{Listed, Statement, seconds};
+
+/// A statement about many rows.
+#[derive(Clone, Copy)]
+pub(crate) enum Batch<'b> {
+    Complete,
+    Settle(&'b [Change]),
+    Start,
+    Extend(Duration),
+}
+
+/// What it does about rows that a concurrent transaction has locked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locks {
+    Wait,
+    /// Waits for a moment, and fails then.
+    WaitBriefly,
+    PassOver,
+}
+
+/// What became of one row of a batch.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Written,
+    /// The claim holds no more.
+    Lost,
+    /// A concurrent transaction has locked it, or it was not tried: later.
+    Later,
+    /// The database refuses to write this one.
+    Refused(sqlx::Error),
+}
+
+impl Batch<'_> {
+    /// Runs it as a whole, and tells for each row whether its claim held.
+    pub(crate) async fn run<DB: Backend, T: QueueSql<DB>>(
+        self,
+        rows: &[&T],
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<bool>, sqlx::Error> {
+        let fates = self.send::<DB, T>(rows, Locks::Wait, connection).await?;
+        let held = fates.iter().map(|fate| matches!(fate, Fate::Written));
+        Ok(held.collect())
+    }
+
+    /// Runs it so that no row keeps the others: one that is locked is passed over, and if one is refused, each is written alone.
+    ///
+    /// An error means that none was written, or that it is unknown.
+    pub(crate) async fn run_each<DB: Backend, T: QueueSql<DB>>(
+        self,
+        rows: &[&T],
+        mut locks: Locks,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<Fate>, sqlx::Error> {
+        let mut result = self.send::<DB, T>(rows, locks, connection).await;
+        if let Err(error) = &result
+            && locks == Locks::WaitBriefly
+            && Fault::of(error) == Fault::LockTimeout
+        {
+            locks = Locks::PassOver;
+            result = self.send::<DB, T>(rows, locks, connection).await;
+        }
+        let error = match result {
+            Err(error) if Fault::of(&error).is_of_a_row() && !in_transaction::<DB>(connection) => {
+                error
+            }
+            other => return other,
+        };
+        if rows.len() == 1 {
+            return Ok(vec![Fate::Refused(error)]);
+        }
+        let mut fates = Vec::with_capacity(rows.len());
+        for (index, row) in rows.iter().enumerate() {
+            let alone = self.alone(index);
+            match alone
+                .send::<DB, T>(&[row], Locks::PassOver, connection)
+                .await
+            {
+                Ok(fate) => fates.extend(fate),
+                Err(error) if Fault::of(&error).is_of_a_row() => fates.push(Fate::Refused(error)),
+                Err(error) if fates.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        fates.resize_with(rows.len(), || Fate::Later);
+        Ok(fates)
+    }
+
+    fn alone(self, index: usize) -> Self {
+        match self {
+            Self::Settle(changes) => Self::Settle(changes.get(index..=index).unwrap_or_default()),
+            other => other,
+        }
+    }
+
+    /// One statement; where the database takes no arrays, one per some thousands of rows, each of which holds for itself.
+    async fn send<DB: Backend, T: QueueSql<DB>>(
+        self,
+        rows: &[&T],
+        locks: Locks,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<Fate>, sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let [complete, settle, start, extend] = T::FREE;
+        let ([head, tail], free) = match self {
+            Self::Complete => (T::COMPLETE_MANY, complete),
+            Self::Settle(_) => (T::SETTLE, settle),
+            Self::Start => (T::START, start),
+            Self::Extend(_) => (T::EXTEND, extend),
+        };
+        if DB::HAS_ARRAYS {
+            let mut statement = match locks {
+                Locks::PassOver => Statement::<DB>::literal(free),
+                Locks::Wait | Locks::WaitBriefly => Statement::composed(head),
+            };
+            if locks == Locks::WaitBriefly {
+                statement.push(DB::WAITING_BRIEFLY);
+            }
+            statement.push(tail);
+            T::bind_keys(rows, &mut statement);
+            let fences = rows.iter().map(|row| row.fence().get()).collect();
+            statement.bind_array(Array::Integers(fences));
+            self.bind_arrays(rows, &mut statement);
+            // Those that were not written.
+            let mut fates: Vec<Fate> = Vec::new();
+            fates.resize_with(rows.len(), || Fate::Written);
+            let returned = statement.fetch_all(connection).await?;
+            each_returned::<DB, T>(rows, &returned, |place, row| {
+                let locked = locks == Locks::PassOver
+                    && DB::get_i64(row, sqlx::Row::len(row).saturating_sub(1))? == Some(1);
+                if let Some(fate) = fates.get_mut(place) {
+                    *fate = if locked { Fate::Later } else { Fate::Lost };
+                }
+                Ok(())
+            })?;
+            return Ok(fates);
+        }
+        // The key has no more columns than this leaves room for.
+        let most = DB::MAX_PARAMETERS / 16;
+        let mut fates = Vec::with_capacity(rows.len());
+        for (index, rows) in rows.chunks(most).enumerate() {
+            let mut statement = if rows.len() == 1 {
+                Statement::<DB>::composed(head)
+            } else {
+                Statement::<DB>::one_off(head)
+            };
+            for (place, row) in rows.iter().enumerate() {
+                statement.push(if place == 0 { "(" } else { ", (" });
+                row.bind_key(&mut Listed(&mut statement));
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_i64(row.fence().get());
+                self.bind_row(*row, index * most + place, &mut statement);
+                statement.push(")");
+            }
+            statement.push(tail);
+            let returned = statement.fetch_all(connection).await?;
+            let first = fates.len();
+            fates.resize_with(first + rows.len(), || Fate::Lost);
+            each_returned::<DB, T>(rows, &returned, |place, _| {
+                if let Some(fate) = fates.get_mut(first + place) {
+                    *fate = Fate::Written;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(fates)
+    }
+
+    fn bind_arrays<DB: Backend, T: QueueSql<DB>>(self, rows: &[&T], statement: &mut Statement<DB>) {
+        match self {
+            Self::Complete => {}
+            Self::Extend(lease) => statement.bind_seconds(lease),
+            Self::Start => {
+                let attempts = rows.iter().map(|row| row.attempts());
+                statement.bind_array(Array::Integers(attempts.collect()));
+            }
+            Self::Settle(changes) => {
+                let states = changes.iter().map(|change| Some(change.state.to_string()));
+                statement.bind_array(Array::Texts(states.collect()));
+                let delays = changes.iter().map(|change| change.delay.map(seconds));
+                statement.bind_array(Array::Floats(delays.collect()));
+                let attempts = changes.iter().zip(rows);
+                let attempts = attempts.map(|(change, row)| change.attempts(row.attempts()));
+                statement.bind_array(Array::Integers(attempts.collect()));
+                let errors = changes.iter().map(|change| change.error.clone());
+                statement.bind_array(Array::Texts(errors.collect()));
+            }
+        }
+    }
+
+    fn bind_row<DB: Backend, T: QueueSql<DB>>(
+        self,
+        row: &T,
+        index: usize,
+        statement: &mut Statement<DB>,
+    ) {
+        match self {
+            Self::Complete => {}
+            Self::Extend(lease) => {
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_seconds(lease);
+            }
+            Self::Start => {
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_i64(row.attempts());
+            }
+            Self::Settle(changes) => {
+                let Some(change) = changes.get(index) else {
+                    return;
+                };
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_text(change.state.as_str());
+                match change.delay {
+                    Some(delay) => {
+                        statement.push(", ");
+                        statement.push_next_parameter();
+                        statement.bind_seconds(delay);
+                    }
+                    None => statement.push(", NULL"),
+                }
+                statement.push(", ");
+                statement.push_next_parameter();
+                statement.bind_i64(change.attempts(row.attempts()));
+                match &change.error {
+                    Some(error) => {
+                        statement.push(", ");
+                        statement.push_next_parameter();
+                        statement.bind_text(error);
+                    }
+                    None => statement.push(", NULL"),
+                }
+            }
+        }
+    }
+}
+
+/// Finds the rows that were returned, by key and fence: a batch can have an old claim of a row and the new one.
+fn each_returned<DB: Backend, T: QueueSql<DB>>(
+    rows: &[&T],
+    returned: &[DB::Row],
+    mut found: impl FnMut(usize, &DB::Row) -> Result<(), sqlx::Error>,
+) -> Result<(), sqlx::Error> {
+    // The database returns them mostly in the order in which they were given.
+    let mut next = 0;
+    for row in returned {
+        let (key, fence) = T::read_claim(row)?;
+        let mut places = (next..rows.len()).chain(0..next);
+        let place = places.find(|place| {
+            let row = rows.get(*place);
+            row.is_some_and(|row| row.fence() == fence && row.has_key(&key))
+        });
+        if let Some(place) = place {
+            found(place, row)?;
+            next = place + 1;
+        }
+    }
+    Ok(())
+}
