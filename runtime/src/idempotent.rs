@@ -50,7 +50,7 @@ pub trait IdempotentSql<DB: Backend>: Idempotent {
     /// Creates the row, or takes it over if nobody is at work on it: key, fingerprint, lease in seconds. Returns the
     /// fence, if it is claimed, and 0 if another call is about to claim it, 2 if the row is not under this key.
     const CLAIM: &'static str;
-    /// Reads how things stand: key, fingerprint. Returns the [`Standing`] and the outcome.
+    /// Reads how things stand: key, fingerprint. Returns the `Standing` and the outcome.
     const READ: &'static str;
     /// Stores the outcome: outcome, key, fence.
     const FINISH: &'static str;
