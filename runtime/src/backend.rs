@@ -11,6 +11,8 @@ use sqlx::query::Query;
 use sqlx::{Database, Either, IntoArguments};
 
 use crate::advisory::TakeLock;
+use crate::column::Column;
+use crate::stored::Encoded;
 use crate::transaction::Begin;
 
 /// What running a query yields: rows, and the number of affected rows at its end.
@@ -128,6 +130,17 @@ pub trait Backend:
 
     #[doc(hidden)]
     fn bind_text(arguments: &mut Self::Arguments, value: &str) -> Result<(), BoxDynError>;
+
+    /// Binds a value that a column is compared with, as the column's type compares it.
+    #[doc(hidden)]
+    fn bind_compared<T: Column<Self>>(
+        arguments: &mut Self::Arguments,
+        value: &T,
+    ) -> Result<(), BoxDynError>;
+
+    /// What of a value gets to the database, for comparison.
+    #[doc(hidden)]
+    fn encoded<T: Column<Self>>(value: &T) -> Encoded;
 
     /// Whether a statement can take the values of many rows as one array per column.
     #[doc(hidden)]
@@ -249,6 +262,7 @@ mod postgres {
     use std::task::{Context, Poll, Waker, ready};
 
     use sqlx::encode::IsNull;
+    use sqlx::postgres::types::Oid;
     use sqlx::postgres::{
         PgArgumentBuffer, PgArguments, PgConnection, PgQueryResult, PgRow, PgTypeInfo,
     };
@@ -410,6 +424,35 @@ mod postgres {
             arguments.add(value)
         }
 
+        fn bind_compared<T: Column<Self>>(
+            arguments: &mut PgArguments,
+            value: &T,
+        ) -> Result<(), BoxDynError> {
+            if T::type_info() == <str as Type<Postgres>>::type_info() {
+                arguments.add(OfTheColumn(value))
+            } else {
+                arguments.add(value)
+            }
+        }
+
+        fn encoded<T: Column<Self>>(value: &T) -> Encoded {
+            let mut buffer = PgArgumentBuffer::default();
+            match value.encode_by_ref(&mut buffer) {
+                Ok(IsNull::Yes) => Encoded::Null,
+                Ok(IsNull::No) => {
+                    let mut bytes = std::mem::take(&mut *buffer);
+                    // The number of digits to show: the column has one of its own, and 1.5 is 1.50.
+                    if T::type_info().name().eq_ignore_ascii_case("numeric")
+                        && let Some(scale) = bytes.get_mut(6..8)
+                    {
+                        scale.fill(0);
+                    }
+                    Encoded::Bytes(bytes)
+                }
+                Err(_) => Encoded::Not,
+            }
+        }
+
         fn bind_array(arguments: &mut PgArguments, array: Array) -> Result<(), BoxDynError> {
             match array {
                 Array::Integers(values) => arguments.add(values),
@@ -508,6 +551,29 @@ mod postgres {
         }
     }
 
+    /// Text of the type of the column that it is compared with: bound as `text`, it would turn the column into text as well,
+    /// and `Ada` would not be the `ada` of a citext column, nor would the column's index serve.
+    struct OfTheColumn<'v, T>(&'v T);
+
+    impl<T> Type<Postgres> for OfTheColumn<'_, T> {
+        fn type_info() -> PgTypeInfo {
+            // Left open for the server to say.
+            PgTypeInfo::with_oid(Oid(0))
+        }
+    }
+
+    impl<'q, T: Encode<'q, Postgres>> Encode<'q, Postgres> for OfTheColumn<'_, T> {
+        fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            let start = buffer.len();
+            let is_null = self.0.encode_by_ref(buffer)?;
+            // The server would refuse it too, and abort the transaction of a lookup that could just find nothing.
+            if buffer.get(start..).is_some_and(|text| text.contains(&0)) {
+                return Err("text cannot contain a NUL byte".into());
+            }
+            Ok(is_null)
+        }
+    }
+
     /// A future whose destructor does not run when it is dropped unfinished, at the price of its memory.
     struct ForgottenOnDrop<F>(Option<Pin<Box<F>>>);
 
@@ -536,7 +602,10 @@ mod sqlite {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
-    use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
+    use sqlx::encode::IsNull;
+    use sqlx::sqlite::{
+        SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
+    };
     use sqlx::{Arguments, Executor, Row, Sqlite, TypeInfo, ValueRef};
     use sqlx_core::transaction::TransactionManager;
 
@@ -659,6 +728,28 @@ mod sqlite {
 
         fn bind_text(arguments: &mut SqliteArguments, value: &str) -> Result<(), BoxDynError> {
             arguments.add(value)
+        }
+
+        fn bind_compared<T: Column<Self>>(
+            arguments: &mut SqliteArguments,
+            value: &T,
+        ) -> Result<(), BoxDynError> {
+            // A column is compared by its own affinity and collation.
+            arguments.add(value)
+        }
+
+        fn encoded<T: Column<Self>>(value: &T) -> Encoded {
+            let mut buffer = SqliteArgumentsBuffer::default();
+            match value.encode_by_ref(&mut buffer) {
+                Ok(IsNull::Yes) => Encoded::Null,
+                // sqlx lets nobody see the values but by `Debug`, which tells every value from every other.
+                Ok(IsNull::No) => match format!("{buffer:?}") {
+                    // SQLite stores it as NULL.
+                    nan if nan.ends_with("[Double(NaN)])") => Encoded::Null,
+                    other => Encoded::Bytes(other.into_bytes()),
+                },
+                Err(_) => Encoded::Not,
+            }
         }
 
         fn bind_array(_: &mut SqliteArguments, _: Array) -> Result<(), BoxDynError> {

@@ -3,6 +3,9 @@
 
 use std::marker::PhantomData;
 
+use serde::{Serialize, Serializer};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
 use sqlx::{Database, Encode, FromRow, Type};
 
 /// A type that `DB` can store.
@@ -30,24 +33,6 @@ impl<DB: Database, T: for<'r> FromRow<'r, DB::Row> + Send + Sync> ModelRow<DB> f
 /// Reads a row. The errors about a struct that cannot be read come from here, not from each of our traits.
 pub fn from_row<DB: Database, T: ModelRow<DB>>(row: &DB::Row) -> Result<T, sqlx::Error> {
     T::from_row(row)
-}
-
-/// A type whose values can be compared, so that a changed field can be told from an unchanged one.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be compared",
-    label = "`Versioned` compares fields to find the changed ones",
-    note = "add `#[derive(PartialEq)]` to `{Self}`"
-)]
-pub trait Comparable {
-    #[doc(hidden)]
-    fn differs(&self, other: &Self) -> bool;
-}
-
-#[diagnostic::do_not_recommend]
-impl<T: PartialEq> Comparable for T {
-    fn differs(&self, other: &Self) -> bool {
-        self != other
-    }
 }
 
 /// An integer that the database counts up with every update.
@@ -114,14 +99,53 @@ impl<T> Nullable<Option<T>> {
 
 impl<T> NotNullable for Nullable<T> {}
 
+impl From<Vec<bool>> for Changes {
+    /// One flag per column.
+    fn from(changed: Vec<bool>) -> Self {
+        Self(changed.into())
+    }
+}
+
+/// A column that can be NULL. `Option` of sqlx wants its value to outlive the statement, which a borrowed one does not.
+#[derive(Debug)]
+pub struct OrNull<T>(pub Option<T>);
+
+impl<DB: Database, T: Type<DB>> Type<DB> for OrNull<T> {
+    fn type_info() -> DB::TypeInfo {
+        T::type_info()
+    }
+}
+
+impl<'q, DB: Database, T: Encode<'q, DB>> Encode<'q, DB> for OrNull<T> {
+    fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        match &self.0 {
+            Some(value) => value.encode_by_ref(buffer),
+            None => Ok(IsNull::Yes),
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for OrNull<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 /// A set of columns, by their position in `Versioned::COLUMNS`.
 #[derive(Debug, Clone)]
 pub struct Changes(Box<[bool]>);
 
 impl Changes {
-    /// One flag per column.
-    pub fn new<const N: usize>(changed: [bool; N]) -> Self {
-        Self(Box::new(changed))
+    /// No column.
+    pub fn none() -> Self {
+        Self(Box::new([]))
+    }
+
+    /// Adds the columns of the other set.
+    pub fn add(&mut self, other: &Self) {
+        let columns = self.0.len().max(other.0.len());
+        let either = |column| self.contains(column) || other.contains(column);
+        self.0 = (0..columns).map(either).collect();
     }
 
     pub(crate) fn contains(&self, column: usize) -> bool {

@@ -9,7 +9,7 @@ use crate::column::CounterNumber;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
 use crate::fault::Fault;
 use crate::source::{Link, Opened, Source};
-use crate::statement::{Bind, Fetched, Listed, Statement, write_one};
+use crate::statement::{Bind, Compared, Fetched, Listed, Statement, write_one};
 
 /// What `#[derive(Counter)]` knows about a model, the same for every database.
 pub trait CounterRow: Sized + Send + Sync + 'static {
@@ -64,7 +64,7 @@ pub trait CounterSql<DB: Backend, const N: usize>: Counter<N> + CounterRowSql<DB
     const ADD: Option<&'static str>;
     /// Adds to a row that exists.
     const ADD_EXISTING: &'static str;
-    /// Reads the counter alone.
+    /// Reads the key and the counter.
     const READ: &'static str;
     /// `ADD` for many rows.
     const BATCH: Option<BatchSql>;
@@ -114,6 +114,10 @@ pub enum CounterError {
     /// The key is not unique in the database. A single addition changed the rows that have it, a batch changed nothing.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
+    /// The addition was made, and the total that the database returned is NULL or does not fit the field. Inside a transaction it
+    /// counts once that is committed.
+    #[error("{0}; the addition was made")]
+    Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -210,7 +214,7 @@ pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
         let mut opened = db.open().await.map_err(failed)?;
         let mut connection = opened.link();
         let mut statement = Statement::literal(T::GET);
-        T::bind_key(&key, &mut statement);
+        T::bind_key(&key, &mut Compared(&mut statement));
         let rows = statement.fetch_all(&mut connection).await.map_err(failed)?;
         rows.first().map(T::from_row).transpose().map_err(failed)
     }
@@ -229,33 +233,72 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             .await
             .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
         let mut connection = opened.link();
-        let in_transaction = in_transaction::<DB>(&connection);
-        // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either
-        // exists or the answer is no, and an UPDATE says both.
-        let sql = T::ADD.filter(|_| can_start::<N, T>(delta));
-        let (low, high) = room(delta, bounds::<N, T>());
+        let mut added =
+            add_one::<DB, N, T>(&key, delta, T::METHODS.0, delta < 0, &mut connection).await;
+        // A row whose first number would be refused may be there all the same.
+        if let Err(CounterError::Database(error)) = &added
+            && error.fault() == Fault::CheckViolation
+            && delta >= 0
+            && !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(&connection))
+        {
+            added = add_one::<DB, N, T>(&key, delta, T::METHODS.0, true, &mut connection).await;
+        }
+        total::<DB, N, T>(&added?, 0)
+            .map_err(|error| CounterError::Written(DatabaseError::new(attempt(), error)))
+    }
+}
+
+/// Adds to one row and returns the row with the new total.
+///
+/// An upsert checks constraints on the row that it proposes, which is the bare addition: `CHECK (units >= 0)` would refuse
+/// to take 1 from 10. So where something is taken the row is looked for first: with `existing_first`.
+async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    key: &T::Key<'_>,
+    delta: i64,
+    operation: &'static str,
+    existing_first: bool,
+    connection: &mut Link<'_, DB>,
+) -> Result<DB::Row, CounterError> {
+    let attempt = || attempt_on::<T>(key, operation);
+    let in_transaction = in_transaction::<DB>(connection);
+    let (low, high) = room(delta, bounds::<N, T>());
+    // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either exists or the
+    // answer is no, and an UPDATE says both.
+    let create = T::ADD.filter(|_| can_start::<N, T>(delta));
+    let existing = (existing_first || create.is_none()).then_some(T::ADD_EXISTING);
+    let steps = [(existing, true), (create, false)];
+    for (sql, compares) in steps
+        .into_iter()
+        .filter_map(|(sql, compares)| Some((sql?, compares)))
+    {
         let statement = || {
-            let mut statement = Statement::literal(sql.unwrap_or(T::ADD_EXISTING));
-            T::bind_key(&key, &mut statement);
+            let mut statement = Statement::literal(sql);
+            if compares {
+                T::bind_key(key, &mut Compared(&mut statement));
+            } else {
+                T::bind_key(key, &mut statement);
+            }
             statement.bind_i64(delta);
             statement.bind_i64(low);
             statement.bind_i64(high);
             statement
         };
-        let fetched = write_one(statement, &mut connection)
+        let fetched = write_one(statement, connection)
             .await
             .map_err(|error| failed(attempt(), error, in_transaction))?;
         match fetched {
-            Fetched::One(row) => total::<DB, N, T>(&row, 0, attempt),
-            Fetched::Several => Err(CounterError::NotUnique(attempt())),
+            Fetched::One(row) => return Ok(row),
+            Fetched::Several => return Err(CounterError::NotUnique(attempt())),
             Fetched::None => {
-                match explain::<DB, N, T>(&key, delta, attempt(), &mut connection).await {
-                    Explained::Refused(error) => Err(error),
-                    Explained::Fits => Err(CounterError::Contended(attempt())),
+                if let Explained::Refused(error) =
+                    explain::<DB, N, T>(key, delta, attempt(), connection).await
+                {
+                    return Err(error);
                 }
             }
         }
     }
+    Err(CounterError::Contended(attempt()))
 }
 
 /// Whether a batch without a guard met a row whose counter is NULL: it divides by zero then.
@@ -271,15 +314,14 @@ fn failed(attempt: Attempt, error: sqlx::Error, in_transaction: bool) -> Counter
     WriteFailure::new(attempt, error, in_transaction).into()
 }
 
+/// A total that a write returned. Bounds keep it within the type, unless a trigger or a wider column does not.
 fn total<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     row: &DB::Row,
     index: usize,
-    attempt: impl Fn() -> Attempt,
-) -> Result<T::Number, CounterError> {
-    let value = DB::get_i64(row, index)
-        .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?
-        .ok_or_else(|| CounterError::NullValue(attempt()))?;
-    T::Number::from_i64(value).ok_or_else(|| CounterError::Overflow(attempt()))
+) -> Result<T::Number, sqlx::Error> {
+    DB::get_i64(row, index)?
+        .and_then(T::Number::from_i64)
+        .ok_or_else(|| sqlx::Error::Decode("the total is NULL or does not fit the field".into()))
 }
 
 /// What a look at the row says about a change that was refused.
@@ -297,7 +339,7 @@ async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> Explained {
     let mut statement = Statement::literal(T::READ);
-    T::bind_key(key, &mut statement);
+    T::bind_key(key, &mut Compared(&mut statement));
     let current = match statement.fetch_one(connection).await {
         // A read: whatever happened to it, nothing was written.
         Err(error) => return Explained::Refused(WriteFailure::new(attempt, error, true).into()),
@@ -306,7 +348,7 @@ async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         }
         Ok(Fetched::None) => None,
         Ok(Fetched::Several) => return Explained::Refused(CounterError::NotUnique(attempt)),
-        Ok(Fetched::One(row)) => match DB::get_i64(&row, 0) {
+        Ok(Fetched::One(row)) => match DB::get_i64(&row, T::KEYS) {
             Ok(Some(value)) => Some(value),
             Ok(None) => return Explained::Refused(CounterError::NullValue(attempt)),
             Err(error) => {
@@ -371,21 +413,30 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     async move {
         let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
         let chunks = chunks::<DB, N, T>(deltas);
+        let in_transaction = in_transaction::<DB>(connection);
+        // A CHECK can refuse what is taken, see `add_one`, and the caller's transaction must survive that.
+        let in_doubt = DB::ERROR_ABORTS_TRANSACTION && in_transaction && takes(deltas);
         if let [(sql, rows)] = chunks.as_slice()
             && sql.creates
             && sql.behind_bounds.is_none()
+            && !in_doubt
         {
             // Nothing can be refused for one row only, so the statement is all or nothing by itself.
-            let in_transaction = in_transaction::<DB>(connection);
             return match add_chunk::<DB, N, T>(*sql, rows, connection).await {
-                Ok(rows) => sorted::<N, T>(totals::<DB, N, T>(&rows, attempt)?, attempt),
+                Ok(rows) => totals::<DB, N, T>(&rows)
+                    .map(sorted::<N, T>)
+                    .map_err(|error| CounterError::Written(DatabaseError::new(attempt(), error)))?
+                    .ok_or_else(|| CounterError::NotUnique(attempt())),
+                Err(error) if !in_transaction && goes_one_by_one(&error) => {
+                    one_by_one::<DB, N, T>(deltas, connection).await
+                }
                 // The transaction is aborted and answers no more questions.
                 Err(error) if met_null(&error) && in_transaction => {
                     Err(CounterError::NullValue(attempt()))
                 }
                 Err(error) if met_null(&error) => {
                     match find_refused::<DB, N, T>(deltas, connection).await {
-                        null @ CounterError::NullValue(_) => Err(null),
+                        Some(null @ CounterError::NullValue(_)) => Err(null),
                         // A trigger can divide by zero as well.
                         _ => Err(failed(attempt(), error, in_transaction)),
                     }
@@ -394,8 +445,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             };
         }
 
-        let was_in_transaction = in_transaction::<DB>(connection);
-        if was_in_transaction && DB::ERROR_ABORTS_TRANSACTION {
+        if in_transaction && DB::ERROR_ABORTS_TRANSACTION {
             // A transaction that is aborted already has to fail here: when sqlx's SAVEPOINT fails, it rolls back the
             // caller's whole transaction and forgets that there was one, and the caller's next statements commit.
             Statement::<DB>::literal("SELECT 1")
@@ -423,31 +473,49 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         for (sql, rows) in chunks {
             let written = match add_chunk::<DB, N, T>(sql, &rows, atomic.link()).await {
                 Ok(written) => written,
+                Err(error) if goes_one_by_one(&error) => {
+                    atomic.rollback().await.map_err(before_commit)?;
+                    return one_by_one::<DB, N, T>(deltas, connection).await;
+                }
+                Err(error) if met_null(&error) => {
+                    atomic.rollback().await.map_err(before_commit)?;
+                    return match find_refused::<DB, N, T>(deltas, connection).await {
+                        Some(null @ CounterError::NullValue(_)) => Err(null),
+                        _ => Err(before_commit(error)),
+                    };
+                }
                 Err(error) => {
                     let error = before_commit(error);
                     return Err(undo(atomic, error).await);
                 }
             };
-            if written.len() == rows.len() {
-                match totals::<DB, N, T>(&written, attempt) {
-                    Ok(totals) => all.extend(totals),
-                    Err(error) => return Err(undo(atomic, error).await),
-                }
-                continue;
+            if written.len() != rows.len() {
+                all.clear();
+                break;
             }
-            // The refused row is looked for after the rollback, in the state that refused it.
-            atomic.rollback().await.map_err(before_commit)?;
-            return Err(find_refused::<DB, N, T>(deltas, connection).await);
+            match totals::<DB, N, T>(&written) {
+                Ok(totals) => all.extend(totals),
+                // A counter that was NULL.
+                Err(error) => {
+                    atomic.rollback().await.map_err(before_commit)?;
+                    let refused = find_refused::<DB, N, T>(deltas, connection).await;
+                    return Err(refused.unwrap_or_else(|| before_commit(error)));
+                }
+            }
         }
-        let all = match sorted::<N, T>(all, attempt) {
-            Ok(all) => all,
-            Err(error) => return Err(undo(atomic, error).await),
-        };
-        atomic
-            .commit()
-            .await
-            .map_err(|error| failed(attempt(), error, was_in_transaction))?;
-        Ok(all)
+        if let Some(all) = sorted::<N, T>(all).filter(|all| !all.is_empty()) {
+            atomic
+                .commit()
+                .await
+                .map_err(|error| failed(attempt(), error, in_transaction))?;
+            return Ok(all);
+        }
+        // The refused row is looked for after the rollback, in the state that refused it.
+        atomic.rollback().await.map_err(before_commit)?;
+        match find_refused::<DB, N, T>(deltas, connection).await {
+            Some(error) => Err(error),
+            None => one_by_one::<DB, N, T>(deltas, connection).await,
+        }
     }
 }
 
@@ -551,29 +619,17 @@ async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 /// The keys and totals of the rows that a statement returned.
 fn totals<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     rows: &[DB::Row],
-    attempt: impl Fn() -> Attempt,
-) -> Result<Totals<T, N>, CounterError> {
-    let mut totals = Vec::with_capacity(rows.len());
-    for row in rows {
-        let key = T::read_key(row)
-            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
-        totals.push((key, total::<DB, N, T>(row, T::KEYS, &attempt)?));
-    }
-    Ok(totals)
+) -> Result<Totals<T, N>, sqlx::Error> {
+    let total = |row| Ok((T::read_key(row)?, total::<DB, N, T>(row, T::KEYS)?));
+    rows.iter().map(total).collect()
 }
 
-/// Totals in key order: a database returns rows in any order it likes.
-fn sorted<const N: usize, T: Counter<N>>(
-    mut totals: Totals<T, N>,
-    attempt: impl Fn() -> Attempt,
-) -> Result<Totals<T, N>, CounterError> {
+/// Totals in key order: a database returns rows in any order it likes. `None` if a key stands for several rows.
+fn sorted<const N: usize, T: Counter<N>>(mut totals: Totals<T, N>) -> Option<Totals<T, N>> {
     totals.sort_by(|(a, _), (b, _)| a.cmp(b));
     // As many rows as keys could also be two rows for one key and none for another.
-    if totals.is_sorted_by(|(a, _), (b, _)| a < b) {
-        Ok(totals)
-    } else {
-        Err(CounterError::NotUnique(attempt()))
-    }
+    let unique = totals.is_sorted_by(|(a, _), (b, _)| a < b);
+    unique.then_some(totals)
 }
 
 /// Rolls back and returns `error`, or what went wrong with the rollback if that is worse to know.
@@ -587,17 +643,84 @@ async fn undo<DB: Backend>(atomic: Atomic<'_, DB>, error: CounterError) -> Count
 async fn find_refused<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &[(T::Key<'_>, i64)],
     connection: &mut Link<'_, DB>,
-) -> CounterError {
+) -> Option<CounterError> {
     for (key, delta) in deltas {
         let attempt = attempt_on::<T>(key, T::METHODS.1);
         match explain::<DB, N, T>(key, *delta, attempt, connection).await {
             Explained::Fits => {}
-            Explained::Refused(error) => return error,
+            Explained::Refused(error) => return Some(error),
         }
     }
-    // Somebody made room since. The batch was refused all the same, and rolled back.
-    let attempt = Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
-    CounterError::Contended(attempt)
+    None
+}
+
+/// Whether something is taken.
+fn takes<K>(deltas: &[(K, i64)]) -> bool {
+    deltas.iter().any(|(_, delta)| *delta < 0)
+}
+
+/// Whether what one statement could not do for all rows may be possible for each.
+fn goes_one_by_one(error: &sqlx::Error) -> bool {
+    Fault::of(error) == Fault::CheckViolation || crate::fault::met_twice(error)
+}
+
+/// A batch in as many statements as it has rows, which are found by what the database considers equal.
+async fn one_by_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    deltas: &[(T::Key<'_>, i64)],
+    connection: &mut Link<'_, DB>,
+) -> Result<Totals<T, N>, CounterError> {
+    let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
+    let in_transaction = in_transaction::<DB>(connection);
+    // Until COMMIT is sent, a lost connection means that nothing was written.
+    let before_commit = |error| failed(attempt(), error, true);
+    let mut atomic = Atomic::<DB>::begin(connection.reborrow())
+        .await
+        .map_err(before_commit)?;
+    // In the order in which every batch locks its rows.
+    if let Some(lock) = T::LOCK_BATCH {
+        let rows: Vec<_> = deltas.iter().collect();
+        let lock = arrays::<DB, N, T>(lock, &rows, 0);
+        if let Err(error) = lock.fetch_all(atomic.link()).await {
+            return Err(undo(atomic, before_commit(error)).await);
+        }
+    }
+    // Two keys can be those of one row: the later total is its total.
+    let mut totals = BTreeMap::new();
+    for (key, delta) in deltas {
+        match add_and_read::<DB, N, T>(key, *delta, atomic.link()).await {
+            Ok((key, total)) => totals.insert(key, total),
+            Err(error) => return Err(undo(atomic, error).await),
+        };
+    }
+    atomic
+        .commit()
+        .await
+        .map_err(|error| failed(attempt(), error, in_transaction))?;
+    Ok(totals.into_iter().collect())
+}
+
+/// Adds to one row of a batch and reads its key as it is stored.
+async fn add_and_read<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    key: &T::Key<'_>,
+    delta: i64,
+    connection: &mut Link<'_, DB>,
+) -> Result<(T::OwnedKey, T::Number), CounterError> {
+    let failed = |error| {
+        CounterError::Database(DatabaseError::new(
+            attempt_on::<T>(key, T::METHODS.1),
+            error,
+        ))
+    };
+    add_one::<DB, N, T>(key, delta, T::METHODS.1, true, connection).await?;
+    let mut statement = Statement::literal(T::READ);
+    T::bind_key(key, &mut Compared(&mut statement));
+    match statement.fetch_one(connection).await.map_err(failed)? {
+        Fetched::One(row) => {
+            let total = total::<DB, N, T>(&row, T::KEYS).map_err(failed)?;
+            Ok((T::read_key(&row).map_err(failed)?, total))
+        }
+        _ => Err(CounterError::NotUnique(attempt_on::<T>(key, T::METHODS.1))),
+    }
 }
 
 #[cfg(test)]

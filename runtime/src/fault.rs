@@ -368,6 +368,11 @@ pub(crate) fn divided_by_zero(error: &sqlx::Error) -> bool {
     has_code(error, &["22012"])
 }
 
+/// Whether an ON CONFLICT met two of its rows in one: a citext column takes `Ada` for `ada`.
+pub(crate) fn met_twice(error: &sqlx::Error) -> bool {
+    has_code(error, &["21000"])
+}
+
 fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| codes.contains(&&*code))

@@ -6,9 +6,10 @@ use std::ops::Deref;
 use crate::atomic::in_transaction;
 use crate::backend::{Backend, IndexedColumns};
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::source::{Link, Opened, Source};
-use crate::statement::{Bind, Fetched, Statement, write_one};
+use crate::statement::{Bind, Compared, Fetched, Statement, write_one};
 
 /// How often the row is looked for and created before something other than a race must be the reason.
 const ROUNDS: u32 = 5;
@@ -23,8 +24,8 @@ pub trait FindOrCreate: Sized + Send + Sync + 'static {
     const SCHEMA: Option<&'static str>;
     /// The part behind the dot.
     const TABLE_NAME: &'static str;
-    /// The highest version of a versioned model, which an upsert must not pass.
-    const MAX_VERSION: Option<i64>;
+    /// Where the version of a versioned model stands among all columns, and the highest one, which an upsert must not pass.
+    const VERSION: Option<(usize, i64)>;
     /// Whether the model has a fence.
     const FENCED: bool = false;
 
@@ -134,6 +135,10 @@ pub enum FindOrCreateError {
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
+    /// The row was created, and what the database returned does not fit the model. Inside a transaction it is there once that is
+    /// committed.
+    #[error("{0}; the row was created")]
+    Written(#[source] DatabaseError),
     /// The connection was lost before the answer came. The row was created or it was not: call again to find out.
     #[error("{0}; it is unknown whether the row was created")]
     Unknown(#[source] DatabaseError),
@@ -167,6 +172,10 @@ pub enum UpsertError {
     /// A trigger or a row security policy dropped the write.
     #[error("{0}: a trigger or a row security policy dropped the write")]
     Ignored(Attempt),
+    /// The row was created or overwritten, and what the database returned does not fit the model. Inside a transaction it counts
+    /// once that is committed.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -190,6 +199,7 @@ impl From<FindOrCreateError> for UpsertError {
                 Self::MissingUniqueIndex(attempt, columns)
             }
             FindOrCreateError::Serialization(error) => Self::Serialization(error),
+            FindOrCreateError::Written(error) => Self::Written(error),
             FindOrCreateError::Unknown(error) => Self::Unknown(error),
             FindOrCreateError::Database(error) => Self::Database(error),
         }
@@ -205,13 +215,20 @@ fn attempt_on<const N: usize, T: UniqueKey<N>>(
     Attempt::new(operation, T::TABLE, text)
 }
 
+async fn look<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    values: &T::Values<'_>,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let mut statement = Statement::literal(T::FIND);
+    T::bind(values, &mut Compared(&mut statement));
+    statement.fetch_one(connection).await
+}
+
 async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     values: &T::Values<'_>,
     connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<T>, sqlx::Error> {
-    let mut statement = Statement::literal(T::FIND);
-    T::bind(values, &mut statement);
-    Ok(match statement.fetch_one(connection).await? {
+    Ok(match look::<DB, N, T>(values, connection).await? {
         Fetched::One(row) => Fetched::One(T::from_row(&row)?),
         Fetched::None => Fetched::None,
         Fetched::Several => Fetched::Several,
@@ -262,6 +279,7 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> Result<FoundOrCreated<T>, FindOrCreateError> {
     let values = T::values(new);
     let attempt = || attempt_on::<N, T>(&values, operation);
+    let mut refused = None;
     for _ in 0..ROUNDS {
         // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
         match select::<DB, N, T>(&values, connection).await {
@@ -270,6 +288,9 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             Ok(Fetched::None) => {}
             // A read: whatever happened to it, nothing was written.
             Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
+        }
+        if let Some(error) = refused {
+            return Err(error);
         }
         let statement = || {
             let mut statement = Statement::literal(T::INSERT);
@@ -280,7 +301,7 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         match insert(statement, connection).await {
             Ok(Fetched::One(row)) => {
                 let row = T::from_row(&row).map_err(|error| {
-                    FindOrCreateError::Database(DatabaseError::new(attempt(), error))
+                    FindOrCreateError::Written(DatabaseError::new(attempt(), error))
                 })?;
                 return Ok(FoundOrCreated::Created(row));
             }
@@ -289,10 +310,19 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             Err(error) if lacks_unique_index::<DB, N, T>(&error, connection).await => {
                 return Err(FindOrCreateError::MissingUniqueIndex(attempt(), T::COLUMNS));
             }
-            Err(error) => return Err(WriteFailure::new(attempt(), error, in_transaction).into()),
+            Err(error) => {
+                let violated = Fault::of(&error) == Fault::UniqueViolation;
+                let error = WriteFailure::new(attempt(), error, in_transaction).into();
+                if !violated {
+                    return Err(error);
+                }
+                // The row of a concurrent and equal call can be met in another unique index first, also in one that is
+                // being built: then it is the row that was asked for.
+                refused = Some(error);
+            }
         }
     }
-    Err(FindOrCreateError::KeyTaken(attempt()))
+    Err(refused.unwrap_or_else(|| FindOrCreateError::KeyTaken(attempt())))
 }
 
 /// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
@@ -350,17 +380,18 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             let row = find_or_create_on::<DB, N, T>(&new, operation, &mut connection).await?;
             return Ok(row.into_inner());
         };
-        let statement = || {
-            let mut statement = Statement::literal(sql);
-            T::bind_new(&new, &mut statement);
-            if let Some(max) = T::MAX_VERSION {
-                statement.bind_i64(max);
-            }
-            statement
-        };
         let in_transaction = in_transaction::<DB>(&connection);
-        match insert(statement, &mut connection).await {
-            Ok(Fetched::One(row)) => T::from_row(&row).map_err(database),
+        let mut written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
+        if let Err(error) = &written
+            && Fault::of(error) == Fault::UniqueViolation
+            && let Ok(Fetched::One(_)) = look::<DB, N, T>(&T::values(&new), &mut connection).await
+        {
+            // A concurrent call created the row, and was met in another unique index first, or in one that is being built.
+            written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
+        }
+        match written {
+            Ok(Fetched::One(row)) => T::from_row(&row)
+                .map_err(|error| UpsertError::Written(DatabaseError::new(attempt(), error))),
             Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
             Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, attempt(), &mut connection).await),
             Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
@@ -371,28 +402,64 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     }
 }
 
+async fn overwrite<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    sql: &'static str,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let statement = || {
+        let mut statement = Statement::literal(sql);
+        T::bind_new(new, &mut statement);
+        if let Some((_, max)) = T::VERSION {
+            statement.bind_i64(max);
+        }
+        statement
+    };
+    insert(statement, connection).await
+}
+
 /// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
 async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
     attempt: Attempt,
     connection: &mut Link<'_, DB>,
 ) -> UpsertError {
-    // A read: whatever happens to it, nothing was written. Without a fence there is nothing to look for.
-    if T::FENCED {
-        match select::<DB, N, T>(&T::values(new), connection).await {
-            Ok(Fetched::One(stored)) => {
-                if let Some((shown, fence)) = T::fences(new, &stored)
-                    && shown < fence
-                {
-                    return UpsertError::Fenced(attempt, fence);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => return WriteFailure::new(attempt, error, true).into(),
-        }
+    match explain::<DB, N, T>(new, connection).await {
+        Ok(Refused::Fenced(fence)) => UpsertError::Fenced(attempt, fence),
+        Ok(Refused::Version) => UpsertError::VersionOverflow(attempt),
+        Ok(Refused::Ignored) => UpsertError::Ignored(attempt),
+        // A read: whatever happens to it, nothing was written.
+        Err(error) => WriteFailure::new(attempt, error, true).into(),
     }
-    match T::MAX_VERSION {
-        Some(_) => UpsertError::VersionOverflow(attempt),
-        None => UpsertError::Ignored(attempt),
+}
+
+enum Refused {
+    Fenced(Fence),
+    Version,
+    Ignored,
+}
+
+async fn explain<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> Result<Refused, sqlx::Error> {
+    // Without conditions there is nothing to look for.
+    if T::VERSION.is_none() && !T::FENCED {
+        return Ok(Refused::Ignored);
     }
+    let Fetched::One(row) = look::<DB, N, T>(&T::values(new), connection).await? else {
+        return Ok(Refused::Ignored);
+    };
+    if let Some((index, max)) = T::VERSION
+        && DB::get_i64(&row, index)?.is_none_or(|version| version >= max)
+    {
+        return Ok(Refused::Version);
+    }
+    if T::FENCED
+        && let Some((shown, fence)) = T::fences(new, &T::from_row(&row)?)
+        && shown < fence
+    {
+        return Ok(Refused::Fenced(fence));
+    }
+    Ok(Refused::Ignored)
 }

@@ -35,6 +35,7 @@ pub mod redis;
 mod session_lock;
 mod source;
 mod statement;
+mod stored;
 mod transaction;
 mod versioned;
 mod worker;
@@ -106,7 +107,7 @@ pub mod __private {
 
     pub use crate::backend::Backend;
     pub use crate::column::{
-        Changes, Column, Comparable, CounterNumber, NotNullable, Nullable, VersionNumber, from_row,
+        Changes, Column, CounterNumber, NotNullable, Nullable, OrNull, VersionNumber, from_row,
     };
     pub use crate::error::KeyText;
     #[cfg(feature = "postgres")]
@@ -156,7 +157,7 @@ pub mod __private {
             FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create, upsert,
         };
     }
-    pub use crate::{__postgres as postgres, __sqlite as sqlite};
+    pub use crate::{__changes as changes, __postgres as postgres, __sqlite as sqlite};
     pub use crate::{Claim, QueueColumn, Rescued, Worker};
     pub use crate::{
         CounterError, DatabaseError, DeleteError, Edit, Fence, FindError, FindOrCreateError,
@@ -189,4 +190,20 @@ macro_rules! __sqlite { ($($code:tt)*) => { $($code)* }; }
 #[cfg(not(feature = "sqlite"))]
 macro_rules! __sqlite {
     ($($code:tt)*) => {};
+}
+
+/// The columns that differ in any of the databases that this crate was built for.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __changes {
+    ($this:expr, $other:expr, $($wrapper:ident $database:ident),*) => {{
+        #[allow(unused_mut)]
+        let mut changes = $crate::__private::Changes::none();
+        $($crate::__private::$wrapper! {
+            changes.add(&<Self as $crate::__private::versioned::VersionedSql<
+                $crate::__private::$database,
+            >>::stored_changes($this, $other));
+        })*
+        changes
+    }};
 }

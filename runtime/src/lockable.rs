@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::source::Link;
 use crate::statement::{Bind, Fetched, Listed, Statement};
+use crate::stored;
 use crate::transaction::Tx;
 use crate::versioned::Conflict;
 
@@ -377,6 +378,13 @@ pub enum LockError {
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
     OtherTransaction(Attempt),
+    /// `save`: the row is there, and a trigger or a row security policy dropped the write.
+    #[error("{0}: a trigger or a row security policy dropped the write")]
+    Ignored(Attempt),
+    /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
+    /// model.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
     /// The transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -478,7 +486,9 @@ impl<T> Locked<T> {
             match statement.fetch_one(connection).await.map_err(failed)? {
                 Fetched::One(row) => {
                     let read = self.row.read_back(&row);
-                    read.map_err(|error| LockError::new(attempt(&self.row), error, false))
+                    read.map_err(|error| {
+                        LockError::Written(DatabaseError::new(attempt(&self.row), error))
+                    })
                 }
                 Fetched::None => Err(refused(&self.row, attempt(&self.row), connection).await),
                 Fetched::Several => Err(LockError::NotUnique(attempt(&self.row))),
@@ -493,22 +503,21 @@ async fn refused<DB: Backend, T: LockableSql<DB>>(
     attempt: Attempt,
     connection: &mut Link<'_, DB>,
 ) -> LockError {
-    if row.fence().is_none() {
-        return LockError::NotFound(attempt);
-    }
     let mut statement = Statement::literal(T::SELECT);
     T::bind_key(&row.key(), &mut statement);
     let stored = match statement.fetch_one(connection).await {
-        Ok(Fetched::One(stored)) => T::from_row(&stored),
+        Ok(Fetched::One(stored)) => stored,
         Ok(_) => return LockError::NotFound(attempt),
-        Err(error) => Err(error),
+        Err(error) => return LockError::new(attempt, error, false),
     };
-    match stored {
+    if row.fence().is_none() {
+        return LockError::Ignored(attempt);
+    }
+    match T::from_row(&stored) {
         Ok(stored) if stored.fence() > row.fence() => {
             LockError::Fenced(attempt, stored.fence().unwrap_or_default())
         }
-        // A trigger or a row security policy dropped the write.
-        Ok(_) => LockError::NotFound(attempt),
+        Ok(_) => LockError::Ignored(attempt),
         Err(error) => LockError::new(attempt, error, false),
     }
 }
@@ -759,7 +768,9 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
             return Ok(Exclusive::guard(current, transaction));
         }
         let versions = (T::VERSION, expected, found);
-        let conflict = Conflict::new(current, row.copy(), attempt(), versions);
+        let changes =
+            |a: &T, b: &T| stored::changes::<DB>(|to| a.bind_columns(to), |to| b.bind_columns(to));
+        let conflict = Conflict::new(current, row.copy(), changes, attempt(), versions);
         Err(LockCheckedError::Stale(Box::new(conflict)))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use serde::Serialize;
 use sqlx::error::BoxDynError;
 use sqlx::query::Query;
 use sqlx::{Arguments, AssertSqlSafe, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
@@ -23,6 +24,11 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
 pub trait Bind<DB: Backend> {
     /// Binds the value of the column at `index`; what the index counts is the caller's business.
     fn bind<T: Column<DB>>(&mut self, index: usize, value: &T);
+
+    /// The same of JSON.
+    fn bind_json<T: Column<DB> + Serialize>(&mut self, index: usize, value: &T) {
+        self.bind(index, value);
+    }
 }
 
 /// Reads one column of a row that a write returned.
@@ -252,5 +258,15 @@ impl<DB: Backend> Bind<DB> for Listed<'_, DB> {
         }
         self.0.push_next_parameter();
         self.0.bind(index, value);
+    }
+}
+
+/// Binds values that columns are compared with, as the type of each column compares them.
+pub(crate) struct Compared<'s, DB: Backend>(pub(crate) &'s mut Statement<DB>);
+
+impl<DB: Backend> Bind<DB> for Compared<'_, DB> {
+    fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
+        let bound = DB::bind_compared(&mut self.0.arguments, value);
+        self.0.note(bound);
     }
 }

@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Fetched, Statement, write_one};
+use crate::stored;
 
 /// How often `update_with` loads and applies before it gives up.
 const ATTEMPTS: u32 = 32;
@@ -44,7 +45,7 @@ pub trait Versioned: Sized + Send + Sync + 'static {
     fn version(&self) -> i64;
     /// Writes the key into an error.
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
-    /// The columns whose values differ.
+    /// The columns whose values differ in any of the model's databases.
     fn changes(&self, other: &Self) -> Changes;
     /// The fence to show to the row, if the model has one.
     fn fence(&self) -> Option<Fence> {
@@ -79,6 +80,11 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     fn bind_columns(&self, to: &mut impl Bind<DB>);
     /// Takes over what the database changed, from a row of a RETURNING clause.
     fn read_back(&mut self, row: &DB::Row) -> Result<(), sqlx::Error>;
+
+    /// The columns whose values differ in this database.
+    fn stored_changes(&self, other: &Self) -> Changes {
+        stored::changes::<DB>(|to| self.bind_columns(to), |to| other.bind_columns(to))
+    }
 }
 
 /// Why a row could not be loaded.
@@ -121,8 +127,8 @@ pub enum UpdateError<T> {
     /// The version is the highest its type can hold. Nothing was written.
     #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Attempt),
-    /// The row has the expected version, and yet the database wrote nothing: a trigger or a row security policy
-    /// dropped the update.
+    /// The row has the expected version, and has kept it: a trigger or a row security policy dropped the update, or a trigger
+    /// returned OLD.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the write")]
     Ignored(Attempt),
     /// The key is not unique in the database. If several rows had the expected version, all of them were written. Add
@@ -132,6 +138,10 @@ pub enum UpdateError<T> {
     /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
+    /// The row was written, and what the database returned does not fit the model. Inside a transaction the write counts once that
+    /// is committed.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -193,6 +203,8 @@ pub struct Conflict<T> {
     /// The row as it should have been written.
     pub mine: T,
     base: Option<T>,
+    /// In the database that the conflict is from.
+    changes: fn(&T, &T) -> Changes,
     attempt: Attempt,
     version: &'static str,
     expected: i64,
@@ -204,6 +216,7 @@ impl<T> Conflict<T> {
     pub(crate) fn new(
         current: T,
         mine: T,
+        changes: fn(&T, &T) -> Changes,
         attempt: Attempt,
         (version, expected, found): (&'static str, i64, i64),
     ) -> Self {
@@ -211,6 +224,7 @@ impl<T> Conflict<T> {
             current,
             mine,
             base: None,
+            changes,
             attempt,
             version,
             expected,
@@ -244,7 +258,7 @@ impl<T: Versioned> Conflict<T> {
     /// from [`mine`](Self::mine).
     pub fn changed_fields(&self) -> Vec<&'static str> {
         let since = self.base.as_ref().unwrap_or(&self.mine);
-        since.changes(&self.current).names(T::COLUMNS)
+        (self.changes)(since, &self.current).names(T::COLUMNS)
     }
 
     /// Both writers' changes: the current row plus the fields that only this writer changed, ready to be
@@ -256,9 +270,9 @@ impl<T: Versioned> Conflict<T> {
     /// `update`, which does not know what it started from; use `edit` and `save`.
     pub fn merge(&self) -> Result<Edit<T>, MergeError> {
         let base = self.base.as_ref().ok_or(MergeError::NoBase)?;
-        let mine = base.changes(&self.mine);
-        let theirs = base.changes(&self.current);
-        let differing = self.mine.changes(&self.current);
+        let mine = (self.changes)(base, &self.mine);
+        let theirs = (self.changes)(base, &self.current);
+        let differing = (self.changes)(&self.mine, &self.current);
         let overlap: Vec<_> = mine
             .shared(&theirs, T::COLUMNS)
             .into_iter()
@@ -277,7 +291,7 @@ impl<T: Versioned> Conflict<T> {
     /// [saved](Edit::save).
     pub fn keep_mine(&self) -> Edit<T> {
         let mut mine = Edit::new(self.current.copy());
-        mine.adopt(&self.mine, &self.current.changes(&self.mine));
+        mine.adopt(&self.mine, &(self.changes)(&self.current, &self.mine));
         mine
     }
 }
@@ -316,7 +330,7 @@ macro_rules! debug_without_rows {
     )*};
 }
 debug_without_rows! {
-    UpdateError: Stale, Gone, NullVersion, VersionOverflow, Ignored, NotUnique, KeyChanged, Serialization, Unknown, Database;
+    UpdateError: Stale, Gone, NullVersion, VersionOverflow, Ignored, NotUnique, KeyChanged, Written, Serialization, Unknown, Database;
     DeleteError: Stale, Gone, NullVersion, Ignored, NotUnique, KeyChanged, Serialization, Unknown, Database;
 }
 
@@ -381,7 +395,7 @@ impl<T: Versioned> Edit<T> {
         &self.base
     }
 
-    /// The fields that were changed so far.
+    /// The fields that were changed so far, so that a database of the model would store something else.
     pub fn changed_fields(&self) -> Vec<&'static str> {
         self.base.changes(&self.mine).names(T::COLUMNS)
     }
@@ -413,7 +427,7 @@ impl<T: Versioned> Edit<T> {
         async move {
             self.unchanged_key("save")
                 .map_err(UpdateError::KeyChanged)?;
-            let changes = self.base.changes(&self.mine);
+            let changes = self.base.stored_changes(&self.mine);
             // A new holder marks the row with its fence, if with nothing else.
             if changes.is_empty() && self.base.fence() == self.mine.fence() {
                 return Ok(self.base.copy());
@@ -683,11 +697,14 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
     match write_one(statement, connection).await.map_err(failed)? {
         Fetched::One(row) => {
             let mut updated = mine.copy();
-            // The write itself went well: a column that does not fit its field is not an unknown outcome.
             updated
                 .read_back(&row)
                 .map_err(|error| DatabaseError::new(attempt(mine, operation), error))
-                .map_err(UpdateError::Database)?;
+                .map_err(UpdateError::Written)?;
+            // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
+            if updated.version() == mine.version() {
+                return Err(UpdateError::Ignored(attempt(mine, operation)));
+            }
             Ok(updated)
         }
         Fetched::Several => Err(UpdateError::NotUnique(attempt(mine, operation))),
@@ -736,6 +753,7 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
             current,
             mine: mine.copy(),
             base: base.map(T::copy),
+            changes: T::stored_changes,
             attempt,
             version: T::VERSION,
             expected,
@@ -851,7 +869,9 @@ mod tests {
         }
         fn describe((): &(), _: &mut KeyText) {}
         fn changes(&self, other: &Self) -> Changes {
-            Changes::new([0, 1, 2].map(|column| self.0[column] != other.0[column]))
+            Changes::from(Vec::from(
+                [0, 1, 2].map(|column| self.0[column] != other.0[column]),
+            ))
         }
         fn adopt(&mut self, from: &Self, columns: &Changes) {
             for column in 0..3 {
@@ -872,6 +892,7 @@ mod tests {
                 current: theirs.clone(),
                 mine: mine.clone(),
                 base: Some(base.clone()),
+                changes: Row::changes,
                 attempt: attempt(&base, "save"),
                 version: "version",
                 expected: 0,

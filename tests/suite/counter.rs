@@ -2,7 +2,7 @@
 
 use chrono::NaiveDate;
 use rowlock::{Counter, CounterError, Fault, Versioned};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, Pool, PoolOptions, database};
 
@@ -593,4 +593,81 @@ async fn an_out_of_bounds_text_names_the_bounds() {
         error.to_string(),
         "add_seats of page_views (page = 7, day = …): -3 would take seats out of its bounds 0 to 10"
     );
+}
+
+#[derive(Debug, sqlx::FromRow, Counter)]
+#[rowlock(table = "stock")]
+#[allow(dead_code)]
+struct Stock {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(counter)]
+    units: i64,
+}
+
+/// The bounds are known to the database only. `at_least` is 10 for the row 7: what a new row would start with is below it.
+const STOCK: &str = "CREATE TABLE stock (id bigint PRIMARY KEY, units bigint NOT NULL, CHECK (units >= 0), CHECK (id <> 7 OR units >= 10));
+    INSERT INTO stock VALUES (1, 10), (2, 10), (7, 20)";
+
+async fn units(database: &Database) -> Vec<(i64, i64)> {
+    sqlx::query_as("SELECT id, units FROM stock ORDER BY id")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap()
+}
+
+fn assert_check<T: std::fmt::Debug>(outcome: Result<T, CounterError>) {
+    match outcome {
+        Err(CounterError::Database(error)) => assert_eq!(error.fault(), Fault::CheckViolation),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_check_is_about_the_total_and_not_about_the_bare_addition() {
+    let database = database(STOCK).await;
+    let pool = &database.pool;
+    assert_eq!(Stock::add_units(pool, 1, -1).await.unwrap(), 9);
+    // A new row would start with too little.
+    assert_eq!(Stock::add_units(pool, 7, 3).await.unwrap(), 23);
+    assert_check(Stock::add_units(pool, 1, -10).await);
+    assert_check(Stock::add_units(pool, 3, -1).await);
+    assert_eq!(units(&database).await, [(1, 9), (2, 10), (7, 23)]);
+
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(Stock::add_units(&mut *tx, 1, -1).await.unwrap(), 8);
+    assert_eq!(Stock::add_units(&mut *tx, 2, -1).await.unwrap(), 9);
+    tx.commit().await.unwrap();
+    assert_eq!(units(&database).await, [(1, 8), (2, 9), (7, 23)]);
+
+    // The upsert by hand proposes the row with -1.
+    let naive = "INSERT INTO stock (id, units) VALUES (1, -1) ON CONFLICT (id) DO UPDATE SET units = stock.units - 1";
+    assert!(pool.execute(naive).await.is_err());
+}
+
+#[tokio::test]
+async fn a_check_is_about_the_totals_of_a_batch_too() {
+    for in_transaction in [false, true] {
+        let database = database(STOCK).await;
+        let pool = &database.pool;
+        let deltas = [(2, -2), (1, -1), (4, 4), (7, -3)];
+        let totals = if in_transaction {
+            let mut tx = pool.begin().await.unwrap();
+            let totals = Stock::add_units_batch(&mut *tx, deltas).await.unwrap();
+            tx.commit().await.unwrap();
+            totals
+        } else {
+            Stock::add_units_batch(pool, deltas).await.unwrap()
+        };
+        assert_eq!(totals, [(1, 9), (2, 8), (4, 4), (7, 17)]);
+        assert_eq!(units(&database).await, totals);
+
+        // All or none, and the caller's transaction goes on.
+        let mut tx = pool.begin().await.unwrap();
+        assert_check(Stock::add_units_batch(&mut *tx, [(1, -1), (2, -9)]).await);
+        assert_check(Stock::add_units_batch(&mut *tx, [(1, -1), (3, -1)]).await);
+        assert_eq!(Stock::add_units(&mut *tx, 1, 0).await.unwrap(), 9);
+        tx.commit().await.unwrap();
+        assert_eq!(units(&database).await, totals);
+    }
 }

@@ -9,7 +9,7 @@ use rowlock::{
 use sqlx::Executor;
 use tokio::sync::Barrier;
 
-use super::{Database, NAME, Pool, database};
+use super::{BEGIN_WRITE, Database, NAME, Pool, database};
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
 #[rowlock(table = "tags", unique(tenant_id, slug))]
@@ -757,4 +757,114 @@ async fn a_model_with_several_unique_keys_says_which_one_decides() {
         matches!(&refused, FindOrCreateError::Database(error) if error.fault() == Fault::UniqueViolation),
         "{refused:?}"
     );
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
+#[rowlock(table = "books", unique(isbn))]
+struct Book {
+    #[rowlock(key, generated)]
+    id: i64,
+    title: String,
+    isbn: String,
+}
+
+/// In the order in which a row is checked: the title, which is unique as well, comes before the key.
+const BOOKS: &str =
+    "CREATE TABLE books (id {id}, title text NOT NULL UNIQUE, isbn text NOT NULL UNIQUE)";
+
+fn book(isbn: &str, title: &str) -> NewBook {
+    NewBook {
+        isbn: isbn.to_owned(),
+        title: title.to_owned(),
+    }
+}
+
+/// The equal row of a concurrent call is met in the other unique index first, after the check of the key's own index.
+#[tokio::test]
+async fn f_03_the_winners_row_is_found_also_if_another_unique_index_meets_it_first() {
+    for upsert in [false, true] {
+        let database = database(BOOKS).await;
+        let mut winner = database.pool.begin_with(BEGIN_WRITE).await.unwrap();
+        winner
+            .execute("INSERT INTO books (title, isbn) VALUES ('any', 'not yet')")
+            .await
+            .unwrap();
+        let pool = database.pool.clone();
+        let loser = tokio::spawn(async move {
+            if upsert {
+                Book::upsert(&pool, book("1", "any")).await.unwrap()
+            } else {
+                let found = Book::find_or_create(&pool, book("1", "any")).await;
+                found.unwrap().into_inner()
+            }
+        });
+        database.until_blocked().await;
+        winner.execute("UPDATE books SET isbn = '1'").await.unwrap();
+        winner.commit().await.unwrap();
+        assert_eq!(loser.await.unwrap().isbn, "1", "upsert: {upsert}");
+    }
+}
+
+/// A row of another key that has the title is still a violation, and is not asked for again and again.
+#[tokio::test]
+async fn u_02_an_upsert_that_violates_another_index_for_good_says_so() {
+    let database = database(BOOKS).await;
+    let pool = &database.pool;
+    for (isbn, title) in [("1", "one"), ("2", "two")] {
+        Book::upsert(pool, book(isbn, title)).await.unwrap();
+    }
+    for isbn in ["1", "3"] {
+        let Err(UpsertError::Database(error)) = Book::upsert(pool, book(isbn, "two")).await else {
+            panic!("not refused");
+        };
+        assert_eq!(error.fault(), Fault::UniqueViolation);
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate, Versioned)]
+#[rowlock(table = "settings", unique(name))]
+struct Setting {
+    #[rowlock(key, generated)]
+    id: i64,
+    name: String,
+    value: Option<String>,
+    #[sqlx(json)]
+    extra: Vec<i64>,
+    #[rowlock(version)]
+    version: i64,
+}
+
+#[tokio::test]
+async fn u_04_an_upsert_of_identical_values_leaves_the_version_alone() {
+    let nocase = if NAME == "SQLite" {
+        " COLLATE NOCASE"
+    } else {
+        ""
+    };
+    // json has no `=` on PostgreSQL.
+    let table = format!(
+        "CREATE TABLE settings (id {{id}}, name text NOT NULL UNIQUE, value text{nocase}, extra json NOT NULL, version bigint NOT NULL)"
+    );
+    let database = database(&table).await;
+    let pool = &database.pool;
+    let new = |value: Option<&str>, extra: &[i64]| NewSetting {
+        name: "a".to_owned(),
+        value: value.map(str::to_owned),
+        extra: extra.to_vec(),
+    };
+    for (value, extra, version) in [
+        (None, [1], 0),
+        (None, [1], 0),
+        (Some("x"), [1], 1),
+        (Some("x"), [1], 1),
+        // Equal to a collation that ignores case, and yet another value.
+        (Some("X"), [1], 2),
+        (Some("X"), [2], 3),
+        (Some("X"), [2], 3),
+        (None, [2], 4),
+    ] {
+        let row = Setting::upsert(pool, new(value, &extra)).await.unwrap();
+        assert_eq!(row.version, version, "{value:?} {extra:?}");
+        assert_eq!(row.value.as_deref(), value);
+    }
 }

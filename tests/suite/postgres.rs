@@ -34,6 +34,8 @@ mod faults_postgres;
 mod fence;
 #[path = "find_or_create.rs"]
 mod find_or_create;
+#[path = "find_or_create_postgres.rs"]
+mod find_or_create_postgres;
 #[path = "histories.rs"]
 mod histories;
 #[path = "histories_postgres.rs"]
@@ -68,7 +70,11 @@ mod transaction;
 mod transaction_postgres;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "what_changed.rs"]
+mod what_changed;
 #[path = "worker.rs"]
 mod worker;
 #[path = "worker_postgres.rs"]
 mod worker_postgres;
+#[path = "written.rs"]
+mod written;

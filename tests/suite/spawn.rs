@@ -41,7 +41,11 @@ macro_rules! all_methods {
         assert_eq!((article.likes, article.lock_version), (0, 0));
         let found = Article::find_by_tenant_and_slug($db, 1, "a").await.unwrap();
         assert_eq!(found.as_ref(), Some(&article));
-        let article = Article::upsert($db, new("a")).await.unwrap();
+        let renamed = NewArticle {
+            title: "another".to_owned(),
+            ..new("a")
+        };
+        let article = Article::upsert($db, renamed).await.unwrap();
         assert_eq!(article.lock_version, 1);
         let article = Article::load($db, article.id).await.unwrap();
         let article = Article {

@@ -52,7 +52,11 @@ mod spawn;
 mod transaction;
 #[path = "versioned.rs"]
 mod versioned;
+#[path = "what_changed.rs"]
+mod what_changed;
 #[path = "worker.rs"]
 mod worker;
 #[path = "worker_sqlite.rs"]
 mod worker_sqlite;
+#[path = "written.rs"]
+mod written;

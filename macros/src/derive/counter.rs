@@ -277,9 +277,10 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
             "Adds `delta` (any sign) to `{field}` and returns the total that the database now has. {missing}\n\n{}\n\n\
              The last two parameters are the lowest and the highest old value that allow the addition; \
              `delta` is what the parameter before them is.\n\n\
-             Errors: `OutOfBounds`, `Overflow`, `NotFound`, `NullValue`, `Contended`, `NotUnique`, `Serialization`, `Unknown`, \
-             `Database`. Only after `Unknown` can the addition have happened.\n\n\
-             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+             Errors: `OutOfBounds`, `Overflow`, `NotFound`, `NullValue`, `Contended`, `NotUnique`, `Written`, `Serialization`, \
+             `Unknown`, `Database`. The addition has happened after `Written`, and can have after `NotUnique` and `Unknown`.\n\n\
+             A negative delta is tried on the row that exists first.\n\n\
+             Cancel safety: one statement adds; if the future is dropped it was executed completely or not at all.",
             sql_doc(model, |_| if model.existing_rows {
                 sql::counter::add_existing(model, counter)
             } else {

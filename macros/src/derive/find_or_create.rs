@@ -12,7 +12,7 @@ use super::versioned::max_version;
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
     describe_key, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal,
-    passed, sql_doc, stub_fields, stub_impl, stub_method,
+    passed, position, sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -252,8 +252,8 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
              values of `new` are ignored.\n\n{}\n\nand only if there is no such row\n\n{}\n\n\
              If somebody else is faster, the row is read again, at most five rounds of both. In a PostgreSQL transaction the insert is \
              wrapped in a savepoint, so that the transaction stays usable whatever happens.\n\n\
-             Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Serialization`, `Unknown`, `Database` (also a violation \
-             of another constraint).\n\n\
+             Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a \
+             violation of another constraint).\n\n\
              Cancel safety: if the future is dropped, the row was created completely or not at all; calling again finds out.",
             sql_doc(model, |_| sql::select(model, &key.columns)),
             sql_doc(model, |_| sql::find_or_create::insert(model, key.key))
@@ -268,18 +268,20 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
     } else {
         ""
     };
-    let upsert_sql = sql::find_or_create::upsert(model, key.key);
-    let upsert_docs = match &upsert_sql {
-        Some(sql) => format!(
+    let upsert_sql = |dialect| sql::find_or_create::upsert(model, key.key, dialect);
+    let upsert_docs = if upsert_sql(Dialect::Postgres).is_none() {
+        "Creates the row unless it exists, and returns it: there is no column to overwrite. Runs as the method that finds or \
+         creates, with its errors."
+            .to_owned()
+    } else {
+        format!(
             "Creates the row, or overwrites the one with the same {names}, and returns it as stored. The primary key, counters \
-             and what the database generates are never overwritten.{again}\n\n```sql\n{sql}\n```\n\n\
-             Errors: `NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Serialization`, `Unknown`, `Database` \
-             (also a violation of another constraint).\n\n\
-             Cancel safety: one statement; if the future is dropped it was executed completely or not at all."
-        ),
-        None => "Creates the row unless it exists, and returns it: there is no column to overwrite. Runs as the method that \
-                 finds or creates, with its errors."
-            .to_owned(),
+             and what the database generates are never overwritten.{again}\n\n{}\n\n\
+             Errors: `NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Written`, `Serialization`, `Unknown`, \
+             `Database` (also a violation of another constraint).\n\n\
+             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+            sql_doc(model, |dialect| upsert_sql(dialect).unwrap_or_default())
+        )
     };
     let upsert = method(
         &key.names.upsert,
@@ -303,10 +305,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         Some(schema) => quote!(__rt::Some(#schema)),
         None => quote!(__rt::None),
     };
-    let max_version = match model.version() {
+    let version = match model.version() {
         Some(version) => {
+            let index = position(model, version);
             let max = max_version(version);
-            quote!(__rt::Some(#max))
+            quote!(__rt::Some((#index, #max)))
         }
         None => quote!(__rt::None),
     };
@@ -359,7 +362,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const TABLE: &'static str = #table;
             const SCHEMA: __rt::Option<&'static str> = #schema;
             const TABLE_NAME: &'static str = #name;
-            const MAX_VERSION: __rt::Option<i64> = #max_version;
+            const VERSION: __rt::Option<(usize, i64)> = #version;
             #fences
         }
         #(#keys)*
@@ -384,7 +387,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let index = Index::from(index);
         let find = literal(dialect, &sql::select(model, &key.columns));
         let insert = literal(dialect, &sql::find_or_create::insert(model, key.key));
-        let upsert = sql::find_or_create::upsert(model, key.key);
+        let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_literal(dialect, upsert.as_deref());
         let bind_key = bind_key(&key.columns);
         quote! {

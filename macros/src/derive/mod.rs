@@ -151,11 +151,16 @@ impl Method {
 
 /// Wraps an impl so that it exists only if the runtime was built for the database.
 fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
-    let wrapper = match dialect {
+    let wrapper = wrapper(dialect);
+    quote!(__rt::#wrapper! { #code })
+}
+
+/// The macro that keeps its contents if the runtime was built for the database.
+fn wrapper(dialect: Dialect) -> Ident {
+    match dialect {
         Dialect::Postgres => format_ident!("postgres"),
         Dialect::Sqlite => format_ident!("sqlite"),
-    };
-    quote!(__rt::#wrapper! { #code })
+    }
 }
 
 /// sqlx's type for the database.
@@ -195,13 +200,40 @@ fn optional_literal(dialect: Dialect, sql: Option<&str>) -> TokenStream {
 fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
     let ty = &column.ty;
     let index = Index::from(index);
-    if column.json {
-        let to = quote!(__to);
+    let to = quote!(__to);
+    let json = quote!(__rt::sqlx::types::Json);
+    if column.json_nullable {
+        // `None` is NULL; as JSON it would be the value `null`.
         return quote_spanned! {ty.span()=>
-            #to.bind(#index, &__rt::sqlx::types::Json(#value));
+            #to.bind_json(#index, &__rt::OrNull(__rt::Option::map(__rt::Option::as_ref(#value), #json)));
         };
     }
+    if column.json {
+        return quote_spanned! {ty.span()=>
+            #to.bind_json(#index, &#json(#value));
+        };
+    }
+    if is_json(ty) {
+        return quote!(__to.bind_json::<#ty>(#index, #value););
+    }
     quote!(__to.bind::<#ty>(#index, #value);)
+}
+
+/// Whether the type is one of JSON, as far as its name tells: equal values can have different texts.
+fn is_json(ty: &Type) -> bool {
+    let Type::Path(path) = ty else { return false };
+    let Some(last) = path.path.segments.last() else {
+        return false;
+    };
+    if last.ident == "Option"
+        && let syn::PathArguments::AngleBracketed(arguments) = &last.arguments
+        && let Some(syn::GenericArgument::Type(inner)) = arguments.args.first()
+    {
+        return is_json(inner);
+    }
+    last.ident == "Json"
+        || last.ident == "JsonValue"
+        || quote!(#path).to_string().ends_with("serde_json :: Value")
 }
 
 /// Binds columns of `self`.
@@ -283,6 +315,15 @@ fn key_of(columns: &[&Column], owner: &TokenStream) -> TokenStream {
         let ident = &column.ident;
         (passed(&column.ty, &quote!()).from_field)(&quote!(#owner.#ident))
     }))
+}
+
+/// Where a column stands among all.
+fn position(model: &Model, column: &Column) -> Option<Index> {
+    let position = model
+        .columns
+        .iter()
+        .position(|other| other.ident == column.ident);
+    position.map(Index::from)
 }
 
 /// One item stays itself, several become a tuple.

@@ -8,7 +8,7 @@ use syn::{DeriveInput, Index};
 use super::{
     Derive, Method, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, connection_name,
     database, describe_key, fence, for_backend, from_row, key_argument, key_of, key_type, literal,
-    name_at, read_back, sql_doc, stub_fields, stub_impl, stub_method,
+    name_at, position, read_back, sql_doc, stub_fields, stub_impl, stub_method, wrapper,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -234,7 +234,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             "Writes all columns if the row still has this copy's `{version_name}`, and returns the row as it now is. \
              The copy itself stays as it is.\n\n{}\n\n{conflict_note}\n\n\
              Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `VersionOverflow`, `Ignored`, `NotUnique`, \
-             `Serialization`, `Unknown`, `Database`.\n\n{cancel}",
+             `Written`, `Serialization`, `Unknown`, `Database`.\n\n{cancel}",
             sql_doc(model, |_| sql::versioned::update(model, version))
         ),
         true,
@@ -321,18 +321,12 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let key_type = key_type(keys, &quote!('__k));
     let key = key_of(keys, &quote!(self));
     let describe = describe_key(keys);
-    let version_index = model
-        .columns
-        .iter()
-        .position(|column| column.ident == version.ident)
-        .map(Index::from);
+    let version_index = position(model, version);
     let writable = model.writable();
     let names = writable.iter().map(|column| &column.field);
-    let differences = writable.iter().map(|column| {
-        let field = &column.ident;
-        let ty = &column.ty;
-        let (mine, other) = (quote!(&self.#field), quote!(&__other.#field));
-        quote_spanned!(ty.span()=> <#ty as __rt::Comparable>::differs(#mine, #other))
+    let databases = model.backends.iter().map(|dialect| {
+        let (wrapper, database) = (wrapper(*dialect), format_ident!("{}", dialect.name()));
+        quote!(#wrapper #database)
     });
     let copies = writable.iter().enumerate().map(|(index, column)| {
         let field = &column.ident;
@@ -358,7 +352,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             fn version(&self) -> i64 { #version_number }
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
             fn changes(&self, __other: &Self) -> __rt::Changes {
-                __rt::Changes::new([#(#differences),*])
+                __rt::changes!(self, __other, #(#databases),*)
             }
             #fence
             fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* #adopt_fence }

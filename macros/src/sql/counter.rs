@@ -73,13 +73,15 @@ pub(crate) fn add_existing(model: &Model, counter: &Column) -> String {
     )
 }
 
-/// Reads the counter alone, to explain why nothing was added.
+/// Reads the key as it is stored and the counter, to explain why nothing was added.
 pub(crate) fn read(model: &Model, counter: &Column) -> String {
+    let keys = model.keys();
     format!(
-        "SELECT {} FROM {} WHERE {}",
+        "SELECT {}, {} FROM {} WHERE {}",
+        names(&keys),
         quote(&counter.name),
         table(model),
-        equal(&model.keys(), 1)
+        equal(&keys, 1)
     )
 }
 

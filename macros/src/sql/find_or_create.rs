@@ -61,11 +61,11 @@ fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
 
 /// Creates the row or overwrites the one that holds the key. `None` if there is nothing to overwrite.
 ///
-/// On a versioned model the version goes up, bounded by one more parameter: SQLite would turn an overflow
-/// into a floating-point number.
+/// On a versioned model the version goes up unless the values are those that are stored, bounded by one more parameter: SQLite
+/// would turn an overflow into a floating-point number.
 ///
 /// A job is enqueued again, as if it were new. Whoever has claimed it must not finish it, so its fence goes up.
-pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
+pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<String> {
     let mut columns = overwritten(model, key);
     let queue = model.is_queue();
     if queue {
@@ -80,7 +80,14 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
     let mut guards = Vec::new();
     if let Some(version) = model.version() {
         let old = existing(model, version);
-        set.push_str(&format!(", {} = {old} + 1", quote(&version.name)));
+        // A job always changes, by its fence.
+        let by = if queue {
+            "1".to_owned()
+        } else {
+            let same = unchanged(model, &columns, dialect);
+            format!("CASE WHEN {same} THEN 0 ELSE 1 END")
+        };
+        set.push_str(&format!(", {} = {old} + {by}", quote(&version.name)));
         guards.push(format!("{old} < ${}", model.given().len() + 1));
     }
     if let Some(fence) = model.fence().filter(|_| queue) {
@@ -103,4 +110,26 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey) -> Option<String> {
         names(&model.unique_columns(key)),
         returning(model)
     ))
+}
+
+/// Whether the stored values of these columns are the proposed ones, as they are and not as their type compares them: `Ada`
+/// and `ADA` are equal to citext and NOCASE, and yet a change.
+fn unchanged(model: &Model, columns: &[&Column], dialect: Dialect) -> String {
+    let proposed = |column: &Column| format!("\"excluded\".{}", quote(&column.name));
+    match dialect {
+        // It compares bytes, so that it can do json, xml and point, which have no `=`, too. Two bare ROWs would be compared
+        // column by column.
+        Dialect::Postgres => format!(
+            "ROW({})::record *= ROW({})::record",
+            comma(columns, |column| existing(model, column)),
+            comma(columns, |column| proposed(column))
+        ),
+        Dialect::Sqlite => and(columns, |column| {
+            format!(
+                "{} IS {} COLLATE BINARY",
+                existing(model, column),
+                proposed(column)
+            )
+        }),
+    }
 }

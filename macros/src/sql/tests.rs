@@ -108,7 +108,7 @@ fn counter_creates_its_row_with_what_the_others_start_at() {
     );
     assert_eq!(
         counter::read(&model, taken),
-        r#"SELECT "taken" FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2"#
+        r#"SELECT "hall", "day", "taken" FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2"#
     );
 }
 
@@ -190,10 +190,15 @@ fn find_or_create_gives_what_is_the_callers_and_lets_the_database_fill_the_rest(
         find_or_create::insert(&model, key),
         r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO NOTHING RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
     );
+    let [postgres, sqlite] =
+        BOTH.map(|dialect| find_or_create::upsert(&model, key, dialect).unwrap());
     assert_eq!(
-        find_or_create::upsert(&model, key).unwrap(),
-        r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO UPDATE SET "a ""text""" = "excluded"."a ""text""", "version" = "pages"."version" + 1 WHERE "pages"."version" < $4 RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
+        postgres,
+        r#"INSERT INTO "cms"."pages" ("site", "path", "a ""text""", "views", "version") VALUES ($1, $2, $3, 1, 0) ON CONFLICT ("site", "path") DO UPDATE SET "a ""text""" = "excluded"."a ""text""", "version" = "pages"."version" + CASE WHEN ROW("pages"."a ""text""")::record *= ROW("excluded"."a ""text""")::record THEN 0 ELSE 1 END WHERE "pages"."version" < $4 RETURNING "id", "site", "path", "a ""text""", "updated_at", "created_at", "views", "version""#
     );
+    assert!(sqlite.contains(
+        r#""version" = "pages"."version" + CASE WHEN "pages"."a ""text""" IS "excluded"."a ""text""" COLLATE BINARY THEN 0 ELSE 1 END WHERE"#
+    ));
 }
 
 #[test]
@@ -202,7 +207,10 @@ fn nothing_to_overwrite_is_no_upsert() {
         #[rowlock(table = "words")]
         struct Word { #[rowlock(key, generated)] id: i64, #[rowlock(unique)] word: String }
     });
-    assert_eq!(find_or_create::upsert(&model, &model.unique[0]), None);
+    assert_eq!(
+        find_or_create::upsert(&model, &model.unique[0], Dialect::Postgres),
+        None
+    );
 }
 
 #[test]
@@ -365,7 +373,7 @@ fn every_write_shows_the_fence() {
         r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $3 WHERE "id" = $2 AND "fence" <= $3 RETURNING "version""#
     );
     assert_eq!(
-        find_or_create::upsert(&model, &model.unique[0]).unwrap(),
-        r#"INSERT INTO "reports" ("name", "fence", "version") VALUES ($1, $2, 0) ON CONFLICT ("name") DO UPDATE SET "fence" = "excluded"."fence", "version" = "reports"."version" + 1 WHERE "reports"."version" < $3 AND "reports"."fence" <= "excluded"."fence" RETURNING "id", "name", "fence", "version""#
+        find_or_create::upsert(&model, &model.unique[0], Dialect::Postgres).unwrap(),
+        r#"INSERT INTO "reports" ("name", "fence", "version") VALUES ($1, $2, 0) ON CONFLICT ("name") DO UPDATE SET "fence" = "excluded"."fence", "version" = "reports"."version" + CASE WHEN ROW("reports"."fence")::record *= ROW("excluded"."fence")::record THEN 0 ELSE 1 END WHERE "reports"."version" < $3 AND "reports"."fence" <= "excluded"."fence" RETURNING "id", "name", "fence", "version""#
     );
 }

@@ -22,26 +22,9 @@ struct NoClone {
     version: i64,
 }
 
-#[derive(Clone, sqlx::Type)]
-#[sqlx(type_name = "text")]
-enum Color {
-    Red,
-}
-
-#[derive(Clone, sqlx::FromRow, Versioned)]
-#[rowlock(table = "no_partial_eq")]
-struct NoPartialEq {
-    #[rowlock(key)]
-    id: i64,
-    color: Color,
-    #[rowlock(version)]
-    version: i64,
-}
-
-async fn calls(pool: sqlx::SqlitePool, a: NoFromRow, b: NoClone, c: NoPartialEq) {
+async fn calls(pool: sqlx::SqlitePool, a: NoFromRow, b: NoClone) {
     let _ = a.update(&pool).await;
     let _ = b.update(&pool).await;
-    let _ = c.update(&pool).await;
 }
 
 fn main() {}
