@@ -74,6 +74,8 @@ mod versioned;
 mod what_changed;
 #[path = "worker.rs"]
 mod worker;
+#[path = "worker_model.rs"]
+mod worker_model;
 #[path = "worker_postgres.rs"]
 mod worker_postgres;
 #[path = "written.rs"]

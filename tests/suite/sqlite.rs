@@ -56,6 +56,8 @@ mod versioned;
 mod what_changed;
 #[path = "worker.rs"]
 mod worker;
+#[path = "worker_model.rs"]
+mod worker_model;
 #[path = "worker_sqlite.rs"]
 mod worker_sqlite;
 #[path = "written.rs"]
