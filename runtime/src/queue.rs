@@ -457,7 +457,11 @@ where
                 let missing = self.limit - claimed.len();
                 let claims = &self.claims;
                 let found = claims.run::<T>(missing, true, &mut refused, &mut connection);
-                let Found { claimed: more, bad } = match found.await {
+                let Found {
+                    claimed: more,
+                    bad,
+                    exhausted,
+                } = match found.await {
                     Ok(found) => found,
                     // What is claimed already must not be lost to the caller.
                     Err(_) if !claimed.is_empty() && !in_transaction => break,
@@ -469,7 +473,7 @@ where
                     (self.report)(row);
                 }
                 // There can be good rows behind the bad ones.
-                if !bad.is_empty() || claimed.len() >= self.limit {
+                if !bad.is_empty() || exhausted > 0 || claimed.len() >= self.limit {
                     continue;
                 }
                 // Whoever claims without a worker takes back the rows of dead processes as well.

@@ -1267,7 +1267,7 @@ where
         result: Result<(Instant, Found<T>), Failure>,
     ) {
         let now = Instant::now();
-        let (at, Found { claimed, bad }) = match result {
+        let (at, found) = match result {
             Ok(found) => found,
             Err(failure) => {
                 let cannot_pass = |error: &sqlx::Error| {
@@ -1290,8 +1290,14 @@ where
                 return;
             }
         };
+        let Found {
+            claimed,
+            bad,
+            exhausted,
+        } = found;
         self.failures = 0;
         add(&self.stats.0.claimed, claimed.len() as u64);
+        add(&self.stats.0.dead, exhausted);
         for row in &bad {
             row.log();
             add(&self.stats.0.bad, 1);
@@ -1302,7 +1308,7 @@ where
             }
         }
         self.plenty = claimed.len() == asked;
-        let more = self.woken || !bad.is_empty();
+        let more = self.woken || !bad.is_empty() || exhausted > 0;
         self.next_claim = match claimed.len() < asked && !more {
             true => now + jittered(self.limits.poll),
             false => now,

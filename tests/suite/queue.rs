@@ -336,15 +336,27 @@ async fn q_01_a_claim_yields_no_row_twice() {
 }
 
 #[tokio::test]
-async fn q_06_a_row_at_its_last_attempt_is_not_claimed() {
-    let database = emails(3).await;
+async fn q_06_a_row_without_attempts_left_is_dead() {
+    let database = emails(6).await;
     let pool = &database.pool;
-    for (id, attempts) in [(1, 3), (2, 4), (3, 2)] {
+    // A limit that was lowered, or a re-drive that forgot the column.
+    for (id, attempts) in [(1, 3), (2, 4), (3, 2), (4, 3)] {
         let sql = format!("UPDATE emails SET attempts = {attempts} WHERE id = {id}");
         run(pool, sql).await;
     }
-    let last = claim_one(pool, MINUTE).await;
-    assert_eq!((last.id, last.attempts), (3, 3));
+    // They keep no place of the others.
+    let batch = Email::claim(pool, 2).await.unwrap();
+    assert_eq!(ids(&batch), [3, 5]);
+    assert_eq!((batch[0].attempts, batch[1].attempts), (3, 1));
+    assert_eq!(ids(&Email::claim(pool, 5).await.unwrap()), [6]);
+    for (row, attempts) in all(pool).await.iter().zip([3, 4, 3, 3]) {
+        let dead = row.id != 3;
+        assert_eq!(row.attempts, attempts, "{row:?}");
+        assert_eq!(row.state == QueueState::Dead, dead, "{row:?}");
+        assert_eq!(row.finished_at.is_some(), dead, "{row:?}");
+        let error = dead.then_some("no attempts left");
+        assert_eq!(row.last_error.as_deref(), error, "{row:?}");
+    }
 }
 
 /// A job that takes its process with it.

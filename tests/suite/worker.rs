@@ -424,6 +424,34 @@ async fn a_failing_row_is_dead_after_its_last_attempt() {
     assert!(runs.values().all(|runs| *runs == [1, 2, 3]), "{runs:?}");
 }
 
+/// A row that is ready and has no attempts left ends as well.
+#[tokio::test]
+async fn a_row_without_attempts_left_is_dead() {
+    let database = jobs(5).await;
+    let pool = &database.pool;
+    execute(pool, "UPDATE jobs SET attempts = 3 WHERE id < 4").await;
+    for prefetch in [0, 3] {
+        let background = start(worker(pool).concurrency(2).prefetch(prefetch), async |_| {});
+        until_in_state(pool, QueueState::Ready, 0).await;
+        until_in_state(pool, QueueState::Running, 0).await;
+        let counts = background.stop().await;
+        assert_eq!((counts.started, counts.dead), (2, 3));
+        assert_eq!((counts.completed, counts.bad), (2, 0));
+        for job in all(pool).await {
+            let (state, attempts) = match job.id < 4 {
+                true => (QueueState::Dead, 3),
+                false => (QueueState::Done, 1),
+            };
+            assert_eq!((job.state, job.attempts), (state, attempts));
+        }
+        execute(
+            pool,
+            "UPDATE jobs SET state = 'ready', attempts = CASE WHEN id < 4 THEN 3 ELSE 0 END",
+        )
+        .await;
+    }
+}
+
 /// `concurrency` is reached and never exceeded; `prefetch` is what may be held besides.
 #[tokio::test]
 async fn concurrency_and_prefetch_are_limits() {

@@ -163,13 +163,8 @@ impl<'m> Queue<'m> {
             Dialect::Postgres => "statement_timestamp()",
             Dialect::Sqlite => "julianday('now')",
         };
-        format!(
-            "{} AND {} <= {at} AND {} < {}",
-            self.is("ready"),
-            self.due(dialect),
-            quote(&self.attempts.name),
-            self.max_attempts,
-        )
+        // Also a row without attempts left, which ends as dead: it would be ready for ever.
+        format!("{} AND {} <= {at}", self.is("ready"), self.due(dialect))
     }
 
     /// What tells a row apart that cannot be read as a whole: the key, the fence, the attempts.

@@ -39,6 +39,8 @@ impl BadRow {
 pub(crate) struct Found<T> {
     pub(crate) claimed: Vec<Claimed<T>>,
     pub(crate) bad: Vec<BadRow>,
+    /// How many rows had no attempts left, and are dead now.
+    pub(crate) exhausted: u64,
 }
 
 impl<T> Default for Found<T> {
@@ -46,6 +48,7 @@ impl<T> Default for Found<T> {
         Self {
             claimed: Vec::new(),
             bad: Vec::new(),
+            exhausted: 0,
         }
     }
 }
@@ -262,12 +265,16 @@ impl<DB: Backend> Claims<DB> {
         found: &mut Found<T>,
         connection: &mut Link<'_, DB>,
     ) {
-        for row in rows {
-            let error = match decoded::<DB, T>(&row) {
+        for raw in rows {
+            let error = match decoded::<DB, T>(&raw) {
                 Ok((mut row, waited)) => {
                     if !counted {
                         // What the database is going to have when the attempt begins.
                         row.count();
+                    }
+                    if row.attempts() > T::MAX_ATTEMPTS {
+                        self.give_up::<T>(&raw, counted, found, connection).await;
+                        continue;
                     }
                     found.claimed.push(Claimed {
                         row,
@@ -278,7 +285,7 @@ impl<DB: Backend> Claims<DB> {
                 }
                 Err(error) => error,
             };
-            let bad = match Bare::claimed::<T>(&row) {
+            let bad = match Bare::claimed::<T>(&raw) {
                 Ok(bare) => {
                     let reason = stored(&format_args!("the row does not fit the model: {error}"));
                     let attempts = bare.attempts.saturating_add(i64::from(!counted));
@@ -299,6 +306,23 @@ impl<DB: Backend> Claims<DB> {
             };
             found.bad.push(bad);
         }
+    }
+
+    /// A row was ready without attempts left: there may be fewer now than when it was put back, or it was made ready by hand. If it
+    /// cannot be written, it is taken back when its lease has ended.
+    async fn give_up<T: QueueSql<DB>>(
+        &self,
+        row: &DB::Row,
+        counted: bool,
+        found: &mut Found<T>,
+        connection: &mut DB::Connection,
+    ) {
+        let Ok(bare) = Bare::claimed::<T>(row) else {
+            return;
+        };
+        let attempts = bare.attempts.saturating_sub(i64::from(counted));
+        let dead = bare.put_off::<T>(attempts, self.backoff, "no attempts left", connection);
+        found.exhausted += u64::from(dead.await.is_ok());
     }
 
     async fn one_by_one<T: QueueSql<DB>>(
