@@ -315,7 +315,7 @@ impl<DB: Backend> Claims<DB> {
         row: &DB::Row,
         counted: bool,
         found: &mut Found<T>,
-        connection: &mut DB::Connection,
+        connection: &mut Link<'_, DB>,
     ) {
         let Ok(bare) = Bare::claimed::<T>(row) else {
             return;
