@@ -79,7 +79,7 @@ impl JobOutcome {
         }
     }
 
-    /// The job can never succeed: its row becomes [`QueueState::Dead`].
+    /// The job can never succeed: its row becomes [`QueueState::Dead`](crate::QueueState::Dead).
     pub fn fail(error: impl Display) -> Self {
         Self::Fail {
             error: stored(&error),
