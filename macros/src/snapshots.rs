@@ -307,8 +307,8 @@ fn find_or_create() {
 /// The options are on a type of the runtime, so there is a signature for each way to lock and nothing for each option.
 #[test]
 fn lockable_stays_within_its_budget() {
-    printed::<Lockable>(document()).assert_within(56, 29);
-    printed::<Lockable>(tag()).assert_within(35, 29);
+    printed::<Lockable>(document()).assert_within(66, 29);
+    printed::<Lockable>(tag()).assert_within(42, 29);
 }
 
 #[test]

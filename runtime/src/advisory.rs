@@ -246,7 +246,7 @@ impl TakeLock {
             format!("{} IS NOT NULL", self.wait())
         };
         format!(
-            "SELECT CASE WHEN current_setting('transaction_isolation') = 'repeatable read' THEN NULL ELSE {taken} END"
+            "SELECT CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN NULL ELSE {taken} END"
         )
     }
 
@@ -552,19 +552,19 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # SQL
     ///
-    /// One round trip, not prepared: `SELECT CASE WHEN current_setting('transaction_isolation') = 'repeatable read' THEN NULL ELSE
-    /// pg_advisory_xact_lock(…) IS NOT NULL END`; with [`timeout`](Self::timeout) the same statement also sets `lock_timeout` and sets it
+    /// One round trip, not prepared: `SELECT CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+    /// THEN NULL ELSE pg_advisory_xact_lock(…) IS NOT NULL END`; with [`timeout`](Self::timeout) the same statement also sets `lock_timeout` and sets it
     /// back.
     ///
     /// # Isolation
     ///
-    /// In REPEATABLE READ the transaction sees what was committed before its first statement, so the lock would come too late for all it is
-    /// going to read: [`AcquireError::RepeatableRead`], and nothing is locked. SERIALIZABLE has the same snapshot, but the server
-    /// refuses the COMMIT of who acted on a stale read.
+    /// In REPEATABLE READ and SERIALIZABLE the transaction sees what was committed before its first statement, so the lock would come too
+    /// late for all it is going to read: [`AcquireError::FixedSnapshot`], and nothing is locked. The server refuses the COMMIT of
+    /// who acted on a stale read only if all the others are SERIALIZABLE too, and [`run`](Self::run) is not.
     ///
     /// # Errors
     ///
-    /// [`AcquireError`]: `LockTimeout`, `Deadlock`, `RepeatableRead`, `Database`. After all of them but `RepeatableRead` the transaction is
+    /// [`AcquireError`]: `LockTimeout`, `Deadlock`, `FixedSnapshot`, `Database`. After all of them but `FixedSnapshot` the transaction is
     /// aborted; to go on with it, lock inside a savepoint.
     ///
     /// # Cancel safety
@@ -589,7 +589,7 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Errors
     ///
-    /// [`AcquireError`]: `RepeatableRead`, `Database`.
+    /// [`AcquireError`]: `FixedSnapshot`, `Database`.
     ///
     /// # Cancel safety
     ///
@@ -683,7 +683,7 @@ fn in_transaction<'t, DB: AdvisoryLocks>(
     async move {
         match DB::ask(&mut tx.link(), lock.in_transaction()).await {
             Ok(Some(taken)) => Ok(taken),
-            Ok(None) => Err(AcquireError::RepeatableRead(key.attempt())),
+            Ok(None) => Err(AcquireError::FixedSnapshot(key.attempt())),
             Err(error) => Err(AcquireError::new(&key, error)),
         }
     }
@@ -755,11 +755,12 @@ pub enum AcquireError {
     /// Several waited for each other in a circle, and the server ended this wait. The transaction is aborted.
     #[error("{0}")]
     Deadlock(#[source] DatabaseError),
-    /// The transaction is REPEATABLE READ: it would go on to read what was committed before the lock was its own.
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: it would go on to read what was committed before the lock was its own.
+    /// Nothing was locked. Use READ COMMITTED.
     #[error(
-        "{0}: in REPEATABLE READ the snapshot is older than the lock; use READ COMMITTED or SERIALIZABLE"
+        "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED"
     )]
-    RepeatableRead(Attempt),
+    FixedSnapshot(Attempt),
     /// The database or the connection failed.
     #[error(transparent)]
     Database(DatabaseError),

@@ -1,9 +1,11 @@
 //! Row locks: rows that nobody else can change until the transaction ends.
 
+use std::any::Any;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -23,11 +25,21 @@ use crate::versioned::Conflict;
 pub trait Lockable: Sized + Send + Sync + 'static {
     /// The key columns as the caller gives them; text is borrowed.
     type Key<'k>: PartialEq + Clone + Send + Sync + 'k;
+    /// The key columns as the row has them.
+    type OwnedKey: Send + Sync + 'static;
     /// As written by the user.
     const TABLE: &'static str;
 
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
+    /// A copy of it.
+    fn owned_key(&self) -> Self::OwnedKey;
+    /// Whether this is the key of this row.
+    fn has_key(&self, key: &Self::OwnedKey) -> bool;
+    /// The version of this copy, if the model has one.
+    fn locked_version(&self) -> Option<i64> {
+        None
+    }
     /// Writes the key into an error.
     fn describe(key: &Self::Key<'_>, to: &mut KeyText);
     /// The fence to show to the row, if the model has one.
@@ -49,9 +61,10 @@ pub trait LockableVersion: Lockable {
 
 /// The statements of a model for one database.
 pub trait LockableSql<DB: Backend>: Lockable {
-    /// Reads one row by its key; the lock clause is put behind it.
+    /// Reads one row by its key; the lock clause is put behind it. Where there are row locks, 1 follows the columns if the
+    /// transaction reads from a snapshot, else 0.
     const SELECT: &'static str;
-    /// Reads many rows in key order, and behind each the number of its key, from 1. With arrays this is the whole statement, else
+    /// Reads many rows in key order, and behind each, after the same, the number of its key, from 1. With arrays this is the whole statement, else
     /// what stands before the list of keys and numbers.
     const SELECT_MANY_HEAD: &'static str;
     /// What stands behind the list.
@@ -142,6 +155,7 @@ pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
     transaction: Option<u64>,
     which: Q,
     no_key: bool,
+    only_itself: bool,
     timeout: Option<Duration>,
     kind: Kind<T, G, W>,
 }
@@ -177,7 +191,7 @@ pub struct SkipLocked;
 pub trait Strength: Send + 'static {
     type Guard<T: Send>: Send;
     fn clause(no_key: bool) -> &'static str;
-    fn guard<T: Send>(row: T, transaction: Option<u64>) -> Self::Guard<T>;
+    fn guard<T: Lockable>(row: T, transaction: Option<u64>) -> Self::Guard<T>;
 }
 
 /// The strength of a lock that is not shared.
@@ -200,8 +214,12 @@ impl Strength for Exclusive {
             " FOR UPDATE"
         }
     }
-    fn guard<T: Send>(row: T, transaction: Option<u64>) -> Locked<T> {
-        Locked { row, transaction }
+    fn guard<T: Lockable>(row: T, transaction: Option<u64>) -> Locked<T> {
+        Locked {
+            key: LockedKey(Arc::new(row.owned_key())),
+            row,
+            transaction,
+        }
     }
 }
 
@@ -210,7 +228,7 @@ impl Strength for Share {
     fn clause(_: bool) -> &'static str {
         " FOR SHARE"
     }
-    fn guard<T: Send>(row: T, _: Option<u64>) -> Shared<T> {
+    fn guard<T: Lockable>(row: T, _: Option<u64>) -> Shared<T> {
         Shared(row)
     }
 }
@@ -293,6 +311,7 @@ fn start<'t, DB: Backend, T, Q>(
         transaction,
         which,
         no_key: false,
+        only_itself: false,
         timeout: None,
         kind: PhantomData,
     }
@@ -305,6 +324,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
             transaction: self.transaction,
             which: self.which,
             no_key: self.no_key,
+            only_itself: self.only_itself,
             timeout: self.timeout,
             kind: PhantomData,
         }
@@ -317,6 +337,16 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
     /// transaction costs none (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// The lock is to guard the locked row and nothing else, so it may be taken in REPEATABLE READ and SERIALIZABLE, too.
+    ///
+    /// There the transaction reads all other rows as they were before its first statement, hence before the lock: a sum over the rows that
+    /// refer to the locked one, say, can be old. Without this option that is [`LockError::FixedSnapshot`]. The locked row itself is the
+    /// newest one at every level, or the lock is [`LockError::Serialization`].
+    pub fn only_itself(mut self) -> Self {
+        self.only_itself = true;
         self
     }
 
@@ -375,6 +405,19 @@ pub enum LockError {
     /// Somebody else holds the row, and the call was not to wait (any longer).
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
+    /// then. Use READ COMMITTED, or [`only_itself`](Lock::only_itself) if only the locked row counts. The row is locked all the same.
+    #[error(
+        "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
+    )]
+    FixedSnapshot(Attempt),
+    /// The key of a [`Locked`] was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
+    #[error("{0}: the key was edited")]
+    KeyChanged(Attempt),
+    /// The row has another version than this [`Locked`]: it was saved through another one in the same transaction, or a save of this
+    /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
+    #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
+    Stale(Attempt),
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
     OtherTransaction(Attempt),
@@ -411,12 +454,32 @@ impl LockError {
 
 /// A row that nobody else can change until the transaction ends. It dereferences to the row.
 ///
-/// The lock belongs to the transaction, not to this value: dropping it releases nothing.
+/// The lock belongs to the transaction, not to this value: dropping it releases nothing. After a rollback this value has what was not
+/// written, with a raised version: let the closure of `rowlock::transaction` return rows, so that they get out by `Ok` only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Locked<T> {
     row: T,
+    key: LockedKey,
     transaction: Option<u64>,
 }
+
+/// The key as it was when the row was locked, of a type that only `save` needs to know.
+#[derive(Clone)]
+struct LockedKey(Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for LockedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LockedKey")
+    }
+}
+
+// Two locked rows are equal if their rows are, keys included.
+impl PartialEq for LockedKey {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for LockedKey {}
 
 /// A row that nobody can change until the transaction ends, this transaction included unless it is the only one that
 /// shares it. It dereferences to the row.
@@ -456,9 +519,13 @@ impl<T> Locked<T> {
         self.row
     }
 
-    /// Writes all columns, without checking a version: the row cannot have changed. A version goes up all the same.
+    /// Writes all columns. A version is checked and goes up: nobody else can have changed the row, but this transaction can, through
+    /// another `Locked` of it. Without a version column the last save of a transaction wins.
     ///
     /// # Errors
+    ///
+    /// [`LockError::Stale`] if this transaction saved the row through another `Locked`, or rolled a save of this one back with a
+    /// savepoint. [`LockError::KeyChanged`] if the key was edited.
     ///
     /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row. Transactions of
     /// `rowlock::transaction` are told apart; those of sqlx carry no identity, so that passing the right one is up to the
@@ -475,10 +542,17 @@ impl<T> Locked<T> {
             if tx.id() != self.transaction {
                 return Err(LockError::OtherTransaction(attempt(&self.row)));
             }
+            let locked = self.key.0.downcast_ref::<T::OwnedKey>();
+            if !locked.is_some_and(|key| self.row.has_key(key)) {
+                return Err(LockError::KeyChanged(attempt(&self.row)));
+            }
             let connection = &mut tx.link();
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut statement);
+            if let Some(version) = self.row.locked_version() {
+                statement.bind_i64(version);
+            }
             if let Some(fence) = self.row.fence() {
                 statement.bind_i64(fence.get());
             }
@@ -510,13 +584,14 @@ async fn refused<DB: Backend, T: LockableSql<DB>>(
         Ok(_) => return LockError::NotFound(attempt),
         Err(error) => return LockError::new(attempt, error, false),
     };
-    if row.fence().is_none() {
+    if row.fence().is_none() && row.locked_version().is_none() {
         return LockError::Ignored(attempt);
     }
     match T::from_row(&stored) {
         Ok(stored) if stored.fence() > row.fence() => {
             LockError::Fenced(attempt, stored.fence().unwrap_or_default())
         }
+        Ok(stored) if stored.locked_version() != row.locked_version() => LockError::Stale(attempt),
         Ok(_) => LockError::Ignored(attempt),
         Err(error) => LockError::new(attempt, error, false),
     }
@@ -576,6 +651,7 @@ where
                 transaction,
                 which: One(key),
                 no_key,
+                only_itself,
                 timeout,
                 ..
             } = self;
@@ -592,6 +668,9 @@ where
                 .map_err(failed)?;
             match fetched.map_err(failed)? {
                 Fetched::One(row) => {
+                    if !only_itself && from_snapshot::<DB, T>(&row, 0).map_err(failed)? {
+                        return Err(LockError::FixedSnapshot(attempt()));
+                    }
                     let row = T::from_row(&row).map_err(failed)?;
                     return Ok(W::locked(G::guard(row, transaction)));
                 }
@@ -613,6 +692,18 @@ where
             Err(LockError::NotFound(attempt()))
         })
     }
+}
+
+/// Whether the transaction reads other rows from a snapshot; `behind` columns follow the one that says so.
+fn from_snapshot<DB: Backend, T: LockableSql<DB>>(
+    row: &DB::Row,
+    behind: usize,
+) -> Result<bool, sqlx::Error> {
+    // Without row locks, who has the lock reads the newest.
+    if T::WRITE_LOCK.is_some() {
+        return Ok(false);
+    }
+    Ok(DB::get_i64(row, row.len().saturating_sub(1 + behind))? == Some(1))
 }
 
 async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
@@ -648,6 +739,7 @@ where
                 transaction,
                 which: Many(keys),
                 no_key,
+                only_itself,
                 timeout,
                 ..
             } = self;
@@ -668,6 +760,10 @@ where
             let mut found = vec![false; keys.len()];
             let mut locked: Vec<T> = Vec::with_capacity(keys.len());
             for row in &rows.map_err(failed)? {
+                if !only_itself && from_snapshot::<DB, T>(row, 1).map_err(failed)? {
+                    let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
+                    return Err(LockError::FixedSnapshot(attempt));
+                }
                 // A number from 1 for each row, or the database is not one that rowlock knows.
                 let number = DB::get_i64(row, row.len().saturating_sub(1)).map_err(failed)?;
                 let place = number.and_then(|number| usize::try_from(number - 1).ok());
@@ -757,7 +853,12 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
         let key = row.key();
         let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
         let current = match fetched.map_err(failed)? {
-            Fetched::One(row) => T::from_row(&row).map_err(failed)?,
+            Fetched::One(row) => {
+                if from_snapshot::<DB, T>(&row, 0).map_err(failed)? {
+                    return Err(LockCheckedError::Lock(LockError::FixedSnapshot(attempt())));
+                }
+                T::from_row(&row).map_err(failed)?
+            }
             Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),
             Fetched::Several => {
                 return Err(LockCheckedError::Lock(LockError::NotUnique(attempt())));

@@ -732,34 +732,33 @@ async fn a_14_naive_twin_asks_by_trying_and_is_in_the_way() {
 }
 
 #[tokio::test]
-async fn repeatable_read_is_refused_and_nothing_locked() {
+async fn a_fixed_snapshot_is_refused_and_nothing_locked() {
     let database = database(NOTES).await;
     let lock = lock();
-    let refused = transaction(&database.pool)
-        .repeatable_read()
-        .run(async |tx| {
-            let waited = lock.lock(&mut *tx).await;
-            assert!(matches!(waited, Err(AcquireError::RepeatableRead(_))));
-            lock.clone()
-                .timeout(SHORT)
-                .lock(&mut *tx)
-                .await
-                .unwrap_err();
-            let tried = lock.try_lock(&mut *tx).await;
-            assert!(!lock.is_held(&database.pool).await?);
-            tried
-        })
-        .await
-        .unwrap_err();
-    assert!(refused.to_string().contains("REPEATABLE READ"), "{refused}");
-    let held = transaction(&database.pool)
-        .serializable()
-        .run(async |tx| {
-            lock.lock(&mut *tx).await?;
-            lock.is_held(&database.pool).await
-        })
-        .await;
-    assert!(held.unwrap());
+    for serializable in [false, true] {
+        let builder = transaction(&database.pool);
+        let builder = if serializable {
+            builder.serializable()
+        } else {
+            builder.repeatable_read()
+        };
+        let refused = builder
+            .run(async |tx| {
+                let waited = lock.lock(&mut *tx).await;
+                assert!(matches!(waited, Err(AcquireError::FixedSnapshot(_))));
+                lock.clone()
+                    .timeout(SHORT)
+                    .lock(&mut *tx)
+                    .await
+                    .unwrap_err();
+                let tried = lock.try_lock(&mut *tx).await;
+                assert!(!lock.is_held(&database.pool).await?);
+                tried
+            })
+            .await
+            .unwrap_err();
+        assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
+    }
     // Whatever the default is: `run` says what it needs.
     let pool = database.one_connection_pool().await;
     pool.execute("SET default_transaction_isolation = 'repeatable read'")

@@ -299,3 +299,75 @@ async fn a_dropped_lock_call_leaves_nothing_locked() {
     }
     assert_eq!(database.open_transactions().await, 0);
 }
+
+/// A changed key is the key of a row that nobody locked.
+#[tokio::test]
+async fn a_locked_row_keeps_its_key() {
+    let database = stock().await;
+    let mut tx = database.pool.begin().await.unwrap();
+    let mut sku = Sku::lock(&mut tx, 1).await.unwrap();
+    sku.id = 2;
+    let refused = sku.save(&mut tx).await;
+    assert!(
+        matches!(refused, Err(LockError::KeyChanged(_))),
+        "{refused:?}"
+    );
+    sku.id = 1;
+    sku.left = 9;
+    sku.save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    for (id, left) in [(1, 9), (2, 20)] {
+        assert_eq!(Sku::load(&database.pool, id).await.unwrap().left, left);
+    }
+}
+
+/// The naive twin writes what it read first over what was saved in between.
+#[tokio::test]
+async fn a_row_that_is_locked_twice_does_not_lose_the_first_save() {
+    let database = stock().await;
+    for naive in [true, false] {
+        let mut tx = database.pool.begin().await.unwrap();
+        let mut first = Sku::lock(&mut tx, 1).await.unwrap();
+        let mut second = Sku::lock(&mut tx, 1).await.unwrap();
+        first.left -= 3;
+        first.save(&mut tx).await.unwrap();
+        second.left -= 4;
+        if naive {
+            sqlx::query(r#"UPDATE stock SET "left" = $1 WHERE id = 1"#)
+                .bind(second.left)
+                .execute(&mut *tx)
+                .await
+                .unwrap();
+        } else {
+            let refused = second.save(&mut tx).await;
+            assert!(matches!(refused, Err(LockError::Stale(_))), "{refused:?}");
+            // Nothing is aborted, and a new lock has what was saved.
+            let mut third = Sku::lock(&mut tx, 1).await.unwrap();
+            third.left -= 4;
+            third.save(&mut tx).await.unwrap();
+        }
+        let left = Sku::lock(&mut tx, 1).await.unwrap().left;
+        assert_eq!(left, if naive { 6 } else { 3 });
+        tx.rollback().await.unwrap();
+    }
+}
+
+/// The version that a rolled-back save left in memory is not the row's, and is not written over it.
+#[tokio::test]
+async fn a_save_that_was_rolled_back_with_its_savepoint_is_stale() {
+    let database = stock().await;
+    let mut tx = database.pool.begin_with(super::BEGIN_WRITE).await.unwrap();
+    let mut sku = Sku::lock(&mut tx, 1).await.unwrap();
+    sku.left = 0;
+    let mut savepoint = sqlx::Acquire::begin(&mut tx).await.unwrap();
+    sku.save(&mut savepoint).await.unwrap();
+    savepoint.rollback().await.unwrap();
+    let refused = sku.save(&mut tx).await;
+    assert!(matches!(refused, Err(LockError::Stale(_))), "{refused:?}");
+    let mut again = Sku::lock(&mut tx, 1).await.unwrap();
+    assert_eq!((again.left, again.version), (10, 0));
+    again.left = 5;
+    again.save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(Sku::load(&database.pool, 1).await.unwrap().left, 5);
+}

@@ -301,7 +301,7 @@ async fn l_16_a_row_changed_since_the_snapshot_is_a_serialization_failure() {
         tx.execute("SELECT * FROM stock").await.unwrap();
         let change = "UPDATE stock SET units = units - 1 WHERE id = 1";
         database.pool.execute(change).await.unwrap();
-        Sku::lock(&mut *tx, 1).await
+        Sku::lock(&mut *tx, 1).only_itself().await
     };
     let newest = transaction(&database.pool)
         .read_committed()
@@ -437,4 +437,93 @@ async fn a_key_needs_no_order_and_no_array_type_of_its_own() {
         let units: Vec<_> = locked.iter().map(|row| row.units).collect();
         assert_eq!(units, [1, 2]);
     }
+}
+
+/// Two callers lock the same row and count the rows that refer to it: at most one order per SKU. With a snapshot that is older than
+/// the lock both count none. The naive twin says that only the locked row counts.
+#[tokio::test]
+async fn a_lock_with_a_fixed_snapshot_does_not_protect_other_rows_and_is_refused() {
+    let order = async |tx: &mut Tx<Db>, naive: bool| {
+        if naive {
+            Sku::lock(&mut *tx, 1).only_itself().await?;
+        } else {
+            Sku::lock(&mut *tx, 1).await?;
+        }
+        let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders WHERE sku = 1")
+            .fetch_one(&mut **tx)
+            .await
+            .unwrap();
+        if orders == 0 {
+            tx.execute("INSERT INTO orders VALUES (1)").await.unwrap();
+        }
+        Ok::<_, LockError>(())
+    };
+    for serializable in [false, true] {
+        for naive in [true, false] {
+            let database = stock().await;
+            let mut holder = database.pool.begin().await.unwrap();
+            Sku::lock(&mut holder, 1).await.unwrap();
+            let pool = database.pool.clone();
+            let builder = transaction(&pool);
+            let builder = if serializable {
+                builder.serializable()
+            } else {
+                builder.repeatable_read()
+            };
+            let second =
+                tokio::spawn(async move { builder.run(async |tx| order(tx, naive).await).await });
+            database.until_blocked().await;
+            holder
+                .execute("INSERT INTO orders VALUES (1)")
+                .await
+                .unwrap();
+            holder.commit().await.unwrap();
+            let second = second.await.unwrap();
+            let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
+                .fetch_one(&database.pool)
+                .await
+                .unwrap();
+            if naive {
+                second.unwrap();
+                assert_eq!(orders, 2);
+            } else {
+                assert!(
+                    matches!(
+                        second,
+                        Err(TransactionError::Failed(LockError::FixedSnapshot(_)))
+                    ),
+                    "{second:?}"
+                );
+                assert_eq!(orders, 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_lock_with_a_fixed_snapshot_is_refused_unless_it_is_for_itself() {
+    let database = stock().await;
+    let mut tx = database
+        .pool
+        .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        .await
+        .unwrap();
+    let refused = [
+        Sku::lock(&mut tx, 1).nowait().await.map(drop),
+        Sku::lock(&mut tx, 1).share().await.map(drop),
+        Sku::lock(&mut tx, 1).skip_locked().await.map(drop),
+        Sku::lock_many(&mut tx, [1, 2]).await.map(drop),
+    ];
+    for refused in refused {
+        assert!(
+            matches!(refused, Err(LockError::FixedSnapshot(_))),
+            "{refused:?}"
+        );
+    }
+    let many = Sku::lock_many(&mut tx, [2, 1]).only_itself().await.unwrap();
+    assert_eq!(many.len(), 2);
+    let mut one = Sku::lock(&mut tx, 1).only_itself().await.unwrap();
+    one.units = 1;
+    one.save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
 }

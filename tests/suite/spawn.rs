@@ -123,6 +123,8 @@ async fn rename<'c>(db: impl sqlx::Acquire<'c, Database = Db> + Send, id: i64) -
 }
 
 /// One that also takes a `Tx`.
+// An `async fn` over `impl Source` would not be `Send` for every lifetime.
+#[allow(clippy::manual_async_fn)]
 fn like<'c>(db: impl Source<'c, Db>, id: i64) -> impl Future<Output = i32> + Send {
     async move { Article::add_likes(db, id, 1).await.unwrap() }
 }

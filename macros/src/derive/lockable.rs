@@ -7,8 +7,8 @@ use syn::{DeriveInput, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, bind_keys, database,
-    describe_key, fence, for_backend, from_row, key_of, key_type, literal, name_at,
-    optional_literal, read_back, sql_doc, stub_impl,
+    describe_key, fence, for_backend, from_row, key_of, key_parts, key_type, literal, name_at,
+    optional_literal, read_back, sql_doc, stub_impl, tuple,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -113,8 +113,11 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
     quote! {
         impl #generics __rt::lockable::Lockable for #ident #arguments #predicates {
             type Key<'__k> = ();
+            type OwnedKey = ();
             const TABLE: &'static str = "";
             fn key(&self) -> Self::Key<'_> {}
+            fn owned_key(&self) -> Self::OwnedKey {}
+            fn has_key(&self, _: &Self::OwnedKey) -> bool { true }
             fn describe(_: &Self::Key<'_>, _: &mut __rt::KeyText) {}
         }
         impl #with_database __rt::lockable::LockableSql<__DB> for #ident #arguments #predicates {
@@ -138,7 +141,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let (lock, lock_many) = (name_at("lock", asked), name_at("lock_many", asked));
     let key = key_type(keys, &quote!('__k));
     let one = |dialect| {
-        let select = sql::select(model, keys);
+        let select = sql::lockable::select(model, dialect);
         match sql::lockable::write_lock(model, dialect) {
             Some(write_lock) => format!("{write_lock};\n{select}"),
             None => format!("{select} FOR UPDATE"),
@@ -154,8 +157,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     };
     let lock_docs = format!(
         "Locks the row of `{table}` with this key until the transaction ends, waiting for whoever holds it, and reads it as it \
-         then is. Options: `no_key`, `share`, `nowait`, `skip_locked`, `timeout`.\n\n{}\n\n\
-         Errors: `NotFound`, `NotUnique`, `NotAvailable`, `Serialization`, `Database` (also a deadlock).\n\n\
+         then is. Options: `no_key`, `share`, `nowait`, `skip_locked`, `timeout`, `only_itself`.\n\n{}\n\n\
+         Errors: `NotFound`, `NotUnique`, `NotAvailable`, `FixedSnapshot`, `Serialization`, `Database` (also a deadlock).\n\n\
          Cancel safety: if the future is dropped, the row may be locked; the lock ends with the transaction.",
         sql_doc(model, one)
     );
@@ -233,12 +236,42 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
     });
     let fence = fence(model);
+    let owned_type = tuple(keys.iter().map(|column| {
+        let ty = &column.ty;
+        quote!(#ty)
+    }));
+    let owned = tuple(keys.iter().map(|column| {
+        let field = &column.ident;
+        quote!(__rt::Clone::clone(&self.#field))
+    }));
+    let parts = key_parts(keys);
+    let single = keys.len() == 1;
+    let same = keys.iter().zip(&parts).map(|(column, part)| {
+        let field = &column.ident;
+        let part = if single {
+            quote!(*#part)
+        } else {
+            quote!(#part)
+        };
+        quote!(self.#field == #part)
+    });
+    let locked_version = model.version().map(|_| {
+        quote! {
+            fn locked_version(&self) -> __rt::Option<i64> {
+                __rt::Some(__rt::lockable::LockableVersion::version(self))
+            }
+        }
+    });
     quote! {
         #[automatically_derived]
         impl __rt::lockable::Lockable for #ident {
             type Key<'__k> = #key_type;
+            type OwnedKey = #owned_type;
             const TABLE: &'static str = #table;
             fn key(&self) -> Self::Key<'_> { #key }
+            fn owned_key(&self) -> Self::OwnedKey { #owned }
+            fn has_key(&self, __key: &Self::OwnedKey) -> bool { #(#same)&&* }
+            #locked_version
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
             #fence
         }
@@ -252,7 +285,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let select = literal(dialect, &sql::select(model, keys));
+    let select = literal(dialect, &sql::lockable::select(model, dialect));
     let (head, tail) = sql::lockable::select_many(model, dialect);
     let (head, tail) = (literal(dialect, &head), literal(dialect, &tail));
     let write_lock = optional_literal(

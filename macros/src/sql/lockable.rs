@@ -2,6 +2,29 @@
 
 use super::*;
 
+/// Behind the columns of a locked row: whether the transaction reads all other rows from a snapshot that is older than the lock.
+fn snapshot(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => {
+            ", CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN 1 ELSE 0 END AS \"rowlock_snapshot\""
+        }
+        // Who has the write lock has the newest snapshot, or does not get it.
+        Dialect::Sqlite => "",
+    }
+}
+
+/// Reads the row with this key.
+pub(crate) fn select(model: &Model, dialect: Dialect) -> String {
+    let all: Vec<&Column> = model.columns.iter().collect();
+    format!(
+        "SELECT {}{} FROM {} WHERE {}",
+        names(&all),
+        snapshot(dialect),
+        table(model),
+        equal(&model.keys(), 1)
+    )
+}
+
 /// Reads many rows in key order, each with the number of the key that it was found by. On PostgreSQL the first part is all of
 /// it, with an array per column; on SQLite the keys and their numbers, from 1, stand between the two.
 ///
@@ -9,11 +32,12 @@ use super::*;
 pub(crate) fn select_many(model: &Model, dialect: Dialect) -> (String, String) {
     let keys = model.keys();
     let select = format!(
-        "SELECT {}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY",
+        "SELECT {}{}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY",
         comma(&model.columns, |column| format!(
             "\"rowlock_row\".{}",
             quote(&column.name)
         )),
+        snapshot(dialect),
         table(model),
         given_row(&keys)
     );
@@ -60,11 +84,16 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
     }
 }
 
-/// Writes all columns of a row that is locked: `$1…` are the columns, then the key, then the fence if there is one. A
-/// version goes up.
+/// Writes all columns of a row that is locked: `$1…` are the columns, then the key, then the version and the fence if there is one. A
+/// version must be the one that was read, or another save of the same transaction would be lost, and goes up.
 pub(crate) fn update(model: &Model) -> String {
     let columns = model.writable();
-    let fence = columns.len() + model.keys().len() + 1;
+    let version = columns.len() + model.keys().len() + 1;
+    let fence = version + model.version().iter().count();
+    let same_version = model.version().map(|column| {
+        let name = quote(&column.name);
+        format!(" AND {name} = ${version}")
+    });
     let mut set: Vec<String> = columns
         .iter()
         .enumerate()
@@ -85,10 +114,11 @@ pub(crate) fn update(model: &Model) -> String {
         );
     }
     format!(
-        "UPDATE {} SET {} WHERE {}{} RETURNING {}",
+        "UPDATE {} SET {} WHERE {}{}{} RETURNING {}",
         table(model),
         set.join(", "),
         equal(&model.keys(), columns.len() + 1),
+        same_version.unwrap_or_default(),
         and_not_fenced(model, fence),
         names(&returned(model))
     )

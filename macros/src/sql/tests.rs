@@ -220,7 +220,7 @@ fn a_lock_reads_every_column_and_many_in_key_order() {
     assert_eq!(none, "");
     assert_eq!(
         all,
-        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_n") AS (SELECT * FROM unnest((SELECT $1)) WITH ORDINALITY UNION ALL SELECT "id", NULL::bigint FROM "cms"."pages" WHERE false) SELECT "rowlock_row"."id", "rowlock_row"."site", "rowlock_row"."path", "rowlock_row"."a ""text""", "rowlock_row"."updated_at", "rowlock_row"."created_at", "rowlock_row"."views", "rowlock_row"."version", "rowlock_n" FROM "cms"."pages" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."id" = "rowlock_given"."rowlock_k1" ORDER BY "rowlock_k1""#
+        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_n") AS (SELECT * FROM unnest((SELECT $1)) WITH ORDINALITY UNION ALL SELECT "id", NULL::bigint FROM "cms"."pages" WHERE false) SELECT "rowlock_row"."id", "rowlock_row"."site", "rowlock_row"."path", "rowlock_row"."a ""text""", "rowlock_row"."updated_at", "rowlock_row"."created_at", "rowlock_row"."views", "rowlock_row"."version", CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN 1 ELSE 0 END AS "rowlock_snapshot", "rowlock_n" FROM "cms"."pages" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."id" = "rowlock_given"."rowlock_k1" ORDER BY "rowlock_k1""#
     );
     let (head, tail) = lockable::select_many(&seats(), Dialect::Sqlite);
     assert_eq!(
@@ -237,14 +237,14 @@ fn a_lock_reads_every_column_and_many_in_key_order() {
 }
 
 #[test]
-fn a_locked_row_is_written_without_a_guard() {
+fn a_locked_row_is_written_if_its_version_is_the_one_that_was_locked() {
     assert_eq!(
         lockable::update(&page()),
-        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
         lockable::update(&seats()),
-        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 RETURNING "version", "taken", "free""#
+        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 AND "version" = $3 RETURNING "version", "taken", "free""#
     );
 }
 
@@ -370,7 +370,7 @@ fn every_write_shows_the_fence() {
     );
     assert_eq!(
         lockable::update(&model),
-        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $3 WHERE "id" = $2 AND "fence" <= $3 RETURNING "version""#
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 RETURNING "version""#
     );
     assert_eq!(
         find_or_create::upsert(&model, &model.unique[0], Dialect::Postgres).unwrap(),
