@@ -49,6 +49,7 @@ pub(crate) struct StructAttrs {
     pub table: Option<LitStr>,
     pub unique: Vec<UniqueAttr>,
     pub new: Option<Ident>,
+    pub new_derives: Option<Vec<Path>>,
     pub backends: Option<Vec<Ident>>,
     pub krate: Option<Path>,
     pub existing_rows: bool,
@@ -285,6 +286,10 @@ impl StructAttrs {
                             fields,
                         });
                     }
+                }
+                "new" if matches!(option.value, OptValue::List(_)) => {
+                    let value = new_derives(&option, diag);
+                    once(&mut found.new_derives, value, name, diag);
                 }
                 "new" => {
                     let value = option.string(diag).and_then(|text| {
@@ -640,6 +645,32 @@ fn crate_path(option: &Opt, diag: &Diag) -> Option<Path> {
         return Some(syn::parse_quote!(::#path));
     }
     Some(path)
+}
+
+/// `new(derive(Debug, serde::Deserialize))`
+fn new_derives(option: &Opt, diag: &Diag) -> Option<Vec<Path>> {
+    let OptValue::List(tokens) = &option.value else {
+        return None;
+    };
+    let parser = |input: ParseStream<'_>| {
+        let name: Ident = input.parse()?;
+        if name != "derive" {
+            return Err(syn::Error::new(name.span(), ""));
+        }
+        let list;
+        syn::parenthesized!(list in input);
+        input.parse::<Option<Token![,]>>()?;
+        let paths = syn::punctuated::Punctuated::<Path, Token![,]>::parse_terminated(&list)?;
+        Ok(paths.into_iter().collect())
+    };
+    let derives = parser.parse2(tokens.clone()).ok();
+    if derives.is_none() {
+        diag.error(
+            or_name(tokens, &option.name),
+            "malformed option `new`\nhelp: write `#[rowlock(new(derive(Debug, PartialEq)))]`, or `#[rowlock(new = \"TagDraft\")]`",
+        );
+    }
+    derives
 }
 
 /// Reports an option that does not exist `here`, and returns the one that was probably meant.

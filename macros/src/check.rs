@@ -3,7 +3,7 @@
 use quote::ToTokens;
 use syn::Ident;
 
-use crate::attr::{FieldAttrs, SqlxAttrs};
+use crate::attr::{AttemptsAttr, FieldAttrs, SqlxAttrs};
 use crate::diag::{Diag, one_of};
 use crate::model::{Column, LedgerRole, is_option, last_segment};
 use crate::sql::Dialect;
@@ -18,6 +18,9 @@ pub(crate) fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
         "i8", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32", "f64", "bool",
         "char", "String",
     ];
+    if let Some(attempts) = &options.attempts {
+        check_max_attempts(ty, attempts, diag);
+    }
     let Some(name) = last_segment(ty).filter(|name| OTHERS.contains(&name.as_str())) else {
         return;
     };
@@ -41,6 +44,24 @@ pub(crate) fn check_integer(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {
             "`{name}` cannot be {what}\nnote: {note}\nhelp: use `i64`; `i16` and `i32` work too"
         ),
     );
+}
+
+/// The last attempt has to fit the column, or the claim that counts it fails.
+fn check_max_attempts(ty: &syn::Type, attempts: &AttemptsAttr, diag: &Diag) {
+    let Some(max) = attempts.max else { return };
+    let (name, most, wider) = match last_segment(ty).as_deref() {
+        Some("i16") => ("i16", i64::from(i16::MAX), "`i32` and an `integer` column"),
+        Some("i32") => ("i32", i64::from(i32::MAX), "`i64` and a `bigint` column"),
+        _ => return,
+    };
+    if max > most {
+        diag.error(
+            &attempts.option,
+            format_args!(
+                "an `{name}` does not count to {max}\nhelp: allow {most} attempts at most, or use {wider}"
+            ),
+        );
+    }
 }
 
 pub(crate) fn check_fence(ty: &syn::Type, options: &FieldAttrs, diag: &Diag) {

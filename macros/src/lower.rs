@@ -155,6 +155,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         columns,
         unique,
         new: attrs.new.unwrap_or_else(|| default_new(&input.ident)),
+        new_derives: attrs.new_derives,
         backends,
         existing_rows: attrs.existing_rows,
     };

@@ -15,6 +15,8 @@ pub(crate) struct Model {
     pub unique: Vec<UniqueKey>,
     /// The name of the generated `New…` struct.
     pub new: Ident,
+    /// What it derives, if that is said.
+    pub new_derives: Option<Vec<syn::Path>>,
     pub backends: Vec<Dialect>,
     /// `Counter` adds to rows that exist and never creates one.
     pub existing_rows: bool,

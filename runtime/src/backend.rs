@@ -31,7 +31,7 @@ pub(crate) type Results<'e, DB> = BoxStream<
     note = "enable the cargo feature `postgres` or `sqlite` of rowlock"
 )]
 pub trait Backend:
-    sealed::Sealed + Database<Arguments: IntoArguments<Self>> + HasStatementCache
+    sealed::Sealed + Database<Arguments: IntoArguments<Self> + Clone> + HasStatementCache
 {
     /// How many parameters one statement can have.
     #[doc(hidden)]
@@ -54,6 +54,9 @@ pub trait Backend:
     /// Whether a failed statement makes the rest of its transaction fail.
     #[doc(hidden)]
     const ERROR_ABORTS_TRANSACTION: bool;
+    /// Whether a statement that was prepared before its table changed can fail until it is prepared anew.
+    #[doc(hidden)]
+    const STATEMENTS_GO_STALE: bool;
     /// Else BEGIN itself keeps all other writers out.
     #[doc(hidden)]
     const HAS_ADVISORY_LOCKS: bool;
@@ -148,6 +151,10 @@ pub trait Backend:
 
     #[doc(hidden)]
     fn bind_array(arguments: &mut Self::Arguments, array: Array) -> Result<(), BoxDynError>;
+
+    /// Whether the value is stored as NULL.
+    #[doc(hidden)]
+    fn is_null<T: Column<Self>>(value: &T) -> bool;
 
     #[doc(hidden)]
     fn get_f64(row: &Self::Row, index: usize) -> Result<f64, sqlx::Error>;
@@ -287,6 +294,7 @@ mod postgres {
         const PURGE_FENCES: &'static str = "DELETE FROM \"rowlock\".\"fences\" \
              WHERE \"fence\" < ((date_part('epoch', clock_timestamp()) - $1) * 1000000)::bigint";
         const ERROR_ABORTS_TRANSACTION: bool = true;
+        const STATEMENTS_GO_STALE: bool = true;
         const HAS_ADVISORY_LOCKS: bool = true;
         const EMBEDDED: bool = false;
         const HAS_ARRAYS: bool = true;
@@ -461,6 +469,11 @@ mod postgres {
             }
         }
 
+        fn is_null<T: Column<Self>>(value: &T) -> bool {
+            let encoded = value.encode_by_ref(&mut PgArgumentBuffer::default());
+            matches!(encoded, Ok(IsNull::Yes))
+        }
+
         fn get_f64(row: &PgRow, index: usize) -> Result<f64, sqlx::Error> {
             row.try_get(index)
         }
@@ -627,6 +640,7 @@ mod sqlite {
         const PURGE_FENCES: &'static str = "DELETE FROM \"main\".\"rowlock_fences\" \
              WHERE \"fence\" < CAST((julianday('now') - 2440587.5) * 86400000 - $1 * 1000 AS integer) * 1000";
         const ERROR_ABORTS_TRANSACTION: bool = false;
+        const STATEMENTS_GO_STALE: bool = false;
         const HAS_ADVISORY_LOCKS: bool = false;
         const EMBEDDED: bool = true;
         const HAS_ARRAYS: bool = false;
@@ -754,6 +768,11 @@ mod sqlite {
 
         fn bind_array(_: &mut SqliteArguments, _: Array) -> Result<(), BoxDynError> {
             Err("SQLite has no arrays".into())
+        }
+
+        fn is_null<T: Column<Self>>(value: &T) -> bool {
+            let encoded = value.encode_by_ref(&mut SqliteArgumentsBuffer::default());
+            matches!(encoded, Ok(IsNull::Yes))
         }
 
         fn get_f64(row: &SqliteRow, index: usize) -> Result<f64, sqlx::Error> {

@@ -111,7 +111,7 @@ pub enum CounterError {
     /// between, or a trigger or a row security policy dropped the write. Nothing was changed; call again.
     #[error("{0}: nothing was changed, although there would be room by now")]
     Contended(Attempt),
-    /// The key is not unique in the database. A single addition changed the rows that have it, a batch changed nothing.
+    /// The key is not unique in the database. Nothing was changed.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The addition was made, and the total that the database returned is NULL or does not fit the field. Inside a transaction it
@@ -516,6 +516,17 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             Some(error) => Err(error),
             None => one_by_one::<DB, N, T>(deltas, connection).await,
         }
+    }
+}
+
+/// The same totals, with the keys as the caller knows them.
+pub fn with_keys<Own, Key, Number>(
+    totals: impl Future<Output = Result<Vec<(Own, Number)>, CounterError>> + Send,
+    key: fn(Own) -> Key,
+) -> impl Future<Output = Result<Vec<(Key, Number)>, CounterError>> + Send {
+    async move {
+        let totals = totals.await?.into_iter();
+        Ok(totals.map(|(own, total)| (key(own), total)).collect())
     }
 }
 

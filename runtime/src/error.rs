@@ -88,7 +88,8 @@ impl KeyText {
 /// The database, the connection or the pool failed.
 ///
 /// `Display` and `Debug` show the operation, the [`Fault`], the error code and the constraint, and never a value of a
-/// row. [`source`](Error::source) is the `sqlx::Error` itself, whose own texts can contain values.
+/// row. [`source`](Error::source) is the `sqlx::Error` itself, whose own texts can contain values, and name the column that
+/// is missing.
 pub struct DatabaseError(Box<Inner>);
 
 struct Inner {
@@ -169,10 +170,8 @@ impl fmt::Display for DatabaseError {
             write!(f, " ({kind} {code})")?;
         }
         match &self.0.source {
-            // These texts name tables and columns, not values.
-            sqlx::Error::Database(error) if self.0.fault == Fault::Schema => {
-                write!(f, ": {}", error.message())
-            }
+            // The database's own text can have values of the row in it, whatever the code is: that of a function which
+            // a trigger calls, for example.
             sqlx::Error::ColumnDecode { index, .. } => write!(f, ": column {index}"),
             sqlx::Error::ColumnNotFound(name) => write!(f, ": no column {name:?}"),
             _ => Ok(()),

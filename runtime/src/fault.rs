@@ -14,7 +14,7 @@ macro_rules! sqlstates {
             "08" ConnectionLost "the connection broke or was not made"
             "08007" CompletionUnknown "transaction resolution unknown"
             "09" Raised "an error in a triggered action"
-            "0A" Schema "not supported on such an object, or a cached plan whose result type has changed"
+            "0A" Schema "not supported on such an object"
             "0B" Other "invalid begin of a transaction"
             "0F" Other "locators"
             "0L" PermissionDenied "invalid grantor"
@@ -90,8 +90,8 @@ macro_rules! sqlite_codes {
             3 PermissionDenied "PERM"
             4 Canceled "ABORT"
             516 TransactionAborted "ABORT_ROLLBACK"
-            5 Busy "BUSY, after the busy timeout"
-            517 Serialization "BUSY_SNAPSHOT: a transaction that has read cannot write any more"
+            5 Busy "BUSY, after the busy timeout or because no waiting would help"
+            517 Serialization "BUSY_SNAPSHOT: a transaction that has read cannot write any more (WAL mode only)"
             6 Busy "LOCKED"
             7 OutOfResources "NOMEM"
             8 ReadOnly "READONLY"
@@ -179,7 +179,9 @@ pub enum Fault {
     Serialization,
     /// Two transactions waited for each other and this one was chosen to fail.
     Deadlock,
-    /// Another connection holds the database, after the busy timeout of SQLite.
+    /// Another connection holds the database, after the busy timeout of SQLite; at once for a transaction that has read and
+    /// wants to write while another one is writing, because neither could go on. COMMIT waits for readers, unless the database
+    /// is in WAL mode.
     Busy,
     /// A row or table lock was not free in time, or not free at all under NOWAIT.
     LockTimeout,
@@ -208,6 +210,12 @@ pub enum Fault {
     InvalidValue,
     /// The statement does not fit the schema: a table, a column or a unique index is missing, or a type is another one.
     Schema,
+    /// The statement was prepared before a column of its table got another type (ALTER COLUMN TYPE): SQLSTATE 0A000, raised
+    /// where PostgreSQL looks at its cached plans again.
+    ///
+    /// The generated methods make the connection forget what it has prepared, and outside a transaction run the statement
+    /// once more. So this is the fault of a statement in a transaction, which has to be run again from its start.
+    StaleStatement,
     /// The role may not do this, or not log in.
     PermissionDenied,
     /// An earlier statement of this transaction failed, and the server accepts nothing but its end.
@@ -286,7 +294,11 @@ impl Fault {
     pub fn is_transient(self) -> bool {
         matches!(
             self,
-            Self::Serialization | Self::Deadlock | Self::Busy | Self::ConnectionLost
+            Self::Serialization
+                | Self::Deadlock
+                | Self::Busy
+                | Self::StaleStatement
+                | Self::ConnectionLost
         )
     }
 
@@ -325,6 +337,10 @@ impl Fault {
     fn of_database(error: &dyn sqlx::error::DatabaseError) -> Self {
         #[cfg(feature = "postgres")]
         if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+            // The code alone can also be a feature that no server has, and that no second run brings.
+            if (error.code(), error.routine()) == ("0A000", Some("RevalidateCachedQuery")) {
+                return Self::StaleStatement;
+            }
             return Self::of_sqlstate(error.code());
         }
         #[cfg(feature = "sqlite")]
@@ -398,6 +414,7 @@ impl fmt::Display for Fault {
             Self::NumericOutOfRange => "number out of the column's range",
             Self::InvalidValue => "a value that its column or expression cannot take",
             Self::Schema => "the statement does not fit the schema",
+            Self::StaleStatement => "a prepared statement whose table has changed",
             Self::PermissionDenied => "permission denied",
             Self::TransactionAborted => "an earlier statement of the transaction failed",
             Self::NoTransaction => "the transaction has ended already",

@@ -85,9 +85,11 @@ pub use crate::worker::{
 #[doc(hidden)]
 pub mod __private {
     pub use core::clone::Clone;
+    pub use core::cmp::{Eq, Ord, PartialEq, PartialOrd};
+    pub use core::fmt;
     pub use core::future::Future;
-    pub use core::iter::IntoIterator;
-    pub use core::marker::Send;
+    pub use core::iter::{IntoIterator, Iterator};
+    pub use core::marker::{PhantomData, Send};
     pub use core::ops::FnMut;
     pub use core::option::Option::{self, None, Some};
     pub use core::result::Result::{self, Ok};
@@ -125,6 +127,7 @@ pub mod __private {
     pub mod counter {
         pub use crate::counter::{
             BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, add, add_batch, get,
+            with_keys,
         };
     }
     /// For `#[derive(Lockable)]`.

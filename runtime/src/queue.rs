@@ -339,8 +339,15 @@ impl<DB: Backend> Claims<DB> {
     where
         V: Column<DB> + Send + 'static,
     {
+        // Nothing is equal to NULL, and no index finds what is not distinct from a parameter.
+        let null = DB::is_null(&value);
         self.conditions.push(Arc::new(move |statement| {
             statement.push(column.condition);
+            if null {
+                statement.push(" IS NULL");
+                return;
+            }
+            statement.push(" = ");
             statement.push_parameter();
             statement.bind(0, &value);
         }));
@@ -402,7 +409,7 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
         self
     }
 
-    /// Claims only rows that have this value in the column. Several conditions must all be met.
+    /// Claims only rows that have this value in the column; `None` means NULL. Several conditions must all be met.
     pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
     where
         V: Column<DB> + Send + 'static,

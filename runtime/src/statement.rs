@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use sqlx::error::BoxDynError;
 use sqlx::query::Query;
-use sqlx::{Arguments, AssertSqlSafe, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
+use sqlx::{Arguments, AssertSqlSafe, Connection, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
 
 use crate::atomic::{Reruns, in_transaction};
 use crate::backend::{Array, Backend};
@@ -60,6 +60,7 @@ pub(crate) struct Statement<DB: Backend> {
     persistent: bool,
 }
 
+#[derive(Clone)]
 enum Text {
     Literal(&'static str),
     Composed(String),
@@ -177,24 +178,78 @@ impl<DB: Backend> Statement<DB> {
         Ok(sqlx::query_with(sql, self.arguments).persistent(self.persistent))
     }
 
-    /// Runs to the end and returns the row, if there is exactly one.
+    /// Runs to the end.
     ///
     /// To the end, because an error can follow the first row: a deferred constraint, or SQLITE_BUSY when SQLite
     /// commits. sqlx's `fetch_one` stops reading before and would return a row that was never committed.
+    ///
+    /// After ALTER COLUMN TYPE, PostgreSQL refuses what was prepared before for as long as it is prepared. So it is
+    /// forgotten, and outside a transaction the statement, which has written nothing, is run once more. Inside one the
+    /// transaction is aborted: whoever began it can run it again.
+    async fn run(
+        self,
+        connection: &mut Link<'_, DB>,
+        mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
+    ) -> Result<(), sqlx::Error> {
+        let can_run_again =
+            DB::STATEMENTS_GO_STALE && self.persistent && !in_transaction::<DB>(connection);
+        let again = can_run_again.then(|| self.copy());
+        let stale = match self.run_once(connection, &mut each).await {
+            Err(error) if DB::STATEMENTS_GO_STALE && Fault::of(&error) == Fault::StaleStatement => {
+                error
+            }
+            outcome => return outcome,
+        };
+        if connection.clear_cached_statements().await.is_err() {
+            return Err(stale);
+        }
+        match again {
+            None => Err(stale),
+            Some(again) => match again.run_once(connection, &mut each).await {
+                // A transaction that sqlx did not begin.
+                Err(error) if Fault::of(&error) == Fault::TransactionAborted => Err(stale),
+                outcome => outcome,
+            },
+        }
+    }
+
+    async fn run_once(
+        self,
+        connection: &mut Link<'_, DB>,
+        each: &mut (impl FnMut(Either<DB::QueryResult, DB::Row>) + Send),
+    ) -> Result<(), sqlx::Error> {
+        let mut results = DB::run(connection, self.into_query()?);
+        while let Some(result) = results.try_next().await? {
+            each(result);
+        }
+        Ok(())
+    }
+
+    /// Without an error that was noted, which ends the statement before it is run.
+    fn copy(&self) -> Self {
+        Self {
+            text: self.text.clone(),
+            arguments: self.arguments.clone(),
+            error: None,
+            persistent: self.persistent,
+        }
+    }
+
+    /// Returns the row, if there is exactly one.
     pub(crate) async fn fetch_one(
         self,
         connection: &mut Link<'_, DB>,
     ) -> Result<Fetched<DB::Row>, sqlx::Error> {
-        let mut results = DB::run(connection, self.into_query()?);
         let mut fetched = Fetched::None;
-        while let Some(result) = results.try_next().await? {
+        let each = |result| {
             if let Either::Right(row) = result {
-                fetched = match fetched {
+                fetched = match &fetched {
                     Fetched::None => Fetched::One(row),
                     Fetched::One(_) | Fetched::Several => Fetched::Several,
                 };
             }
-        }
+        };
+        self.run(connection, each).await?;
         Ok(fetched)
     }
 
@@ -202,25 +257,21 @@ impl<DB: Backend> Statement<DB> {
         self,
         connection: &mut Link<'_, DB>,
     ) -> Result<Vec<DB::Row>, sqlx::Error> {
-        let mut results = DB::run(connection, self.into_query()?);
         let mut rows = Vec::new();
-        while let Some(result) = results.try_next().await? {
-            if let Either::Right(row) = result {
-                rows.push(row);
-            }
-        }
+        self.run(connection, |result| rows.extend(result.right()))
+            .await?;
         Ok(rows)
     }
 
-    /// Runs to the end and returns the number of affected rows.
+    /// Returns the number of affected rows.
     pub(crate) async fn execute(self, connection: &mut Link<'_, DB>) -> Result<u64, sqlx::Error> {
-        let mut results = DB::run(connection, self.into_query()?);
         let mut affected = 0;
-        while let Some(result) = results.try_next().await? {
+        let each = |result| {
             if let Either::Left(done) = result {
                 affected += DB::rows_affected(&done);
             }
-        }
+        };
+        self.run(connection, each).await?;
         Ok(affected)
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, Pool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection as _, Pool, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use tracing::Instrument;
 
@@ -671,7 +671,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// |---|---|
     /// | [`Fault::Serialization`] | SQLSTATE 40001, SQLite `BUSY_SNAPSHOT` |
     /// | [`Fault::Deadlock`] | SQLSTATE 40P01 |
-    /// | [`Fault::Busy`] | SQLite `BUSY` or `LOCKED`, after the connection's busy timeout |
+    /// | [`Fault::Busy`] | SQLite `BUSY` or `LOCKED` |
+    /// | [`Fault::StaleStatement`] | a prepared statement whose table was altered |
     /// | [`Fault::ConnectionLost`] before COMMIT | on another connection |
     /// | [`Fault::LimitReached`] in BEGIN | too many connections: SQLSTATE 53300, 53400 |
     ///
@@ -699,7 +700,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
     ///
     /// On SQLite `BEGIN IMMEDIATE`, or with [`read_only`](Self::read_only) `BEGIN`, and `COMMIT`. `BEGIN IMMEDIATE` takes the write lock
     /// of the whole database, so there is one such transaction at a time, and it never loses: only BEGIN can be
-    /// [`Fault::Busy`]. `read_only` takes no lock there and refuses no write.
+    /// [`Fault::Busy`], and in the journal modes other than WAL also COMMIT, which then waits for those who read. `read_only` takes
+    /// no lock there and refuses no write.
     ///
     /// # Isolation
     ///
@@ -761,13 +763,14 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
             let ends = self.ends();
             let mut attempt = 0;
+            let mut stale = false;
             loop {
                 attempt += 1;
                 let exceeded = TransactionError::DeadlineExceeded { attempts: attempt };
                 if ends.is_some_and(|ends| ends <= Instant::now()) {
                     return Err(exceeded);
                 }
-                let (error, fault) = match self.run_once(work, ends).await {
+                let (error, fault) = match self.run_once(work, ends, stale).await {
                     Ended::Committed(value) => return Ok(value),
                     Ended::TooLate => return Err(exceeded),
                     Ended::NotFree => return Err(TransactionError::NotRun),
@@ -780,6 +783,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 let Some(fault) = fault.filter(|fault| passes(*fault)) else {
                     return Err(error);
                 };
+                stale |= fault == Fault::StaleStatement;
                 let refused = || !self.budget.as_ref().is_none_or(RetryBudget::withdraw);
                 if attempt == self.attempts || refused() {
                     tracing::debug!(attempt, %fault, "gave up");
@@ -813,7 +817,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         &self,
         work: &W,
     ) -> Result<Option<W::Output>, TransactionError<W::Error>> {
-        match self.run_once(work, self.ends()).await {
+        match self.run_once(work, self.ends(), false).await {
             Ended::Committed(value) => Ok(Some(value)),
             Ended::TooLate => Err(TransactionError::DeadlineExceeded { attempts: 1 }),
             Ended::NotFree => Ok(None),
@@ -830,6 +834,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         &self,
         work: &W,
         ends: Option<Instant>,
+        stale: bool,
     ) -> Ended<W::Output, W::Error> {
         let Some(begun) = within(ends, self.begin(ends)).await else {
             return Ended::TooLate;
@@ -843,6 +848,11 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 return Ended::Failed(TransactionError::Begin(error), Some(fault));
             }
         };
+        if stale {
+            // What one connection of the pool has prepared is stale on all of them, and each would cost an attempt. If this
+            // fails, so does the work.
+            within(ends, tx.connection.clear_cached_statements()).await;
+        }
         // Dropping what did not end in time queues a ROLLBACK.
         let value = match within(ends, work.run(&mut tx)).await {
             None => return Ended::TooLate,

@@ -131,8 +131,8 @@ pub enum UpdateError<T> {
     /// returned OLD.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the write")]
     Ignored(Attempt),
-    /// The key is not unique in the database. If several rows had the expected version, all of them were written. Add
-    /// the unique index, or name the column that is missing from the key.
+    /// The key is not unique in the database. Nothing was written. Add the unique index, or name the column that is missing
+    /// from the key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
@@ -173,8 +173,8 @@ pub enum DeleteError<T> {
     /// delete.
     #[error("{0}: the version matches, but a trigger or a row security policy dropped the delete")]
     Ignored(Attempt),
-    /// The key is not unique in the database. If several rows had the expected version, all of them were deleted. Add
-    /// the unique index, or name the column that is missing from the key.
+    /// The key is not unique in the database. Nothing was deleted. Add the unique index, or name the column that is missing
+    /// from the key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.

@@ -367,7 +367,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self
     }
 
-    /// Claims only rows that have this value in the column. Several conditions must all be met.
+    /// Claims only rows that have this value in the column; `None` means NULL. Several conditions must all be met.
     pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
     where
         V: Column<DB> + Send + 'static,

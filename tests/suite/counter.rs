@@ -438,6 +438,11 @@ async fn a_key_of_several_rows_is_reported() {
     );
     let one = Product::get(&database.pool, 1).await.unwrap().unwrap();
     assert_eq!(one.stock, 3);
+    let stocks = sqlx::query_scalar::<_, i32>("SELECT stock FROM products WHERE id = 2")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(stocks, [3, 3]);
 }
 
 #[tokio::test]

@@ -1,11 +1,23 @@
 //! Each `Fault` that takes an SQLite.
 
-use rowlock::Fault;
+use rowlock::{Fault, UpdateError, Versioned};
+use sqlx::sqlite::SqliteJournalMode;
 use sqlx::{Connection as _, Executor};
 
 use super::{Connection, Database, database};
 
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "versions")]
+struct Row {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(version)]
+    version: i64,
+}
+
 const ROWS: &str = "CREATE TABLE rows (id INTEGER PRIMARY KEY, name text);
+    CREATE TABLE versions (id INTEGER PRIMARY KEY, version bigint NOT NULL);
+    INSERT INTO versions VALUES (1, 0);
     CREATE TABLE keyed (id text PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE parts (row_id integer REFERENCES rows (id) ON DELETE RESTRICT);
     CREATE TABLE strict (id integer) STRICT;
@@ -93,4 +105,55 @@ async fn read_only_files() {
     let mut connection = Connection::connect_with(&options).await.unwrap();
     let (fault, code) = fault(&mut connection, "DELETE FROM keyed").await;
     assert_eq!((fault, &*code), (Fault::ReadOnly, "8"));
+}
+
+/// What `Versioned` makes of it: in WAL mode a transaction that has read loses to one that has committed, in the others it
+/// meets one that has not, as there no writer commits while somebody reads.
+#[tokio::test]
+async fn t_29_a_reader_that_wants_to_write_is_serialization_in_wal_mode_and_busy_else() {
+    for (mode, commits) in [
+        (SqliteJournalMode::Wal, true),
+        (SqliteJournalMode::Delete, false),
+        (SqliteJournalMode::Truncate, false),
+        (SqliteJournalMode::Persist, false),
+    ] {
+        let database = database(ROWS).await;
+        database.pool.close().await;
+        let options = database.options().journal_mode(mode);
+        let mut writer = Connection::connect_with(&options).await.unwrap();
+        let mut reader = Connection::connect_with(&options).await.unwrap();
+        writer.execute("PRAGMA busy_timeout = 0").await.unwrap();
+        reader.execute("PRAGMA busy_timeout = 20000").await.unwrap();
+
+        // Another one is writing: no waiting would help, and there is none.
+        let row = Row::load(&mut writer, 1).await.unwrap();
+        let mut reading = reader.begin().await.unwrap();
+        Row::load(&mut *reading, 1).await.unwrap();
+        let mut writing = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        row.update(&mut *writing).await.unwrap();
+        let begun = std::time::Instant::now();
+        let error = row.update(&mut *reading).await.unwrap_err();
+        assert!(begun.elapsed().as_secs() < 10, "waited in vain");
+        assert!(
+            matches!(&error, UpdateError::Database(error) if error.fault() == Fault::Busy),
+            "{error}"
+        );
+
+        // And wants to commit.
+        let committed = writing.execute("COMMIT").await;
+        assert_eq!(committed.is_ok(), commits, "{mode:?}");
+        if let Err(error) = committed {
+            assert_eq!(Fault::of(&error), Fault::Busy);
+        }
+        if commits {
+            let error = row.update(&mut *reading).await.unwrap_err();
+            assert!(matches!(error, UpdateError::Serialization(_)), "{error}");
+        }
+        reading.rollback().await.unwrap();
+        if commits {
+            // sqlx does not know that it is committed.
+            writing.execute("BEGIN").await.unwrap();
+        }
+        writing.rollback().await.unwrap();
+    }
 }

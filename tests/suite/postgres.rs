@@ -56,14 +56,20 @@ mod lockable_postgres;
 mod postgres_only;
 #[path = "queue.rs"]
 mod queue;
+#[path = "queue_columns.rs"]
+mod queue_columns;
 #[path = "queue_finish.rs"]
 mod queue_finish;
 #[path = "queue_postgres.rs"]
 mod queue_postgres;
 #[path = "round_trips.rs"]
 mod round_trips;
+#[path = "schema_changes.rs"]
+mod schema_changes;
 #[path = "spawn.rs"]
 mod spawn;
+#[path = "stale_statements.rs"]
+mod stale_statements;
 #[path = "transaction.rs"]
 mod transaction;
 #[path = "transaction_postgres.rs"]

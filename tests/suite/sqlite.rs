@@ -42,10 +42,14 @@ mod lockable;
 mod lockable_sqlite;
 #[path = "queue.rs"]
 mod queue;
+#[path = "queue_columns.rs"]
+mod queue_columns;
 #[path = "queue_finish.rs"]
 mod queue_finish;
 #[path = "queue_sqlite.rs"]
 mod queue_sqlite;
+#[path = "schema_changes.rs"]
+mod schema_changes;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

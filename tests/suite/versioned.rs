@@ -821,7 +821,7 @@ async fn a_write_that_a_trigger_drops_is_not_a_success() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_unique_is_reported() {
+async fn a_key_that_is_not_unique_is_reported_and_nothing_is_written() {
     let database = database(
         "CREATE TABLE documents (id bigint, title text NOT NULL, body text NOT NULL, note text, lock_version bigint);
          INSERT INTO documents VALUES (7, 'one', '', NULL, 0), (7, 'two', '', NULL, 0)",
@@ -843,18 +843,47 @@ async fn a_key_that_is_not_unique_is_reported() {
         document.update(pool).await,
         Err(UpdateError::NotUnique(_))
     ));
-    // None of them has this version, and there is no one row to tell about.
     assert!(matches!(
-        document.update(pool).await,
+        document.touch(pool).await,
         Err(UpdateError::NotUnique(_))
     ));
-    let document = Document {
-        lock_version: 1,
-        ..document
-    };
+    let mut edit = document.edit();
+    edit.body = "mine".to_owned();
+    assert!(matches!(
+        edit.save(pool).await,
+        Err(UpdateError::NotUnique(_))
+    ));
     assert!(matches!(
         document.delete(pool).await,
         Err(DeleteError::NotUnique(_))
+    ));
+    let stored = || async {
+        let rows = "SELECT title, lock_version FROM documents ORDER BY title";
+        sqlx::query_as::<_, (String, i64)>(rows)
+            .fetch_all(pool)
+            .await
+            .unwrap()
+    };
+    let untouched = [("one".to_owned(), 0), ("two".to_owned(), 0)];
+    assert_eq!(stored().await, untouched);
+
+    // What the same guards do without the look at the others.
+    sqlx::query(
+        "UPDATE documents SET lock_version = lock_version + 1 WHERE id = 7 AND lock_version = 0",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(stored().await, untouched.map(|(title, _)| (title, 1)));
+
+    // One of two has the version.
+    sqlx::query("UPDATE documents SET lock_version = 0 WHERE title = 'one'")
+        .execute(pool)
+        .await
+        .unwrap();
+    assert!(matches!(
+        document.update(pool).await,
+        Err(UpdateError::NotUnique(_))
     ));
 }
 

@@ -8,9 +8,9 @@ use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Method, Output, assert_not_null, bind_key, bind_keys, connection_name, database,
-    describe_key, for_backend, from_row, key_argument, key_type, literal, name_at,
-    optional_literal, sql_doc, stub_fields, stub_impl, stub_method, tuple,
+    Derive, KeyValue, Method, Output, assert_not_null, connection_name, database, for_backend,
+    from_row, key_argument, key_lifetime, literal, name_at, optional_literal, reads, sql_doc,
+    stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -24,6 +24,16 @@ pub(crate) struct Plan<'m> {
     model: &'m Model,
     keys: Vec<&'m Column>,
     counters: Vec<&'m Column>,
+}
+
+impl Plan<'_> {
+    fn key(&self) -> KeyValue<'_> {
+        KeyValue::borrowed(self.model, &self.keys, "__Key")
+    }
+
+    fn owned_key(&self) -> KeyValue<'_> {
+        KeyValue::owned(self.model, &self.keys, "__OwnedKey")
+    }
 }
 
 impl Derive for Counter {
@@ -74,6 +84,7 @@ impl Derive for Counter {
             .enumerate()
             .map(|(index, counter)| adds(plan, index, counter));
         let facts = facts(plan);
+        let reads = reads(model);
         let backends = model
             .backends
             .iter()
@@ -91,6 +102,7 @@ impl Derive for Counter {
                     #(#adds)*
                 }
                 #facts
+                #reads
                 #(#backends)*
                 #not_null
             },
@@ -230,7 +242,8 @@ fn get(plan: &Plan<'_>) -> TokenStream {
         keys,
         counters,
     } = plan;
-    let key = key_argument(keys);
+    let key = key_argument(keys, &key_lifetime(keys));
+    let given = plan.key().given(&quote!(key));
     let asked = counters
         .first()
         .map_or_else(Span::call_site, |first| first.asked);
@@ -242,18 +255,21 @@ fn get(plan: &Plan<'_>) -> TokenStream {
             sql_doc(model, |_| sql::select(model, keys))
         ),
         receiver: quote!(),
+        key: keys,
         db: connection_name(&[]),
         arguments: quote!(key: #key),
         output: quote!(__rt::Option<Self>, __rt::DatabaseError),
         bound: quote!(__rt::counter::CounterRowSql<__DB>),
-        body: quote!(__rt::counter::get(db, key)),
+        body: quote!(__rt::counter::get(db, #given)),
     }
     .tokens()
 }
 
 fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     let Plan { model, keys, .. } = plan;
-    let key = key_argument(keys);
+    let key = key_argument(keys, &key_lifetime(keys));
+    let own = plan.key();
+    let given = own.given(&quote!(key));
     let owned_key = tuple(keys.iter().map(|column| {
         let ty = &column.ty;
         quote!(#ty)
@@ -278,7 +294,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
              The last two parameters are the lowest and the highest old value that allow the addition; \
              `delta` is what the parameter before them is.\n\n\
              Errors: `OutOfBounds`, `Overflow`, `NotFound`, `NullValue`, `Contended`, `NotUnique`, `Written`, `Serialization`, \
-             `Unknown`, `Database`. The addition has happened after `Written`, and can have after `NotUnique` and `Unknown`.\n\n\
+             `Unknown`, `Database`. The addition has happened after `Written`, and can have after `Unknown`.\n\n\
              A negative delta is tried on the row that exists first.\n\n\
              Cancel safety: one statement adds; if the future is dropped it was executed completely or not at all.",
             sql_doc(model, |_| if model.existing_rows {
@@ -288,15 +304,27 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
             })
         ),
         receiver: quote!(),
+        key: keys,
         db: connection_name(&[]),
         arguments: quote!(key: #key, delta: i64),
         output: quote!(#ty, __rt::CounterError),
         bound: bound.clone(),
-        body: quote!(__rt::counter::add::<__DB, #index, Self>(db, key, delta)),
+        body: quote!(__rt::counter::add::<__DB, #index, Self>(db, #given, delta)),
     }
     .tokens();
 
-    let item_key = key_type(keys, &quote!('__k));
+    let item_key = key_argument(keys, &quote!('__k));
+    let batch = if own.is_wrapped() {
+        let own_again = plan.owned_key().given_back(&quote!(key));
+        quote! {
+            let deltas = __rt::IntoIterator::into_iter(deltas);
+            let deltas = __rt::Iterator::map(deltas, |(key, delta)| (#given, delta));
+            let totals = __rt::counter::add_batch::<__DB, #index, Self>(db, deltas);
+            __rt::counter::with_keys(totals, |key| #own_again)
+        }
+    } else {
+        quote!(__rt::counter::add_batch::<__DB, #index, Self>(db, deltas))
+    };
     let batch_name = method_name(counter, "_batch");
     let batch_docs = format!(
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
@@ -324,7 +352,7 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
         where
             Self: #bound,
         {
-            __rt::counter::add_batch::<__DB, #index, Self>(db, deltas)
+            #batch
         }
     }
 }
@@ -338,13 +366,12 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let table = model.table.display();
-    let borrowed = key_type(keys, &quote!('__k));
-    let owned = tuple(keys.iter().map(|column| {
-        let ty = &column.ty;
-        quote!(#ty)
-    }));
+    let (key, owned) = (plan.key(), plan.owned_key());
+    let traits = ["Clone", "PartialEq", "Eq", "PartialOrd", "Ord"];
+    let (key_struct, owned_struct) = (key.definition(&traits), owned.definition(&traits));
+    let (borrowed, owned) = (key.ty(&quote!('__k)), owned.ty(&quote!()));
     let count = Index::from(keys.len());
-    let describe = describe_key(keys);
+    let describe = key.describe();
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let Role::Counter { min, max } = counter.role else {
             return TokenStream::new();
@@ -376,6 +403,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
     });
     quote! {
+        #key_struct
+        #owned_struct
         #[automatically_derived]
         impl __rt::counter::CounterRow for #ident {
             type Key<'__k> = #borrowed;
@@ -399,17 +428,18 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
     let from_row = from_row(model, dialect);
     let get = literal(dialect, &sql::select(model, keys));
-    let bind_key = bind_key(keys);
-    let bind_keys = bind_keys(keys, dialect);
+    let (key, owned) = (plan.key(), plan.owned_key());
+    let bind_key = key.bind();
+    let bind_keys = key.bind_keys(dialect);
     let lock_batch = optional_literal(dialect, sql::counter::lock_batch(model, dialect).as_deref());
-    let read_key = match keys.len() {
-        1 => quote!(__rt::get(__row, 0)),
-        several => {
-            let parts = (0..several)
-                .map(Index::from)
-                .map(|index| quote!(__rt::get(__row, #index)?));
-            quote!(__rt::Ok((#(#parts),*)))
-        }
+    let read_key = if keys.len() == 1 && !owned.is_wrapped() {
+        quote!(__rt::get(__row, 0))
+    } else {
+        let parts = (0..keys.len())
+            .map(Index::from)
+            .map(|index| quote!(__rt::get(__row, #index)?));
+        let key = owned.value(parts);
+        quote!(__rt::Ok(#key))
     };
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let index = Index::from(index);

@@ -10,9 +10,9 @@ use syn::{DeriveInput, Index};
 
 use super::versioned::max_version;
 use super::{
-    Derive, Method, Output, STUB_DOC, assert_not_null, bind, bind_key, connection_name, database,
-    describe_key, for_backend, from_row, key_of, key_type, literal, name_at, optional_literal,
-    passed, position, sql_doc, stub_fields, stub_impl, stub_method,
+    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
+    for_backend, from_row, key_lifetime, literal, name_at, optional_literal, passed, position,
+    reads, sql_doc, stub_fields, stub_impl, stub_method,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -32,6 +32,13 @@ struct Key<'m> {
     key: &'m UniqueKey,
     columns: Vec<&'m Column>,
     names: Names,
+}
+
+impl Key<'_> {
+    /// The key as the runtime gets it.
+    fn value(&self, model: &Model, index: usize) -> KeyValue<'_> {
+        KeyValue::borrowed(model, &self.columns, &format!("__Key{index}"))
+    }
 }
 
 struct Names {
@@ -89,7 +96,9 @@ impl Derive for FindOrCreate {
             .iter()
             .enumerate()
             .map(|(index, key)| methods(plan, index, key));
+        let new_debug = new_debug(&model.new, model.new_derives.as_deref());
         let facts = facts(plan);
+        let reads = reads(model);
         let backends = model
             .backends
             .iter()
@@ -105,7 +114,9 @@ impl Derive for FindOrCreate {
             items: new_struct(plan),
             impls: quote! {
                 impl #ident { #(#methods)* }
+                #new_debug
                 #facts
+                #reads
                 #(#backends)*
                 #(#not_null)*
             },
@@ -186,19 +197,43 @@ fn new_struct(plan: &Plan<'_>) -> TokenStream {
     let docs = format!(
         "What it takes to create a `{ident}`: every column that the database does not fill by itself."
     );
+    let derives = match &model.new_derives {
+        Some(derives) => quote!(#(#derives),*),
+        None => quote!(::core::clone::Clone),
+    };
     quote! {
         #[doc = #docs]
-        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
-        #[allow(dead_code, non_snake_case)]
+        #[derive(#derives)]
+        #[allow(dead_code, non_snake_case, private_interfaces)]
         #vis struct #new { #(#fields),* }
     }
 }
 
-fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
+/// `Debug` of the struct for a new row, unless the user derives it: that asks it of all fields, and shows them.
+fn new_debug(new: &Ident, derives: Option<&[syn::Path]>) -> Option<TokenStream> {
+    let is_debug = |path: &syn::Path| {
+        let last = path.segments.last();
+        last.is_some_and(|segment| segment.ident == "Debug")
+    };
+    if derives.is_some_and(|derives| derives.iter().any(is_debug)) {
+        return None;
+    }
+    let name = new.unraw().to_string();
+    Some(quote! {
+        #[automatically_derived]
+        impl __rt::fmt::Debug for #new {
+            fn fmt(&self, __f: &mut __rt::fmt::Formatter<'_>) -> __rt::fmt::Result {
+                __f.debug_struct(#name).finish_non_exhaustive()
+            }
+        }
+    })
+}
+
+fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
     let new = &model.new;
-    let index = Index::from(index);
+    let index = Index::from(number);
     let bound = quote!(__rt::find_or_create::UniqueKeySql<__DB, #index>);
     let names = key
         .columns
@@ -206,11 +241,12 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
         .map(|column| format!("`{}`", column.field))
         .collect::<Vec<_>>()
         .join(", ");
-    let method = |name: &str, db: &Ident, docs: String, arguments, output, body| {
+    let method = |name: &str, key_given, db: &Ident, docs: String, arguments, output, body| {
         Method {
             name: name_at(name, key.key.asked),
             docs,
             receiver: quote!(),
+            key: key_given,
             db: db.clone(),
             arguments,
             output,
@@ -220,19 +256,20 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
         .tokens()
     };
 
+    let lifetime = key_lifetime(&key.columns);
     let arguments = key.columns.iter().map(|column| {
         let ident = &column.ident;
-        let ty = passed(&column.ty, &quote!()).argument;
+        let ty = passed(&column.ty, &lifetime);
         quote!(#ident: #ty)
     });
     let idents: Vec<_> = key.columns.iter().map(|column| &column.ident).collect();
-    let values = match idents.as_slice() {
-        [only] => quote!(#only),
-        several => quote!((#(#several),*)),
-    };
+    let values = key
+        .value(model, number)
+        .value(idents.iter().map(|ident| quote!(#ident)));
     let connection = connection_name(&key.columns);
     let find = method(
         &key.names.find,
+        key.columns.as_slice(),
         &connection,
         format!(
             "Reads the row of `{table}` with this {names}; `None` if there is none.\n\n{}\n\n\
@@ -246,6 +283,7 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
     let db = connection_name(&[]);
     let find_or_create = method(
         &key.names.find_or_create,
+        &[],
         &db,
         format!(
             "Reads the row of `{table}` with the {names} of `new`, or creates it. Says which; if the row was there, the other \
@@ -285,6 +323,7 @@ fn methods(plan: &Plan<'_>, index: usize, key: &Key<'_>) -> TokenStream {
     };
     let upsert = method(
         &key.names.upsert,
+        &[],
         &db,
         upsert_docs,
         quote!(new: #new),
@@ -341,10 +380,13 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             &key.names.find_or_create,
             &key.names.upsert,
         ];
-        let values_type = key_type(&key.columns, &quote!('__k));
-        let values = key_of(&key.columns, &quote!(__new));
-        let describe = describe_key(&key.columns);
+        let value = key.value(model, index);
+        let key_struct = value.definition(&[]);
+        let values_type = value.ty(&quote!('__k));
+        let values = value.of(&quote!(__new));
+        let describe = value.describe();
         quote! {
+            #key_struct
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKey<#index> for #ident {
                 type Values<'__k> = #values_type;
@@ -384,12 +426,12 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             bind(index, column, &quote!(&__new.#field))
         });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
+        let bind_key = key.value(model, index).bind();
         let index = Index::from(index);
         let find = literal(dialect, &sql::select(model, &key.columns));
         let insert = literal(dialect, &sql::find_or_create::insert(model, key.key));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_literal(dialect, upsert.as_deref());
-        let bind_key = bind_key(&key.columns);
         quote! {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
@@ -473,16 +515,23 @@ fn stub(input: &DeriveInput) -> Output {
     let methods = methods.into_values();
     let vis = &input.vis;
     let new = attrs.new.unwrap_or_else(|| default_new(&input.ident));
-    let items = stub_fields(input).map(|_| {
+    let derives = match &attrs.new_derives {
+        Some(derives) => quote!(#(#derives),*),
+        None => quote!(::core::clone::Clone),
+    };
+    let is_model = stub_fields(input).is_some();
+    let items = is_model.then(|| {
         quote! {
             #[doc = #STUB_DOC]
-            #[derive(::core::clone::Clone, ::core::fmt::Debug)]
-            #[allow(dead_code, missing_docs, non_snake_case)]
+            #[derive(#derives)]
+            #[allow(dead_code, missing_docs, non_snake_case, private_interfaces)]
             #vis struct #new { #(#given),* }
         }
     });
+    let debug = is_model.then(|| new_debug(&new, attrs.new_derives.as_deref()));
+    let methods = stub_impl(input, &quote!(#(#methods)*));
     Output {
         items: items.unwrap_or_default(),
-        impls: stub_impl(input, &quote!(#(#methods)*)),
+        impls: quote!(#debug #methods),
     }
 }

@@ -7,8 +7,8 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Method, Output, STUB_DOC, assert_not_null, bind_key, connection_name, database,
-    describe_key, for_backend, key_type, literal, name_at, report_missing, sql_doc, stub_fields,
+    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
+    for_backend, key_argument, literal, name_at, reads, report_missing, sql_doc, stub_fields,
     stub_impl, stub_method,
 };
 use crate::attr::FieldAttrs;
@@ -71,6 +71,7 @@ impl Derive for Idempotent {
         let ident = &ledger.model.ident;
         let methods = methods(plan);
         let facts = facts(plan);
+        let reads = reads(ledger.model);
         let backends = ledger
             .model
             .backends
@@ -81,16 +82,12 @@ impl Derive for Idempotent {
             "the key",
             "in SQL NULL is not equal to NULL, so such a row would never be found",
         );
-        let fields = ledger.model.columns.iter().map(|column| &column.ident);
         Output {
             items: TokenStream::new(),
             impls: quote! {
                 impl #ident { #methods }
                 #facts
-                // Most programs never read a row of their ledger, and should not be warned that they do not.
-                fn __read(__row: &#ident) {
-                    let _ = (#(&__row.#fields,)*);
-                }
+                #reads
                 #(#backends)*
                 #not_null
             },
@@ -286,7 +283,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let db = connection_name(&[]);
 
     let once = name_at("once", asked);
-    let key = key_type(&ledger.keys, &quote!('__r));
+    let key = key_argument(&ledger.keys, &quote!('__r));
+    let given = own_key(ledger).given(&quote!(key));
     let outcome = &plan.outcome;
     let docs = format!(
         "Runs `body` in a transaction unless `{table}` has an outcome for this key, and stores what it returns; else returns what is \
@@ -318,7 +316,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         {
             __rt::idempotent::once::<__DB, Self, __E, __By, __F>(
                 pool,
-                key,
+                #given,
                 __rt::idempotent::Digest::of::<Self>(request),
                 body,
             )
@@ -326,7 +324,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     };
 
     let start = name_at("start", asked);
-    let key = key_type(&ledger.keys, &quote!('__k));
+    let key = key_argument(&ledger.keys, &quote!('__k));
     let docs = format!(
         "Claims the key in `{table}` for an attempt that does its work outside a transaction, until `lease` has passed. An attempt whose \
          lease ended is taken over, and can then no longer be finished.\n\n{}\n\n\
@@ -348,7 +346,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             Self: __rt::idempotent::IdempotentSql<__DB>,
         {
             let digest = __rt::idempotent::Digest::of::<Self>(request);
-            __rt::idempotent::start::<__DB, Self>(pool, key, digest, lease)
+            __rt::idempotent::start::<__DB, Self>(pool, #given, digest, lease)
         }
     };
 
@@ -361,6 +359,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             sql_doc(model, |dialect| ledger.purge(dialect))
         ),
         receiver: quote!(),
+        key: &[],
         db: db.clone(),
         arguments: quote!(age: ::core::time::Duration),
         output: quote!(u64, __rt::DatabaseError),
@@ -369,6 +368,10 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     }
     .tokens();
     quote!(#once #start #purge)
+}
+
+fn own_key<'l>(ledger: &'l Ledger<'_>) -> KeyValue<'l> {
+    KeyValue::borrowed(ledger.model, &ledger.keys, "__Key")
 }
 
 /// What does not depend on the database.
@@ -385,10 +388,13 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let mut columns: Vec<&str> = ledger.keys.iter().map(|key| key.name.as_str()).collect();
     columns.sort_unstable();
     let columns = columns.join(",");
-    let key_type = key_type(&ledger.keys, &quote!('__k));
+    let key = own_key(ledger);
+    let key_struct = key.definition(&["Clone"]);
+    let key_type = key.ty(&quote!('__k));
     let outcome = &plan.outcome;
-    let describe = describe_key(&ledger.keys);
+    let describe = key.describe();
     quote! {
+        #key_struct
         #[automatically_derived]
         impl __rt::idempotent::Idempotent for #ident {
             type Key<'__k> = #key_type;
@@ -412,7 +418,7 @@ fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
     let release = literal(dialect, &ledger.release(dialect));
     let extend = literal(dialect, &ledger.extend(dialect));
     let purge = literal(dialect, &ledger.purge(dialect));
-    let bind_key = bind_key(&ledger.keys);
+    let bind_key = own_key(ledger).bind();
     let fingerprint = &ledger.fingerprint.ty;
     let (digest, to) = (quote!(__digest), quote!(__to));
     let bind_fingerprint = quote_spanned! {fingerprint.span()=>

@@ -6,9 +6,9 @@ use syn::{DeriveInput, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, bind_keys, database,
-    describe_key, fence, for_backend, from_row, key_of, key_parts, key_type, literal, name_at,
-    optional_literal, read_back, sql_doc, stub_impl, tuple,
+    Derive, KeyValue, Output, STUB_DOC, assert_not_null, bind_columns, database, fence,
+    for_backend, from_row, key_argument, literal, name_at, optional_literal, read_back, sql_doc,
+    stub_impl,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -20,6 +20,16 @@ pub(crate) struct Lockable;
 pub(crate) struct Plan<'m> {
     model: &'m Model,
     keys: Vec<&'m Column>,
+}
+
+impl Plan<'_> {
+    fn key(&self) -> KeyValue<'_> {
+        KeyValue::borrowed(self.model, &self.keys, "__Key")
+    }
+
+    fn owned_key(&self) -> KeyValue<'_> {
+        KeyValue::owned(self.model, &self.keys, "__OwnedKey")
+    }
 }
 
 impl Derive for Lockable {
@@ -139,7 +149,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let table = model.table.display();
     let asked = keys[0].ident.span();
     let (lock, lock_many) = (name_at("lock", asked), name_at("lock_many", asked));
-    let key = key_type(keys, &quote!('__k));
+    let key = key_argument(keys, &quote!('__k));
+    let own = plan.key();
+    let given = own.given(&quote!(key));
+    let given_many = if own.is_wrapped() {
+        quote!(__rt::Iterator::map(__rt::IntoIterator::into_iter(keys), |key| #given))
+    } else {
+        quote!(keys)
+    };
     let one = |dialect| {
         let select = sql::lockable::select(model, dialect);
         match sql::lockable::write_lock(model, dialect) {
@@ -198,7 +215,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         where
             Self: __rt::lockable::LockableSql<__DB>,
         {
-            __rt::lockable::lock(tx, key)
+            __rt::lockable::lock(tx, #given)
         }
         #[doc = #many_docs]
         pub fn #lock_many<'__t, '__k, __DB: __rt::Backend>(
@@ -208,7 +225,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         where
             Self: __rt::lockable::LockableSql<__DB>,
         {
-            __rt::lockable::lock_many(tx, keys)
+            __rt::lockable::lock_many(tx, #given_many)
         }
         #checked
     }
@@ -216,12 +233,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
 /// What does not depend on the database.
 fn facts(plan: &Plan<'_>) -> TokenStream {
-    let Plan { model, keys } = plan;
+    let Plan { model, .. } = plan;
     let ident = &model.ident;
     let table = model.table.display();
-    let key_type = key_type(keys, &quote!('__k));
-    let key = key_of(keys, &quote!(self));
-    let describe = describe_key(keys);
+    let key = plan.key();
+    let key_struct = key.definition(&["Clone", "PartialEq"]);
+    let key_type = key.ty(&quote!('__k));
+    let describe = key.describe();
+    let key = key.of(&quote!(self));
     let version = model.version().map(|version| {
         let (name, field, ty) = (&version.field, &version.ident, &version.ty);
         let this = quote!(self);
@@ -236,25 +255,13 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
     });
     let fence = fence(model);
-    let owned_type = tuple(keys.iter().map(|column| {
-        let ty = &column.ty;
-        quote!(#ty)
-    }));
-    let owned = tuple(keys.iter().map(|column| {
-        let field = &column.ident;
-        quote!(__rt::Clone::clone(&self.#field))
-    }));
-    let parts = key_parts(keys);
-    let single = keys.len() == 1;
-    let same = keys.iter().zip(&parts).map(|(column, part)| {
-        let field = &column.ident;
-        let part = if single {
-            quote!(*#part)
-        } else {
-            quote!(#part)
-        };
-        quote!(self.#field == #part)
-    });
+    let owned = plan.owned_key();
+    let owned_struct = owned.definition(&[]);
+    let (owned_type, owned_value, same) = (
+        owned.ty(&quote!()),
+        owned.of(&quote!(self)),
+        owned.is_of(&quote!(self)),
+    );
     let locked_version = model.version().map(|_| {
         quote! {
             fn locked_version(&self) -> __rt::Option<i64> {
@@ -263,14 +270,16 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
     });
     quote! {
+        #key_struct
+        #owned_struct
         #[automatically_derived]
         impl __rt::lockable::Lockable for #ident {
             type Key<'__k> = #key_type;
             type OwnedKey = #owned_type;
             const TABLE: &'static str = #table;
             fn key(&self) -> Self::Key<'_> { #key }
-            fn owned_key(&self) -> Self::OwnedKey { #owned }
-            fn has_key(&self, __key: &Self::OwnedKey) -> bool { #(#same)&&* }
+            fn owned_key(&self) -> Self::OwnedKey { #owned_value }
+            fn has_key(&self, __key: &Self::OwnedKey) -> bool { #same }
             #locked_version
             fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
             #fence
@@ -281,7 +290,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
 
 /// The statements for one database, and how their values are bound.
 fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
-    let Plan { model, keys } = plan;
+    let Plan { model, .. } = plan;
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
@@ -293,8 +302,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         sql::lockable::write_lock(model, dialect).as_deref(),
     );
     let update = literal(dialect, &sql::lockable::update(model));
-    let bind_key = bind_key(keys);
-    let bind_keys = bind_keys(keys, dialect);
+    let bind_key = plan.key().bind();
+    let bind_keys = plan.key().bind_keys(dialect);
     let binds = bind_columns(&model.writable());
     let reads = read_back(&sql::lockable::returned(model));
     quote! {

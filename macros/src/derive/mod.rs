@@ -6,6 +6,7 @@
 mod counter;
 mod find_or_create;
 mod idempotent;
+mod key;
 mod lockable;
 mod queue;
 mod versioned;
@@ -18,6 +19,7 @@ use syn::{DeriveInput, Index, Type};
 pub(crate) use self::counter::Counter;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
 pub(crate) use self::idempotent::Idempotent;
+use self::key::{KeyValue, key_argument, key_lifetime, passed};
 pub(crate) use self::lockable::Lockable;
 pub(crate) use self::queue::Queue;
 pub(crate) use self::versioned::Versioned;
@@ -64,6 +66,7 @@ impl Output {
         quote! {
             #items
             #[allow(dead_code, deprecated, non_snake_case, unused_qualifications)]
+            #[allow(private_interfaces, unreachable_pub)]
             const _: () = {
                 use #runtime::__private as __rt;
                 #impls
@@ -92,6 +95,17 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
     }
 }
 
+/// A model lists the columns of its table. Few programs read all of them, and should not be warned of the others.
+fn reads(model: &Model) -> TokenStream {
+    let ident = &model.ident;
+    let fields = model.columns.iter().map(|column| &column.ident);
+    quote! {
+        fn __read(__row: &#ident) {
+            let _ = (#(&__row.#fields,)*);
+        }
+    }
+}
+
 /// A name whose definition is, for the editor, the option or field that asked for it.
 fn name_at(name: &str, asked: Span) -> Ident {
     Ident::new(name, Span::call_site().located_at(asked))
@@ -107,11 +121,13 @@ fn connection_name(arguments: &[&Column]) -> Ident {
 }
 
 /// A generated method that takes something to run on, as its tokens are put together.
-struct Method {
+struct Method<'m> {
     name: Ident,
     docs: String,
     /// `&self,` or nothing.
     receiver: TokenStream,
+    /// The key that is an argument, or none.
+    key: &'m [&'m Column],
     db: Ident,
     /// What follows the connection.
     arguments: TokenStream,
@@ -121,21 +137,24 @@ struct Method {
     body: TokenStream,
 }
 
-impl Method {
+impl Method<'_> {
     fn tokens(&self) -> TokenStream {
         let Self {
             name,
             docs,
             receiver,
+            key,
             db,
             arguments,
             output,
             bound,
             body,
         } = self;
+        let lifetime = key_lifetime(key);
+        let lifetime = (!lifetime.is_empty()).then(|| quote!(#lifetime,));
         quote! {
             #[doc = #docs]
-            pub fn #name<'__c, __DB: __rt::Backend>(
+            pub fn #name<'__c, #lifetime __DB: __rt::Backend>(
                 #receiver
                 #db: impl __rt::Source<'__c, __DB>,
                 #arguments
@@ -270,53 +289,6 @@ fn read_back(columns: &[&Column]) -> TokenStream {
     quote!(#(#reads)*)
 }
 
-/// How a key's value is passed: text and bytes are borrowed, everything else is given.
-struct Passed {
-    /// `&'k str`
-    ty: TokenStream,
-    /// `&str`, for a signature.
-    argument: TokenStream,
-    /// From a field of a struct behind a reference.
-    from_field: fn(&TokenStream) -> TokenStream,
-}
-
-fn passed(ty: &Type, lifetime: &TokenStream) -> Passed {
-    match last_segment(ty).as_deref() {
-        Some("String") => Passed {
-            ty: quote!(&#lifetime str),
-            argument: quote!(&str),
-            from_field: |field| quote!(#field.as_str()),
-        },
-        _ => Passed {
-            ty: quote!(#ty),
-            argument: quote!(#ty),
-            from_field: |field| quote!(__rt::Clone::clone(&#field)),
-        },
-    }
-}
-
-/// The type of a key as it is passed: the value itself, or a tuple.
-fn key_type(columns: &[&Column], lifetime: &TokenStream) -> TokenStream {
-    tuple(columns.iter().map(|column| passed(&column.ty, lifetime).ty))
-}
-
-/// The same in an argument's position, with the lifetime left to the compiler.
-fn key_argument(columns: &[&Column]) -> TokenStream {
-    tuple(
-        columns
-            .iter()
-            .map(|column| passed(&column.ty, &quote!()).argument),
-    )
-}
-
-/// The key's value, borrowed from `owner.field`.
-fn key_of(columns: &[&Column], owner: &TokenStream) -> TokenStream {
-    tuple(columns.iter().map(|column| {
-        let ident = &column.ident;
-        (passed(&column.ty, &quote!()).from_field)(&quote!(#owner.#ident))
-    }))
-}
-
 /// Where a column stands among all.
 fn position(model: &Model, column: &Column) -> Option<Index> {
     let position = model
@@ -333,89 +305,6 @@ fn tuple(items: impl Iterator<Item = TokenStream>) -> TokenStream {
         [only] => only.clone(),
         several => quote!((#(#several),*)),
     }
-}
-
-/// `key` or `key.0`, for each column of a key.
-fn key_parts(columns: &[&Column]) -> Vec<TokenStream> {
-    if columns.len() == 1 {
-        return vec![quote!(__key)];
-    }
-    (0..columns.len())
-        .map(|index| {
-            let index = Index::from(index);
-            quote!(__key.#index)
-        })
-        .collect()
-}
-
-/// Binds the columns of a key.
-fn bind_key(columns: &[&Column]) -> TokenStream {
-    let parts = key_parts(columns);
-    let single = columns.len() == 1;
-    let binds = columns
-        .iter()
-        .zip(&parts)
-        .enumerate()
-        .map(|(index, (column, part))| {
-            let passed = passed(&column.ty, &quote!());
-            let ty = passed.argument;
-            let index = Index::from(index);
-            // A single key is a reference already.
-            let value = if single {
-                quote!(#part)
-            } else {
-                quote!(&#part)
-            };
-            quote!(__to.bind::<#ty>(#index, #value);)
-        });
-    quote!(#(#binds)*)
-}
-
-/// Binds the columns of many keys as arrays, where statements take those.
-fn bind_keys(columns: &[&Column], dialect: Dialect) -> TokenStream {
-    if dialect == Dialect::Sqlite {
-        return TokenStream::new();
-    }
-    let single = columns.len() == 1;
-    let binds = columns.iter().enumerate().map(|(index, column)| {
-        let ty = &column.ty;
-        let index = Index::from(index);
-        let part = if single {
-            quote!(__key)
-        } else {
-            quote!(&__key.#index)
-        };
-        quote! {
-            __to.bind(#index, &__rt::array(__keys, __rt::ArrayType::<#ty>::INFO, |__key| #part));
-        }
-    });
-    let database = database(dialect);
-    quote! {
-        fn bind_keys(__keys: &[&Self::Key<'_>], __to: &mut impl __rt::Bind<#database>) {
-            #[allow(unused_imports)]
-            use __rt::NoArrayType as _;
-            #(#binds)*
-        }
-    }
-}
-
-/// Writes a key into an error. Numbers and UUIDs are shown, everything else may be private.
-fn describe_key(columns: &[&Column]) -> TokenStream {
-    let parts = key_parts(columns);
-    let parts = columns.iter().zip(&parts).map(|(column, part)| {
-        let name = &column.field;
-        let single = columns.len() == 1;
-        let value = if single {
-            quote!(#part)
-        } else {
-            quote!(&#part)
-        };
-        match last_segment(&column.ty).as_deref() {
-            Some("i16" | "i32" | "i64" | "Uuid") => quote!(__to.shown(#name, #value);),
-            _ => quote!(__to.hidden(#name);),
-        }
-    });
-    quote!(#(#parts)*)
 }
 
 /// Refuses an `Option` that hides behind an alias, where the type's name did not tell.

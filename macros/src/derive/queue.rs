@@ -8,9 +8,9 @@ use syn::{DeriveInput, Index, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name, database,
-    for_backend, from_row, literal, name_at, report_missing, sql_doc, stub_impl, stub_method,
-    tuple,
+    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
+    database, for_backend, from_row, literal, name_at, reads, report_missing, sql_doc, stub_impl,
+    stub_method,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -86,6 +86,7 @@ impl Derive for Queue {
         let ident = &plan.model.ident;
         let methods = methods(plan);
         let facts = facts(plan);
+        let reads = reads(plan.model);
         let backends = plan
             .model
             .backends
@@ -98,16 +99,12 @@ impl Derive for Queue {
             "a key, a time or a count of a queue",
             "in SQL NULL is not equal to NULL, so such a row would never be found",
         );
-        let fields = plan.model.columns.iter().map(|column| &column.ident);
         Output {
             items: TokenStream::new(),
             impls: quote! {
                 impl #ident { #methods }
                 #facts
-                // Not every program looks at the state of a row, and it should not be warned that it does not.
-                fn __read(__row: &#ident) {
-                    let _ = (#(&__row.#fields,)*);
-                }
+                #reads
                 #(#backends)*
                 #not_null
             },
@@ -301,6 +298,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             sql_doc(model, rescue_sql)
         ),
         receiver: quote!(),
+        key: &[],
         db: db.clone(),
         arguments: quote!(),
         output: quote!(__rt::Rescued, __rt::DatabaseError),
@@ -329,7 +327,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let filters = filters.iter().map(|column| {
         let name = name_at(&column.field.to_shouty_snake_case(), column.ident.span());
         let ty = &column.ty;
-        let condition = format!(" AND {} = ", crate::sql::quote(&column.name));
+        let condition = format!(" AND {}", crate::sql::quote(&column.name));
         let docs = format!(
             "The column `{}`, for `.only(...)` of a claim or a worker.",
             column.name
@@ -349,12 +347,10 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let table = model.table.display();
     let max_attempts = plan.max_attempts;
     let channel = plan.channel();
-    let owned_key = owned_key_type(&plan.keys);
-    let parts = key_parts(&plan.keys);
-    let same = plan.keys.iter().zip(&parts).map(|(key, part)| {
-        let field = &key.ident;
-        quote!(self.#field == #part)
-    });
+    let key = own_key(plan);
+    let key_struct = key.definition(&[]);
+    let owned_key = key.ty(&quote!());
+    let same = key.is_of(&quote!(self));
     let describe = plan.keys.iter().map(|key| {
         let (name, field) = (&key.field, &key.ident);
         match last_segment(&key.ty).as_deref() {
@@ -385,6 +381,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         <#attempts_ty as __rt::VersionNumber>::to_i64(#this.#attempts)
     };
     quote! {
+        #key_struct
         #[automatically_derived]
         impl __rt::queue::Queue for #ident {
             type Key = #owned_key;
@@ -397,31 +394,15 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             fn attempts(&self) -> i64 { #attempts }
             fn count(&mut self) { #count }
             fn fence(&self) -> __rt::Fence { #fence }
-            fn has_key(&self, __key: &Self::Key) -> bool { #(#same)&&* }
+            fn has_key(&self, __key: &Self::Key) -> bool { #same }
             fn describe(&self, __to: &mut __rt::KeyText) { #(#describe)* }
         }
     }
 }
 
-/// The type of a key as it is read.
-fn owned_key_type(keys: &[&Column]) -> TokenStream {
-    tuple(keys.iter().map(|key| {
-        let ty = &key.ty;
-        quote!(#ty)
-    }))
-}
-
-/// `*__key` or `__key.0`, for each column.
-fn key_parts(keys: &[&Column]) -> Vec<TokenStream> {
-    if keys.len() == 1 {
-        return vec![quote!(*__key)];
-    }
-    (0..keys.len())
-        .map(|index| {
-            let index = Index::from(index);
-            quote!(__key.#index)
-        })
-        .collect()
+/// A key as it is read.
+fn own_key<'p>(plan: &'p Plan<'_>) -> KeyValue<'p> {
+    KeyValue::owned(plan.model, &plan.keys, "__Key")
 }
 
 /// The statements for one database.
@@ -447,7 +428,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ddl = literal(dialect, &plan.ddl(dialect));
     let from_row = from_row(plan.model, dialect);
     let bind_key = bind_columns(&plan.keys);
-    let reads = tuple((0..plan.keys.len()).map(|index| {
+    let reads = own_key(plan).value((0..plan.keys.len()).map(|index| {
         let index = Index::from(index);
         quote!(__rt::get(__row, #index)?)
     }));

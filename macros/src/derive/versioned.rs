@@ -6,9 +6,9 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Index};
 
 use super::{
-    Derive, Method, Output, STUB_DOC, assert_not_null, bind_columns, bind_key, connection_name,
-    database, describe_key, fence, for_backend, from_row, key_argument, key_of, key_type, literal,
-    name_at, position, read_back, sql_doc, stub_fields, stub_impl, stub_method, wrapper,
+    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
+    database, fence, for_backend, from_row, key_argument, key_lifetime, literal, name_at, position,
+    read_back, sql_doc, stub_fields, stub_impl, stub_method, wrapper,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -21,6 +21,12 @@ pub(crate) struct Plan<'m> {
     model: &'m Model,
     keys: Vec<&'m Column>,
     version: &'m Column,
+}
+
+impl Plan<'_> {
+    fn key(&self) -> KeyValue<'_> {
+        KeyValue::borrowed(self.model, &self.keys, "__Key")
+    }
 }
 
 impl Derive for Versioned {
@@ -183,7 +189,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         keys,
         version,
     } = plan;
-    let key = key_argument(keys);
+    let key = key_argument(keys, &key_lifetime(keys));
+    let given = plan.key().given(&quote!(key));
     let ident = &model.ident;
     let table = model.table.display();
     let version_name = &version.field;
@@ -195,6 +202,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             name: name_at(name, version.asked),
             docs,
             receiver: if receiver { quote!(&self,) } else { quote!() },
+            key: if receiver { &[] } else { keys },
             db: connection_name(&[]),
             arguments,
             output,
@@ -214,7 +222,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         false,
         quote!(key: #key),
         quote!(Self, __rt::LoadError),
-        quote!(__rt::versioned::load(db, key)),
+        quote!(__rt::versioned::load(db, #given)),
     );
     let reload = method(
         "reload",
@@ -280,7 +288,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         false,
         quote!(key: #key, change: impl __rt::FnMut(&mut Self) + __rt::Send),
         quote!(Self, __rt::UpdateError<Self>),
-        quote!(__rt::versioned::update_with(db, key, change)),
+        quote!(__rt::versioned::update_with(db, #given, change)),
     );
     let edit = name_at("edit", version.asked);
     let edit_docs = format!(
@@ -302,11 +310,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
 /// What does not depend on the database.
 fn facts(plan: &Plan<'_>) -> TokenStream {
-    let Plan {
-        model,
-        keys,
-        version,
-    } = plan;
+    let Plan { model, version, .. } = plan;
     let ident = &model.ident;
     let table = model.table.display();
     let version_ident = &version.ident;
@@ -318,9 +322,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     // What is wrong with it is wrong with the struct.
     let this = quote!(self);
     let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
-    let key_type = key_type(keys, &quote!('__k));
-    let key = key_of(keys, &quote!(self));
-    let describe = describe_key(keys);
+    let key = plan.key();
+    let key_struct = key.definition(&["Clone", "PartialEq"]);
+    let key_type = key.ty(&quote!('__k));
+    let describe = key.describe();
+    let key = key.of(&quote!(self));
     let version_index = position(model, version);
     let writable = model.writable();
     let names = writable.iter().map(|column| &column.field);
@@ -339,6 +345,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         quote!(self.#field = __from.#field;)
     });
     quote! {
+        #key_struct
         #[automatically_derived]
         impl __rt::versioned::Versioned for #ident {
             type Key<'__k> = #key_type;
@@ -386,7 +393,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let sets = writable
         .iter()
         .map(|column| literal(dialect, &format!("{} = ", sql::quote(&column.name))));
-    let bind_key = bind_key(keys);
+    let bind_key = plan.key().bind();
     let binds = bind_columns(&writable);
     let reads = read_back(&sql::versioned::returned(model));
     quote! {

@@ -66,10 +66,11 @@ pub(crate) fn add_existing(model: &Model, counter: &Column) -> String {
     let change = keys.len() + 1;
     let name = quote(&counter.name);
     format!(
-        "UPDATE {} SET {name} = {name} + ${change} WHERE {} AND {} RETURNING {name}",
+        "UPDATE {} SET {name} = {name} + ${change} WHERE {} AND {}{} RETURNING {name}",
         table(model),
         equal(&keys, 1),
         room(&name, change + 1),
+        and_alone(model, 1),
     )
 }
 

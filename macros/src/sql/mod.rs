@@ -172,6 +172,18 @@ fn and_not_fenced(model: &Model, parameter: usize) -> String {
     }
 }
 
+/// ` AND` no other row has the key, which is bound from `first` on.
+///
+/// What the model calls a key may not be unique in the database. Then nothing is written: outside a transaction it could
+/// not be taken back when the second row shows up.
+fn and_alone(model: &Model, first: usize) -> String {
+    format!(
+        " AND (SELECT count(*) FROM {} WHERE {}) = 1",
+        table(model),
+        equal(&model.keys(), first)
+    )
+}
+
 /// Reads all columns of the row with this key.
 pub(crate) fn select(model: &Model, by: &[&Column]) -> String {
     let all: Vec<&Column> = model.columns.iter().collect();

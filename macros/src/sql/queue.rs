@@ -103,6 +103,12 @@ impl<'m> Queue<'m> {
         format!("{} = {}", quote(&self.state.name), text(state))
     }
 
+    /// One of several states. The column itself is among them, so that the literals have its type: to a column of an enum
+    /// PostgreSQL assigns no text.
+    fn chosen(&self, cases: &str) -> String {
+        format!("CASE {cases} ELSE {} END", quote(&self.state.name))
+    }
+
     fn now_finished(&self, dialect: Dialect) -> String {
         match self.finished {
             Some(finished) => format!(", {} = {}", quote(&finished.name), now(dialect)),
@@ -319,10 +325,13 @@ impl<'m> Queue<'m> {
         let (run_at, attempts) = (quote(&self.run_at.name), quote(&self.attempts.name));
         let later = now_and('+', "\"rowlock_delay\"", dialect);
         let mut set = format!(
-            "{} = \"rowlock_state\", \
+            "{} = {}, \
              {run_at} = CASE WHEN \"rowlock_delay\" IS NULL THEN {run_at} ELSE {later} END, \
              {attempts} = \"rowlock_attempts\"",
             quote(&self.state.name),
+            self.chosen(
+                "WHEN \"rowlock_state\" = 'ready' THEN 'ready' WHEN \"rowlock_state\" = 'dead' THEN 'dead'"
+            ),
         );
         if let Some(error) = self.last_error {
             let error = quote(&error.name);
@@ -520,8 +529,11 @@ impl<'m> Queue<'m> {
         let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
         let exhausted = format!("{attempts} >= {}", self.max_attempts);
         let mut set = format!(
-            "SET {} = CASE WHEN {exhausted} THEN 'dead' ELSE 'ready' END, {fence} = {}",
+            "SET {} = {}, {fence} = {}",
             quote(&self.state.name),
+            self.chosen(&format!(
+                "WHEN {exhausted} THEN 'dead' WHEN true THEN 'ready'"
+            )),
             next_fence(&fence, dialect),
         );
         if let Some(error) = self.last_error {
@@ -538,7 +550,7 @@ impl<'m> Queue<'m> {
                     names(&self.keys),
                 ),
                 tail: format!(
-                    "{}) UPDATE {rows} AS \"rowlock_row\" {set} {} RETURNING \"rowlock_row\".{state}",
+                    "{}) UPDATE {rows} AS \"rowlock_row\" {set} {} RETURNING \"rowlock_row\".{state}::text",
                     passing_over(dialect),
                     self.found_in("rowlock_ended"),
                 ),

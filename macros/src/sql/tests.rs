@@ -47,18 +47,18 @@ fn versioned_writes_what_is_the_callers_and_returns_the_rest() {
     let version = model.version().unwrap();
     assert_eq!(
         versioned::update(&model, version),
-        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
         versioned::touch(&model, version),
-        r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $1) = 1 RETURNING "version", "updated_at", "views""#
     );
     let (head, tail) = versioned::save(&model, version);
     assert_eq!(head, r#"UPDATE "cms"."pages" SET "#);
     assert_eq!(format!("{head}{tail}"), versioned::touch(&model, version));
     assert_eq!(
         versioned::delete(&model, version),
-        r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2"#
+        r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $1) = 1"#
     );
 }
 
@@ -71,7 +71,7 @@ fn a_version_alone_is_an_update_without_columns() {
     let version = model.version().unwrap();
     assert_eq!(
         versioned::update(&model, version),
-        r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 RETURNING "v""#
+        r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 AND (SELECT count(*) FROM "locks" WHERE "a" = $1 AND "b" = $2) = 1 RETURNING "v""#
     );
 }
 
@@ -104,7 +104,7 @@ fn counter_creates_its_row_with_what_the_others_start_at() {
     );
     assert_eq!(
         counter::add_existing(&model, taken),
-        r#"UPDATE "shop"."seats" SET "taken" = "taken" + $3 WHERE "hall" = $1 AND "day" = $2 AND "taken" BETWEEN $4 AND $5 RETURNING "taken""#
+        r#"UPDATE "shop"."seats" SET "taken" = "taken" + $3 WHERE "hall" = $1 AND "day" = $2 AND "taken" BETWEEN $4 AND $5 AND (SELECT count(*) FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2) = 1 RETURNING "taken""#
     );
     assert_eq!(
         counter::read(&model, taken),
@@ -358,15 +358,15 @@ fn every_write_shows_the_fence() {
     let version = model.version().unwrap();
     assert_eq!(
         versioned::update(&model, version),
-        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 RETURNING "version""#
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
     );
     assert_eq!(
         versioned::touch(&model, version),
-        r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 RETURNING "version""#
+        r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1 RETURNING "version""#
     );
     assert_eq!(
         versioned::delete(&model, version),
-        r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3"#
+        r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1"#
     );
     assert_eq!(
         lockable::update(&model),

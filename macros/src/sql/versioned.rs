@@ -15,11 +15,12 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
 fn where_unchanged(model: &Model, version: &Column, first: usize) -> String {
     let keys = model.keys();
     format!(
-        "WHERE {} AND {} = ${}{}",
+        "WHERE {} AND {} = ${}{}{}",
         equal(&keys, first),
         quote(&version.name),
         first + keys.len(),
         and_not_fenced(model, first + keys.len() + 1),
+        and_alone(model, first),
     )
 }
 

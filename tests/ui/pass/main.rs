@@ -11,6 +11,7 @@ pub mod hygiene;
 pub mod lints;
 pub mod names;
 pub mod one_of_three;
+pub mod shapes;
 pub mod spawn_locks;
 
 #[test]
