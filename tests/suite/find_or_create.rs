@@ -680,6 +680,31 @@ async fn u_14_an_upsert_that_its_condition_refuses_is_a_distinct_outcome() {
     }
 }
 
+/// An integer column of SQLite also takes 1.5. The naive twin's condition lets it pass, and counts on from there.
+#[tokio::test]
+async fn u_14_an_upsert_does_not_count_up_a_version_that_is_no_integer() {
+    if NAME != "SQLite" {
+        return;
+    }
+    let database = database(ACCOUNTS).await;
+    let pool = &database.pool;
+    Account::upsert(pool, account(1, "one")).await.unwrap();
+    let stored = async || -> (String, f64) {
+        sqlx::query_as("SELECT owner, version FROM accounts")
+            .fetch_one(pool)
+            .await
+            .unwrap()
+    };
+    run(pool, "UPDATE accounts SET version = 1.5").await;
+    let refused = Account::upsert(pool, account(1, "two")).await.unwrap_err();
+    assert!(matches!(refused, UpsertError::Database(_)), "{refused:?}");
+    assert_eq!(stored().await, ("one".to_owned(), 1.5));
+
+    let naive = "UPDATE accounts SET owner = 'two', version = version + 1 WHERE version < 32767";
+    run(pool, naive).await;
+    assert_eq!(stored().await, ("two".to_owned(), 2.5));
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
 #[rowlock(table = "labels", unique(name))]
 struct Label {

@@ -88,6 +88,10 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
             format!("CASE WHEN {same} THEN 0 ELSE 1 END")
         };
         set.push_str(&format!(", {} = {old} + {by}", quote(&version.name)));
+        // 1.5 is below the highest as well: the row would be written, with 2.5 for a version that nobody can read.
+        if dialect == Dialect::Sqlite {
+            guards.push(format!("typeof({old}) = 'integer'"));
+        }
         guards.push(format!("{old} < ${}", model.given().len() + 1));
     }
     if let Some(fence) = model.fence().filter(|_| queue) {
