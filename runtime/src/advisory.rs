@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::lock_key::{LockKey, LockKeyPart};
 use crate::lockable::{Exclusive, InTransaction, Share};
 use crate::source::{Opened, Source};
-use crate::transaction::{Body, TransactionError, Tx, Work, describe, transaction};
+use crate::tx::{Body, TransactionError, Tx, Work, describe, transaction};
 
 /// Lets one at a time do something, in all processes that use the database.
 ///
@@ -176,7 +176,7 @@ impl<DB: AdvisoryLocks> AdvisoryMode<DB> for Share {
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
-pub struct TakeLock {
+pub(crate) struct TakeLock {
     pub(crate) key: i64,
     pub(crate) shared: bool,
     pub(crate) timeout: Option<Duration>,
@@ -430,15 +430,15 @@ impl<G> AdvisoryLock<G> {
     ///
     /// ```sql
     /// BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('client_connection_check_interval', …); SELECT pg_advisory_xact_lock(…)
+    /// SELECT
     /// -- the closure's statements
-    /// SELECT pg_current_xact_id_if_assigned()::text
-    /// COMMIT
+    /// SELECT; COMMIT AND CHAIN
     /// ```
     ///
     /// With [`timeout`](Self::timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second
     /// lasts for the transaction and makes the server notice within a second that the one who waits is gone (PostgreSQL 14 and later on Linux,
-    /// 15 and later on macOS and the BSDs). The line
-    /// before COMMIT is explained at [`transaction`].
+    /// 15 and later on macOS and the BSDs). With the
+    /// empty statement after it sqlx takes the transaction over. COMMIT is explained at [`transaction`].
     ///
     /// On SQLite `BEGIN IMMEDIATE` and `COMMIT`, and with a timeout a `PRAGMA busy_timeout` before and behind BEGIN.
     ///

@@ -9,12 +9,14 @@ use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::fault::Fault;
 use crate::source::Link;
+use crate::tx::notes::Before;
 
 /// Like `sqlx::Transaction`, but safe to drop while it begins: see [`Backend::abandon_begin`] and
 /// [`Backend::savepoint`].
 pub(crate) struct Atomic<'c, DB: Backend> {
     link: Link<'c, DB>,
     state: State,
+    before: Option<Before>,
 }
 
 enum State {
@@ -26,13 +28,19 @@ enum State {
 impl<'c, DB: Backend> Atomic<'c, DB> {
     pub(crate) async fn begin(mut link: Link<'c, DB>) -> Result<Self, sqlx::Error> {
         if in_transaction::<DB>(&link) {
-            DB::savepoint(&mut link).await?;
+            let before = link.before();
+            link.savepoint().await?;
             let state = State::Open;
-            return Ok(Self { link, state });
+            return Ok(Self {
+                link,
+                state,
+                before,
+            });
         }
         let mut atomic = Self {
             link,
             state: State::Beginning,
+            before: None,
         };
         let begin = Some(DB::BEGIN.into_sql_str());
         DB::TransactionManager::begin(&mut atomic.link, begin).await?;
@@ -45,13 +53,14 @@ impl<'c, DB: Backend> Atomic<'c, DB> {
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        DB::TransactionManager::commit(&mut self.link).await?;
+        self.link.release().await?;
         self.state = State::Ended;
         Ok(())
     }
 
     pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        DB::TransactionManager::rollback(&mut self.link).await?;
+        self.link.roll_back().await?;
+        self.link.undo(self.before);
         self.state = State::Ended;
         Ok(())
     }
@@ -61,7 +70,10 @@ impl<DB: Backend> Drop for Atomic<'_, DB> {
     fn drop(&mut self) {
         match self.state {
             State::Ended => {}
-            State::Open => DB::TransactionManager::start_rollback(&mut self.link),
+            State::Open => {
+                DB::TransactionManager::start_rollback(&mut self.link);
+                self.link.undo(self.before);
+            }
             State::Beginning => DB::abandon_begin(&mut self.link),
         }
     }

@@ -10,10 +10,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::{Database, Either, IntoArguments};
 
-use crate::advisory::TakeLock;
 use crate::column::Column;
 use crate::stored::Encoded;
-use crate::transaction::Begin;
+use crate::tx::Begin;
 
 /// What running a query yields: rows, and the number of affected rows at its end.
 pub(crate) type Results<'e, DB> = BoxStream<
@@ -81,12 +80,41 @@ pub trait Backend:
     #[doc(hidden)]
     fn begin_sql(begin: &Begin) -> String;
 
-    /// Fails if an earlier statement made the server give the transaction up. Yields the transaction's id, if it has one
-    /// that can be asked about later.
+    /// A statement that does nothing.
     #[doc(hidden)]
-    fn before_commit(
+    const NOTHING: &'static str;
+
+    /// Runs unprepared statements in one round trip. Whether the last row begins with true.
+    #[doc(hidden)]
+    fn is_true(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// The transaction's id, if it has one that can be asked about later. None has it that wrote nothing.
+    #[doc(hidden)]
+    fn id(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Commits the transaction, or fails if an earlier statement made the server give it up or end it.
+    #[doc(hidden)]
+    fn commit(connection: &mut Self::Connection) -> impl Future<Output = Commit> + Send;
+
+    /// Whether the transaction is still open, after an error and after what was not seen. If it is not, opens one for all that
+    /// follows, to be rolled back.
+    #[doc(hidden)]
+    fn is_open(connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
+
+    /// Rolls back, all levels that sqlx counts.
+    #[doc(hidden)]
+    fn unwind(
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// The same where nothing can be awaited, but for the last level, which is for sqlx's own transaction.
+    #[doc(hidden)]
+    fn unwind_soon(connection: &mut Self::Connection, may_be_gone: bool);
 
     /// Whether the transaction with this id was committed; `None` if the server cannot tell.
     #[doc(hidden)]
@@ -94,13 +122,6 @@ pub trait Backend:
         connection: &mut Self::Connection,
         id: String,
     ) -> impl Future<Output = Option<bool>> + Send;
-
-    /// In an open transaction: takes the lock if nobody has it.
-    #[doc(hidden)]
-    fn try_advisory_lock(
-        connection: &mut Self::Connection,
-        lock: TakeLock,
-    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Before a lock: limits how long it is waited for. Yields the limit that was in force, if it was changed.
     #[doc(hidden)]
@@ -210,6 +231,16 @@ pub trait Backend:
     ) -> impl Future<Output = bool> + Send;
 }
 
+/// What became of a COMMIT.
+#[doc(hidden)]
+pub enum Commit {
+    Done,
+    /// Nothing was committed.
+    Refused(sqlx::Error),
+    /// It was committed, or it was not.
+    Unanswered(sqlx::Error),
+}
+
 /// A column of a batch.
 #[doc(hidden)]
 pub enum Array {
@@ -268,6 +299,7 @@ mod postgres {
     use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker, ready};
 
+    use futures_util::TryStreamExt;
     use sqlx::encode::IsNull;
     use sqlx::postgres::types::Oid;
     use sqlx::postgres::{
@@ -277,7 +309,8 @@ mod postgres {
     use sqlx_core::transaction::TransactionManager;
 
     use super::*;
-    use crate::transaction::Isolation;
+    use crate::fault::Fault;
+    use crate::tx::Isolation;
 
     impl Backend for Postgres {
         const MAX_PARAMETERS: usize = 65_535;
@@ -332,32 +365,94 @@ mod postgres {
                 }
             };
             limit("lock_timeout", begin.lock_timeout);
-            limit("statement_timeout", begin.statement_timeout);
-            if let Some(lock) = begin.advisory.filter(|lock| !lock.tries) {
+            match (begin.statement_timeout, begin.left) {
+                (Some(asked), left) => {
+                    limit(
+                        "statement_timeout",
+                        Some(left.map_or(asked, |left| asked.min(left))),
+                    );
+                }
+                (None, Some(left)) => {
+                    // Not above a stricter one of the role or the session; 0 is none.
+                    let left = left.as_millis().clamp(1, i32::MAX as u128);
+                    sql.push_str(&format!(
+                        "; SELECT set_config('statement_timeout', '{left}', true) \
+                         WHERE current_setting('statement_timeout')::interval \
+                         NOT BETWEEN interval '1 us' AND {left} * interval '1 ms'"
+                    ));
+                }
+                (None, None) => {}
+            }
+            if let Some(lock) = begin.advisory {
                 sql.push_str("; ");
-                sql.push_str(&lock.wait_in_begin());
+                sql.push_str(&if lock.tries {
+                    lock.try_in_begin()
+                } else {
+                    lock.wait_in_begin()
+                });
             }
             sql
         }
 
-        async fn before_commit(
-            connection: &mut PgConnection,
-        ) -> Result<Option<String>, sqlx::Error> {
-            // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
-            // look at. Any other statement fails, and this one is of use besides. It is sent unprepared: that takes the
-            // server some microseconds more, and works behind a pooler that knows no prepared statements.
+        const NOTHING: &'static str = "SELECT";
+
+        async fn is_true(connection: &mut PgConnection, sql: String) -> Result<bool, sqlx::Error> {
+            let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+            let rows = connection.fetch_all(sql).await?;
+            // What a lock that is waited for yields is of no type.
+            Ok(rows
+                .last()
+                .is_some_and(|row| matches!(row.try_get(0), Ok(true))))
+        }
+
+        async fn id(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
             let sql = "SELECT pg_current_xact_id_if_assigned()::text";
             let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
             row.try_get(0)
         }
 
-        async fn try_advisory_lock(
-            connection: &mut PgConnection,
-            lock: TakeLock,
-        ) -> Result<bool, sqlx::Error> {
-            let sql = sqlx::AssertSqlSafe(lock.try_in_begin());
-            let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
-            row.try_get(0)
+        async fn commit(connection: &mut PgConnection) -> Commit {
+            // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
+            // look at; and outside of a transaction, with a warning. Any other statement fails in the first case, and AND
+            // CHAIN in the second, as long as they are sent as one: the server skips what follows an error. The transaction
+            // that CHAIN opens is what the ROLLBACK is for that sqlx sends, together with the pool's ping. Unprepared works
+            // behind a pooler that knows no prepared statements.
+            let mut results = connection.fetch_many(sqlx::raw_sql("SELECT; COMMIT AND CHAIN"));
+            let mut reached = false;
+            loop {
+                match results.try_next().await {
+                    Ok(Some(result)) => reached |= result.is_left(),
+                    Ok(None) => return Commit::Done,
+                    // The server ended the connection before it came to COMMIT.
+                    Err(error @ sqlx::Error::Database(_)) if !reached => {
+                        return Commit::Refused(error);
+                    }
+                    Err(error) if Fault::of(&error).may_have_committed() => {
+                        return Commit::Unanswered(error);
+                    }
+                    Err(error) => return Commit::Refused(error),
+                }
+            }
+        }
+
+        async fn is_open(_: &mut PgConnection) -> bool {
+            // An error aborts the transaction and does not end it.
+            true
+        }
+
+        async fn unwind(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+            type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            while Manager::get_transaction_depth(connection) > 1 {
+                Manager::start_rollback(connection);
+            }
+            Manager::rollback(connection).await
+        }
+
+        fn unwind_soon(connection: &mut PgConnection, _: bool) {
+            type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            while Manager::get_transaction_depth(connection) > 1 {
+                Manager::start_rollback(connection);
+            }
         }
 
         async fn was_committed(connection: &mut PgConnection, id: String) -> Option<bool> {
@@ -620,10 +715,12 @@ mod sqlite {
         SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
     };
     use sqlx::{Arguments, Executor, Row, Sqlite, TypeInfo, ValueRef};
-    use sqlx_core::transaction::TransactionManager;
+    use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
 
     use super::*;
     use crate::fault::Fault;
+
+    type Manager = <Sqlite as sqlx::Database>::TransactionManager;
 
     impl Backend for Sqlite {
         const MAX_PARAMETERS: usize = 32_766;
@@ -668,17 +765,64 @@ mod sqlite {
             .to_owned()
         }
 
-        async fn before_commit(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
-            // A constraint does not end a transaction of SQLite, and the COMMIT of one that is gone is an error.
+        const NOTHING: &'static str = "SELECT 1";
+
+        async fn is_true(
+            connection: &mut SqliteConnection,
+            sql: String,
+        ) -> Result<bool, sqlx::Error> {
+            let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+            connection.execute(sql).await.map(|_| true)
+        }
+
+        async fn id(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
             Ok(None)
         }
 
-        async fn try_advisory_lock(
-            _: &mut SqliteConnection,
-            _: TakeLock,
-        ) -> Result<bool, sqlx::Error> {
-            // BEGIN IMMEDIATE was successful.
-            Ok(true)
+        async fn commit(connection: &mut SqliteConnection) -> Commit {
+            // A constraint does not end a transaction of SQLite, and the COMMIT of one that is gone is an error.
+            match Manager::commit(connection).await {
+                Ok(()) => Commit::Done,
+                Err(error) if Fault::of(&error).may_have_committed() => Commit::Unanswered(error),
+                Err(_) if !Self::is_open(connection).await => {
+                    Commit::Refused(crate::tx::notes::Torn::Ended.into())
+                }
+                Err(error) => Commit::Refused(error),
+            }
+        }
+
+        async fn is_open(connection: &mut SqliteConnection) -> bool {
+            // BEGIN fails inside of a transaction, and does nothing else there. The savepoints are those that sqlx counts.
+            let mut sql = "BEGIN".to_owned();
+            for level in 1..Manager::get_transaction_depth(connection) {
+                sql.push_str(&format!("; SAVEPOINT _sqlx_savepoint_{level}"));
+            }
+            let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+            connection.execute(sql).await.is_err()
+        }
+
+        async fn unwind(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+            while Manager::get_transaction_depth(connection) > 0 {
+                Manager::rollback(connection).await?;
+            }
+            Ok(())
+        }
+
+        fn unwind_soon(connection: &mut SqliteConnection, may_be_gone: bool) {
+            let depth = Manager::get_transaction_depth(connection);
+            if may_be_gone {
+                // The ROLLBACK of a transaction that is gone fails, and sqlx would count it for ever. So open what it counts; where
+                // that is open, BEGIN fails and a savepoint more ends with the others.
+                for level in 0..depth {
+                    let sql = begin_ansi_transaction_sql(level);
+                    let begin = connection.execute(sqlx::raw_sql(sql));
+                    // The first poll hands the statement to sqlx's worker thread.
+                    let _ = pin!(begin).poll(&mut Context::from_waker(Waker::noop()));
+                }
+            }
+            for _ in 1..depth {
+                Manager::start_rollback(connection);
+            }
         }
 
         async fn was_committed(_: &mut SqliteConnection, _: String) -> Option<bool> {

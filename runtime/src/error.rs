@@ -96,6 +96,8 @@ struct Inner {
     attempt: Attempt,
     fault: Fault,
     source: sqlx::Error,
+    /// Part of an error that says that it may have happened.
+    of_unknown_outcome: bool,
 }
 
 impl DatabaseError {
@@ -105,6 +107,7 @@ impl DatabaseError {
             attempt,
             fault,
             source,
+            of_unknown_outcome: false,
         }))
     }
 
@@ -118,6 +121,16 @@ impl DatabaseError {
     pub(crate) fn with_attempt(mut self, attempt: Attempt) -> Self {
         self.0.attempt = attempt;
         self
+    }
+
+    /// The same error as a part of one that says that it may have happened.
+    pub(crate) fn of_unknown_outcome(mut self) -> Self {
+        self.0.of_unknown_outcome = true;
+        self
+    }
+
+    pub(crate) fn is_of_unknown_outcome(&self) -> bool {
+        self.0.of_unknown_outcome
     }
 
     /// What was attempted.
@@ -183,7 +196,10 @@ fn is_postgres(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
     #[cfg(feature = "postgres")]
     return error
         .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-        .is_some();
+        .is_some()
+        || error
+            .try_downcast_ref::<crate::tx::notes::FirstError>()
+            .is_some();
     #[cfg(not(feature = "postgres"))]
     {
         let _ = error;
@@ -223,8 +239,10 @@ impl WriteFailure {
         match error.fault() {
             Fault::Serialization => Self::Serialization(error),
             // It can also be the server of another database that this one asked in a transaction of ours.
-            Fault::CompletionUnknown => Self::Unknown(error),
-            fault if fault.may_have_committed() && !in_transaction => Self::Unknown(error),
+            Fault::CompletionUnknown => Self::Unknown(error.of_unknown_outcome()),
+            fault if fault.may_have_committed() && !in_transaction => {
+                Self::Unknown(error.of_unknown_outcome())
+            }
             _ => Self::Database(error),
         }
     }

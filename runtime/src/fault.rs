@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::DatabaseError;
+use crate::tx::notes::FirstError;
 
 /// What the codes of PostgreSQL mean here: whole classes, and the codes that stand apart from their class. The
 /// documentation of [`Fault`] shows it.
@@ -334,7 +335,24 @@ impl Fault {
         )
     }
 
+    /// Like [`in_chain`](Self::in_chain), but says so if the outcome is unknown, whatever the reason.
+    pub(crate) fn of_outcome(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<DatabaseError>()
+                && error.is_of_unknown_outcome()
+            {
+                return Some(Self::CompletionUnknown);
+            }
+            next = error.source();
+        }
+        Self::in_chain(error)
+    }
+
     fn of_database(error: &dyn sqlx::error::DatabaseError) -> Self {
+        if let Some(first) = error.try_downcast_ref::<FirstError>() {
+            return first.fault;
+        }
         #[cfg(feature = "postgres")]
         if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
             // The code alone can also be a feature that no server has, and that no second run brings.

@@ -336,16 +336,19 @@ async fn insert<DB: Backend>(
     if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
         return write_one(statement, connection).await;
     }
-    DB::run_plain(connection, "SAVEPOINT rowlock").await?;
+    let before = connection.before();
+    connection.plain("SAVEPOINT rowlock").await?;
     match statement().fetch_one(connection).await {
         Ok(fetched) => {
-            DB::run_plain(connection, "RELEASE SAVEPOINT rowlock").await?;
+            connection.plain("RELEASE SAVEPOINT rowlock").await?;
             Ok(fetched)
         }
         Err(error) => {
             // If this fails too, the first error is the one to know.
             let back = "ROLLBACK TO SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
-            let _ = DB::run_plain(connection, back).await;
+            if DB::run_plain(connection, back).await.is_ok() {
+                connection.undo(before);
+            }
             Err(error)
         }
     }

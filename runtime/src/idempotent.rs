@@ -16,7 +16,7 @@ use crate::fence::Fence;
 use crate::fingerprint::{Digest, RequestError};
 use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Fetched, Statement};
-use crate::transaction::{Body, FailureOf, LastFailure, TransactionError, Tx, Work, transaction};
+use crate::tx::{Body, FailureOf, LastFailure, TransactionError, Tx, Work, transaction};
 
 /// How often a key is asked for before somebody else must be at work on it.
 const ROUNDS: u32 = 3;
@@ -508,7 +508,6 @@ where
 {
     type Output = T::Outcome;
     type Error = Stop<T::Outcome, E>;
-    const ENDS_WITH_A_STATEMENT: bool = true;
 
     async fn run(&self, tx: &mut Tx<DB>) -> Result<T::Outcome, Self::Error> {
         let ledger = |error| Stop::Ledger(DatabaseError::new(self.attempt(), error));
@@ -594,7 +593,9 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
                 match error.fault() {
                     // SQLite's one writer is somebody else.
                     Fault::Busy => Ok(Started::Busy),
-                    fault if fault.may_have_committed() => Err(StartError::Unknown(error)),
+                    fault if fault.may_have_committed() => {
+                        Err(StartError::Unknown(error.of_unknown_outcome()))
+                    }
                     _ => Err(StartError::Database(error)),
                 }
             }

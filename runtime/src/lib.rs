@@ -36,7 +36,7 @@ mod session_lock;
 mod source;
 mod statement;
 mod stored;
-mod transaction;
+mod tx;
 mod versioned;
 mod worker;
 
@@ -72,9 +72,9 @@ pub use crate::queue::{
 #[cfg(feature = "postgres")]
 pub use crate::session_lock::{ReleaseError, SessionLock};
 pub use crate::source::Source;
-pub use crate::transaction::{
-    Body, ByError, ByReference, FailureOf, LastFailure, Retry, TransactionBuilder,
-    TransactionError, Tx, transaction,
+pub use crate::tx::{
+    Body, ByError, ByReference, ByText, FailureOf, LastFailure, Retry, Savepoint, SavepointBody,
+    TransactionBuilder, TransactionError, Tx, transaction,
 };
 pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
 pub use crate::worker::{

@@ -18,7 +18,7 @@ use crate::fence::Fence;
 use crate::source::Link;
 use crate::statement::{Bind, Fetched, Listed, Statement};
 use crate::stored;
-use crate::transaction::Tx;
+use crate::tx::Tx;
 use crate::versioned::Conflict;
 
 /// What `#[derive(Lockable)]` knows about a model, the same for every database.
@@ -102,9 +102,12 @@ pub trait InTransaction<'t>: sealed::Sealed + Send {
     type Database: Backend;
     #[doc(hidden)]
     fn link(self) -> Link<'t, Self::Database>;
-    /// Which transaction this is, if that can be told.
+    /// Which transaction or savepoint this is, if that can be told.
     #[doc(hidden)]
-    fn id(&self) -> Option<u64>;
+    fn scope(&self) -> Option<u64>;
+    /// Whether what was locked in `scope` is still locked here.
+    #[doc(hidden)]
+    fn has(&self, scope: Option<u64>) -> bool;
 }
 
 #[diagnostic::do_not_recommend]
@@ -113,8 +116,11 @@ impl<'t, DB: Backend> InTransaction<'t> for &'t mut Tx<DB> {
     fn link(self) -> Link<'t, DB> {
         Tx::link(self)
     }
-    fn id(&self) -> Option<u64> {
-        Some(Tx::id(self))
+    fn scope(&self) -> Option<u64> {
+        Some(Tx::scope(self))
+    }
+    fn has(&self, scope: Option<u64>) -> bool {
+        scope.is_some_and(|scope| Tx::has(self, scope))
     }
 }
 
@@ -124,8 +130,11 @@ impl<'t, DB: Backend> InTransaction<'t> for &'t mut sqlx::Transaction<'_, DB> {
     fn link(self) -> Link<'t, DB> {
         Link::new(&mut **self)
     }
-    fn id(&self) -> Option<u64> {
+    fn scope(&self) -> Option<u64> {
         None
+    }
+    fn has(&self, scope: Option<u64>) -> bool {
+        scope.is_none()
     }
 }
 
@@ -305,7 +314,7 @@ fn start<'t, DB: Backend, T, Q>(
     tx: impl InTransaction<'t, Database = DB>,
     which: Q,
 ) -> Lock<'t, DB, T, Q> {
-    let transaction = tx.id();
+    let transaction = tx.scope();
     Lock {
         link: tx.link(),
         transaction,
@@ -527,7 +536,8 @@ impl<T> Locked<T> {
     /// [`LockError::Stale`] if this transaction saved the row through another `Locked`, or rolled a save of this one back with a
     /// savepoint. [`LockError::KeyChanged`] if the key was edited.
     ///
-    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row. Transactions of
+    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row, or if the row was locked in a savepoint
+    /// that was undone. Transactions of
     /// `rowlock::transaction` are told apart; those of sqlx carry no identity, so that passing the right one is up to the
     /// caller.
     pub fn save<'t, DB: Backend>(
@@ -539,7 +549,7 @@ impl<T> Locked<T> {
     {
         async move {
             let attempt = |row: &T| attempt_on::<T>(&row.key(), "save");
-            if tx.id() != self.transaction {
+            if !tx.has(self.transaction) {
                 return Err(LockError::OtherTransaction(attempt(&self.row)));
             }
             let locked = self.key.0.downcast_ref::<T::OwnedKey>();
@@ -714,7 +724,7 @@ async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
     let mut statement = Statement::composed(T::SELECT);
     T::bind_key(key, &mut statement);
     if let Some(write_lock) = T::WRITE_LOCK {
-        DB::run_plain(connection, write_lock).await?;
+        connection.plain(write_lock).await?;
     } else {
         statement.push(G::clause(no_key));
         statement.push(W::CLAUSE);
@@ -811,7 +821,7 @@ async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
         statement.push(T::SELECT_MANY_TAIL);
     }
     if let Some(write_lock) = T::WRITE_LOCK {
-        DB::run_plain(connection, write_lock).await?;
+        connection.plain(write_lock).await?;
     } else {
         statement.push(G::clause(no_key));
         statement.push(W::CLAUSE);
@@ -845,7 +855,7 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
     row: &T,
     tx: impl InTransaction<'t, Database = DB>,
 ) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
-    let transaction = tx.id();
+    let transaction = tx.scope();
     let mut connection = tx.link();
     async move {
         let attempt = || attempt_on::<T>(&row.key(), "lock_checked");

@@ -10,7 +10,7 @@ use crate::advisory::{AcquireError, AdvisoryLock, AdvisoryLocks, AdvisoryMode, T
 use crate::error::{Attempt, DatabaseError};
 use crate::fault::Fault;
 use crate::lock_key::LockKey;
-use crate::transaction::describe;
+use crate::tx::describe;
 
 /// An [`AdvisoryLock`] that a connection holds, over any number of transactions. PostgreSQL only.
 ///

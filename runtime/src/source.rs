@@ -3,10 +3,14 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 
-use sqlx::Acquire;
+use futures_util::TryStreamExt;
+use sqlx::query::Query;
+use sqlx::{Acquire, Either};
+use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::Backend;
-use crate::transaction::Tx;
+use crate::tx::Tx;
+use crate::tx::notes::{Before, Notes, Torn};
 
 /// What every generated method runs on: a `&Pool`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
 /// `&mut rowlock::Tx`.
@@ -76,18 +80,140 @@ impl<DB: Backend> Opened<DB> for &mut Tx<DB> {
 #[derive(Debug)]
 pub struct Link<'c, DB: Backend> {
     connection: &'c mut DB::Connection,
+    /// Where it is told how the statements end: those of a `Tx`.
+    notes: Option<&'c mut Notes>,
 }
 
 impl<'c, DB: Backend> Link<'c, DB> {
     pub(crate) fn new(connection: &'c mut DB::Connection) -> Self {
-        Self { connection }
+        Self {
+            connection,
+            notes: None,
+        }
+    }
+
+    pub(crate) fn noting(connection: &'c mut DB::Connection, notes: &'c mut Notes) -> Self {
+        Self {
+            connection,
+            notes: Some(notes),
+        }
     }
 
     pub(crate) fn reborrow(&mut self) -> Link<'_, DB> {
         Link {
             connection: self.connection,
+            notes: self.notes.as_deref_mut(),
         }
     }
+
+    /// Runs a statement to its end.
+    pub(crate) async fn run(
+        &mut self,
+        query: Query<'_, DB, DB::Arguments>,
+        mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
+    ) -> Result<(), sqlx::Error> {
+        self.check().await?;
+        let Some(notes) = self.notes.as_deref_mut() else {
+            return to_the_end::<DB>(self.connection, query, &mut each).await;
+        };
+        let sent = notes.sent();
+        let result = to_the_end::<DB>(self.connection, query, &mut each).await;
+        let result = sent.ended(DB::ERROR_ABORTS_TRANSACTION, result);
+        // An error can be the end of the transaction, and what follows must not be written outside of it.
+        if result.is_err() {
+            self.probe().await;
+        }
+        result
+    }
+
+    /// Fails if the transaction that the closure believes in is over: what follows would be written outside of it.
+    async fn check(&mut self) -> Result<(), Torn> {
+        let Some(notes) = self.notes.as_deref_mut() else {
+            return Ok(());
+        };
+        notes.check(depth::<DB>(self.connection))?;
+        if notes.was_lent() {
+            self.probe().await;
+        }
+        match self.notes.as_deref() {
+            Some(notes) => notes.check(depth::<DB>(self.connection)),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the database whether the transaction is still open, where that is not known here.
+    pub(crate) async fn probe(&mut self) {
+        let Some(notes) = self.notes.as_deref_mut() else {
+            return;
+        };
+        // Dropped before the answer, it may have opened another transaction in place of the one that is gone.
+        let sent = notes.sent();
+        let is_open = DB::is_open(self.connection).await;
+        sent.answered(is_open);
+    }
+
+    /// Runs statements without parameters, unprepared, in one round trip.
+    pub(crate) async fn plain(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        self.check().await?;
+        let Some(notes) = self.notes.as_deref_mut() else {
+            return DB::run_plain(self.connection, sql).await;
+        };
+        let sent = notes.sent();
+        let result = DB::run_plain(self.connection, sql).await;
+        sent.ended(DB::ERROR_ABORTS_TRANSACTION, result)
+    }
+
+    /// Sets sqlx's savepoint.
+    pub(crate) async fn savepoint(&mut self) -> Result<(), sqlx::Error> {
+        self.check().await?;
+        let Some(notes) = self.notes.as_deref_mut() else {
+            return DB::savepoint(self.connection).await;
+        };
+        let result = DB::savepoint(self.connection).await;
+        notes.ended(DB::ERROR_ABORTS_TRANSACTION, result)
+    }
+
+    /// Releases sqlx's savepoint.
+    pub(crate) async fn release(&mut self) -> Result<(), sqlx::Error> {
+        let result = DB::TransactionManager::commit(self.connection).await;
+        match self.notes.as_deref_mut() {
+            Some(notes) => notes.ended(DB::ERROR_ABORTS_TRANSACTION, result),
+            None => result,
+        }
+    }
+
+    /// Undoes sqlx's savepoint. That is no news: how the last statement ended stays known.
+    pub(crate) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
+        DB::TransactionManager::rollback(self.connection).await
+    }
+
+    /// What is known before a savepoint, for [`undo`](Self::undo).
+    pub(crate) fn before(&self) -> Option<Before> {
+        self.notes.as_deref().map(Notes::before)
+    }
+
+    /// The savepoint was undone.
+    pub(crate) fn undo(&mut self, before: Option<Before>) {
+        if let (Some(notes), Some(before)) = (&mut self.notes, before) {
+            notes.undo(before);
+        }
+    }
+}
+
+async fn to_the_end<DB: Backend>(
+    connection: &mut DB::Connection,
+    query: Query<'_, DB, DB::Arguments>,
+    each: &mut (impl FnMut(Either<DB::QueryResult, DB::Row>) + Send),
+) -> Result<(), sqlx::Error> {
+    let mut results = DB::run(connection, query);
+    while let Some(result) = results.try_next().await? {
+        each(result);
+    }
+    Ok(())
+}
+
+fn depth<DB: Backend>(connection: &DB::Connection) -> usize {
+    DB::TransactionManager::get_transaction_depth(connection)
 }
 
 impl<DB: Backend> Deref for Link<'_, DB> {

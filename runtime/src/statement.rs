@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use serde::Serialize;
 use sqlx::error::BoxDynError;
 use sqlx::query::Query;
@@ -171,6 +170,10 @@ impl<DB: Backend> Statement<DB> {
         if let Some(error) = self.error {
             return Err(sqlx::Error::Encode(error));
         }
+        // sqlx would say so with an error that can as well come from a connection that broke.
+        if self.arguments.len() > DB::MAX_PARAMETERS {
+            return Err(sqlx::Error::Encode("too many parameters".into()));
+        }
         let sql: SqlStr = match self.text {
             Text::Literal(sql) => sql.into_sql_str(),
             Text::Composed(sql) => AssertSqlSafe(sql).into_sql_str(),
@@ -218,11 +221,7 @@ impl<DB: Backend> Statement<DB> {
         connection: &mut Link<'_, DB>,
         each: &mut (impl FnMut(Either<DB::QueryResult, DB::Row>) + Send),
     ) -> Result<(), sqlx::Error> {
-        let mut results = DB::run(connection, self.into_query()?);
-        while let Some(result) = results.try_next().await? {
-            each(result);
-        }
-        Ok(())
+        connection.run(self.into_query()?, each).await
     }
 
     /// Without an error that was noted, which ends the statement before it is run.

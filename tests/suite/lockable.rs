@@ -257,6 +257,32 @@ async fn l_17_crossed_orders_do_not_deadlock() {
     }
 }
 
+/// What was locked before a savepoint is locked in it, and after it; what was locked in it is locked until it is undone.
+#[tokio::test]
+async fn a_lock_is_of_its_savepoint_and_of_those_in_it() {
+    let database = stock().await;
+    let run = transaction(&database.pool).run(async |tx| {
+        let mut before = Sku::lock(&mut *tx, 1).await?;
+        let mut savepoint = tx.begin().await.unwrap();
+        before.left -= 1;
+        before.save(&mut *savepoint).await?;
+        let mut inside = Sku::lock(&mut *savepoint, 2).await?;
+        savepoint.commit().await.unwrap();
+        inside.left -= 1;
+        inside.save(&mut *tx).await?;
+        let mut savepoint = tx.begin().await.unwrap();
+        let mut undone = Sku::lock(&mut *savepoint, 3).await?;
+        savepoint.rollback().await.unwrap();
+        let refused = undone.save(&mut *tx).await;
+        assert!(matches!(refused, Err(LockError::OtherTransaction(_))));
+        Ok::<_, LockError>(())
+    });
+    run.await.unwrap();
+    for (id, left) in [(1, 9), (2, 19), (3, 30)] {
+        assert_eq!(Sku::load(&database.pool, id).await.unwrap().left, left);
+    }
+}
+
 /// Only a row that is locked in this transaction can be written without a version check.
 #[tokio::test]
 async fn a_lock_of_another_transaction_proves_nothing() {

@@ -74,6 +74,8 @@ mod stale_statements;
 mod transaction;
 #[path = "transaction_postgres.rs"]
 mod transaction_postgres;
+#[path = "tx.rs"]
+mod tx;
 #[path = "versioned.rs"]
 mod versioned;
 #[path = "what_changed.rs"]

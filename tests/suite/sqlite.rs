@@ -54,6 +54,8 @@ mod schema_changes;
 mod spawn;
 #[path = "transaction.rs"]
 mod transaction;
+#[path = "tx.rs"]
+mod tx;
 #[path = "versioned.rs"]
 mod versioned;
 #[path = "what_changed.rs"]

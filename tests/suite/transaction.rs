@@ -351,11 +351,11 @@ async fn t_20_naive_twin_keeps_the_row_of_the_first_attempt() {
 async fn t_15_the_deadline_cuts_the_wait_for_the_next_attempt() {
     let database = database(ACCOUNTS).await;
     let day = std::time::Duration::from_secs(86_400);
-    let late = transaction(&database.pool)
+    let late = that_can_lose(&database.pool)
         .attempts(u32::MAX)
         .backoff(day, day)
-        .deadline(std::time::Duration::from_millis(200))
-        .run(async |_| Err::<(), _>(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())));
+        .deadline(std::time::Duration::from_millis(500))
+        .run(async |tx| lose(tx, &database.pool).await);
     let late = tokio::time::timeout(std::time::Duration::from_secs(30), late).await;
     assert!(
         matches!(late, Ok(Err(TransactionError::DeadlineExceeded { .. }))),

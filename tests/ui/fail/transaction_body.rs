@@ -9,7 +9,7 @@ async fn no_result(pool: sqlx::PgPool) {
 }
 
 async fn error_without_a_source(pool: sqlx::PgPool) {
-    let _ = transaction(&pool).run(async |_| Err::<(), _>("no")).await;
+    let _ = transaction(&pool).run(async |_| Err::<(), _>(7)).await;
 }
 
 async fn not_async(pool: sqlx::PgPool) {

@@ -1,0 +1,132 @@
+//! How a transaction begins, so that nobody who stops waiting leaves one open.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Pool, SqlSafeStr};
+
+use super::Begin;
+use crate::advisory::TakeLock;
+use crate::backend::Backend;
+
+/// A future that is run to its end by the runtime if it is dropped before.
+///
+/// sqlx counts a transaction when the answer to BEGIN is there: dropping its `begin` before leaves the connection in a transaction
+/// that nobody rolls back.
+pub(crate) struct ToTheEnd<F: Future<Output: Send + 'static> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> ToTheEnd<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> Future for ToTheEnd<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let polled = future.as_mut().poll(context);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for ToTheEnd<F> {
+    fn drop(&mut self) {
+        if let Some(future) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(future);
+        }
+    }
+}
+
+/// `None` if the lock that the transaction should begin with is somebody else's and is not to be waited for.
+pub(super) async fn begin<DB: Backend>(
+    pool: &Pool<DB>,
+    begin: &Begin,
+) -> Result<Option<sqlx::Transaction<'static, DB>>, sqlx::Error> {
+    let connection = pool.acquire().await?;
+    let sql = DB::begin_sql(begin);
+    match begin.advisory {
+        None => ToTheEnd::new(adopt(connection, sql)).await.map(Some),
+        Some(lock) if DB::HAS_ADVISORY_LOCKS => {
+            let Some(connection) = begin_under_lock(connection, sql, lock).await? else {
+                return Ok(None);
+            };
+            ToTheEnd::new(adopt(connection, DB::NOTHING.to_owned()))
+                .await
+                .map(Some)
+        }
+        Some(lock) => ToTheEnd::new(begin_patiently(connection, sql, lock))
+            .await
+            .map(Some),
+    }
+}
+
+async fn adopt<DB: Backend>(
+    connection: PoolConnection<DB>,
+    sql: String,
+) -> Result<sqlx::Transaction<'static, DB>, sqlx::Error> {
+    let sql = AssertSqlSafe(sql).into_sql_str();
+    sqlx::Transaction::begin(connection, Some(sql)).await
+}
+
+/// Begins with a lock that somebody may hold for long. Whoever stops waiting for it closes the connection: a ROLLBACK would stand
+/// after the wait, and the pool would have no use of the connection until then.
+async fn begin_under_lock<DB: Backend>(
+    connection: PoolConnection<DB>,
+    sql: String,
+    lock: TakeLock,
+) -> Result<Option<PoolConnection<DB>>, sqlx::Error> {
+    let mut waiting = Waiting(Some(connection));
+    let begun = waiting.ask(sql).await;
+    match begun {
+        Ok(taken) if taken || !lock.tries => Ok(waiting.0.take()),
+        _ => {
+            waiting.ask("ROLLBACK".to_owned()).await?;
+            waiting.0 = None;
+            begun.map(|_| None)
+        }
+    }
+}
+
+struct Waiting<DB: Backend>(Option<PoolConnection<DB>>);
+
+impl<DB: Backend> Waiting<DB> {
+    async fn ask(&mut self, sql: String) -> Result<bool, sqlx::Error> {
+        match &mut self.0 {
+            Some(connection) => DB::is_true(connection, sql).await,
+            None => Ok(false),
+        }
+    }
+}
+
+impl<DB: Backend> Drop for Waiting<DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.0 {
+            connection.close_on_drop();
+        }
+    }
+}
+
+/// Begins where the lock is that of BEGIN, and how long it is waited for a setting of the connection.
+async fn begin_patiently<DB: Backend>(
+    mut connection: PoolConnection<DB>,
+    sql: String,
+    lock: TakeLock,
+) -> Result<sqlx::Transaction<'static, DB>, sqlx::Error> {
+    let before = DB::be_patient(&mut connection, lock.limit(), "").await?;
+    let begun = DB::is_true(&mut connection, sql).await;
+    let as_before = DB::be_as_before(&mut connection, before, begun.is_ok()).await;
+    begun?;
+    let transaction = adopt(connection, DB::NOTHING.to_owned()).await?;
+    as_before.map(|()| transaction)
+}

@@ -1,0 +1,243 @@
+//! How a transaction is to be run.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Pool;
+
+use crate::advisory::TakeLock;
+use crate::backend::Backend;
+use crate::budget::RetryBudget;
+use crate::fault::Fault;
+
+/// How often a transaction is run unless [`TransactionBuilder::attempts`] says otherwise.
+const ATTEMPTS: u32 = 5;
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// Starts a transaction on a pool; [`run`](TransactionBuilder::run) runs it, again from its start where the database asks for
+/// that.
+///
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql(
+/// #         "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
+/// #          INSERT INTO accounts VALUES (1, 100), (2, 0)",
+/// #     ).execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// let left = rowlock::transaction(&pool)
+///     .serializable()
+///     .run(async |tx| {
+///         let sql = "UPDATE accounts SET balance = balance + $1 WHERE id = $2 RETURNING balance";
+///         sqlx::query(sql).bind(30).bind(2).execute(&mut **tx).await?;
+///         let left: i64 = sqlx::query_scalar(sql).bind(-30).bind(1).fetch_one(&mut **tx).await?;
+///         Ok::<_, sqlx::Error>(left)
+///     })
+///     .await?;
+/// assert_eq!(left, 70);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Nested use
+///
+/// It takes a pool and nothing else, so that a transaction that retries can never stand inside another one, whose earlier
+/// statements it could not run again. Called inside a closure with the pool, it is a second transaction on a second
+/// connection: it commits even if the outer one rolls back, does not see what the outer one wrote, and waits for the outer
+/// one's locks, which are never released while the outer one waits for it. On a pool of one connection it ends as
+/// `Begin` with [`Fault::PoolTimedOut`]. For a part that may fail alone there is [`Tx::savepoint`](crate::Tx::savepoint).
+pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
+    TransactionBuilder {
+        pool: pool.clone(),
+        isolation: None,
+        read_only: false,
+        attempts: ATTEMPTS,
+        deadline: None,
+        first_wait: FIRST_WAIT,
+        longest_wait: LONGEST_WAIT,
+        lock_limit: None,
+        statement_limit: None,
+        ask_after_commit: false,
+        on_retry: None,
+        budget: None,
+        advisory: None,
+    }
+}
+
+/// How a transaction is to be run.
+///
+/// Limits mean what they say: `attempts(0)` and a deadline of zero run nothing. Without a call there is no deadline and no
+/// timeout, and there are five attempts with waits of at most 5, 10, 20 and 40 ms between them.
+///
+/// Durations are given to PostgreSQL in whole milliseconds, at least one.
+#[derive(Debug)]
+#[must_use = "a transaction does nothing until it is run"]
+pub struct TransactionBuilder<DB: Backend> {
+    pub(super) pool: Pool<DB>,
+    pub(super) isolation: Option<Isolation>,
+    pub(super) read_only: bool,
+    pub(super) attempts: u32,
+    pub(super) deadline: Option<Duration>,
+    pub(super) first_wait: Duration,
+    pub(super) longest_wait: Duration,
+    // Not named like the methods: rustc would tell users of another database about a private field.
+    pub(super) lock_limit: Option<Duration>,
+    pub(super) statement_limit: Option<Duration>,
+    pub(super) ask_after_commit: bool,
+    pub(super) on_retry: Option<Hook>,
+    pub(super) budget: Option<RetryBudget>,
+    pub(super) advisory: Option<TakeLock>,
+}
+
+// Not derived: that would ask for `DB: Clone`, which no database of sqlx is.
+impl<DB: Backend> Clone for TransactionBuilder<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            on_retry: self.on_retry.clone(),
+            budget: self.budget.clone(),
+            ..*self
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Hook(pub(super) Arc<dyn Fn(&Retry) + Send + Sync>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+/// What is about to be tried again, for [`TransactionBuilder::on_retry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retry {
+    /// The number of the attempt that failed, from 1.
+    pub attempt: u32,
+    /// Why it failed.
+    pub fault: Fault,
+    /// How long the next one waits.
+    pub wait: Duration,
+}
+
+/// How PostgreSQL is told to begin. SQLite knows only whether the transaction is going to write.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+#[doc(hidden)]
+pub struct Begin {
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) read_only: bool,
+    pub(crate) lock_timeout: Option<Duration>,
+    pub(crate) statement_timeout: Option<Duration>,
+    /// What is left until the deadline.
+    pub(crate) left: Option<Duration>,
+    pub(crate) advisory: Option<TakeLock>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+impl<DB: Backend> TransactionBuilder<DB> {
+    /// READ COMMITTED: each statement sees what was committed before it. Without a call to this or one of the next two, the
+    /// server's default, which is this one unless it was changed. SQLite gives SERIALIZABLE whatever is asked for.
+    pub fn read_committed(mut self) -> Self {
+        self.isolation = Some(Isolation::ReadCommitted);
+        self
+    }
+
+    /// REPEATABLE READ: on PostgreSQL, snapshot isolation. All statements see what was committed before the first one; who
+    /// writes a row that somebody changed since then is run again.
+    pub fn repeatable_read(mut self) -> Self {
+        self.isolation = Some(Isolation::RepeatableRead);
+        self
+    }
+
+    /// SERIALIZABLE: the outcome is that of running the transactions one after the other. Protects an invariant only if all
+    /// transactions that can break it use it. What was read counts only once the transaction is committed.
+    pub fn serializable(mut self) -> Self {
+        self.isolation = Some(Isolation::Serializable);
+        self
+    }
+
+    /// READ ONLY; on SQLite a deferred transaction, which does not take the write lock.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// How often the closure is run at most. 0 runs nothing.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// How long all attempts and the waits between them may take together. Zero runs nothing.
+    ///
+    /// On PostgreSQL what is left of it is also given to the server, as the limit of each statement: dropping a future
+    /// does not stop a statement. It never loosens a `statement_timeout` of the role or the session that is stricter. Only the question of `ask_after_lost_commit` can come after it.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Calls `hook` before the wait for each further attempt, and not after the last one. The deadline can still pass during
+    /// that wait.
+    pub fn on_retry(mut self, hook: impl Fn(&Retry) + Send + Sync + 'static) -> Self {
+        self.on_retry = Some(Hook(Arc::new(hook)));
+        self
+    }
+
+    /// Shares a limit on retries with other transactions. A retry that the budget refuses is not made: the transaction ends
+    /// as if its attempts were used up.
+    pub fn budget(mut self, budget: &RetryBudget) -> Self {
+        self.budget = Some(budget.clone());
+        self
+    }
+
+    /// The ceiling of the first random wait between two attempts, and the highest it can get; it doubles in between.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.first_wait = first;
+        self.longest_wait = longest;
+        self
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl TransactionBuilder<sqlx::Postgres> {
+    /// How long a statement waits for a lock: `SET LOCAL lock_timeout`, in the round trip of BEGIN. A lock that is not free
+    /// by then is [`Fault::LockTimeout`], which is not retried.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_limit = Some(timeout);
+        self
+    }
+
+    /// How long a statement runs: `SET LOCAL statement_timeout`, in the round trip of BEGIN. After that it is
+    /// [`Fault::Canceled`], which is not retried.
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_limit = Some(timeout);
+        self
+    }
+
+    /// If the connection is lost during COMMIT, asks the server on another connection what became of the transaction
+    /// (`pg_xact_status`): committed is `Ok`, rolled back is retried, and only no answer is
+    /// [`TransactionError::CommitUnknown`]. Costs nothing as long as no connection is lost.
+    ///
+    /// The question, with the wait for a connection, takes five seconds at most, which are not part of the deadline: a COMMIT
+    /// that the deadline cut short is asked about, too.
+    pub fn ask_after_lost_commit(mut self) -> Self {
+        self.ask_after_commit = true;
+        self
+    }
+}

@@ -1,0 +1,94 @@
+//! Why a transaction has no result.
+
+use crate::error::DatabaseError;
+
+/// Why a transaction has no result.
+///
+/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown). `source()`
+/// leads to the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`] classifies it.
+///
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql("CREATE TABLE names (name text PRIMARY KEY)").execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// use rowlock::{Fault, TransactionError, transaction};
+///
+/// let outcome = transaction(&pool)
+///     .run(async |tx| {
+///         for name in ["ann", "ben", "ann"] {
+///             sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut **tx).await?;
+///         }
+///         Ok::<_, sqlx::Error>(())
+///     })
+///     .await;
+/// match outcome {
+///     Err(TransactionError::Failed(error)) => assert_eq!(Fault::of(&error), Fault::UniqueViolation),
+///     other => panic!("{other:?}"),
+/// }
+/// let names: i64 = sqlx::query_scalar("SELECT count(*) FROM names").fetch_one(&pool).await?;
+/// assert_eq!(names, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It is an `std::error::Error` if `E` is. `anyhow::Error` and `Box<dyn Error + Send + Sync>` are none: with these as `E`, `match` on
+/// the variants, or give the closure an error type of its own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactionError<E> {
+    /// The closure failed, and running it again would not help. Rolled back.
+    #[error("{0}")]
+    Failed(#[source] E),
+    /// The closure returned `Ok`, but a statement in it had failed and the server had given up the transaction, or the future of a
+    /// statement was dropped before its answer, or a savepoint was left open, or the transaction was ended inside of the closure:
+    /// nothing of it was committed. What ran on the connection itself after a `COMMIT` or a `ROLLBACK` by hand stood alone.
+    #[error("{0}; the closure returned Ok all the same, and nothing was committed")]
+    Aborted(#[source] DatabaseError),
+    /// No connection, or BEGIN failed. The closure was not run.
+    #[error(transparent)]
+    Begin(DatabaseError),
+    /// COMMIT failed: a deferred constraint, or a conflict that only the end of the transaction shows. Rolled back. A conflict
+    /// is run again instead.
+    #[error(transparent)]
+    Commit(DatabaseError),
+    /// The connection was lost during COMMIT, or the deadline passed. The transaction was committed or it was not, and running it again could make it
+    /// happen twice: so it is not run again. Look for what it writes (an idempotency key, say), or let `ask_after_lost_commit`
+    /// ask.
+    #[error("{0}; it is unknown whether the transaction was committed")]
+    CommitUnknown(#[source] DatabaseError),
+    /// All attempts failed in a way that another one could have mended. Rolled back.
+    #[error("gave up after {attempts} attempts: {last}")]
+    Exhausted {
+        /// How often the closure was run, or would have been if there had been a connection.
+        attempts: u32,
+        /// Why the last attempt failed.
+        #[source]
+        last: LastFailure<E>,
+    },
+    /// The deadline passed. Rolled back. (If it passes while COMMIT is under way, that is `CommitUnknown`.)
+    #[error("the deadline passed in attempt {attempts}")]
+    DeadlineExceeded {
+        /// How many attempts were begun.
+        attempts: u32,
+    },
+    /// `attempts(0)`: nothing was run.
+    #[error("no attempt is allowed")]
+    NotRun,
+}
+
+/// Why the last of several attempts failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LastFailure<E> {
+    /// The closure did.
+    #[error("{0}")]
+    Closure(#[source] E),
+    /// BEGIN or COMMIT did.
+    #[error(transparent)]
+    Database(DatabaseError),
+}

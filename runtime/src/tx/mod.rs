@@ -1,0 +1,208 @@
+//! Transactions: what begins them, what runs in them, and how they end.
+
+mod begin;
+mod builder;
+mod error;
+pub(crate) mod notes;
+mod run;
+mod savepoint;
+
+use std::fmt;
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::BoxFuture;
+use sqlx_core::transaction::TransactionManager;
+
+pub(crate) use self::builder::Begin;
+#[cfg(feature = "postgres")]
+pub(crate) use self::builder::Isolation;
+pub use self::builder::{Retry, TransactionBuilder, transaction};
+pub use self::error::{LastFailure, TransactionError};
+use self::notes::Notes;
+pub(crate) use self::run::Work;
+pub use self::run::{Body, ByError, ByReference, ByText, FailureOf};
+pub use self::savepoint::{Savepoint, SavepointBody};
+use crate::backend::Backend;
+use crate::error::{Attempt, DatabaseError, KeyText};
+use crate::source::Link;
+
+/// An open transaction, as the closure of [`TransactionBuilder::run`] receives it.
+///
+/// `&mut *tx` can be given to every generated method, `&mut **tx` (it dereferences to the connection) or
+/// [`as_sqlx`](Self::as_sqlx) to what takes a connection or a transaction of sqlx. [`savepoint`](Self::savepoint) and
+/// [`begin`](Self::begin) are for a part that may fail alone, [`on_commit`](Self::on_commit) for what comes after COMMIT. It ends with the closure: there is no `commit` and
+/// no `rollback` to call. To roll back, return an error.
+///
+/// It notes how each statement of a generated method ended, and whether its future was dropped before that. What runs on the
+/// connection itself it cannot see. Whether that ended the transaction it asks at COMMIT, and on SQLite before the next generated
+/// method: after a `COMMIT` or `ROLLBACK` by hand `run` never returns `Ok`, but until then statements commit by themselves.
+///
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql(
+/// #         "CREATE TABLE page_views (page_id bigint PRIMARY KEY, views bigint NOT NULL);
+/// #          CREATE TABLE visits (page_id bigint NOT NULL)",
+/// #     ).execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// use rowlock::{Counter, Tx};
+///
+/// #[derive(sqlx::FromRow, Counter)]
+/// #[rowlock(table = "page_views")]
+/// struct PageViews {
+///     #[rowlock(key)]
+///     page_id: i64,
+///     #[rowlock(counter)]
+///     views: i64,
+/// }
+///
+/// async fn visit(tx: &mut Tx<sqlx::Sqlite>, page: i64) -> Result<i64, VisitError> {
+///     sqlx::query("INSERT INTO visits VALUES ($1)").bind(page).execute(&mut **tx).await.map_err(VisitError::Log)?;
+///     PageViews::add_views(&mut *tx, page, 1).await.map_err(VisitError::Count)
+/// }
+///
+/// #[derive(Debug)]
+/// enum VisitError {
+///     Log(sqlx::Error),
+///     Count(rowlock::CounterError),
+/// }
+/// # impl std::fmt::Display for VisitError {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("cannot count the visit") }
+/// # }
+/// # impl std::error::Error for VisitError {
+/// #     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+/// #         match self { Self::Log(error) => Some(error), Self::Count(error) => Some(error) }
+/// #     }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// let views = rowlock::transaction(&pool).run(async |tx| visit(tx, 7).await).await?;
+/// assert_eq!(views, 1);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tx<DB: Backend> {
+    inner: sqlx::Transaction<'static, DB>,
+    notes: Notes,
+    /// The transaction and its savepoints that were not undone, each with a number of its own.
+    scopes: Vec<u64>,
+    /// What runs after COMMIT.
+    hooks: Hooks,
+    /// A COMMIT or a ROLLBACK was sent.
+    is_ending: bool,
+}
+
+impl<DB: Backend> fmt::Debug for Tx<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx")
+            .field("notes", &self.notes)
+            .finish_non_exhaustive()
+    }
+}
+
+type Hooks = Vec<BoxFuture<'static, ()>>;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+impl<DB: Backend> Deref for Tx<DB> {
+    type Target = DB::Connection;
+    fn deref(&self) -> &DB::Connection {
+        &self.inner
+    }
+}
+
+impl<DB: Backend> DerefMut for Tx<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.notes.lend();
+        &mut self.inner
+    }
+}
+
+impl<DB: Backend> Drop for Tx<DB> {
+    fn drop(&mut self) {
+        // What was not seen may have ended the transaction. Not so if it is ending: it was asked before, and asking again could
+        // open another one after the COMMIT.
+        let may_be_gone = self.notes.was_lent() && !self.is_ending;
+        // sqlx rolls back one level; the connection must not go back to the pool with another one open.
+        DB::unwind_soon(&mut self.inner, may_be_gone);
+    }
+}
+
+impl<DB: Backend> Tx<DB> {
+    fn new(inner: sqlx::Transaction<'static, DB>) -> Self {
+        Self {
+            inner,
+            notes: Notes::default(),
+            scopes: vec![next_id()],
+            hooks: Vec::new(),
+            is_ending: false,
+        }
+    }
+
+    /// The transaction as one of sqlx, for a function that takes a `&mut sqlx::Transaction`.
+    ///
+    /// What runs on it is not seen. COMMIT finds out if it left the transaction aborted or ended it.
+    pub fn as_sqlx(&mut self) -> &mut sqlx::Transaction<'static, DB> {
+        self.notes.lend();
+        &mut self.inner
+    }
+
+    /// Runs `hook` after COMMIT: for a message, a file, a cache, whatever a rollback could not undo.
+    ///
+    /// It runs when the commit is known, before `run` returns, one hook after the other in the order of these calls. It never runs
+    /// after a rollback, of the transaction or of the savepoint in which it was given, nor after
+    /// [`CommitUnknown`](TransactionError::CommitUnknown); and once, however often the closure ran. The process can end between COMMIT and
+    /// the hook: what must happen belongs into a [`Queue`](derive@crate::Queue).
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the first hook runs, dropping the future of `run` does not stop them.
+    pub fn on_commit<F, R>(&mut self, hook: F)
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        self.hooks.push(Box::pin(async move { hook().await }));
+    }
+
+    pub(crate) fn link(&mut self) -> Link<'_, DB> {
+        Link::noting(&mut *self.inner, &mut self.notes)
+    }
+
+    /// The number of the transaction, or of the savepoint that is open in it. No other has it.
+    pub(crate) fn scope(&self) -> u64 {
+        self.scopes.last().copied().unwrap_or_default()
+    }
+
+    /// Whether what was done in this scope is part of the transaction: not if it is that of another one, or of a savepoint that was
+    /// undone.
+    pub(crate) fn has(&self, scope: u64) -> bool {
+        self.scopes.contains(&scope)
+    }
+
+    fn depth(&self) -> usize {
+        DB::TransactionManager::get_transaction_depth(&self.inner)
+    }
+
+    /// Rolls back, and says whether the connection could. If it could not, it is lost.
+    async fn roll_back(mut self) -> bool {
+        if self.notes.was_lent() {
+            self.link().probe().await;
+        }
+        self.is_ending = true;
+        DB::unwind(&mut self.inner).await.is_ok()
+    }
+}
+
+pub(crate) fn describe(error: sqlx::Error) -> DatabaseError {
+    DatabaseError::new(Attempt::new("transaction", "", KeyText::default()), error)
+}

@@ -1,0 +1,279 @@
+//! What a transaction knows of the statements that ran on it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use sqlx::error::{DatabaseError, ErrorKind};
+
+use crate::fault::Fault;
+
+/// What happened on a transaction, as the driver reported it.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// The error that made the server give the transaction up.
+    first: Option<FirstError>,
+    /// How the last statement failed, if it did: worth another run, or not.
+    last: Option<Fault>,
+    /// A statement's future was dropped before its answer: it took effect, or it did not.
+    dropped: bool,
+    /// The transaction is over although the closure goes on.
+    torn: bool,
+    /// The connection was lent out: what happened there was not seen.
+    lent: bool,
+    /// It was, since the database was asked whether the transaction is open.
+    unasked: bool,
+}
+
+/// What a savepoint can take back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    failed: bool,
+    dropped: bool,
+}
+
+impl Before {
+    pub(super) fn dropped(self) -> bool {
+        self.dropped
+    }
+}
+
+impl Notes {
+    /// A statement is sent. Until [`ended`](Self::ended) nobody knows what becomes of it.
+    pub(crate) fn sent(&mut self) -> Sent<'_> {
+        Sent {
+            notes: self,
+            is_open: true,
+        }
+    }
+
+    /// Notes how a statement ended. Of a transaction that was given up before, the error that did it.
+    pub(crate) fn ended<T>(
+        &mut self,
+        aborts: bool,
+        result: Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let error = match result {
+            Ok(value) => {
+                self.last = None;
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        let fault = Fault::of(&error);
+        if fault == Fault::TransactionAborted
+            && let Some(first) = &self.first
+        {
+            return Err(first.error());
+        }
+        self.last = Some(fault);
+        if aborts && self.first.is_none() {
+            self.first = FirstError::of(&error, fault);
+        }
+        Err(error)
+    }
+
+    pub(crate) fn before(&self) -> Before {
+        Before {
+            failed: self.first.is_some(),
+            dropped: self.dropped,
+        }
+    }
+
+    /// What was noted since is undone, except that the last statement failed: its reason can be one to run all again.
+    pub(crate) fn undo(&mut self, before: Before) {
+        if !before.failed {
+            self.first = None;
+        }
+        self.dropped = before.dropped;
+    }
+
+    /// Nothing may run outside of the transaction that the closure believes in.
+    pub(crate) fn check(&self, depth: usize) -> Result<(), Torn> {
+        match (self.torn, depth) {
+            (true, _) => Err(Torn::Ended),
+            (false, 0) => Err(Torn::Savepoint),
+            (false, _) => Ok(()),
+        }
+    }
+
+    pub(super) fn lend(&mut self) {
+        self.lent = true;
+        self.unasked = true;
+    }
+
+    pub(super) fn lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Whether something was done since that was not seen, and that can have been the end of the transaction.
+    pub(crate) fn was_lent(&self) -> bool {
+        self.unasked
+    }
+
+    pub(super) fn last(&self) -> Option<Fault> {
+        self.last
+    }
+
+    /// The error that made the server give the transaction up, if it was seen.
+    pub(super) fn first(&self) -> Option<(sqlx::Error, Fault)> {
+        self.first
+            .as_ref()
+            .map(|first| (first.error(), first.fault))
+    }
+
+    pub(super) fn dropped(&self) -> bool {
+        self.dropped
+    }
+}
+
+/// A statement under way.
+pub(crate) struct Sent<'n> {
+    notes: &'n mut Notes,
+    is_open: bool,
+}
+
+impl Sent<'_> {
+    pub(crate) fn ended<T>(
+        mut self,
+        aborts: bool,
+        result: Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.is_open = false;
+        self.notes.ended(aborts, result)
+    }
+}
+
+impl Sent<'_> {
+    /// The statement was the question whether the transaction is open.
+    pub(crate) fn answered(mut self, is_open: bool) {
+        self.is_open = false;
+        self.notes.unasked = false;
+        self.notes.torn |= !is_open;
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.notes.dropped |= self.is_open;
+        self.notes.unasked |= self.is_open;
+    }
+}
+
+/// The error of the server that came first, for those who only saw that the transaction is aborted.
+#[derive(Debug, Clone)]
+pub(crate) struct FirstError {
+    pub(crate) fault: Fault,
+    kind: Kind,
+    code: Option<String>,
+    message: String,
+    constraint: Option<String>,
+    table: Option<String>,
+}
+
+/// `ErrorKind` cannot be copied.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Unique,
+    ForeignKey,
+    NotNull,
+    Check,
+    Exclusion,
+    Other,
+}
+
+impl FirstError {
+    fn of(error: &sqlx::Error, fault: Fault) -> Option<Self> {
+        let error = error.as_database_error()?;
+        Some(Self {
+            fault,
+            kind: match error.kind() {
+                ErrorKind::UniqueViolation => Kind::Unique,
+                ErrorKind::ForeignKeyViolation => Kind::ForeignKey,
+                ErrorKind::NotNullViolation => Kind::NotNull,
+                ErrorKind::CheckViolation => Kind::Check,
+                ErrorKind::ExclusionViolation => Kind::Exclusion,
+                _ => Kind::Other,
+            },
+            code: error.code().map(Cow::into_owned),
+            message: error.message().to_owned(),
+            constraint: error.constraint().map(str::to_owned),
+            table: error.table().map(str::to_owned),
+        })
+    }
+
+    fn error(&self) -> sqlx::Error {
+        sqlx::Error::Database(Box::new(self.clone()))
+    }
+}
+
+impl fmt::Display for FirstError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for FirstError {}
+
+impl DatabaseError for FirstError {
+    fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        self.code.as_deref().map(Cow::Borrowed)
+    }
+
+    fn constraint(&self) -> Option<&str> {
+        self.constraint.as_deref()
+    }
+
+    fn table(&self) -> Option<&str> {
+        self.table.as_deref()
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self.kind {
+            Kind::Unique => ErrorKind::UniqueViolation,
+            Kind::ForeignKey => ErrorKind::ForeignKeyViolation,
+            Kind::NotNull => ErrorKind::NotNullViolation,
+            Kind::Check => ErrorKind::CheckViolation,
+            Kind::Exclusion => ErrorKind::ExclusionViolation,
+            Kind::Other => ErrorKind::Other,
+        }
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+}
+
+/// Why nothing of a transaction can be trusted any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Torn {
+    #[error("a statement's future was dropped before its answer")]
+    Dropped,
+    #[error("a savepoint was begun and not ended, or torn down together with the transaction")]
+    Savepoint,
+    #[error("the transaction was ended inside of the closure")]
+    Ended,
+}
+
+impl Torn {
+    pub(super) fn is(error: &sqlx::Error) -> bool {
+        matches!(error, sqlx::Error::Configuration(error) if error.is::<Self>())
+    }
+}
+
+impl From<Torn> for sqlx::Error {
+    fn from(torn: Torn) -> Self {
+        Self::Configuration(Box::new(torn))
+    }
+}
