@@ -5,7 +5,7 @@ use crate::error::DatabaseError;
 /// Why a transaction has no result.
 ///
 /// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown). `source()`
-/// leads to the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`] classifies it.
+/// leads to the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`](crate::Fault::in_chain) classifies it.
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
