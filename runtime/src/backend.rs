@@ -445,11 +445,27 @@ mod postgres {
             while Manager::get_transaction_depth(connection) > 1 {
                 Manager::start_rollback(connection);
             }
-            Manager::rollback(connection).await
+            let mut ended = match Manager::get_transaction_depth(connection) {
+                // What sqlx does not count any more can be open all the same: a BEGIN that met the error of what was sent before.
+                0 => Self::run_plain(connection, "ROLLBACK").await,
+                _ => Manager::rollback(connection).await,
+            };
+            // The error can be that of a ROLLBACK TO which was sent before, of a savepoint that was gone: each statement reads what
+            // those before it left. Outside of a transaction ROLLBACK is a warning.
+            for _ in 0..8 {
+                if !matches!(ended, Err(sqlx::Error::Database(_))) {
+                    break;
+                }
+                ended = Self::run_plain(connection, "ROLLBACK").await;
+            }
+            ended
         }
 
         fn unwind_soon(connection: &mut PgConnection, _: bool) {
             type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            if Manager::get_transaction_depth(connection) == 0 {
+                return Self::abandon_begin(connection);
+            }
             while Manager::get_transaction_depth(connection) > 1 {
                 Manager::start_rollback(connection);
             }
@@ -802,8 +818,20 @@ mod sqlite {
         }
 
         async fn unwind(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-            while Manager::get_transaction_depth(connection) > 0 {
-                Manager::rollback(connection).await?;
+            let levels =
+                |connection: &mut SqliteConnection| Manager::get_transaction_depth(connection);
+            let mut ended = Ok(());
+            while levels(connection) > 0 && ended.is_ok() {
+                ended = Manager::rollback(connection).await;
+            }
+            // One that `is_open` began where sqlx counts none any more. Without one it is an error.
+            let _ = Self::run_plain(connection, "ROLLBACK").await;
+            if ended.is_err() {
+                // A savepoint was gone, and sqlx would count it for ever. So open what it counts.
+                Self::is_open(connection).await;
+                while levels(connection) > 0 {
+                    Manager::rollback(connection).await?;
+                }
             }
             Ok(())
         }

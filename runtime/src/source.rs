@@ -164,13 +164,25 @@ impl<'c, DB: Backend> Link<'c, DB> {
     }
 
     /// Sets sqlx's savepoint.
+    ///
+    /// If SAVEPOINT fails, sqlx rolls back what is around it, all of the transaction even, and what follows would be written
+    /// outside of it. So where the transaction may be aborted, another statement finds that out.
     pub(crate) async fn savepoint(&mut self) -> Result<(), sqlx::Error> {
         self.check().await?;
+        let aborts = DB::ERROR_ABORTS_TRANSACTION;
         let Some(notes) = self.notes.as_deref_mut() else {
+            if aborts {
+                DB::run_plain(self.connection, DB::NOTHING).await?;
+            }
             return DB::savepoint(self.connection).await;
         };
+        if aborts && notes.may_be_aborted() {
+            let sent = notes.sent();
+            let result = DB::run_plain(self.connection, DB::NOTHING).await;
+            sent.ended(aborts, result)?;
+        }
         let result = DB::savepoint(self.connection).await;
-        notes.ended(DB::ERROR_ABORTS_TRANSACTION, result)
+        notes.ended(aborts, result)
     }
 
     /// Releases sqlx's savepoint.

@@ -231,9 +231,17 @@ async fn a_shutdown_does_not_claim_what_it_gives_back() {
         .test_before_acquire(false);
     let pool = database.pool_through(&proxy, options).await;
     let gate = Gate::new();
+    // For the first rescue, which must be over: the next request is to be a claim.
+    let ended = "UPDATE jobs SET state = 'running', leased_until = '2000-01-01' WHERE id = 1";
+    execute(&database.pool, ended).await;
     let worker = worker(&pool).concurrency(2).prefetch(20).lease(HOUR);
     let background = start(worker, gate.handler());
-    until_in_state(&database.pool, QueueState::Running, 6).await;
+    until("all rows are held", async || {
+        let rows = all(&database.pool).await;
+        rows.iter()
+            .all(|row| row.state == QueueState::Running && row.leased_until > Some(row.run_at))
+    })
+    .await;
     gate.until_running(2).await;
     proxy.hold_next_request().await;
     let (stats, run) = (background.stats.clone(), background.signal());

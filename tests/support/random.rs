@@ -13,6 +13,11 @@ impl Random {
         Self(seed)
     }
 
+    /// Of this seed, for a test that names it if it fails.
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// A further source, for a task of its own.
     pub fn fork(&mut self) -> Self {
         Self(self.next())

@@ -91,6 +91,8 @@ pub struct Tx<DB: Backend> {
     notes: Notes,
     /// The transaction and its savepoints that were not undone, each with a number of its own.
     scopes: Vec<u64>,
+    /// How many savepoints were set and have not ended. One that was leaked has not, whatever sqlx counts.
+    open: usize,
     /// What runs after COMMIT.
     hooks: Hooks,
     /// A COMMIT or a ROLLBACK was sent.
@@ -122,7 +124,7 @@ impl<DB: Backend> Deref for Tx<DB> {
 
 impl<DB: Backend> DerefMut for Tx<DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
-        self.notes.lend();
+        self.lend();
         &mut self.inner
     }
 }
@@ -143,6 +145,7 @@ impl<DB: Backend> Tx<DB> {
             inner,
             notes: Notes::default(),
             scopes: vec![next_id()],
+            open: 0,
             hooks: Vec::new(),
             is_ending: false,
         }
@@ -152,7 +155,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// What runs on it is not seen. COMMIT finds out if it left the transaction aborted or ended it.
     pub fn as_sqlx(&mut self) -> &mut sqlx::Transaction<'static, DB> {
-        self.notes.lend();
+        self.lend();
         &mut self.inner
     }
 
@@ -187,6 +190,15 @@ impl<DB: Backend> Tx<DB> {
     /// undone.
     pub(crate) fn has(&self, scope: u64) -> bool {
         self.scopes.contains(&scope)
+    }
+
+    /// What runs on the connection from now on is not seen.
+    fn lend(&mut self) {
+        // sqlx tore it down, for a `begin` of its own that failed or was dropped. The next one would open another transaction.
+        if self.depth() == 0 {
+            self.notes.tear();
+        }
+        self.notes.lend();
     }
 
     fn depth(&self) -> usize {

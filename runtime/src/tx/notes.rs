@@ -22,6 +22,7 @@ pub(crate) struct Notes {
     lent: bool,
     /// It was, since the database was asked whether the transaction is open.
     unasked: bool,
+    undoing: bool,
 }
 
 /// What a savepoint can take back.
@@ -96,9 +97,29 @@ impl Notes {
         }
     }
 
+    /// Whether a statement may have failed after which the server accepts no other.
+    pub(crate) fn may_be_aborted(&self) -> bool {
+        self.first.is_some() || self.dropped || self.lent
+    }
+
     pub(super) fn lend(&mut self) {
         self.lent = true;
         self.unasked = true;
+    }
+
+    /// A savepoint was torn down by something that was not seen: what belongs to it cannot be told any more.
+    pub(super) fn tear(&mut self) {
+        self.torn = true;
+    }
+
+    /// A savepoint is being undone, and nobody waits for it. Until SQLite's thread has come to it, sqlx counts it.
+    pub(super) fn undoing(&mut self) {
+        self.undoing = true;
+        self.unasked = true;
+    }
+
+    pub(super) fn is_undoing(&self) -> bool {
+        self.undoing
     }
 
     pub(super) fn lent(&self) -> bool {
@@ -148,6 +169,7 @@ impl Sent<'_> {
     pub(crate) fn answered(mut self, is_open: bool) {
         self.is_open = false;
         self.notes.unasked = false;
+        self.notes.undoing = false;
         self.notes.torn |= !is_open;
     }
 }

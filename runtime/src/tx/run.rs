@@ -386,7 +386,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         }
         let torn = if tx.notes.dropped() {
             Some(Torn::Dropped)
-        } else if tx.depth() > 1 {
+        } else if tx.depth() > 1 || tx.open > 0 {
             Some(Torn::Savepoint)
         } else {
             tx.notes.check(tx.depth()).err()

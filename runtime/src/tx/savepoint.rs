@@ -113,11 +113,14 @@ impl<DB: Backend> Tx<DB> {
 pub struct Savepoint<'t, DB: Backend> {
     tx: &'t mut Tx<DB>,
     before: Before,
-    /// How deep sqlx was, how many scopes and hooks there were.
+    /// How deep sqlx was, how many savepoints were open, how many scopes and hooks there were.
     depth: usize,
+    open: usize,
     scopes: usize,
     hooks: usize,
     is_open: bool,
+    /// RELEASE was sent, and its answer not read.
+    is_releasing: bool,
 }
 
 impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
@@ -128,17 +131,21 @@ impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
 
 impl<'t, DB: Backend> Savepoint<'t, DB> {
     async fn set(tx: &'t mut Tx<DB>) -> Result<Self, sqlx::Error> {
-        let depth = tx.depth();
         tx.link().savepoint().await?;
+        let depth = tx.depth().saturating_sub(1);
         let (before, scopes, hooks) = (tx.notes.before(), tx.scopes.len(), tx.hooks.len());
         tx.scopes.push(next_id());
+        let open = tx.open;
+        tx.open += 1;
         Ok(Self {
             tx,
             before,
             depth,
+            open,
             scopes,
             hooks,
             is_open: true,
+            is_releasing: false,
         })
     }
 
@@ -146,16 +153,22 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
     /// [`Tx::savepoint`].
     pub fn commit(mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
+            self.settle().await;
             let torn = if self.tx.notes.dropped() && !self.before.dropped() {
                 Some(Torn::Dropped)
-            } else if self.tx.depth() != self.depth + 1 {
+            } else if self.tx.depth() != self.depth + 1 || self.tx.open != self.open + 1 {
                 Some(Torn::Savepoint)
             } else {
                 None
             };
             let released = match torn {
                 Some(torn) => Err(torn.into()),
-                None => self.tx.link().release().await,
+                None => {
+                    self.is_releasing = true;
+                    let released = self.tx.link().release().await;
+                    self.is_releasing = false;
+                    released
+                }
             };
             match released {
                 Ok(()) => self.keep(),
@@ -169,6 +182,10 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
     /// `ROLLBACK TO SAVEPOINT`: undoes what was written in it, and the transaction goes on.
     pub fn rollback(mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
+            self.settle().await;
+            if self.tx.depth() <= self.depth {
+                self.tx.notes.tear();
+            }
             // One that sqlx knows of and that was left open in it ends with it. Dropped after an error, it tries again.
             while self.tx.depth() > self.depth {
                 self.tx.link().roll_back().await?;
@@ -178,13 +195,22 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
         }
     }
 
+    /// Until then sqlx may count savepoints that are being undone.
+    async fn settle(&mut self) {
+        if self.tx.notes.was_lent() {
+            self.tx.link().probe().await;
+        }
+    }
+
     fn keep(&mut self) {
         self.is_open = false;
+        self.tx.open = self.open;
     }
 
     /// What is known of the savepoint's time is gone with what was written in it.
     fn forget(&mut self) {
         self.is_open = false;
+        self.tx.open = self.open;
         self.tx.notes.undo(self.before);
         self.tx.scopes.truncate(self.scopes);
         self.tx.hooks.truncate(self.hooks);
@@ -206,11 +232,21 @@ impl<DB: Backend> DerefMut for Savepoint<'_, DB> {
 
 impl<DB: Backend> Drop for Savepoint<'_, DB> {
     fn drop(&mut self) {
-        if self.is_open {
-            for _ in self.depth..self.tx.depth() {
-                DB::TransactionManager::start_rollback(&mut self.tx.inner);
-            }
-            self.forget();
+        if !self.is_open {
+            return;
         }
+        let levels = match self.tx.notes.is_undoing() {
+            true => 1,
+            false => self.tx.depth().saturating_sub(self.depth),
+        };
+        // One that was leaked or torn down in it, or that may have been released: what is undone cannot be told.
+        if self.is_releasing || levels != 1 || self.tx.open != self.open + 1 {
+            self.tx.notes.tear();
+        }
+        for _ in 0..levels {
+            DB::TransactionManager::start_rollback(&mut self.tx.inner);
+        }
+        self.tx.notes.undoing();
+        self.forget();
     }
 }
