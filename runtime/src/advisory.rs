@@ -363,7 +363,7 @@ impl<G> AdvisoryLock<G> {
     /// On SQLite the limit is the connection's busy timeout while BEGIN runs. If the future is dropped then, the old one is put back by
     /// a message to sqlx's worker thread, for whose delivery nobody can wait: with `command_buffer_size(0)`, or a buffer full of what
     /// other dropped futures had sent, it is lost, and the connection keeps the limit. The same goes for `try_run`, whose limit is zero.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
@@ -408,7 +408,7 @@ impl<G> AdvisoryLock<G> {
     /// // Numbers without gaps, per tenant.
     /// let tenant = 42;
     /// let number = AdvisoryLock::of("invoice-numbers", tenant)
-    ///     .timeout(Duration::from_secs(2))
+    ///     .lock_timeout(Duration::from_secs(2))
     ///     .run(&pool, async |tx| {
     ///         let sql = "INSERT INTO invoices SELECT $1, coalesce(max(number), 0) + 1 FROM invoices WHERE tenant = $1
     ///             RETURNING number";
@@ -435,7 +435,7 @@ impl<G> AdvisoryLock<G> {
     /// SELECT; COMMIT AND CHAIN
     /// ```
     ///
-    /// With [`timeout`](Self::timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second
+    /// With [`lock_timeout`](Self::lock_timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second
     /// lasts for the transaction and makes the server notice within a second that the one who waits is gone (PostgreSQL 14 and later on Linux,
     /// 15 and later on macOS and the BSDs). With the
     /// empty statement after it sqlx takes the transaction over. COMMIT is explained at [`transaction`].
@@ -553,7 +553,7 @@ impl<G> AdvisoryLock<G> {
     /// # SQL
     ///
     /// One round trip, not prepared: `SELECT CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
-    /// THEN NULL ELSE pg_advisory_xact_lock(…) IS NOT NULL END`; with [`timeout`](Self::timeout) the same statement also sets `lock_timeout` and sets it
+    /// THEN NULL ELSE pg_advisory_xact_lock(…) IS NOT NULL END`; with [`lock_timeout`](Self::lock_timeout) the same statement also sets `lock_timeout` and sets it
     /// back.
     ///
     /// # Isolation

@@ -894,7 +894,7 @@ mod sqlite {
                 // The first poll hands the statement to sqlx's worker thread, which runs it even if nobody waits for it. That needs
                 // room in the channel between them, 50 messages unless `command_buffer_size` was changed. Without room the statement
                 // is lost and the limit stays. It looks the same from here, and closing the connection in any case would be the end
-                // of a database in memory: `AdvisoryLock::timeout` documents it.
+                // of a database in memory: `AdvisoryLock::lock_timeout` documents it.
                 let restore = set_busy_timeout(connection, limit);
                 let _ = pin!(restore).poll(&mut Context::from_waker(Waker::noop()));
             }

@@ -344,7 +344,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
     ///
     /// Two more round trips on PostgreSQL, which set `lock_timeout` for the one statement; a timeout for the whole
     /// transaction costs none (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }

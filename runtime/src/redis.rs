@@ -7,7 +7,7 @@
 //! # async fn rebuild() {}
 //! # async fn show(pool: &sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::open("redis://127.0.0.1/")?;
-//! let mutex = Mutex::new(&client, "backfill").ttl(Duration::from_secs(10)).timeout(Duration::from_secs(5));
+//! let mutex = Mutex::new(&client, "backfill").ttl(Duration::from_secs(10)).lock_timeout(Duration::from_secs(5));
 //!
 //! let guard = mutex.acquire().await?; // waits up to five seconds
 //! let fence = guard.fence(pool).await?; // once, before the first write
@@ -104,7 +104,7 @@ pub struct Mutex {
     connections: Arc<Connections>,
     name: Arc<str>,
     ttl: Duration,
-    timeout: Duration,
+    lock_timeout: Duration,
 }
 
 impl fmt::Debug for Mutex {
@@ -112,7 +112,7 @@ impl fmt::Debug for Mutex {
         f.debug_struct("Mutex")
             .field("name", &self.name)
             .field("ttl", &self.ttl)
-            .field("timeout", &self.timeout)
+            .field("lock_timeout", &self.lock_timeout)
             .finish_non_exhaustive()
     }
 }
@@ -120,17 +120,17 @@ impl fmt::Debug for Mutex {
 impl Mutex {
     /// A mutex of this name. Sends nothing yet.
     ///
-    /// The ttl is 10 seconds and the timeout 5 seconds until set otherwise. The client's own timeouts do not count.
+    /// The ttl is 10 seconds and the lock_timeout 5 seconds until set otherwise. The client's own timeouts do not count.
     pub fn new(client: &Client, name: impl Into<String>) -> Self {
         Self {
             connections: Arc::new(Connections::new(client)),
             name: name.into().into(),
             ttl: Duration::from_secs(10),
-            timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(5),
         }
     }
 
-    /// A mutex of another name on the same connection, with the same ttl and timeout. Sends nothing yet.
+    /// A mutex of another name on the same connection, with the same ttl and lock_timeout. Sends nothing yet.
     #[must_use]
     pub fn named(&self, name: impl Into<String>) -> Self {
         Self {
@@ -156,8 +156,8 @@ impl Mutex {
     /// [`Duration::ZERO`] allows no call at all: every attempt is [`Unavailable`](MutexError::Unavailable). Not to wait for
     /// others is `try_acquire`.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
         self
     }
 
@@ -166,7 +166,7 @@ impl Mutex {
         &self.name
     }
 
-    /// Takes the lock, and waits up to the [`timeout`](Self::timeout) while somebody else holds it.
+    /// Takes the lock, and waits up to the [`lock_timeout`](Self::lock_timeout) while somebody else holds it.
     ///
     /// Runs one script per try: `GET`, and `SET … NX PX` if there is no key; a key that has our own token already, because
     /// the answer to an earlier try was lost, is ours. Between the tries it waits for a random time, which is at most 200
@@ -195,7 +195,7 @@ impl Mutex {
 
     /// Takes the lock if it is free; `None` if somebody else holds it.
     ///
-    /// Asks once. It asks again, with the same token and within the [`timeout`](Self::timeout), only if Redis did not
+    /// Asks once. It asks again, with the same token and within the [`lock_timeout`](Self::lock_timeout), only if Redis did not
     /// answer. Errors and cancel safety are those of [`acquire`](Self::acquire), without `Held`.
     pub fn try_acquire(&self) -> impl Future<Output = Result<Option<Guard>, MutexError>> + Send {
         self.take(false)
@@ -210,7 +210,7 @@ impl Mutex {
         if !(SHORTEST_TTL..=LONGEST_TTL).contains(&self.ttl) {
             return Err(MutexError::Ttl(self.attempt(operation), self.ttl));
         }
-        let deadline = Instant::now() + self.timeout.min(LONGEST_TIMEOUT);
+        let deadline = Instant::now() + self.lock_timeout.min(LONGEST_TIMEOUT);
         let token = token().map_err(|error| MutexError::Random(self.attempt(operation), error))?;
         let key = Arc::new(Key {
             connections: Arc::clone(&self.connections),
@@ -218,7 +218,7 @@ impl Mutex {
             key: format!("rowlock:{{{}}}", self.name),
             token,
             ttl: self.ttl,
-            timeout: self.timeout,
+            lock_timeout: self.lock_timeout,
         });
         let mut in_doubt = InDoubt {
             key: Arc::clone(&key),
@@ -482,7 +482,7 @@ impl Guard {
     pub fn release(self) -> impl Future<Output = Result<(), ReleaseError>> + Send {
         let mut guard = self;
         async move {
-            let deadline = Instant::now() + guard.key.timeout.min(guard.key.ttl);
+            let deadline = Instant::now() + guard.key.lock_timeout.min(guard.key.ttl);
             // No renewal may come behind the release. What the task has sent goes before it, on the same connection; and
             // elsewhere it finds no key with our token.
             if let Some(renewal) = guard.renewal.as_mut() {
@@ -602,7 +602,7 @@ struct Key {
     key: String,
     token: String,
     ttl: Duration,
-    timeout: Duration,
+    lock_timeout: Duration,
 }
 
 impl Key {
@@ -1054,7 +1054,7 @@ mod tests {
                 key: String::new(),
                 token: String::new(),
                 ttl,
-                timeout: ttl,
+                lock_timeout: ttl,
             };
             // The pause behind the first failure is at most ttl/50.
             let second_ends = ttl / 3 + key.longest_try() + ttl / 50 + key.longest_try();
@@ -1072,7 +1072,7 @@ mod tests {
         let mutex = Mutex::new(&client, "backfill");
         assert_eq!(
             format!("{mutex:?}"),
-            r#"Mutex { name: "backfill", ttl: 10s, timeout: 5s, .. }"#
+            r#"Mutex { name: "backfill", ttl: 10s, lock_timeout: 5s, .. }"#
         );
         let error = MutexError::Unavailable(mutex.attempt("acquire"), no_answer());
         assert_eq!(

@@ -92,7 +92,7 @@ impl Drop for SessionLock {
 const HOLDS_NOTHING: &str = "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
 
 impl SessionLock {
-    /// Waits for the lock, as long as [`AdvisoryLock::timeout`] says or else as the server does; before that for a connection of
+    /// Waits for the lock, as long as [`AdvisoryLock::lock_timeout`] says or else as the server does; before that for a connection of
     /// the pool, as long as its `acquire_timeout` says.
     ///
     /// One round trip, not prepared: `SELECT set_config('client_connection_check_interval', …); SELECT set_config('lock_timeout', …);

@@ -37,7 +37,7 @@ use flush::Flush;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long the database has after the end of [`Worker::drain`] to write down what became of the rows.
+/// How long the database has after the end of [`Worker::shutdown_timeout`] to write down what became of the rows.
 const LAST_STATEMENTS: Duration = Duration::from_secs(5);
 
 /// What a longer time comes to: instants cannot be further away.
@@ -304,8 +304,8 @@ struct Limits {
     prefetch: usize,
     poll: Duration,
     flush: Duration,
-    timeout: Duration,
-    drain: Duration,
+    handler_timeout: Duration,
+    shutdown_timeout: Duration,
 }
 
 impl<DB: Backend, T> std::fmt::Debug for Worker<DB, T> {
@@ -327,8 +327,8 @@ pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
             prefetch: 0,
             poll: Duration::from_secs(1),
             flush: Duration::from_millis(5),
-            timeout: Duration::from_secs(300),
-            drain: Duration::from_secs(30),
+            handler_timeout: Duration::from_secs(300),
+            shutdown_timeout: Duration::from_secs(30),
         },
         shutdown: Box::pin(pending()),
         listener: None,
@@ -398,13 +398,13 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     }
 
     /// How long a handler may take; 5 minutes if nothing else is said. Then it is dropped and the attempt has failed.
-    pub fn timeout(mut self, limit: Duration) -> Self {
-        self.limits.timeout = limit;
+    pub fn handler_timeout(mut self, limit: Duration) -> Self {
+        self.limits.handler_timeout = limit;
         self
     }
 
     /// Stops the worker when the future is ready: rows that wait are given back at once, handlers may go on for as long as
-    /// [`drain`](Self::drain) says.
+    /// [`shutdown_timeout`](Self::shutdown_timeout) says.
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Box::pin(signal);
         self
@@ -415,8 +415,8 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     ///
     /// [`run`](Self::run) ends 5 seconds after that at the latest: rows about which the database has said nothing by then count as
     /// lost, and come back when their leases have ended. It cannot end before a handler that blocks the thread that it runs on.
-    pub fn drain(mut self, limit: Duration) -> Self {
-        self.limits.drain = limit.min(AGES);
+    pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
+        self.limits.shutdown_timeout = limit.min(AGES);
         self
     }
 
@@ -783,7 +783,7 @@ where
 
     /// When the worker ends, whatever the database has not answered.
     fn gives_up(&self) -> Option<Instant> {
-        self.stopping.map(|drained| drained + LAST_STATEMENTS)
+        self.stopping.map(|until| until + LAST_STATEMENTS)
     }
 
     fn held(&self) -> usize {
@@ -868,7 +868,7 @@ where
             limit: self.claims.lease / 3,
             stats: self.stats.clone(),
         };
-        let job = run_job(handler, held.clone(), self.limits.timeout, watch);
+        let job = run_job(handler, held.clone(), self.limits.handler_timeout, watch);
         let id = self.jobs.spawn(job).id();
         let stopped = None;
         let handled = Handled {
@@ -1131,7 +1131,7 @@ where
 
     fn stop(&mut self) {
         tracing::info!(running = self.handled.len(), "stopping");
-        let drained = Instant::now() + self.limits.drain;
+        let drained = Instant::now() + self.limits.shutdown_timeout;
         self.stopping.get_or_insert(drained);
         self.no_claim.notify_one();
         for next in std::mem::take(&mut self.waiting) {
@@ -1175,7 +1175,10 @@ where
             (End::TimedOut, _) => {
                 add(&counters.timed_out, 1);
                 JobOutcome::Retry {
-                    error: format!("the handler took longer than {:?}", self.limits.timeout),
+                    error: format!(
+                        "the handler took longer than {:?}",
+                        self.limits.handler_timeout
+                    ),
                     after: None,
                 }
             }

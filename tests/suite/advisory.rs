@@ -92,7 +92,7 @@ async fn a_02_a_try_does_not_wait() {
     let lock = lock();
     let holder = Holder::new(&database.pool, &lock).await;
     // Well below the busy timeout of 20 seconds, and whatever the timeout of the lock.
-    let lock = lock.timeout(Duration::from_secs(20));
+    let lock = lock.lock_timeout(Duration::from_secs(20));
     let tries = async {
         for _ in 0..20 {
             let nothing = async |_: &mut rowlock::Tx<super::Db>| Ok::<_, sqlx::Error>(());
@@ -128,7 +128,7 @@ async fn the_second_waits_and_sees_what_the_first_wrote() {
 #[tokio::test]
 async fn a_12_a_wait_ends_as_a_typed_error_and_runs_nothing() {
     let database = database(NOTES).await;
-    let lock = lock().timeout(Duration::from_millis(30));
+    let lock = lock().lock_timeout(Duration::from_millis(30));
     let holder = Holder::new(&database.pool, &lock).await;
     let runs = AtomicUsize::new(0);
     let late = lock
@@ -247,7 +247,7 @@ async fn a_08_dropped_anywhere_it_leaves_nothing() {
     let database = database(NOTES).await;
     for way in 0..3 {
         let lock = lock();
-        let timed = lock.clone().timeout(Duration::from_secs(5));
+        let timed = lock.clone().lock_timeout(Duration::from_secs(5));
         for limit in 1.. {
             let pool = database.one_connection_pool().await;
             let before = count(&pool).await;
@@ -261,7 +261,7 @@ async fn a_08_dropped_anywhere_it_leaves_nothing() {
             };
             let added = count(&pool).await - before;
             assert!(added == 1 || finished.is_none() && added == 0, "{added}");
-            let free = lock.clone().timeout(Duration::from_secs(10));
+            let free = lock.clone().lock_timeout(Duration::from_secs(10));
             let nothing = async |_: &mut rowlock::Tx<super::Db>| Ok::<_, sqlx::Error>(());
             free.run(&database.pool, nothing).await.unwrap();
             if finished.is_some() {
@@ -276,7 +276,8 @@ async fn a_08_dropped_anywhere_it_leaves_nothing() {
 async fn errors_show_names_and_numbers_and_no_text() {
     let database = database(NOTES).await;
     let name = unique_name();
-    let lock = AdvisoryLock::of(&name, (7, "ann@example.org")).timeout(Duration::from_millis(1));
+    let lock =
+        AdvisoryLock::of(&name, (7, "ann@example.org")).lock_timeout(Duration::from_millis(1));
     let holder = Holder::new(&database.pool, &lock).await;
     let late = lock.run(&database.pool, async |_| Ok::<_, sqlx::Error>(()));
     let late = late.await.unwrap_err();
@@ -293,8 +294,8 @@ async fn every_method_can_be_spawned() {
     let name = unique_name();
     let task = tokio::spawn(async move {
         let borrowed = name.as_str();
-        let lock =
-            AdvisoryLock::of(borrowed, (1, "a", true, [1_u8; 16])).timeout(Duration::from_secs(9));
+        let lock = AdvisoryLock::of(borrowed, (1, "a", true, [1_u8; 16]))
+            .lock_timeout(Duration::from_secs(9));
         let body = async |tx: &mut rowlock::Tx<super::Db>| {
             sqlx::query("INSERT INTO notes VALUES ($1)")
                 .bind(borrowed)
@@ -319,7 +320,7 @@ async fn no_connection_is_not_an_answer() {
         .acquire_timeout(Duration::from_secs(1));
     let pool = database.pool_with(options).await;
     let connection = pool.acquire().await.unwrap();
-    let lock = lock().timeout(Duration::from_millis(1));
+    let lock = lock().lock_timeout(Duration::from_millis(1));
     let nothing = async |_: &mut rowlock::Tx<super::Db>| Ok::<_, sqlx::Error>(());
     let (ran, tried) = tokio::join!(lock.run(&pool, nothing), lock.try_run(&pool, nothing));
     for error in [ran.unwrap_err(), tried.unwrap_err()] {

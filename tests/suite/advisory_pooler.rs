@@ -68,7 +68,7 @@ async fn a_09_run_and_try_run_exclude_each_other_behind_a_pooler() {
                     inside.fetch_sub(1, Ordering::SeqCst);
                     inserted.map(drop)
                 };
-                let timed = lock.clone().timeout(Duration::from_secs(20));
+                let timed = lock.clone().lock_timeout(Duration::from_secs(20));
                 ran += match client % 3 {
                     0 => usize::from(lock.try_run(&pool, body).await.unwrap().is_some()),
                     1 => lock.run(&pool, body).await.map(|()| 1).unwrap(),
@@ -95,7 +95,7 @@ async fn a_09_the_callers_transaction_timeouts_and_cancellation_work_there() {
     let pooler = PgBouncer::start(SESSIONS);
     let pool = through(&pooler).await;
     let lock = lock();
-    let timed = lock.clone().timeout(Duration::from_millis(30));
+    let timed = lock.clone().lock_timeout(Duration::from_millis(30));
     lock.run(&pool, async |tx| {
         let late = timed.run(&pool, async |_| Ok::<_, sqlx::Error>(())).await;
         assert!(

@@ -96,7 +96,7 @@ async fn lock_timeout(connection: &mut PgConnection) -> String {
 async fn a_04_shared_and_exclusive() {
     let database = database(NOTES).await;
     let pool = &database.pool;
-    let exclusive = lock().timeout(SHORT);
+    let exclusive = lock().lock_timeout(SHORT);
     let shared = exclusive.clone().shared();
     for held_shared in [false, true] {
         for asks_shared in [false, true] {
@@ -359,7 +359,7 @@ async fn a_released_connection_is_the_pools_again_and_a_dropped_one_is_closed() 
     let (mut holder, _) = hold(&database, &lock).await;
     let tried = SessionLock::try_acquire(&pool, &lock).await.unwrap();
     assert!(tried.is_none());
-    let late = SessionLock::acquire(&pool, &lock.clone().timeout(SHORT)).await;
+    let late = SessionLock::acquire(&pool, &lock.clone().lock_timeout(SHORT)).await;
     assert!(
         matches!(late, Err(AcquireError::LockTimeout(_))),
         "{late:?}"
@@ -415,7 +415,7 @@ async fn cut_at_random(
         let lock = &locks[random.below(2)];
         let limit = 1 + random.below(12);
         let timeout = Duration::from_millis(1 + random.below(20) as u64);
-        let timed = lock.clone().timeout(timeout);
+        let timed = lock.clone().lock_timeout(timeout);
         let body = async |tx: &mut Tx<Db>| {
             tx.execute(INSERT).await?;
             tx.execute("SELECT 1").await.map(drop)
@@ -615,7 +615,7 @@ async fn a_11_the_server_computes_the_same_key() {
 async fn a_12_the_limit_does_not_leak() {
     let database = database(NOTES).await;
     let pool = database.one_connection_pool().await;
-    let lock = lock().timeout(SHORT);
+    let lock = lock().lock_timeout(SHORT);
     let inside = async |tx: &mut Tx<Db>| Ok::<_, sqlx::Error>(lock_timeout(tx).await);
     for before in ["0", "1234ms"] {
         let set = format!("SET lock_timeout = '{before}'");
@@ -747,7 +747,7 @@ async fn a_fixed_snapshot_is_refused_and_nothing_locked() {
                 let waited = lock.lock(&mut *tx).await;
                 assert!(matches!(waited, Err(AcquireError::FixedSnapshot(_))));
                 lock.clone()
-                    .timeout(SHORT)
+                    .lock_timeout(SHORT)
                     .lock(&mut *tx)
                     .await
                     .unwrap_err();
@@ -806,7 +806,7 @@ async fn round_trips_and_no_prepared_statement() {
         .pool_through(&proxy, PoolOptions::new().max_connections(1))
         .await;
     let lock = lock();
-    let timed = lock.clone().timeout(SHORT);
+    let timed = lock.clone().lock_timeout(SHORT);
     // The pool pings when it hands out a connection and when it takes it back.
     let trips = async |what: usize| {
         proxy.reset();

@@ -24,7 +24,7 @@ async fn any_writer_excludes_any_name() {
         AdvisoryLock::new("one").try_run(&database.pool, async |_| Ok::<_, sqlx::Error>(()));
     assert_eq!(tried.await.unwrap(), None);
     let late = AdvisoryLock::new("other")
-        .timeout(Duration::ZERO)
+        .lock_timeout(Duration::ZERO)
         .run(&database.pool, async |_| Ok::<_, sqlx::Error>(()))
         .await;
     assert!(
@@ -44,7 +44,7 @@ async fn a_12_the_busy_timeout_is_as_before() {
     let database = database("CREATE TABLE notes (name text)").await;
     let pool = database.one_connection_pool().await;
     let before = busy_timeout(&pool).await;
-    let lock = AdvisoryLock::new("a").timeout(Duration::from_millis(7));
+    let lock = AdvisoryLock::new("a").lock_timeout(Duration::from_millis(7));
     let inside = async |tx: &mut rowlock::Tx<sqlx::Sqlite>| {
         sqlx::query_scalar::<_, i64>("PRAGMA busy_timeout")
             .fetch_one(&mut **tx)

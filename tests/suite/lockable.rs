@@ -144,7 +144,7 @@ async fn l_07_l_18_nowait_and_a_timeout_end_a_wait_with_a_typed_error() {
             Sku::lock(&mut waiter, 1).nowait().await
         } else {
             Sku::lock(&mut waiter, 1)
-                .timeout(std::time::Duration::from_millis(20))
+                .lock_timeout(std::time::Duration::from_millis(20))
                 .await
         };
         assert!(
@@ -157,7 +157,7 @@ async fn l_07_l_18_nowait_and_a_timeout_end_a_wait_with_a_typed_error() {
     let mut waiter = sqlx::Connection::begin(&mut connection).await.unwrap();
     Sku::lock(&mut waiter, 1).nowait().await.unwrap();
     Sku::lock(&mut waiter, 2)
-        .timeout(std::time::Duration::from_millis(20))
+        .lock_timeout(std::time::Duration::from_millis(20))
         .await
         .unwrap();
     waiter.commit().await.unwrap();

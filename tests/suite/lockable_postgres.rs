@@ -227,16 +227,16 @@ async fn l_18_a_timeout_is_for_one_lock() {
             .run(async |tx| {
                 assert_eq!(lock_timeout(&mut **tx).await, whole);
                 // Taken, skipped, missing, and not free.
-                Sku::lock(&mut *tx, 2).timeout(SHORT).await?;
+                Sku::lock(&mut *tx, 2).lock_timeout(SHORT).await?;
                 assert_eq!(lock_timeout(&mut **tx).await, whole);
-                let skipped = Sku::lock(&mut *tx, 1).skip_locked().timeout(SHORT);
+                let skipped = Sku::lock(&mut *tx, 1).skip_locked().lock_timeout(SHORT);
                 assert_eq!(skipped.await?, None);
-                let missing = Sku::lock(&mut *tx, 9).timeout(SHORT).await;
+                let missing = Sku::lock(&mut *tx, 9).lock_timeout(SHORT).await;
                 assert!(matches!(missing, Err(LockError::NotFound(_))));
-                Sku::lock_many(&mut *tx, [2, 3]).timeout(SHORT).await?;
+                Sku::lock_many(&mut *tx, [2, 3]).lock_timeout(SHORT).await?;
                 assert_eq!(lock_timeout(&mut **tx).await, whole);
                 let mut savepoint = tx.begin().await.unwrap();
-                let refused = Sku::lock(&mut *savepoint, 1).timeout(SHORT).await;
+                let refused = Sku::lock(&mut *savepoint, 1).lock_timeout(SHORT).await;
                 assert!(matches!(refused, Err(LockError::NotAvailable(_))));
                 savepoint.rollback().await.unwrap();
                 assert_eq!(lock_timeout(&mut **tx).await, whole);
@@ -247,7 +247,7 @@ async fn l_18_a_timeout_is_for_one_lock() {
         assert_eq!(lock_timeout(&pool).await, "0");
     }
     let refused = transaction(&pool)
-        .run(async |tx| Sku::lock(&mut *tx, 1).timeout(SHORT).await)
+        .run(async |tx| Sku::lock(&mut *tx, 1).lock_timeout(SHORT).await)
         .await;
     assert!(matches!(
         refused,

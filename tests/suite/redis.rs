@@ -74,7 +74,7 @@ async fn one_holder_at_a_time() {
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
         // Half of the point: a client each.
-        let mutex = mutex(&redis).timeout(LONG);
+        let mutex = mutex(&redis).lock_timeout(LONG);
         let (inside, sum, start) = (Arc::clone(&inside), Arc::clone(&sum), Arc::clone(&start));
         tasks.spawn(async move {
             start.wait().await;
@@ -143,7 +143,10 @@ async fn the_key_is_a_random_token_with_a_ttl() {
 async fn a_held_lock_is_none_or_an_error_in_time() {
     let redis = Redis::start();
     let guard = mutex(&redis).acquire().await.unwrap();
-    let (scripts, other) = (calls(&redis, "evalsha"), mutex(&redis).timeout(ms(300)));
+    let (scripts, other) = (
+        calls(&redis, "evalsha"),
+        mutex(&redis).lock_timeout(ms(300)),
+    );
 
     assert!(other.try_acquire().await.unwrap().is_none());
     assert_eq!(calls(&redis, "evalsha") - scripts, 1, "exactly one try");
@@ -160,7 +163,7 @@ async fn a_held_lock_is_none_or_an_error_in_time() {
     assert!((3..100).contains(&tries), "{tries} tries");
 
     // Waiting ends when the lock is free.
-    let waiting = tokio::spawn(async move { other.timeout(LONG).acquire().await });
+    let waiting = tokio::spawn(async move { other.lock_timeout(LONG).acquire().await });
     until("somebody waits", || {
         calls(&redis, "evalsha") - scripts > tries
     })
@@ -196,13 +199,13 @@ async fn a_ttl_must_make_sense() {
 async fn any_timeout_is_possible() {
     let redis = Redis::start();
     let error = mutex(&redis)
-        .timeout(Duration::ZERO)
+        .lock_timeout(Duration::ZERO)
         .acquire()
         .await
         .unwrap_err();
     assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
     mutex(&redis)
-        .timeout(Duration::MAX)
+        .lock_timeout(Duration::MAX)
         .acquire()
         .await
         .unwrap()
@@ -337,7 +340,7 @@ async fn a_dropped_guard_releases_and_ends_what_waits_for_its_loss() {
 async fn no_key_and_no_renewal_is_left_after_ten_thousand_loops() {
     let redis = Redis::start();
     // Short, so that a renewal that is left shows soon.
-    let mutex = mutex(&redis).ttl(ms(600)).timeout(LONG);
+    let mutex = mutex(&redis).ttl(ms(600)).lock_timeout(LONG);
     let (mut cancelled, mut released, mut dropped) = (0, 0, 0);
     for round in 0..10_000 {
         // Before the command is sent, while it is under way, and not at all.
@@ -459,7 +462,7 @@ async fn a_cancelled_release_releases() {
 async fn a_key_of_another_type_is_refused_at_once() {
     let redis = Redis::start();
     let _: () = redis.connection().lpush(KEY, "x").unwrap();
-    let error = within(ms(100), mutex(&redis).timeout(LONG).acquire())
+    let error = within(ms(100), mutex(&redis).lock_timeout(LONG).acquire())
         .await
         .unwrap_err();
     assert!(matches!(error, MutexError::Refused(..)), "{error:?}");
@@ -469,7 +472,7 @@ async fn a_key_of_another_type_is_refused_at_once() {
 async fn a_server_that_is_down_is_an_error_in_time() {
     let mut redis = Redis::start();
     redis.stop();
-    let mutex = mutex(&redis).timeout(ms(300));
+    let mutex = mutex(&redis).lock_timeout(ms(300));
     for _ in 0..2 {
         let error = within(ms(300), mutex.acquire()).await.unwrap_err();
         assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
@@ -478,7 +481,7 @@ async fn a_server_that_is_down_is_an_error_in_time() {
     }
     // The same mutex works when it is back, also while somebody waits.
     let waiting = tokio::spawn({
-        let mutex = mutex.clone().timeout(LONG);
+        let mutex = mutex.clone().lock_timeout(LONG);
         async move { mutex.acquire().await }
     });
     redis.restart();
@@ -500,7 +503,7 @@ async fn a_killed_server_loses_the_lock_in_time() {
     let before = Instant::now();
     let guard = mutex(&redis)
         .ttl(ttl)
-        .timeout(ms(300))
+        .lock_timeout(ms(300))
         .acquire()
         .await
         .unwrap();
@@ -539,7 +542,7 @@ async fn a_server_that_forgot_loses_the_lock_at_the_next_renewal() {
 async fn a_hung_server_loses_the_lock_in_time() {
     let redis = Redis::start();
     let ttl = ms(600);
-    let mutex = mutex(&redis).ttl(ttl).timeout(ms(300));
+    let mutex = mutex(&redis).ttl(ttl).lock_timeout(ms(300));
     let before = Instant::now();
     let guard = mutex.acquire().await.unwrap();
     redis.pause();
@@ -556,7 +559,7 @@ async fn a_hung_server_loses_the_lock_in_time() {
     assert!(matches!(error, ReleaseError::Unavailable(..)), "{error:?}");
     redis.resume();
     mutex
-        .timeout(LONG)
+        .lock_timeout(LONG)
         .acquire()
         .await
         .unwrap()
@@ -568,7 +571,7 @@ async fn a_hung_server_loses_the_lock_in_time() {
 #[tokio::test]
 async fn what_a_hung_server_does_late_is_undone() {
     let redis = Redis::start();
-    let mutex = mutex(&redis).timeout(ms(300));
+    let mutex = mutex(&redis).lock_timeout(ms(300));
     // On an open connection, so that the command waits in the server's buffer.
     mutex.acquire().await.unwrap().release().await.unwrap();
     let sets = calls(&redis, "set");
@@ -643,7 +646,7 @@ async fn connecting_may_take_longer_than_its_callers_have() {
         _ => TAKEN,
     });
     let mutex = fake.mutex();
-    let impatient = mutex.clone().timeout(ms(50));
+    let impatient = mutex.clone().lock_timeout(ms(50));
     for _ in 0..3 {
         let error = impatient.try_acquire().await.unwrap_err();
         assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
@@ -653,7 +656,7 @@ async fn connecting_may_take_longer_than_its_callers_have() {
     guard.unwrap().release().await.unwrap();
     let mut tasks = JoinSet::new();
     for name in 0..20 {
-        let mutex = mutex.named(name.to_string()).timeout(LONG);
+        let mutex = mutex.named(name.to_string()).lock_timeout(LONG);
         tasks.spawn(async move { mutex.acquire().await.unwrap() });
     }
     assert_eq!(within(ms(1000), tasks.join_all()).await.len(), 20);
@@ -687,7 +690,12 @@ async fn refusals_that_may_pass_are_tried_again_and_leave_nothing_to_undo() {
         "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to\r\n",
     ] {
         let fake = Fake::start(Duration::ZERO, move |_, _| refusal);
-        let error = fake.mutex().timeout(ms(300)).acquire().await.unwrap_err();
+        let error = fake
+            .mutex()
+            .lock_timeout(ms(300))
+            .acquire()
+            .await
+            .unwrap_err();
         assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
         let scripts = fake.scripts.load(SeqCst);
         assert!(scripts > 1, "{refusal}");
@@ -719,10 +727,15 @@ async fn too_many_clients_may_pass() {
         .exec(&mut only)
         .unwrap();
     let mutex = mutex(&redis);
-    let error = mutex.clone().timeout(ms(300)).acquire().await.unwrap_err();
+    let error = mutex
+        .clone()
+        .lock_timeout(ms(300))
+        .acquire()
+        .await
+        .unwrap_err();
     assert!(matches!(error, MutexError::Unavailable(..)), "{error:?}");
     drop(only);
-    let guard = within(ms(500), mutex.timeout(LONG).acquire()).await;
+    let guard = within(ms(500), mutex.lock_timeout(LONG).acquire()).await;
     guard.unwrap().release().await.unwrap();
 }
 
@@ -733,7 +746,7 @@ async fn names_of_one_mutex_share_a_connection_and_no_lock() {
     let other = mutex.named("other");
     assert_eq!(
         format!("{other:?}"),
-        r#"Mutex { name: "other", ttl: 60s, timeout: 5s, .. }"#
+        r#"Mutex { name: "other", ttl: 60s, lock_timeout: 5s, .. }"#
     );
     let guard = mutex.acquire().await.unwrap();
     let other_guard = other.try_acquire().await.unwrap().expect("it is free");
@@ -1265,7 +1278,7 @@ mod stopped {
         let first: i64 = said.strip_prefix("fence ").unwrap().parse().unwrap();
 
         process.stop();
-        let guard = mutex(&redis).timeout(LONG).acquire().await.unwrap();
+        let guard = mutex(&redis).lock_timeout(LONG).acquire().await.unwrap();
         let fence = guard.fence(&database.pool).await.unwrap();
         assert!(fence.get() > first);
         write(&database.pool, "second", fence).await.unwrap();

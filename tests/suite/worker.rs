@@ -337,7 +337,7 @@ async fn every_outcome_of_a_handler() {
     let ages = Duration::from_secs(100_000_000);
     let worker = worker(pool)
         .concurrency(expected.len())
-        .timeout(2 * SECOND)
+        .handler_timeout(2 * SECOND)
         .backoff(ages, ages);
     let captured = pool.clone();
     let background = start(worker, move |job| {
@@ -656,7 +656,7 @@ async fn a_shutdown_gives_back_what_waits_and_lets_handlers_end() {
         .concurrency(2)
         .prefetch(20)
         .flush_after(HOUR)
-        .drain(HOUR);
+        .shutdown_timeout(HOUR);
     let background = start(worker, gate.handler());
     until_in_state(pool, QueueState::Running, 6).await;
     gate.until_running(2).await;
@@ -680,13 +680,13 @@ async fn a_shutdown_gives_back_what_waits_and_lets_handlers_end() {
     assert_eq!(in_state(pool, QueueState::Done).await, 2);
 }
 
-/// What is not finished after `drain` is dropped, and given back as if it had not been claimed.
+/// What is not finished after `shutdown_timeout` is dropped, and given back as if it had not been claimed.
 #[tokio::test]
 async fn a_shutdown_drops_what_does_not_end() {
     let database = jobs(3).await;
     let pool = &database.pool;
     let gate = Gate::new();
-    let background = start(worker(pool).drain(SHORT), gate.handler());
+    let background = start(worker(pool).shutdown_timeout(SHORT), gate.handler());
     gate.until_running(3).await;
     let counts = background.stop().await;
     assert_eq!(gate.running(), 0);
@@ -739,7 +739,7 @@ async fn an_error_that_cannot_pass_ends_the_worker() {
     let database = jobs(1).await;
     let pool = &database.pool;
     let gate = Gate::new();
-    let background = start(worker(pool).drain(SECOND), gate.handler());
+    let background = start(worker(pool).shutdown_timeout(SECOND), gate.handler());
     gate.until_running(1).await;
     execute(pool, "ALTER TABLE jobs RENAME TO other").await;
     let error = background.task.await.unwrap().unwrap_err();
@@ -785,8 +785,8 @@ async fn a_time_of_any_length_can_be_given() {
         .lease(longest)
         .poll(longest)
         .flush_after(longest)
-        .timeout(longest)
-        .drain(longest)
+        .handler_timeout(longest)
+        .shutdown_timeout(longest)
         .backoff(Duration::ZERO, longest);
     let background = start(worker, async |job| match job.id {
         1 => Ok(()),

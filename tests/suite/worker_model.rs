@@ -203,7 +203,7 @@ impl World {
             .poll(SHORT)
             .lease(2 * SECOND)
             .backoff(SHORT, 2 * SHORT)
-            .drain(5 * SHORT)
+            .shutdown_timeout(5 * SHORT)
     }
 
     fn start(&mut self, lowered: bool, concurrency: usize, prefetch: usize) {

@@ -266,7 +266,7 @@ async fn a_shutdown_ends_although_the_database_hangs() {
     let options = PoolOptions::new().max_connections(4);
     let pool = database.pool_through(&proxy, options).await;
     let gate = Gate::new();
-    let worker = worker(&pool).concurrency(3).drain(SECOND);
+    let worker = worker(&pool).concurrency(3).shutdown_timeout(SECOND);
     let background = start(worker, gate.handler());
     gate.until_running(3).await;
     proxy.hold_replies(true);
@@ -290,7 +290,7 @@ async fn a_shutdown_ends_although_the_server_is_stopped() {
     tables.execute(&pool).await.unwrap();
     add(&pool, 3, "").await;
     let gate = Gate::new();
-    let background = start(worker(&pool).drain(SECOND), gate.handler());
+    let background = start(worker(&pool).shutdown_timeout(SECOND), gate.handler());
     gate.until_running(3).await;
     let stopped = server.stop();
     let begun = Instant::now();

@@ -57,7 +57,7 @@ macro_rules! work {
                 Err(error) => bail!("{error}"),
             },
             "wait" => match lock
-                .timeout(Duration::from_secs(20))
+                .lock_timeout(Duration::from_secs(20))
                 .run(pool, report)
                 .await
             {

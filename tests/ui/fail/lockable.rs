@@ -61,7 +61,7 @@ async fn calls(pool: sqlx::PgPool, mut tx: sqlx::PgTransaction<'_>, note: Note) 
     drop(Letter::lock(&mut tx, 1).no_key().nowait().await?.text.len());
     let skipped: Option<_> = Letter::lock(&mut tx, letter.id).skip_locked().await?;
     drop(skipped.map(rowlock::Locked::into_inner));
-    drop(Letter::lock(&mut tx, 1).share().timeout(std::time::Duration::ZERO).await?.into_inner());
+    drop(Letter::lock(&mut tx, 1).share().lock_timeout(std::time::Duration::ZERO).await?.into_inner());
     for mut letter in Letter::lock_many(&mut tx, [1, 2]).await? {
         letter.text.clear();
     }

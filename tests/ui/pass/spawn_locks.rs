@@ -57,7 +57,7 @@ macro_rules! all_methods {
         Sku::lock($tx, 1).nowait().await?;
         Sku::lock($tx, 1)
             .no_key()
-            .timeout(Duration::from_millis(5))
+            .lock_timeout(Duration::from_millis(5))
             .await?;
         for mut sku in Sku::lock_many($tx, [3, 2]).nowait().await? {
             sku.left = 0;

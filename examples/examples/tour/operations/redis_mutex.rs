@@ -20,7 +20,7 @@ pub async fn run_nightly_by_redis(pool: &Pool, url: &str) -> Result<Row> {
     let connection = client.get_multiplexed_async_connection().await;
     let connection = connection.context("cannot connect to the Redis of REDIS_URL")?;
 
-    let mutex = Mutex::new(&client, tour.as_str()).timeout(Duration::from_secs(60));
+    let mutex = Mutex::new(&client, tour.as_str()).lock_timeout(Duration::from_secs(60));
     race(TASKS, ROUNDS, pool, move |pool, turn| {
         let mut redis = connection.clone();
         let key = format!("{tour}-{}", turn.round);
