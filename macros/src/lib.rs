@@ -13,6 +13,7 @@ mod derive;
 mod diag;
 mod lower;
 mod model;
+mod options;
 #[cfg(test)]
 mod snapshots;
 mod sql;

@@ -1,19 +1,16 @@
 //! From the struct as written to the checked [`Model`]: the rules that all derives share.
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
-use proc_macro2::Span;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Fields, Ident};
 
-use crate::attr::{BACKENDS, FieldAttrs, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
-use crate::check::{
-    check_fence, check_integer, check_ledger_types, check_name, check_nullable, check_roles,
-    check_storable, nullable,
-};
+use crate::attr::{FieldAttrs, Given, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
+use crate::check::{check_field, check_name, check_storable, nullable};
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
-use crate::model::{Column, LedgerRole, Model, QueueRole, Role, Table, UniqueKey, is_option};
+use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
+use crate::options::FieldOption;
 use crate::sql::Dialect;
 
 /// Options that were misspelt, misplaced or malformed: what was meant is not reported as missing as well.
@@ -37,8 +34,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
 
     let mut columns = Vec::new();
     let mut field_keys = Vec::new();
-    let mut first_version: Option<&Ident> = None;
-    let mut further_roles: Vec<(String, &Ident)> = Vec::new();
+    let mut taken: Vec<(FieldOption, &Ident)> = Vec::new();
     for field in fields {
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, diag);
@@ -59,39 +55,24 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             );
             continue;
         }
-        if let Some(version) = &options.version {
-            match first_version {
-                None => first_version = Some(ident),
-                Some(first) => diag.error(
-                    version,
+        for given in options.given() {
+            let rule = given.option.rule();
+            match taken.iter().find(|(option, _)| *option == given.option) {
+                None => taken.push((given.option, ident)),
+                Some((_, first)) if !rule.several => diag.error(
+                    &given.name,
                     format_args!(
-                        "`{}` has more than one version field\n\
-                         note: `{first}` is already the version; keep only one `#[rowlock(version)]`",
-                        input.ident
+                        "`{0}` has more than one {1} field\n\
+                         note: `{first}` is already {2}; keep only one `#[rowlock({1})]`",
+                        input.ident, given.name, rule.is
                     ),
                 ),
+                Some(_) => {}
             }
         }
-        for option in options.further_roles() {
-            match further_roles.iter().find(|(role, _)| option == role) {
-                None => further_roles.push((option.to_string(), ident)),
-                Some((_, first)) => diag.error(
-                    option,
-                    format_args!(
-                        "`{}` has more than one {option} field\n\
-                         note: `{first}` is already the one; keep only one `#[rowlock({option})]`",
-                        input.ident
-                    ),
-                ),
-            }
-        }
-        check_roles(ident, &options, &sqlx, diag);
-        check_ledger_types(&field.ty, &options, diag);
-        check_fence(&field.ty, &options, diag);
-        check_nullable(ident, &field.ty, &options, diag);
-        check_integer(&field.ty, &options, diag);
-        if let Some(option) = &options.unique {
-            field_keys.push((columns.len(), option.span()));
+        check_field(ident, &field.ty, &options, &sqlx, diag);
+        if let Some(unique) = options.get(FieldOption::Unique) {
+            field_keys.push((columns.len(), unique.name.span()));
         }
         let name = column_name(ident, &sqlx, rename_all.as_deref());
         match &sqlx.rename {
@@ -110,14 +91,16 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 .cloned()
                 .collect(),
             role: role(&options),
-            key: options.key.is_some(),
-            generated: options.generated.is_some(),
-            default: options.default.is_some(),
+            key: options.has(FieldOption::Key),
+            generated: options.has(FieldOption::Generated),
+            default: options.has(FieldOption::Default),
             json: sqlx.json.is_some(),
             json_nullable: sqlx.json_nullable,
-            priority: options.priority.as_ref().map(|priority| priority.first),
-            filter: options.filter.is_some(),
-            asked: asked(ident, &options),
+            priority: options
+                .get(FieldOption::Priority)
+                .map(|given| given.value.order()),
+            filter: options.has(FieldOption::Filter),
+            asked: options.role().map_or(ident, |given| &given.name).span(),
         });
     }
     same_column_twice(&columns, diag);
@@ -143,7 +126,10 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     }
 
     let attempted = Attempted(attempted);
-    let backends = backends(attrs.backends.as_deref());
+    let mut backends = Dialect::ALL.to_vec();
+    if let Some(only) = &attrs.backends {
+        backends.retain(|dialect| only.contains(dialect));
+    }
     for column in &columns {
         check_storable(column, &backends, diag);
     }
@@ -216,59 +202,20 @@ fn named_fields<'a>(
 }
 
 fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
-    let given = [
-        options.key.as_ref(),
-        options.version.as_ref(),
-        options.counter.as_ref().map(|counter| &counter.option),
-        options.unique.as_ref(),
-        options.generated.as_ref(),
-        options.default.as_ref(),
-        options.filter.as_ref(),
-        options.priority.as_ref().map(|priority| &priority.option),
-    ];
-    for option in given.into_iter().flatten().chain(options.further_roles()) {
+    for given in options.given() {
         diag.error(
-            option,
+            &given.name,
             format_args!(
-                "`{ident}` is not a column: sqlx skips it\nhelp: remove `#[sqlx(skip)]` or `{option}`"
+                "`{ident}` is not a column: sqlx skips it\nhelp: remove `#[sqlx(skip)]` or `{}`",
+                given.name
             ),
         );
     }
 }
 
-fn asked(field: &Ident, options: &FieldAttrs) -> Span {
-    let counter = options.counter.as_ref().map(|counter| &counter.option);
-    let option = options.version.as_ref().or(counter);
-    let option = option.or_else(|| options.further_roles().next());
-    option.unwrap_or(field).span()
-}
-
 fn role(options: &FieldAttrs) -> Role {
-    if options.version.is_some() {
-        return Role::Version;
-    }
-    if let Some(counter) = &options.counter {
-        let (min, max) = (counter.min, counter.max);
-        return Role::Counter { min, max };
-    }
-    if options.fence.is_some() {
-        return Role::Fence;
-    }
-    if let Some(attempts) = &options.attempts {
-        return Role::Queue(QueueRole::Attempts { max: attempts.max });
-    }
-    let queue = [
-        (&options.state, QueueRole::State),
-        (&options.run_at, QueueRole::RunAt),
-        (&options.last_error, QueueRole::LastError),
-    ];
-    if let Some((_, role)) = queue.into_iter().find(|(option, _)| option.is_some()) {
-        return Role::Queue(role);
-    }
-    let ledger = LedgerRole::ALL
-        .into_iter()
-        .find(|role| options.ledger(*role).is_some());
-    ledger.map_or(Role::Plain, Role::Ledger)
+    let role = |given: &Given| Some(given.option.rule().role?(&given.value));
+    options.role().and_then(role).unwrap_or(Role::Plain)
 }
 
 /// The column that sqlx reads for this field: `rename` wins over `rename_all`, as in sqlx.
@@ -364,13 +311,7 @@ fn unique_key(
         }
         if is_option(&column.ty) && !told_nullable.contains(&index) {
             told_nullable.push(index);
-            nullable(
-                &column.ident,
-                &column.ty,
-                "part of a unique key",
-                "in SQL two NULLs are never equal, so the database would allow duplicates",
-                diag,
-            );
+            nullable(&column.ident, &column.ty, FieldOption::Unique.rule(), diag);
         }
     }
     complete.then_some(UniqueKey {
@@ -428,18 +369,6 @@ fn plural(name: &str) -> String {
         Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
         _ if name.ends_with('s') => name.to_owned(),
         _ => format!("{name}s"),
-    }
-}
-
-fn backends(limited: Option<&[Ident]>) -> Vec<Dialect> {
-    let all = [Dialect::Postgres, Dialect::Sqlite];
-    debug_assert_eq!(all.len(), BACKENDS.len());
-    match limited {
-        Some(names) => all
-            .into_iter()
-            .filter(|dialect| names.iter().any(|name| name == dialect.name()))
-            .collect(),
-        None => all.to_vec(),
     }
 }
 

@@ -111,29 +111,6 @@ pub(crate) enum LedgerRole {
     Finished,
 }
 
-impl LedgerRole {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::Fingerprint,
-        Self::Outcome,
-        Self::Lease,
-        Self::Finished,
-    ];
-
-    /// The option that gives a field the role.
-    pub(crate) fn option(self) -> &'static str {
-        match self {
-            Self::Fingerprint => "fingerprint",
-            Self::Outcome => "outcome",
-            Self::Lease => "lease",
-            Self::Finished => "finished",
-        }
-    }
-
-    pub(crate) fn named(option: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.option() == option)
-    }
-}
-
 /// Columns whose values belong to at most one row, as indices into `Model::columns`.
 pub(crate) struct UniqueKey {
     pub columns: Vec<usize>,

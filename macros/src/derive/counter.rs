@@ -16,6 +16,7 @@ use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, Role, is_option, last_segment};
+use crate::options::FieldOption;
 use crate::sql::{self, Dialect};
 
 pub(crate) struct Counter;
@@ -123,11 +124,15 @@ impl Derive for Counter {
         let key = tuple(
             fields
                 .iter()
-                .filter(|(_, options)| options.key.is_some())
+                .filter(|(_, options)| options.has(FieldOption::Key))
                 .map(|(field, _)| field.ty.to_token_stream()),
         );
         for (field, options) in &fields {
-            let (Some(ident), Some(_)) = (&field.ident, &options.counter) else {
+            let Some(ident) = field
+                .ident
+                .as_ref()
+                .filter(|_| options.has(FieldOption::Counter))
+            else {
                 continue;
             };
             let ty = &field.ty;

@@ -18,6 +18,7 @@ use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, UniqueKey};
+use crate::options::FieldOption;
 use crate::sql::{self, Dialect};
 
 pub(crate) struct FindOrCreate;
@@ -462,13 +463,17 @@ fn stub(input: &DeriveInput) -> Output {
     for field in fields {
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, &quiet);
-        if options.unique.is_some() {
+        if options.has(FieldOption::Unique) {
             keys.push(vec![ident.unraw().to_string()]);
         }
-        let filled = options.generated.is_some()
-            || options.default.is_some()
-            || options.version.is_some()
-            || options.counter.is_some()
+        let filled = [
+            FieldOption::Generated,
+            FieldOption::Default,
+            FieldOption::Version,
+            FieldOption::Counter,
+        ]
+        .into_iter()
+        .any(|option| options.has(option))
             || SqlxAttrs::read(&field.attrs).skip;
         if !filled {
             let (vis, ty) = (&input.vis, &field.ty);

@@ -15,6 +15,7 @@ use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Role, is_option};
+use crate::options::FieldOption;
 use crate::sql::Dialect;
 use crate::sql::idempotent::Ledger;
 
@@ -35,20 +36,23 @@ impl Derive for Idempotent {
         if !complete && !attempted.has("key") {
             missing_key(model, diag);
         }
-        for role in LedgerRole::ALL {
-            if model.ledger(role).is_none() {
-                complete = false;
-                if !attempted.has(role.option()) {
-                    missing(model, role, diag);
-                }
+        let roles = [
+            (
+                model.ledger(LedgerRole::Fingerprint),
+                FieldOption::Fingerprint,
+            ),
+            (model.ledger(LedgerRole::Outcome), FieldOption::Outcome),
+            (model.ledger(LedgerRole::Lease), FieldOption::Lease),
+            (model.ledger(LedgerRole::Finished), FieldOption::Finished),
+            (model.fence(), FieldOption::Fence),
+        ];
+        for (column, option) in roles {
+            complete &= column.is_some();
+            if column.is_none() && !attempted.has(option.name()) {
+                report_missing(model, option, diag);
             }
         }
-        if model.fence().is_none() {
-            complete = false;
-            if !attempted.has("fence") {
-                missing_fence(model, diag);
-            }
-        }
+        let [fingerprint, outcome, lease, finished, fence] = roles.map(|(column, _)| column);
         // Fields whose role is missing would be reported again.
         if complete {
             creatable(model, diag);
@@ -56,13 +60,13 @@ impl Derive for Idempotent {
         let ledger = Ledger {
             model,
             keys,
-            fingerprint: model.ledger(LedgerRole::Fingerprint)?,
-            outcome: model.ledger(LedgerRole::Outcome)?,
-            fence: model.fence()?,
-            lease: model.ledger(LedgerRole::Lease)?,
-            finished: model.ledger(LedgerRole::Finished)?,
+            fingerprint: fingerprint?,
+            outcome: outcome?,
+            fence: fence?,
+            lease: lease?,
+            finished: finished?,
         };
-        let outcome = outcome(ledger.outcome, diag)?;
+        let outcome = inner_outcome(ledger.outcome, diag)?;
         Some(Plan { ledger, outcome })
     }
 
@@ -102,7 +106,7 @@ impl Derive for Idempotent {
             .into_iter()
             .find(|field| {
                 let options = FieldAttrs::read(&field.attrs, &quiet);
-                options.ledger(LedgerRole::Outcome).is_some()
+                options.has(FieldOption::Outcome)
             })
             .map_or(quote!(()), |field| {
                 let ty = &field.ty;
@@ -137,43 +141,6 @@ impl Derive for Idempotent {
             impls: stub_impl(input, &quote!(#once #purge)),
         }
     }
-}
-
-fn missing_fence(model: &Model, diag: &Diag) {
-    report_missing(
-        model,
-        "fence",
-        "the fence, by which attempts are told apart",
-        &["fence", "attempt", "token"],
-        "fence: rowlock::Fence",
-        diag,
-    );
-}
-
-fn missing(model: &Model, role: LedgerRole, diag: &Diag) {
-    let (names, what, field) = match role {
-        LedgerRole::Fingerprint => (
-            &["fingerprint", "request_hash", "request"][..],
-            "the fingerprint of the request",
-            "fingerprint: Vec<u8>",
-        ),
-        LedgerRole::Outcome => (
-            &["outcome", "result", "response"][..],
-            "the outcome",
-            "outcome: Option<String>",
-        ),
-        LedgerRole::Lease => (
-            &["lease", "leased_until", "lease_until", "locked_until"][..],
-            "the end of an attempt's lease",
-            "leased_until: DateTime<Utc>",
-        ),
-        LedgerRole::Finished => (
-            &["finished_at", "finished", "completed_at"][..],
-            "the time when the work was done",
-            "finished_at: Option<DateTime<Utc>>",
-        ),
-    };
-    report_missing(model, role.option(), what, names, field, diag);
 }
 
 /// A call creates the row from its key and its request.
@@ -224,7 +191,7 @@ fn creatable(model: &Model, diag: &Diag) {
 ///
 /// It has to be written out: behind a projection such as `<Alias as Trait>::Inner` the compiler does not find the types of
 /// the closure of `once`.
-fn outcome<'m>(column: &'m Column, diag: &Diag) -> Option<&'m Type> {
+fn inner_outcome<'m>(column: &'m Column, diag: &Diag) -> Option<&'m Type> {
     let why = format!(
         "`{}` is the outcome, and there is none while an attempt is under way",
         column.field

@@ -26,7 +26,8 @@ pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;
 use crate::lower::{Attempted, lower};
-use crate::model::{Column, Model, Role, last_segment};
+use crate::model::{Column, Model, last_segment};
+use crate::options::FieldOption;
 use crate::sql::Dialect;
 
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
@@ -339,27 +340,25 @@ fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
 }
 
 /// Points at the field that probably has the role, if there is one.
-fn report_missing(
-    model: &Model,
-    option: &str,
-    what: &str,
-    names: &[&str],
-    field: &str,
-    diag: &Diag,
-) {
-    let message = format!("`{}` has no field for {what}", model.ident);
-    let named = model
-        .columns
-        .iter()
-        .find(|column| column.role == Role::Plain && names.contains(&column.field.as_str()));
-    match named {
+fn report_missing(model: &Model, option: FieldOption, diag: &Diag) {
+    let Some(missing) = &option.rule().missing else {
+        return;
+    };
+    let message = format!("`{}` has no field for {}", model.ident, missing.what);
+    let option = option.name();
+    let called = |column: &&Column| missing.names.contains(&column.field.as_str());
+    let mut plain = model.columns.iter().filter(|column| column.is_plain());
+    match plain.find(called) {
         Some(column) => diag.error(
             &column.ident,
             format_args!("{message}\nhelp: mark this field with `#[rowlock({option})]`"),
         ),
         None => diag.error(
             &model.ident,
-            format_args!("{message}\nhelp: add a field such as `#[rowlock({option})] {field}`"),
+            format_args!(
+                "{message}\nhelp: add a field such as `#[rowlock({option})] {}`",
+                missing.field
+            ),
         ),
     }
 }

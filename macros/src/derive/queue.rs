@@ -15,6 +15,7 @@ use super::{
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option, last_segment};
+use crate::options::FieldOption;
 use crate::sql::Dialect;
 use crate::sql::queue::{Locks, Queue as Plan};
 
@@ -33,21 +34,21 @@ impl Derive for Queue {
         }
         let attempts = model.queue(|role| matches!(role, QueueRole::Attempts { .. }));
         let roles = [
-            (model.queue(|role| role == QueueRole::State), STATE),
-            (model.queue(|role| role == QueueRole::RunAt), RUN_AT),
-            (attempts, ATTEMPTS),
-            (model.fence(), FENCE),
-            (model.ledger(LedgerRole::Lease), LEASE),
+            (
+                model.queue(|role| role == QueueRole::State),
+                FieldOption::State,
+            ),
+            (
+                model.queue(|role| role == QueueRole::RunAt),
+                FieldOption::RunAt,
+            ),
+            (attempts, FieldOption::Attempts),
+            (model.fence(), FieldOption::Fence),
+            (model.ledger(LedgerRole::Lease), FieldOption::Lease),
         ];
-        for (column, missing) in &roles {
-            if column.is_none() && !attempted.has(missing.option) {
-                let Missing {
-                    option,
-                    what,
-                    names,
-                    field,
-                } = missing;
-                report_missing(model, option, what, names, field, diag);
+        for (column, option) in roles {
+            if column.is_none() && !attempted.has(option.name()) {
+                report_missing(model, option, diag);
             }
         }
         let [state, run_at, attempts, fence, lease] = roles.map(|(column, _)| column);
@@ -198,46 +199,6 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
         }
     }
 }
-
-/// How a role that no field has is reported.
-struct Missing {
-    option: &'static str,
-    what: &'static str,
-    /// What such a field is often called.
-    names: &'static [&'static str],
-    field: &'static str,
-}
-
-const STATE: Missing = Missing {
-    option: "state",
-    what: "the state of a job",
-    names: &["state", "status"],
-    field: "state: rowlock::QueueState",
-};
-const RUN_AT: Missing = Missing {
-    option: "run_at",
-    what: "the time when a job is due",
-    names: &["run_at", "due_at", "scheduled_at", "available_at"],
-    field: "run_at: DateTime<Utc>",
-};
-const ATTEMPTS: Missing = Missing {
-    option: "attempts",
-    what: "the number of attempts",
-    names: &["attempts", "attempt", "tries"],
-    field: "attempts: i32",
-};
-const FENCE: Missing = Missing {
-    option: "fence",
-    what: "the fence, by which claims are told apart",
-    names: &["fence", "token", "lease_token"],
-    field: "fence: rowlock::Fence",
-};
-const LEASE: Missing = Missing {
-    option: "lease",
-    what: "the end of a claim's lease",
-    names: &["lease", "leased_until", "lease_until", "locked_until"],
-    field: "leased_until: Option<DateTime<Utc>>",
-};
 
 fn methods(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;

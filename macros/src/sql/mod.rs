@@ -26,6 +26,8 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    pub(crate) const ALL: [Self; 2] = [Self::Postgres, Self::Sqlite];
+
     /// The name of sqlx's type for the database, which is also what `backend(...)` takes.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ use super::*;
 use crate::diag::Diag;
 use crate::lower::lower;
 
-const BOTH: [Dialect; 2] = [Dialect::Postgres, Dialect::Sqlite];
+const BOTH: [Dialect; 2] = Dialect::ALL;
 
 fn model(input: proc_macro2::TokenStream) -> Model {
     let diag = Diag::new();
