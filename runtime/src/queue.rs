@@ -85,8 +85,8 @@ pub trait QueueSql<DB: Backend>: Queue {
     const START: [&'static str; 2];
     /// Per row: key, fence, seconds.
     const EXTEND: [&'static str; 2];
-    /// These four for the rows that nobody has locked, where the database locks rows.
-    const FREE: [&'static str; 4] = [""; 4];
+    /// These four, which lock the rows first, in the order of their keys, where the database locks rows. SKIP LOCKED between the two parts.
+    const IN_ORDER: [[&'static str; 2]; 4] = [[""; 2]; 4];
     /// Returns the new state of each row. Conditions between the two parts.
     const RESCUE: [&'static str; 2];
     /// What a rescue would take back: key, fence, attempts.
@@ -824,12 +824,14 @@ impl<T: Queue> Claimed<T> {
     ///
     /// ```sql
     /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
-    /// WITH written AS (UPDATE … SET state = 'done'
-    ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) RETURNING key, fence)
+    /// WITH held AS (SELECT key FROM …
+    ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) ORDER BY key FOR NO KEY UPDATE),
+    /// written AS (UPDATE … SET state = 'done' WHERE key IN (SELECT key FROM held) RETURNING key, fence)
     /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
     /// ```
     ///
-    /// An empty batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
+    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty
+    /// batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
     /// statement was executed completely or not at all; what was not finished comes back when its lease has ended.
     ///
     /// # Errors

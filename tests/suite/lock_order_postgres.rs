@@ -1,12 +1,16 @@
-//! The one order in which rows of a table are locked, by `lock_many` and by batches of a counter.
+//! The one order in which rows of a table are locked, by `lock_many` and by batches of a counter and of a queue.
 
 use std::time::Duration;
 
-use rowlock::{Counter, CounterError, LockError, Lockable};
+use rowlock::{
+    Claimed, Counter, CounterError, Fence, FinishError, LockError, Lockable, Queue, QueueState,
+};
 use sqlx::{AssertSqlSafe, Connection as _, Executor};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::queue::{MINUTE, Timestamp};
+use super::worker::{Gate, until};
 use super::{Connection, Database, Pool, database};
 
 #[derive(Debug, PartialEq, sqlx::FromRow, Lockable)]
@@ -37,7 +41,27 @@ struct Existing {
     seen: i64,
 }
 
-const WORDS: &str = r#"CREATE TABLE words (word text COLLATE "en-x-icu" PRIMARY KEY, seen bigint NOT NULL, "left" bigint NOT NULL);
+/// A word to work on.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Queue)]
+#[rowlock(table = "words")]
+struct Task {
+    #[rowlock(key)]
+    word: String,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+const WORDS: &str = r#"CREATE TABLE words (word text COLLATE "en-x-icu" PRIMARY KEY, seen bigint NOT NULL, "left" bigint NOT NULL,
+        run_at timestamptz NOT NULL DEFAULT now(), state text NOT NULL DEFAULT 'ready', attempts int NOT NULL DEFAULT 0,
+        fence bigint NOT NULL DEFAULT 0, leased_until timestamptz);
     INSERT INTO words VALUES ('D', 0, 9), ('c', 0, 9), ('B', 0, 9), ('a', 0, 9)"#;
 
 /// Waits until this many sessions wait for a lock.
@@ -128,17 +152,42 @@ enum Way {
     /// Some of its changes cannot create a row, which takes several statements.
     Mixed,
     Existing,
+    Complete,
+    Retry,
+    Extend,
     /// By hand, sorted as Rust sorts.
     Naive,
+    /// By hand, in one statement.
+    NaiveComplete,
+}
+
+// Given in neither order.
+const GIVEN: [&str; 4] = ["c", "B", "D", "a"];
+
+/// All the words, claimed.
+async fn claimed(pool: &Pool) -> Vec<Claimed<Task>> {
+    let again = "UPDATE words SET state = 'ready', attempts = 0, run_at = now()";
+    pool.execute(again).await.unwrap();
+    let mut claimed = Task::claim(pool, 4).await.unwrap();
+    claimed.sort_by_key(|task| GIVEN.iter().position(|word| *word == task.word));
+    assert_eq!(claimed.len(), 4);
+    claimed
 }
 
 impl Way {
-    fn run(self, pool: &Pool) -> JoinHandle<Result<(), String>> {
+    fn is_of_a_queue(self) -> bool {
+        matches!(self, Self::Complete | Self::Retry | Self::Extend)
+    }
+
+    fn run(self, pool: &Pool, mut tasks: Vec<Claimed<Task>>) -> JoinHandle<Result<(), String>> {
         let pool = pool.clone();
-        // Given in neither order.
-        const GIVEN: [&str; 4] = ["c", "B", "D", "a"];
         tokio::spawn(async move {
             let said = |error: CounterError| error.to_string();
+            let finished = |lost: Result<Vec<Task>, FinishError>| match lost {
+                Ok(lost) if lost.is_empty() => Ok(()),
+                Ok(lost) => Err(format!("lost: {lost:?}")),
+                Err(error) => Err(error.to_string()),
+            };
             let ones = GIVEN.map(|word| (word, 1));
             match self {
                 Self::Lock => {
@@ -156,6 +205,19 @@ impl Way {
                     drop(Word::add_left_batch(&pool, deltas).await.map_err(said)?);
                 }
                 Self::Existing => drop(Existing::add_seen_batch(&pool, ones).await.map_err(said)?),
+                Self::Complete => finished(Claimed::complete_many(&pool, tasks).await)?,
+                Self::Retry => {
+                    let tasks = tasks.into_iter().map(|task| (task, "no"));
+                    finished(Claimed::retry_many(&pool, tasks).await)?;
+                }
+                Self::Extend => {
+                    finished(Claimed::extend_many(&pool, &mut tasks, MINUTE).await)?;
+                }
+                Self::NaiveComplete => {
+                    let sql = "UPDATE words SET state = 'done' WHERE word = ANY ($1)";
+                    let done = sqlx::query(sql).bind(&GIVEN[..]).execute(&pool).await;
+                    done.map_err(|error| error.to_string())?;
+                }
                 Self::Naive => {
                     let mut tx = pool.begin().await.unwrap();
                     let mut sorted = GIVEN;
@@ -180,10 +242,17 @@ impl Way {
 async fn deadlocks(first: Way, second: Way) -> bool {
     let database = database(WORDS).await;
     for held in ["a", "B", "c", "D"] {
+        let mut tasks = [Vec::new(), Vec::new()];
+        for (way, tasks) in [first, second].into_iter().zip(&mut tasks) {
+            if way.is_of_a_queue() {
+                *tasks = claimed(&database.pool).await;
+            }
+        }
+        let [ones, others] = tasks;
         let mut holder = hold(&database, held).await;
-        let one = first.run(&database.pool);
+        let one = first.run(&database.pool, ones);
         blocked(&database, 1).await;
-        let other = second.run(&database.pool);
+        let other = second.run(&database.pool, others);
         blocked(&database, 2).await;
         holder.execute("ROLLBACK").await.unwrap();
         holder.close().await.unwrap();
@@ -210,11 +279,53 @@ async fn u_13_l_17_locks_and_batches_share_one_order_whatever_the_collation() {
             assert!(!deadlocks(first, second).await, "{first:?} {second:?}");
         }
     }
+    for batch in [Way::Complete, Way::Retry, Way::Extend] {
+        for other in WAYS {
+            assert!(!deadlocks(batch, other).await, "{batch:?} {other:?}");
+            assert!(!deadlocks(other, batch).await, "{other:?} {batch:?}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn u_13_l_17_naive_twin_sorts_by_bytes_and_deadlocks() {
     assert!(deadlocks(Way::Lock, Way::Naive).await);
+}
+
+#[tokio::test]
+async fn u_13_l_17_naive_twin_of_a_batch_of_a_queue_deadlocks() {
+    assert!(deadlocks(Way::Lock, Way::NaiveComplete).await);
+}
+
+/// A worker finishes its rows as they come out of the table: it has D when it meets the locked c. It gives that up before the
+/// server looks for deadlocks, and finishes what is free.
+#[tokio::test]
+async fn l_17_a_worker_that_finishes_rows_deadlocks_with_nobody() {
+    let database = database(WORDS).await;
+    let pool = &database.pool;
+    pool.execute(Task::ddl::<sqlx::Postgres>()).await.unwrap();
+    let (gate, (stop, stopped)) = (Gate::new(), tokio::sync::oneshot::channel::<()>());
+    let at_the_gate = gate.clone();
+    let worker = Task::worker(pool).concurrency(4).shutdown(async {
+        let _ = stopped.await;
+    });
+    let running = tokio::spawn(worker.run(move |_| at_the_gate.clone().pass()));
+    gate.until_running(4).await;
+    let mut holder = hold(&database, "c").await;
+    let lock = Way::Lock.run(pool, Vec::new());
+    blocked(&database, 1).await;
+    gate.open(4);
+    until("D is done", async || {
+        let done = "SELECT state FROM words WHERE word = 'D'";
+        let state: String = sqlx::query_scalar(done).fetch_one(pool).await.unwrap();
+        state == "done"
+    })
+    .await;
+    holder.execute("ROLLBACK").await.unwrap();
+    lock.await.unwrap().unwrap();
+    stop.send(()).unwrap();
+    let counts = running.await.unwrap().unwrap();
+    assert_eq!((counts.completed, counts.lease_lost), (4, 0));
 }
 
 /// New rows are created in the same order: two batches that create each other's rows meet at the first.
@@ -230,7 +341,7 @@ async fn u_13_rows_that_are_created_are_locked_in_the_order_of_the_collation() {
         .execute("BEGIN; INSERT INTO words VALUES ('c', 0, 0)")
         .await
         .unwrap();
-    let batch = Way::Upsert.run(&database.pool);
+    let batch = Way::Upsert.run(&database.pool, Vec::new());
     blocked(&database, 1).await;
     // What the batch has created by now, it is waited for.
     let mut aside = database.connection().await;

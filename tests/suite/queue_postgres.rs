@@ -330,12 +330,12 @@ fn nodes(node: &Value) -> Vec<&Value> {
     std::iter::once(node).chain(below.flat_map(nodes)).collect()
 }
 
-/// How a statement of one CTE finds its rows: the types of the nodes, and the indexes.
+/// How a statement finds its rows, or one CTE of it: the types of the nodes, and the indexes.
 async fn plan(
     connection: &mut Connection,
     mode: &str,
     (types, sql, values): (&str, &str, &str),
-    cte: &str,
+    cte: Option<&str>,
 ) -> (HashSet<String>, HashSet<String>) {
     let text = |sql: String| sqlx::raw_sql(AssertSqlSafe(sql));
     let prepare = format!("SET plan_cache_mode = {mode}; PREPARE it {types} AS {sql}");
@@ -344,18 +344,102 @@ async fn plan(
     let explained: Value = connection.fetch_one(text(explain)).await.unwrap().get(0);
     connection.execute("DEALLOCATE it").await.unwrap();
 
-    let plan = nodes(&explained[0]["Plan"]);
-    let of_cte = format!("CTE {cte}");
-    let cte = plan.iter().find(|node| node["Subplan Name"] == of_cte);
-    let cte = nodes(cte.expect("the CTE is a node of its own"));
+    let mut plan = nodes(&explained[0]["Plan"]);
+    if let Some(cte) = cte {
+        let of_cte = format!("CTE {cte}");
+        let cte = plan.iter().find(|node| node["Subplan Name"] == of_cte);
+        plan = nodes(cte.expect("the CTE is a node of its own"));
+    }
     let names = |of: &str| {
-        let names = cte.iter().filter_map(|node| node[of].as_str());
+        let names = plan.iter().filter_map(|node| node[of].as_str());
         names.map(str::to_owned).collect::<HashSet<_>>()
     };
     // Without the hash of its definition.
-    let index = |name: &String| name.rsplit_once('_').map(|(name, _)| name.to_owned());
-    let indexes = names("Index Name").iter().filter_map(index).collect();
+    let index = |name: &String| match name.rsplit_once('_') {
+        Some((name, hash)) if hash.len() == 8 => name.to_owned(),
+        _ => name.clone(),
+    };
+    let indexes = names("Index Name").iter().map(index).collect();
     (names("Node Type"), indexes)
+}
+
+/// The statements about rows that are named, with their types and values: rows 1 to `rows`.
+fn about_rows(rows: usize) -> Vec<(String, String, String)> {
+    type Sql = &'static [&'static str; 2];
+    let list = |value: &str| format!("'{{{}}}'", vec![value; rows].join(","));
+    let keys: Vec<String> = (1..=rows).map(|id| id.to_string()).collect();
+    let claims = format!("'{{{}}}', {}", keys.join(","), list("0"));
+    let settled = [list("ready"), list("1"), list("1"), list("no")].join(", ");
+    let many: [(Sql, &str, String); 4] = [
+        (
+            &<Email as QueueSql<Postgres>>::COMPLETE_MANY,
+            "",
+            String::new(),
+        ),
+        (
+            &<Email as QueueSql<Postgres>>::SETTLE,
+            ", text[], float8[], bigint[], text[]",
+            format!(", {settled}"),
+        ),
+        (
+            &<Email as QueueSql<Postgres>>::START,
+            ", bigint[]",
+            format!(", {}", list("1")),
+        ),
+        (
+            &<Email as QueueSql<Postgres>>::EXTEND,
+            ", float8",
+            ", 60".to_owned(),
+        ),
+    ];
+    let in_order = <Email as QueueSql<Postgres>>::IN_ORDER;
+    let mut statements = Vec::new();
+    for ((sql, types, values), [head, tail]) in many.into_iter().zip(in_order) {
+        for sql in [
+            sql.concat(),
+            format!("{head}{tail}"),
+            format!("{head} SKIP LOCKED{tail}"),
+        ] {
+            let types = format!("(bigint[], bigint[]{types})");
+            statements.push((types, sql, format!("({claims}{values})")));
+        }
+    }
+    let [later, for_ever] = <Email as QueueSql<Postgres>>::SET_ASIDE;
+    let rescue = <Email as QueueSql<Postgres>>::RESCUE;
+    let claim = <Email as QueueSql<Postgres>>::CLAIM;
+    let ended = <Email as QueueSql<Postgres>>::HAS_ENDED;
+    let aside = "(bigint, bigint, text";
+    statements.extend(
+        [
+            (
+                format!("{aside}, float8, bigint)"),
+                format!("{later} AND \"id\" = $5"),
+                "(0, 1, 'no', 60, 1)",
+            ),
+            (
+                format!("{aside}, bigint)"),
+                format!("{for_ever}{ended} AND \"id\" = $4"),
+                "(0, 1, 'no', 1)",
+            ),
+            (
+                "(bigint)".to_owned(),
+                format!("{} AND \"id\" = $1{}", rescue[0], rescue[1]),
+                "(1)",
+            ),
+            (
+                "(bigint, float8, bigint, bigint)".to_owned(),
+                format!("{} AND \"id\" = $4{}", claim[0], claim[1]),
+                "(1, 60, 1, 500)",
+            ),
+            (
+                "(bigint, bigint)".to_owned(),
+                <Email as QueueSql<Postgres>>::COMPLETE.to_owned(),
+                "(1, 0)",
+            ),
+        ]
+        .map(|(types, sql, values)| (types, sql, values.to_owned())),
+    );
+    statements
 }
 
 fn one(name: &str) -> HashSet<String> {
@@ -369,6 +453,10 @@ async fn each_statement_uses_its_index() {
     let any = format!("{head}{tail}");
     let one_tenant = format!("{head} AND \"tenant\" = $4{tail}");
     let rescue = <Email as QueueSql<Postgres>>::RESCUE.concat();
+    let list_ended = <Email as QueueSql<Postgres>>::LIST_ENDED;
+    let [head, tail] = <Email as QueueSql<Postgres>>::LIST_DUE;
+    let list_any = format!("{head}{tail}");
+    let list_tenant = format!("{head} AND \"tenant\" = $2{tail}");
     let database = emails(0).await;
     let pool = &database.pool;
     run(
@@ -387,9 +475,10 @@ async fn each_statement_uses_its_index() {
         .await
         .unwrap();
         let fill = format!(
-            "TRUNCATE emails; {drop};
+            "TRUNCATE emails RESTART IDENTITY; {drop};
              INSERT INTO emails (priority, tenant, state)
-             SELECT i % 3, i % 4, CASE WHEN i % 100 < {done} THEN 'done' ELSE 'ready' END FROM generate_series(1, {rows}) AS i;
+             SELECT i % 3, i % 4, CASE WHEN {rows} > 1 AND i <= 100 THEN 'running' WHEN i % 100 < {done} THEN 'done' ELSE 'ready' END
+             FROM generate_series(1, {rows}) AS i;
              {indexes}; ANALYZE emails"
         );
         run(pool, fill).await;
@@ -399,29 +488,58 @@ async fn each_statement_uses_its_index() {
         let settings = sqlx::raw_sql(AssertSqlSafe(settings));
         connection.execute(settings).await.unwrap();
         for mode in ["force_custom_plan", "force_generic_plan"] {
-            for (types, sql, values, index) in [
+            for (types, sql, values, index, cte) in [
                 (
                     "(bigint, float8, bigint)",
                     &any,
                     "(10, 60, 1)",
                     "emails_rowlock_claim",
+                    Some("rowlock_due"),
                 ),
                 (
                     "(bigint, float8, bigint, bigint)",
                     &one_tenant,
                     "(10, 60, 1, 3)",
                     "emails_rowlock_claim_tenant",
+                    Some("rowlock_due"),
+                ),
+                ("(bigint)", &list_any, "(10)", "emails_rowlock_claim", None),
+                (
+                    "(bigint, bigint)",
+                    &list_tenant,
+                    "(10, 3)",
+                    "emails_rowlock_claim_tenant",
+                    None,
                 ),
             ] {
                 let claim = (types, sql.as_str(), values);
-                let (types, indexes) = plan(&mut connection, mode, claim, "rowlock_due").await;
-                assert_eq!(indexes, one(index), "{rows} {mode}");
+                let (types, indexes) = plan(&mut connection, mode, claim, cte).await;
+                assert_eq!(indexes, one(index), "{rows} {mode} {sql}");
                 assert!(!types.iter().any(|node| node.contains("Sort")), "{types:?}");
             }
             if rows > 1 {
-                let rescue = ("", rescue.as_str(), "");
-                let (_, indexes) = plan(&mut connection, mode, rescue, "rowlock_ended").await;
-                assert_eq!(indexes, one("emails_rowlock_running"), "{rows} {mode}");
+                for (sql, cte) in [(&*rescue, Some("rowlock_ended")), (list_ended, None)] {
+                    let (_, indexes) = plan(&mut connection, mode, ("", sql, ""), cte).await;
+                    assert_eq!(indexes, one("emails_rowlock_running"), "{rows} {mode}");
+                }
+            }
+            for named in [1, 100] {
+                for (types, sql, values) in about_rows(named) {
+                    let sql = (&*types, &*sql, &*values);
+                    let (types, indexes) = plan(&mut connection, mode, sql, None).await;
+                    assert!(
+                        !types.contains("Seq Scan"),
+                        "{rows} {named} {mode} {}: {types:?} {indexes:?}",
+                        sql.1
+                    );
+                    let by_key = [
+                        "emails_pkey",
+                        "emails_rowlock_running",
+                        "emails_rowlock_claim",
+                    ];
+                    let by_key = indexes.iter().all(|index| by_key.contains(&&**index));
+                    assert!(by_key, "{rows} {named} {mode} {}: {indexes:?}", sql.1);
+                }
             }
         }
     }

@@ -377,10 +377,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let claim = batch(plan.claim(dialect));
     let complete = literal(dialect, &plan.complete(dialect));
     let list_due = batch(plan.list_due(dialect));
-    let complete_many = batch(plan.complete_many(Locks::Wait, dialect));
-    let settle = batch(plan.settle(Locks::Wait, dialect));
-    let start = batch(plan.start(Locks::Wait, dialect));
-    let extend = batch(plan.extend(Locks::Wait, dialect));
+    let complete_many = batch(plan.complete_many(Locks::AsWritten, dialect));
+    let settle = batch(plan.settle(Locks::AsWritten, dialect));
+    let start = batch(plan.start(Locks::AsWritten, dialect));
+    let extend = batch(plan.extend(Locks::AsWritten, dialect));
     let rescue = batch(plan.rescue(dialect));
     let list_ended = literal(dialect, &plan.list_ended(dialect));
     let has_ended = literal(dialect, &format!(" AND {}", plan.lease_is_over(dialect)));
@@ -403,13 +403,12 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                     #to.bind(#index, &__rt::queue::each::<_, #ty>(#rows, |__row| &__row.#field));
                 }
             });
-            let free = |batch: crate::sql::queue::Batch| literal(dialect, &batch.head);
-            let complete = free(plan.complete_many(Locks::PassOver, dialect));
-            let settle = free(plan.settle(Locks::PassOver, dialect));
-            let start = free(plan.start(Locks::PassOver, dialect));
-            let extend = free(plan.extend(Locks::PassOver, dialect));
+            let complete = batch(plan.complete_many(Locks::InOrder, dialect));
+            let settle = batch(plan.settle(Locks::InOrder, dialect));
+            let start = batch(plan.start(Locks::InOrder, dialect));
+            let extend = batch(plan.extend(Locks::InOrder, dialect));
             quote! {
-                const FREE: [&'static str; 4] = [#complete, #settle, #start, #extend];
+                const IN_ORDER: [[&'static str; 2]; 4] = [#complete, #settle, #start, #extend];
                 fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
             }
         }

@@ -34,11 +34,13 @@ impl Batch {
 /// What a batch says about each row beside its key and its fence: the name, and the type of the array.
 type Said = &'static [(&'static str, &'static str)];
 
-/// What a batch does about rows that a concurrent transaction has locked.
+/// How a batch locks its rows.
 #[derive(Clone, Copy)]
 pub(crate) enum Locks {
-    Wait,
-    PassOver,
+    /// Each when it is written.
+    AsWritten,
+    /// All of them before, in the order of their keys.
+    InOrder,
 }
 
 fn passing_over(dialect: Dialect) -> &'static str {
@@ -396,8 +398,9 @@ impl<'m> Queue<'m> {
         }
     }
 
-    /// The same for the rows that are not locked. Beside the others it says whether they only are locked (1), or lost (0).
-    fn free_or_lost(&self, set: &str, said: Said) -> Batch {
+    /// The same, after the rows were locked in the one order that row locks and batches of counters have as well. With SKIP LOCKED
+    /// between the two parts it is about those that are free. Beside the others it says whether they only are locked (1), or lost (0).
+    fn locked_or_lost(&self, set: &str, said: Said) -> Batch {
         let (rows, claim) = (table(self.model), self.claim_parts());
         let own = comma(&self.keys, |key| {
             format!("\"rowlock_row\".{}", quote(&key.name))
@@ -406,23 +409,24 @@ impl<'m> Queue<'m> {
         let beside = batch.map(|batch| format!(", {batch}")).unwrap_or_default();
         let mine = format!("{rows} AS \"rowlock_row\"{beside} WHERE {condition}");
         let found = match said {
-            [] => self.found_in("rowlock_free"),
+            [] => self.found_in("rowlock_held"),
             _ => format!(
-                "{} AND ({own}) IN (SELECT * FROM \"rowlock_free\")",
+                "{} AND ({own}) IN (SELECT * FROM \"rowlock_held\")",
                 self.said(said)
             ),
         };
         let head = format!(
             "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {} FROM {mine}), \
-             \"rowlock_free\" ({}) AS MATERIALIZED (SELECT {own} FROM {mine} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED), \
-             \"rowlock_written\" AS (UPDATE {rows} AS \"rowlock_row\" SET {set} {found} RETURNING {}) \
-             SELECT {claim}, (({claim}) IN (SELECT * FROM \"rowlock_mine\"))::int {}",
+             \"rowlock_held\" ({}) AS MATERIALIZED (SELECT {own} FROM {mine} ORDER BY {own} FOR NO KEY UPDATE OF \"rowlock_row\"",
             self.claim_columns(),
             self.parts(),
+        );
+        let tail = format!(
+            "), \"rowlock_written\" AS (UPDATE {rows} AS \"rowlock_row\" SET {set} {found} RETURNING {}) \
+             SELECT {claim}, (({claim}) IN (SELECT * FROM \"rowlock_mine\"))::int {}",
             self.claim_columns(),
             self.not_written(),
         );
-        let tail = String::new();
         Batch { head, tail }
     }
 
@@ -482,15 +486,15 @@ impl<'m> Queue<'m> {
     fn many(&self, set: &str, said: Said, locks: Locks, dialect: Dialect) -> Batch {
         let update = format!("UPDATE {} AS \"rowlock_row\" SET {set}", table(self.model));
         match (dialect, locks) {
-            (Dialect::Postgres, Locks::PassOver) => self.free_or_lost(set, said),
-            (Dialect::Postgres, Locks::Wait) if said.is_empty() => {
+            (Dialect::Postgres, Locks::InOrder) => self.locked_or_lost(set, said),
+            (Dialect::Postgres, Locks::AsWritten) if said.is_empty() => {
                 let (batch, condition) = self.held();
                 let from = batch
                     .map(|batch| format!(" FROM {batch}"))
                     .unwrap_or_default();
                 self.or_lost(&format!("{update}{from} WHERE {condition}"))
             }
-            (Dialect::Postgres, Locks::Wait) => {
+            (Dialect::Postgres, Locks::AsWritten) => {
                 self.or_lost(&format!("{update} {}", self.said(said)))
             }
             // SQLite takes no alias in RETURNING, and returns nothing but the row. It has no locks of rows.
