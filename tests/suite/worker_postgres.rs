@@ -58,6 +58,11 @@ async fn rows_that_are_locked_are_held() {
     gate.open(30);
     // The others are finished, and those that come after them: three more at a time.
     until_in_state(pool, QueueState::Done, 27).await;
+    // The worker hears of that a moment later.
+    until("it counts them", async || {
+        background.counts().completed == 27
+    })
+    .await;
     let counts = background.counts();
     assert_eq!((counts.claimed, counts.started), (30, 30));
     assert_eq!((counts.completed, counts.lease_lost), (27, 0));
