@@ -61,8 +61,8 @@ pub trait LockableVersion: Lockable {
 
 /// The statements of a model for one database.
 pub trait LockableSql<DB: Backend>: Lockable {
-    /// Reads one row by its key; the lock clause is put behind it. Where there are row locks, 1 follows the columns if the
-    /// transaction reads from a snapshot, else 0.
+    /// Reads one row by its key; the lock clause is put behind it. Where there are row locks, a number follows the columns: when the
+    /// transaction began, negative if it reads from a snapshot.
     const SELECT: &'static str;
     /// Reads many rows in key order, and behind each, after the same, the number of its key, from 1. With arrays this is the whole statement, else
     /// what stands before the list of keys and numbers.
@@ -71,7 +71,8 @@ pub trait LockableSql<DB: Backend>: Lockable {
     const SELECT_MANY_TAIL: &'static str;
     /// Takes the database's write lock, where there are no row locks.
     const WRITE_LOCK: Option<&'static str>;
-    /// Writes all columns of a row that is locked.
+    /// Writes all columns of a row that is locked: the columns, the key, the version, the fence, and where there are row locks, when
+    /// the transaction began. There, and without a version, it returns behind the columns 1 if the row is as it was before.
     const UPDATE: &'static str;
 
     /// Reads all columns.
@@ -161,7 +162,7 @@ type Kind<T, G, W> = PhantomData<fn() -> (T, G, W)>;
 #[must_use = "a lock is taken when it is awaited"]
 pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
     link: Link<'t, DB>,
-    transaction: Option<u64>,
+    scope: Option<u64>,
     which: Q,
     no_key: bool,
     only_itself: bool,
@@ -196,11 +197,21 @@ pub struct NoWait;
 #[derive(Debug)]
 pub struct SkipLocked;
 
+/// What is known of the transaction that has a lock.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    /// Of those of rowlock, which one it is, or which savepoint.
+    scope: Option<u64>,
+    /// Where there are row locks, when it began, by the clock of the database.
+    began: Option<i64>,
+}
+
 #[doc(hidden)]
 pub trait Strength: Send + 'static {
     type Guard<T: Send>: Send;
     fn clause(no_key: bool) -> &'static str;
-    fn guard<T: Lockable>(row: T, transaction: Option<u64>) -> Self::Guard<T>;
+    fn guard<T: Lockable>(row: T, transaction: Transaction) -> Self::Guard<T>;
 }
 
 /// The strength of a lock that is not shared.
@@ -223,7 +234,7 @@ impl Strength for Exclusive {
             " FOR UPDATE"
         }
     }
-    fn guard<T: Lockable>(row: T, transaction: Option<u64>) -> Locked<T> {
+    fn guard<T: Lockable>(row: T, transaction: Transaction) -> Locked<T> {
         Locked {
             key: LockedKey(Arc::new(row.owned_key())),
             row,
@@ -237,7 +248,7 @@ impl Strength for Share {
     fn clause(_: bool) -> &'static str {
         " FOR SHARE"
     }
-    fn guard<T: Lockable>(row: T, _: Option<u64>) -> Shared<T> {
+    fn guard<T: Lockable>(row: T, _: Transaction) -> Shared<T> {
         Shared(row)
     }
 }
@@ -314,10 +325,10 @@ fn start<'t, DB: Backend, T, Q>(
     tx: impl InTransaction<'t, Database = DB>,
     which: Q,
 ) -> Lock<'t, DB, T, Q> {
-    let transaction = tx.scope();
+    let scope = tx.scope();
     Lock {
         link: tx.link(),
-        transaction,
+        scope,
         which,
         no_key: false,
         only_itself: false,
@@ -330,7 +341,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
     fn into_kind<G2, W2>(self) -> Lock<'t, DB, T, Q, G2, W2> {
         Lock {
             link: self.link,
-            transaction: self.transaction,
+            scope: self.scope,
             which: self.which,
             no_key: self.no_key,
             only_itself: self.only_itself,
@@ -405,7 +416,7 @@ pub enum LockError {
     /// No row has this key.
     #[error("{0}: no such row")]
     NotFound(Attempt),
-    /// Several rows have this key.
+    /// Several rows have this key. `save` has written none of them.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
@@ -430,7 +441,7 @@ pub enum LockError {
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
     OtherTransaction(Attempt),
-    /// `save`: the row is there, and a trigger or a row security policy dropped the write.
+    /// `save`: the row is there, and a trigger or a row security policy dropped the write, or a trigger returned OLD.
     #[error("{0}: a trigger or a row security policy dropped the write")]
     Ignored(Attempt),
     /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
@@ -464,12 +475,13 @@ impl LockError {
 /// A row that nobody else can change until the transaction ends. It dereferences to the row.
 ///
 /// The lock belongs to the transaction, not to this value: dropping it releases nothing. After a rollback this value has what was not
-/// written, with a raised version: let the closure of `rowlock::transaction` return rows, so that they get out by `Ok` only.
+/// written, with a raised version, and so has the row that [`into_inner`](Self::into_inner) returns: let the closure of
+/// `rowlock::transaction` return rows, so that they get out by `Ok` only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Locked<T> {
     row: T,
     key: LockedKey,
-    transaction: Option<u64>,
+    transaction: Transaction,
 }
 
 /// The key as it was when the row was locked, of a type that only `save` needs to know.
@@ -523,7 +535,7 @@ impl<T> Shared<T> {
 }
 
 impl<T> Locked<T> {
-    /// The row, without the proof that it is locked.
+    /// The row, without the proof that it is locked. What was saved is part of it, whether the transaction is committed or not.
     pub fn into_inner(self) -> T {
         self.row
     }
@@ -536,10 +548,12 @@ impl<T> Locked<T> {
     /// [`LockError::Stale`] if this transaction saved the row through another `Locked`, or rolled a save of this one back with a
     /// savepoint. [`LockError::KeyChanged`] if the key was edited.
     ///
+    /// [`LockError::NotUnique`] if several rows have this key by now, and [`LockError::Ignored`] if a trigger or a row security policy
+    /// dropped the write, or a trigger returned OLD. Nothing was written.
+    ///
     /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row, or if the row was locked in a savepoint
-    /// that was undone. Transactions of
-    /// `rowlock::transaction` are told apart; those of sqlx carry no identity, so that passing the right one is up to the
-    /// caller.
+    /// of `rowlock::Tx` that was undone. Transactions of `rowlock::transaction` are told apart, on PostgreSQL also those of sqlx, by the
+    /// time at which they began. Two of sqlx on SQLite are not: passing the right one is up to the caller.
     pub fn save<'t, DB: Backend>(
         &mut self,
         tx: impl InTransaction<'t, Database = DB>,
@@ -549,7 +563,7 @@ impl<T> Locked<T> {
     {
         async move {
             let attempt = |row: &T| attempt_on::<T>(&row.key(), "save");
-            if !tx.has(self.transaction) {
+            if !tx.has(self.transaction.scope) {
                 return Err(LockError::OtherTransaction(attempt(&self.row)));
             }
             let locked = self.key.0.downcast_ref::<T::OwnedKey>();
@@ -560,50 +574,92 @@ impl<T> Locked<T> {
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut statement);
-            if let Some(version) = self.row.locked_version() {
+            let version = self.row.locked_version();
+            if let Some(version) = version {
                 statement.bind_i64(version);
             }
             if let Some(fence) = self.row.fence() {
                 statement.bind_i64(fence.get());
             }
-            let failed = |error| LockError::new(attempt(&self.row), error, false);
-            match statement.fetch_one(connection).await.map_err(failed)? {
-                Fetched::One(row) => {
-                    let read = self.row.read_back(&row);
-                    read.map_err(|error| {
-                        LockError::Written(DatabaseError::new(attempt(&self.row), error))
-                    })
-                }
-                Fetched::None => Err(refused(&self.row, attempt(&self.row), connection).await),
-                Fetched::Several => Err(LockError::NotUnique(attempt(&self.row))),
+            if let Some(began) = self.transaction.began {
+                statement.bind_i64(began);
             }
+            let failed = |error| LockError::new(attempt(&self.row), error, false);
+            let row = match statement.fetch_one(connection).await.map_err(failed)? {
+                Fetched::One(row) => row,
+                Fetched::None => return Err(self.refused(connection).await),
+                Fetched::Several => return Err(LockError::NotUnique(attempt(&self.row))),
+            };
+            // What a trigger returned instead of the new row is what comes back: here the old one.
+            let unchanged = match version {
+                None if T::WRITE_LOCK.is_none() => {
+                    DB::get_i64(&row, row.len().saturating_sub(1)).map_err(failed)? == Some(1)
+                }
+                _ => false,
+            };
+            if unchanged && self.differs(connection).await.map_err(failed)? {
+                return Err(LockError::Ignored(attempt(&self.row)));
+            }
+            self.row.read_back(&row).map_err(|error| {
+                LockError::Written(DatabaseError::new(attempt(&self.row), error))
+            })?;
+            if version.is_some() && self.row.locked_version() == version {
+                return Err(LockError::Ignored(attempt(&self.row)));
+            }
+            Ok(())
         }
     }
-}
 
-/// Why the update of a locked row met none.
-async fn refused<DB: Backend, T: LockableSql<DB>>(
-    row: &T,
-    attempt: Attempt,
-    connection: &mut Link<'_, DB>,
-) -> LockError {
-    let mut statement = Statement::literal(T::SELECT);
-    T::bind_key(&row.key(), &mut statement);
-    let stored = match statement.fetch_one(connection).await {
-        Ok(Fetched::One(stored)) => stored,
-        Ok(_) => return LockError::NotFound(attempt),
-        Err(error) => return LockError::new(attempt, error, false),
-    };
-    if row.fence().is_none() && row.locked_version().is_none() {
-        return LockError::Ignored(attempt);
+    /// Whether the stored row is another one than this, as far as `save` writes it.
+    async fn differs<DB: Backend>(&self, connection: &mut Link<'_, DB>) -> Result<bool, sqlx::Error>
+    where
+        T: LockableSql<DB>,
+    {
+        let mut statement = Statement::literal(T::SELECT);
+        T::bind_key(&self.row.key(), &mut statement);
+        let Fetched::One(row) = statement.fetch_one(connection).await? else {
+            return Ok(false);
+        };
+        let stored = T::from_row(&row)?;
+        let changes =
+            stored::changes::<DB>(|to| stored.bind_columns(to), |to| self.row.bind_columns(to));
+        Ok(!changes.is_empty())
     }
-    match T::from_row(&stored) {
-        Ok(stored) if stored.fence() > row.fence() => {
-            LockError::Fenced(attempt, stored.fence().unwrap_or_default())
+
+    /// Why `save` met no row.
+    async fn refused<DB: Backend>(&self, connection: &mut Link<'_, DB>) -> LockError
+    where
+        T: LockableSql<DB>,
+    {
+        let (mine, attempt) = (&self.row, attempt_on::<T>(&self.row.key(), "save"));
+        let mut statement = Statement::literal(T::SELECT);
+        T::bind_key(&mine.key(), &mut statement);
+        let row = match statement.fetch_one(connection).await {
+            Ok(Fetched::One(row)) => row,
+            Ok(Fetched::None) => return LockError::NotFound(attempt),
+            Ok(Fetched::Several) => return LockError::NotUnique(attempt),
+            Err(error) => return LockError::new(attempt, error, false),
+        };
+        match began::<DB, T>(&row, 0) {
+            Ok((began, _)) if began != self.transaction.began => {
+                return LockError::OtherTransaction(attempt);
+            }
+            Ok(_) => {}
+            Err(error) => return LockError::new(attempt, error, false),
         }
-        Ok(stored) if stored.locked_version() != row.locked_version() => LockError::Stale(attempt),
-        Ok(_) => LockError::Ignored(attempt),
-        Err(error) => LockError::new(attempt, error, false),
+        if mine.fence().is_none() && mine.locked_version().is_none() {
+            return LockError::Ignored(attempt);
+        }
+        match T::from_row(&row) {
+            Ok(stored) if stored.fence() > mine.fence() => {
+                LockError::Fenced(attempt, stored.fence().unwrap_or_default())
+            }
+            Ok(stored) if stored.locked_version() != mine.locked_version() => {
+                LockError::Stale(attempt)
+            }
+            Ok(_) => LockError::Ignored(attempt),
+            Err(error) => LockError::new(attempt, error, false),
+        }
     }
 }
 
@@ -658,7 +714,7 @@ where
         Box::pin(async move {
             let Lock {
                 link,
-                transaction,
+                scope,
                 which: One(key),
                 no_key,
                 only_itself,
@@ -678,9 +734,11 @@ where
                 .map_err(failed)?;
             match fetched.map_err(failed)? {
                 Fetched::One(row) => {
-                    if !only_itself && from_snapshot::<DB, T>(&row, 0).map_err(failed)? {
+                    let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
+                    if snapshot && !only_itself {
                         return Err(LockError::FixedSnapshot(attempt()));
                     }
+                    let transaction = Transaction { scope, began };
                     let row = T::from_row(&row).map_err(failed)?;
                     return Ok(W::locked(G::guard(row, transaction)));
                 }
@@ -704,16 +762,17 @@ where
     }
 }
 
-/// Whether the transaction reads other rows from a snapshot; `behind` columns follow the one that says so.
-fn from_snapshot<DB: Backend, T: LockableSql<DB>>(
+/// When the transaction began, and whether it reads other rows from a snapshot; `behind` columns follow the one that says so.
+fn began<DB: Backend, T: LockableSql<DB>>(
     row: &DB::Row,
     behind: usize,
-) -> Result<bool, sqlx::Error> {
+) -> Result<(Option<i64>, bool), sqlx::Error> {
     // Without row locks, who has the lock reads the newest.
     if T::WRITE_LOCK.is_some() {
-        return Ok(false);
+        return Ok((None, false));
     }
-    Ok(DB::get_i64(row, row.len().saturating_sub(1 + behind))? == Some(1))
+    let began = DB::get_i64(row, row.len().saturating_sub(1 + behind))?;
+    Ok((began.map(i64::abs), began < Some(0)))
 }
 
 async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
@@ -746,7 +805,7 @@ where
         Box::pin(async move {
             let Lock {
                 link,
-                transaction,
+                scope,
                 which: Many(keys),
                 no_key,
                 only_itself,
@@ -768,9 +827,12 @@ where
             patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
             let attempt = |key| attempt_on::<T>(key, "lock_many");
             let mut found = vec![false; keys.len()];
+            let mut transaction = Transaction { scope, began: None };
             let mut locked: Vec<T> = Vec::with_capacity(keys.len());
             for row in &rows.map_err(failed)? {
-                if !only_itself && from_snapshot::<DB, T>(row, 1).map_err(failed)? {
+                let (began, snapshot) = began::<DB, T>(row, 1).map_err(failed)?;
+                transaction.began = began;
+                if snapshot && !only_itself {
                     let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
                     return Err(LockError::FixedSnapshot(attempt));
                 }
@@ -855,19 +917,20 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
     row: &T,
     tx: impl InTransaction<'t, Database = DB>,
 ) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
-    let transaction = tx.scope();
+    let scope = tx.scope();
     let mut connection = tx.link();
     async move {
         let attempt = || attempt_on::<T>(&row.key(), "lock_checked");
         let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error, false));
         let key = row.key();
         let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
-        let current = match fetched.map_err(failed)? {
+        let (current, began) = match fetched.map_err(failed)? {
             Fetched::One(row) => {
-                if from_snapshot::<DB, T>(&row, 0).map_err(failed)? {
+                let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
+                if snapshot {
                     return Err(LockCheckedError::Lock(LockError::FixedSnapshot(attempt())));
                 }
-                T::from_row(&row).map_err(failed)?
+                (T::from_row(&row).map_err(failed)?, began)
             }
             Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),
             Fetched::Several => {
@@ -876,7 +939,7 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
         };
         let (expected, found) = (row.version(), current.version());
         if expected == found {
-            return Ok(Exclusive::guard(current, transaction));
+            return Ok(Exclusive::guard(current, Transaction { scope, began }));
         }
         let versions = (T::VERSION, expected, found);
         let changes =

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rowlock::{LockError, Lockable};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, NAME, database};
 
@@ -142,6 +142,37 @@ async fn a_key_of_two_rows_is_not_unique() {
             matches!(several, Err(LockError::NotUnique(_))),
             "{several:?}"
         );
+    }
+}
+
+/// A second row with the key of the locked one, from the same transaction. The naive twin writes both.
+#[tokio::test]
+async fn a_save_to_a_key_of_two_rows_writes_neither() {
+    let database = things("name text", "('one', 1)").await;
+    for naive in [true, false] {
+        let mut tx = database.pool.begin_with(super::BEGIN_WRITE).await.unwrap();
+        let mut locked = Named::lock(&mut tx, "one").await.unwrap();
+        tx.execute("INSERT INTO things VALUES ('one', 2)")
+            .await
+            .unwrap();
+        locked.units = 3;
+        if naive {
+            tx.execute("UPDATE things SET units = 3 WHERE name = 'one'")
+                .await
+                .unwrap();
+        } else {
+            let refused = locked.save(&mut tx).await;
+            assert!(
+                matches!(refused, Err(LockError::NotUnique(_))),
+                "{refused:?}"
+            );
+        }
+        let stored: Vec<i64> = sqlx::query_scalar("SELECT units FROM things ORDER BY units")
+            .fetch_all(&mut *tx)
+            .await
+            .unwrap();
+        assert_eq!(stored, if naive { [3, 3] } else { [1, 2] });
+        tx.rollback().await.unwrap();
     }
 }
 

@@ -528,3 +528,103 @@ async fn every_lock_with_a_fixed_snapshot_is_refused_unless_it_is_for_itself() {
     one.save(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
 }
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Lockable)]
+#[rowlock(table = "stock")]
+struct Versioned {
+    #[rowlock(key)]
+    id: i64,
+    units: i64,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// A JSON value and one that the column pads, which are no changes if they are written as they were read.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Lockable)]
+#[rowlock(table = "stock")]
+struct Odd {
+    #[rowlock(key)]
+    id: i64,
+    units: i64,
+    #[sqlx(json)]
+    of: serde_json::Value,
+    code: String,
+    #[rowlock(generated)]
+    seen: i64,
+}
+
+/// RETURNING shows what the trigger returned, which is the row as it was.
+#[tokio::test]
+async fn a_locked_save_whose_trigger_returns_the_old_row_is_ignored() {
+    let database = database(
+        "CREATE TABLE stock (id bigint PRIMARY KEY, units bigint NOT NULL, version bigint NOT NULL DEFAULT 0,
+            of json NOT NULL DEFAULT '{\"b\":  1}', code char(5) NOT NULL DEFAULT 'abc', seen bigint NOT NULL DEFAULT 0);
+         INSERT INTO stock VALUES (1, 10);
+         CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.units = 13 THEN RETURN OLD; END IF;
+            IF NEW.units = 12 THEN NEW.units = 10; NEW.seen = NEW.seen + 1; END IF;
+            RETURN NEW; END $$;
+         CREATE TRIGGER keep BEFORE UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    .await;
+    let mut tx = database.pool.begin().await.unwrap();
+    let mut bare = Sku::lock(&mut tx, 1).await.unwrap();
+    let mut versioned = Versioned::lock(&mut tx, 1).await.unwrap();
+    let mut odd = Odd::lock(&mut tx, 1).await.unwrap();
+    (bare.units, versioned.units, odd.units) = (13, 13, 13);
+    for saved in [
+        bare.save(&mut tx).await,
+        versioned.save(&mut tx).await,
+        odd.save(&mut tx).await,
+    ] {
+        assert!(matches!(saved, Err(LockError::Ignored(_))), "{saved:?}");
+    }
+    // To write what is there is no change, and no error; nor is it what else a trigger makes of a row.
+    (bare.units, odd.units) = (10, 10);
+    bare.save(&mut tx).await.unwrap();
+    odd.save(&mut tx).await.unwrap();
+    odd.units = 12;
+    odd.save(&mut tx).await.unwrap();
+    assert_eq!(odd.seen, 1);
+    versioned.units = 11;
+    let mut versioned = Versioned::lock(&mut tx, 1).await.unwrap();
+    versioned.units = 11;
+    versioned.save(&mut tx).await.unwrap();
+    assert_eq!((versioned.units, versioned.version), (11, 1));
+    tx.commit().await.unwrap();
+}
+
+/// Transactions of sqlx carry no identity, but each begins at a time of its own.
+#[tokio::test]
+async fn a_lock_of_another_transaction_of_sqlx_proves_nothing() {
+    let database = stock().await;
+    let mut first = database.pool.begin().await.unwrap();
+    let mut locked = Sku::lock(&mut first, 1).await.unwrap();
+    let mut many = Sku::lock_many(&mut first, [2, 3]).await.unwrap();
+    first.rollback().await.unwrap();
+    let mut second = database.pool.begin().await.unwrap();
+    locked.units = 0;
+    many[1].units = 0;
+    for saved in [
+        locked.save(&mut second).await,
+        many[1].save(&mut second).await,
+    ] {
+        assert!(
+            matches!(saved, Err(LockError::OtherTransaction(_))),
+            "{saved:?}"
+        );
+    }
+    // In a savepoint of its own it is saved, also of REPEATABLE READ.
+    second.rollback().await.unwrap();
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        let begin = format!("BEGIN ISOLATION LEVEL {level}");
+        let begin = sqlx::AssertSqlSafe(begin);
+        let mut tx = database.pool.begin_with(begin).await.unwrap();
+        let mut locked = Sku::lock(&mut tx, 1).only_itself().await.unwrap();
+        locked.units += 1;
+        let mut savepoint = tx.begin().await.unwrap();
+        locked.save(&mut savepoint).await.unwrap();
+        savepoint.commit().await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}

@@ -301,7 +301,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         dialect,
         sql::lockable::write_lock(model, dialect).as_deref(),
     );
-    let update = literal(dialect, &sql::lockable::update(model));
+    let update = literal(dialect, &sql::lockable::update(model, dialect));
     let bind_key = plan.key().bind();
     let bind_keys = plan.key().bind_keys(dialect);
     let binds = bind_columns(&model.writable());

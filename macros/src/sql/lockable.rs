@@ -2,14 +2,18 @@
 
 use super::*;
 
-/// Behind the columns of a locked row: whether the transaction reads all other rows from a snapshot that is older than the lock.
-fn snapshot(dialect: Dialect) -> &'static str {
+/// When the transaction began, in microseconds: no two that follow each other have the same.
+const BEGAN: &str = "(date_part('epoch', transaction_timestamp()) * 1000000)::bigint";
+
+/// Behind the columns of a locked row: when the transaction began, negative if it reads all other rows from a snapshot that is older
+/// than the lock.
+fn began(dialect: Dialect) -> String {
     match dialect {
-        Dialect::Postgres => {
-            ", CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN 1 ELSE 0 END AS \"rowlock_snapshot\""
-        }
-        // Who has the write lock has the newest snapshot, or does not get it.
-        Dialect::Sqlite => "",
+        Dialect::Postgres => format!(
+            ", {BEGAN} * CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN -1 ELSE 1 END AS \"rowlock_began\""
+        ),
+        // Who has the write lock has the newest snapshot, or does not get it. Nothing tells transactions apart.
+        Dialect::Sqlite => String::new(),
     }
 }
 
@@ -19,7 +23,7 @@ pub(crate) fn select(model: &Model, dialect: Dialect) -> String {
     format!(
         "SELECT {}{} FROM {} WHERE {}",
         names(&all),
-        snapshot(dialect),
+        began(dialect),
         table(model),
         equal(&model.keys(), 1)
     )
@@ -37,7 +41,7 @@ pub(crate) fn select_many(model: &Model, dialect: Dialect) -> (String, String) {
             "\"rowlock_row\".{}",
             quote(&column.name)
         )),
-        snapshot(dialect),
+        began(dialect),
         table(model),
         given_row(&keys)
     );
@@ -85,11 +89,17 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
 }
 
 /// Writes all columns of a row that is locked: `$1…` are the columns, then the key, then the version and the fence if there is one. A
-/// version must be the one that was read, or another save of the same transaction would be lost, and goes up.
-pub(crate) fn update(model: &Model) -> String {
-    let columns = model.writable();
-    let version = columns.len() + model.keys().len() + 1;
+/// version must be the one that was read, or another save of the same transaction would be lost, and goes up. On PostgreSQL then
+/// comes when the transaction began that locked the row: another one has no lock.
+///
+/// What a trigger returned instead of the new row is what RETURNING shows. The version tells; without one the last column says
+/// on PostgreSQL whether the row is as it was before. SQLite's triggers return nothing.
+pub(crate) fn update(model: &Model, dialect: Dialect) -> String {
+    let (columns, keys) = (model.writable(), model.keys());
+    let first = columns.len() + 1;
+    let version = first + keys.len();
     let fence = version + model.version().iter().count();
+    let began = fence + model.fence().iter().count();
     let same_version = model.version().map(|column| {
         let name = quote(&column.name);
         format!(" AND {name} = ${version}")
@@ -107,19 +117,35 @@ pub(crate) fn update(model: &Model) -> String {
     );
     if set.is_empty() {
         set.extend(
-            model
-                .keys()
-                .first()
+            keys.first()
                 .map(|key| format!("{0} = {0}", quote(&key.name))),
         );
     }
+    let (same_transaction, unchanged) = match dialect {
+        Dialect::Postgres => {
+            let unchanged = format!(
+                ", (SELECT \"rowlock_old\"::record *= \"rowlock_row\"::record FROM {} AS \"rowlock_old\" WHERE {})::int",
+                table(model),
+                equal(&keys, first)
+            );
+            let unchanged = model.version().is_none().then_some(unchanged);
+            (format!(" AND {BEGAN} = ${began}"), unchanged)
+        }
+        Dialect::Sqlite => (String::new(), None),
+    };
+    let row = match dialect {
+        Dialect::Postgres => " AS \"rowlock_row\"",
+        Dialect::Sqlite => "",
+    };
     format!(
-        "UPDATE {} SET {} WHERE {}{}{} RETURNING {}",
+        "UPDATE {}{row} SET {} WHERE {}{}{}{same_transaction}{} RETURNING {}{}",
         table(model),
         set.join(", "),
-        equal(&model.keys(), columns.len() + 1),
+        equal(&keys, first),
         same_version.unwrap_or_default(),
         and_not_fenced(model, fence),
-        names(&returned(model))
+        and_alone(model, first),
+        names(&returned(model)),
+        unchanged.unwrap_or_default(),
     )
 }

@@ -220,7 +220,7 @@ fn a_lock_reads_every_column_and_many_in_key_order() {
     assert_eq!(none, "");
     assert_eq!(
         all,
-        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_n") AS (SELECT * FROM unnest((SELECT $1)) WITH ORDINALITY UNION ALL SELECT "id", NULL::bigint FROM "cms"."pages" WHERE false) SELECT "rowlock_row"."id", "rowlock_row"."site", "rowlock_row"."path", "rowlock_row"."a ""text""", "rowlock_row"."updated_at", "rowlock_row"."created_at", "rowlock_row"."views", "rowlock_row"."version", CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN 1 ELSE 0 END AS "rowlock_snapshot", "rowlock_n" FROM "cms"."pages" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."id" = "rowlock_given"."rowlock_k1" ORDER BY "rowlock_k1""#
+        r#"WITH "rowlock_given" ("rowlock_k1", "rowlock_n") AS (SELECT * FROM unnest((SELECT $1)) WITH ORDINALITY UNION ALL SELECT "id", NULL::bigint FROM "cms"."pages" WHERE false) SELECT "rowlock_row"."id", "rowlock_row"."site", "rowlock_row"."path", "rowlock_row"."a ""text""", "rowlock_row"."updated_at", "rowlock_row"."created_at", "rowlock_row"."views", "rowlock_row"."version", (date_part('epoch', transaction_timestamp()) * 1000000)::bigint * CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN -1 ELSE 1 END AS "rowlock_began", "rowlock_n" FROM "cms"."pages" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."id" = "rowlock_given"."rowlock_k1" ORDER BY "rowlock_k1""#
     );
     let (head, tail) = lockable::select_many(&seats(), Dialect::Sqlite);
     assert_eq!(
@@ -239,12 +239,12 @@ fn a_lock_reads_every_column_and_many_in_key_order() {
 #[test]
 fn a_locked_row_is_written_if_its_version_is_the_one_that_was_locked() {
     assert_eq!(
-        lockable::update(&page()),
-        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 RETURNING "version", "updated_at", "views""#
+        lockable::update(&page(), Dialect::Postgres),
+        r#"UPDATE "cms"."pages" AS "rowlock_row" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $7 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
-        lockable::update(&seats()),
-        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 AND "version" = $3 RETURNING "version", "taken", "free""#
+        lockable::update(&seats(), Dialect::Sqlite),
+        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 AND "version" = $3 AND (SELECT count(*) FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2) = 1 RETURNING "version", "taken", "free""#
     );
 }
 
@@ -256,16 +256,16 @@ fn a_locked_row_without_a_version_is_written_all_the_same() {
         struct Word { #[rowlock(key)] id: i64, #[rowlock(key)] lang: i64, word: String }
     });
     assert_eq!(
-        lockable::update(&word),
-        r#"UPDATE "words" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 RETURNING "id", "lang""#
+        lockable::update(&word, Dialect::Postgres),
+        r#"UPDATE "words" AS "rowlock_row" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $4 AND (SELECT count(*) FROM "words" WHERE "id" = $2 AND "lang" = $3) = 1 RETURNING "id", "lang", (SELECT "rowlock_old"::record *= "rowlock_row"::record FROM "words" AS "rowlock_old" WHERE "id" = $2 AND "lang" = $3)::int"#
     );
     let turn = model(quote! {
         #[rowlock(table = "turns")]
         struct Turn { #[rowlock(key)] id: i64, #[rowlock(key)] lang: i64 }
     });
     assert_eq!(
-        lockable::update(&turn),
-        r#"UPDATE "turns" SET "id" = "id" WHERE "id" = $1 AND "lang" = $2 RETURNING "id", "lang""#
+        lockable::update(&turn, Dialect::Sqlite),
+        r#"UPDATE "turns" SET "id" = "id" WHERE "id" = $1 AND "lang" = $2 AND (SELECT count(*) FROM "turns" WHERE "id" = $1 AND "lang" = $2) = 1 RETURNING "id", "lang""#
     );
 }
 
@@ -369,8 +369,8 @@ fn every_write_shows_the_fence() {
         r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1"#
     );
     assert_eq!(
-        lockable::update(&model),
-        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 RETURNING "version""#
+        lockable::update(&model, Dialect::Postgres),
+        r#"UPDATE "reports" AS "rowlock_row" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $5 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
     );
     assert_eq!(
         find_or_create::upsert(&model, &model.unique[0], Dialect::Postgres).unwrap(),
