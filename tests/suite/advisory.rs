@@ -1,4 +1,4 @@
-//! `rowlock::AdvisoryLock`: section A of the conformance list, on every database.
+//! `rowlock::AdvisoryLock`: section A of `docs/behaviours.md`, on every database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

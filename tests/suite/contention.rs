@@ -133,7 +133,7 @@ struct Tag {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f_01_each_row_is_created_once() {
+async fn f_04_each_row_is_created_once() {
     const TAGS: i64 = 100;
     let database = database("CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE)").await;
     let pool = database.pool_with(eight()).await;

@@ -231,7 +231,7 @@ async fn c_09_bounds_are_checked_after_the_wait() {
 
 /// The naive twin of a batch: two transactions update the same rows in opposite orders.
 #[tokio::test]
-async fn u_13_unsorted_batches_deadlock() {
+async fn u_13_naive_twin_unsorted_batches_deadlock() {
     let database = counts("1, 2").await;
     let mut one = hold(&database, 1).await;
     let pool = database.pool.clone();

@@ -1,4 +1,4 @@
-//! `#[derive(FindOrCreate)]`: sections F and U of the conformance list.
+//! `#[derive(FindOrCreate)]`: sections F and U of `docs/behaviours.md`.
 
 use std::sync::Arc;
 
@@ -547,7 +547,7 @@ async fn f_22_a_key_made_by_the_client_is_not_taken_for_the_stored_one() {
 }
 
 #[tokio::test]
-async fn f_24_an_upsert_waits_for_a_concurrent_writer_and_keeps_the_other_columns() {
+async fn f_24_f_25_an_upsert_waits_for_a_concurrent_writer_and_keeps_the_other_columns() {
     let database = tags().await;
     let pool = &database.pool;
     Tag::find_or_create(pool, tag("a", "any")).await.unwrap();

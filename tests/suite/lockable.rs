@@ -1,4 +1,4 @@
-//! `#[derive(Lockable)]`: section L of the conformance list, on every database.
+//! `#[derive(Lockable)]`: section L of `docs/behaviours.md`, on every database.
 
 use rowlock::{LockCheckedError, LockError, Lockable, TransactionError, Versioned, transaction};
 use rowlock_tests::cancel::polled;

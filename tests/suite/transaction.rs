@@ -1,4 +1,4 @@
-//! `rowlock::transaction`: section T of the conformance list.
+//! `rowlock::transaction`: section T of `docs/behaviours.md`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -72,7 +72,7 @@ async fn t_03_success_runs_once_and_commits() {
 }
 
 #[tokio::test]
-async fn t_03_an_error_that_is_not_transient_is_returned_as_it_is() {
+async fn t_03_t_21_a_unique_violation_is_returned_as_it_is_and_not_run_again() {
     let database = database(ACCOUNTS).await;
     let runs = AtomicU32::new(0);
     let refused = transaction(&database.pool)
@@ -124,14 +124,17 @@ async fn t_17_boxed_errors() {
     let database = database(ACCOUNTS).await;
     let refused = transaction(&database.pool)
         .run(async |tx| {
-            tx.execute("SELECT nonsense").await?;
+            tx.execute("INSERT INTO accounts VALUES (1, 0, 0)").await?;
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         })
         .await
         .unwrap_err();
-    assert!(
-        matches!(refused, TransactionError::Failed(_)),
-        "{refused:?}"
+    let TransactionError::Failed(error) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(
+        Fault::in_chain(error.as_ref()),
+        Some(Fault::UniqueViolation)
     );
 }
 

@@ -298,7 +298,7 @@ async fn t_19_a_failed_rollback_takes_the_connection_out_of_the_pool() {
 }
 
 #[tokio::test]
-async fn t_21_t_22_timeouts_that_were_asked_for_are_not_retried() {
+async fn t_22_timeouts_that_were_asked_for_are_not_retried() {
     let database = database(ACCOUNTS).await;
     let mut holder = database.pool.begin().await.unwrap();
     holder

@@ -1,4 +1,4 @@
-//! `#[derive(Versioned)]`: sections V and D of the conformance list.
+//! `#[derive(Versioned)]`: sections V and D of `docs/behaviours.md`.
 
 use rowlock::{Counter, DeleteError, FindOrCreate, LoadError, MergeError, UpdateError, Versioned};
 use sqlx::Executor;
