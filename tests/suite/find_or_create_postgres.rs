@@ -1,7 +1,8 @@
 //! `#[derive(FindOrCreate)]` where only PostgreSQL can show it: types that normalise keys, triggers, indexes that are being built.
 
 use rowlock::{
-    Counter, CounterError, Fault, FindOrCreate, FindOrCreateError, UpdateError, Versioned,
+    Counter, CounterError, Fault, FindOrCreate, FindOrCreateError, UpdateError, UpsertError,
+    Versioned,
 };
 use sqlx::Executor;
 
@@ -46,6 +47,29 @@ fn user(name: &str) -> NewUser {
     NewUser {
         name: name.to_owned(),
         city: "Rome".to_owned(),
+    }
+}
+
+/// ON CONFLICT can use neither.
+#[tokio::test]
+async fn u_18_a_deferrable_or_exclusion_constraint_is_no_key() {
+    for constraint in ["UNIQUE (name) DEFERRABLE", "EXCLUDE (name WITH =)"] {
+        let database = database(&format!(
+            "CREATE TABLE users (id {{id}}, name text NOT NULL, city text NOT NULL, {constraint})"
+        ))
+        .await;
+        let pool = &database.pool;
+        let refused = User::find_or_create(pool, user("ada")).await.unwrap_err();
+        assert!(
+            matches!(refused, FindOrCreateError::MissingUniqueIndex(_, "name")),
+            "{constraint}: {refused:?}"
+        );
+        let refused = User::upsert(pool, user("ada")).await.unwrap_err();
+        assert!(
+            matches!(refused, UpsertError::MissingUniqueIndex(_, "name")),
+            "{constraint}: {refused:?}"
+        );
+        assert_eq!(User::find_by_name(pool, "ada").await.unwrap(), None);
     }
 }
 
