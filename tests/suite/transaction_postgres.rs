@@ -150,6 +150,37 @@ async fn t_04_the_last_error_is_inside_the_one_that_says_how_often() {
     assert_eq!(database.open_transactions().await, 0);
 }
 
+/// An error that was undone with its savepoint has aborted nothing: what the attempt wrote goes because it is rolled back. The naive
+/// twin commits what is left of it.
+#[tokio::test]
+async fn t_20_an_attempt_that_could_be_committed_is_not_kept_either() {
+    let database = database(ACCOUNTS).await;
+    let lose = async |tx: &mut Tx<Db>| {
+        add(tx, 1, 1).await?;
+        let lost = tx.savepoint(async |sp| sp.execute(SERIALIZATION_FAILURE).await);
+        let Err(error) = lost.await else {
+            panic!("it was to be lost");
+        };
+        Ok::<_, sqlx::Error>(error)
+    };
+    let runs = AtomicU32::new(0);
+    let run = transaction(&database.pool).run(async |tx| {
+        if runs.fetch_add(1, Ordering::SeqCst) < 2 {
+            return Err(lose(tx).await?);
+        }
+        add(tx, 1, 1).await
+    });
+    run.await.unwrap();
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), balance(&database, 1).await),
+        (3, 101)
+    );
+
+    let naive = transaction(&database.pool).run(async |tx| lose(tx).await.map(drop));
+    naive.await.unwrap();
+    assert_eq!(balance(&database, 1).await, 102);
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Transparent {
     #[error(transparent)]
