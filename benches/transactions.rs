@@ -89,9 +89,9 @@ macro_rules! database {
                                     sqlx::query(SELL)
                                         .bind(0i64)
                                         .bind(0i64)
-                                        .execute(&mut **tx)
+                                        .execute(&mut *tx)
                                         .await?;
-                                    sqlx::query(TAKE).bind(0i64).execute(&mut **tx).await
+                                    sqlx::query(TAKE).bind(0i64).execute(&mut *tx).await
                                 })
                                 .await
                                 .unwrap();
@@ -135,7 +135,7 @@ macro_rules! database {
                             sqlx::query(SELL)
                                 .bind(sku)
                                 .bind(0i64)
-                                .execute(&mut **tx)
+                                .execute(&mut *tx)
                                 .await?;
                             Ok::<_, Refused>(row.save(&mut *tx).await?)
                         })
@@ -146,7 +146,7 @@ macro_rules! database {
                             sqlx::query(SELL)
                                 .bind(sku)
                                 .bind(0i64)
-                                .execute(&mut **tx)
+                                .execute(&mut *tx)
                                 .await?;
                             Stock::add_units(&mut *tx, sku, -1).await?;
                             Ok::<_, Refused>(())
@@ -159,17 +159,17 @@ macro_rules! database {
                                 let units: i64 =
                                     sqlx::query_scalar("SELECT units FROM stock WHERE id = $1")
                                         .bind(sku)
-                                        .fetch_one(&mut **tx)
+                                        .fetch_one(&mut *tx)
                                         .await?;
                                 sqlx::query(SELL)
                                     .bind(sku)
                                     .bind(0i64)
-                                    .execute(&mut **tx)
+                                    .execute(&mut *tx)
                                     .await?;
                                 sqlx::query("UPDATE stock SET units = $1 WHERE id = $2")
                                     .bind(units - 1)
                                     .bind(sku)
-                                    .execute(&mut **tx)
+                                    .execute(&mut *tx)
                                     .await?;
                                 Ok::<_, Refused>(())
                             })

@@ -29,7 +29,7 @@ use crate::tx::{Body, TransactionError, Tx, Work, describe, transaction};
 ///
 /// let written = AdvisoryLock::new("nightly-report")
 ///     .try_run(&pool, async |tx| {
-///         sqlx::query("INSERT INTO reports VALUES ('2026-11-21')").execute(&mut **tx).await?;
+///         sqlx::query("INSERT INTO reports VALUES ('2026-11-21')").execute(&mut *tx).await?;
 ///         Ok::<_, sqlx::Error>("written")
 ///     })
 ///     .await?;
@@ -333,7 +333,7 @@ impl AdvisoryLock {
     /// let lines = AdvisoryLock::new("catalogue")
     ///     .shared()
     ///     .run(&pool, async |tx| {
-    ///         sqlx::query_scalar::<_, String>("SELECT line FROM catalogue").fetch_all(&mut **tx).await
+    ///         sqlx::query_scalar::<_, String>("SELECT line FROM catalogue").fetch_all(&mut *tx).await
     ///     })
     ///     .await?;
     /// # drop(lines);
@@ -412,7 +412,7 @@ impl<G> AdvisoryLock<G> {
     ///     .run(&pool, async |tx| {
     ///         let sql = "INSERT INTO invoices SELECT $1, coalesce(max(number), 0) + 1 FROM invoices WHERE tenant = $1
     ///             RETURNING number";
-    ///         sqlx::query_scalar::<_, i64>(sql).bind(tenant).fetch_one(&mut **tx).await
+    ///         sqlx::query_scalar::<_, i64>(sql).bind(tenant).fetch_one(&mut *tx).await
     ///     })
     ///     .await;
     /// match number {

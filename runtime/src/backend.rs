@@ -3,12 +3,17 @@
 use std::future::Future;
 use std::time::Duration;
 
+#[cfg(feature = "executor")]
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+#[cfg(feature = "executor")]
+use sqlx::SqlStr;
 use sqlx::database::HasStatementCache;
 use sqlx::error::BoxDynError;
 use sqlx::pool::PoolConnection;
-use sqlx::query::Query;
-use sqlx::{Database, Either, IntoArguments};
+use sqlx::{Database, Either, Execute, IntoArguments};
+#[cfg(feature = "executor")]
+use sqlx_core::describe::Describe;
 
 use crate::column::Column;
 use crate::stored::Encoded;
@@ -64,10 +69,33 @@ pub trait Backend:
     const EMBEDDED: bool;
 
     #[doc(hidden)]
-    fn run<'e>(
+    fn run<'e, 'q: 'e>(
         connection: &'e mut Self::Connection,
-        query: Query<'e, Self, Self::Arguments>,
+        query: impl Execute<'q, Self> + 'q,
     ) -> Results<'e, Self>;
+
+    /// Yields the first row.
+    #[doc(hidden)]
+    #[cfg(feature = "executor")]
+    fn run_for_one<'e, 'q: 'e>(
+        connection: &'e mut Self::Connection,
+        query: impl Execute<'q, Self> + 'q,
+    ) -> BoxFuture<'e, Result<Option<Self::Row>, sqlx::Error>>;
+
+    #[doc(hidden)]
+    #[cfg(feature = "executor")]
+    fn prepare<'e>(
+        connection: &'e mut Self::Connection,
+        sql: SqlStr,
+        parameters: &'e [Self::TypeInfo],
+    ) -> BoxFuture<'e, Result<Self::Statement, sqlx::Error>>;
+
+    #[doc(hidden)]
+    #[cfg(feature = "executor")]
+    fn describe<'e>(
+        connection: &'e mut Self::Connection,
+        sql: SqlStr,
+    ) -> BoxFuture<'e, Result<Describe<Self>, sqlx::Error>>;
 
     /// Runs statements without parameters, unprepared, in one round trip.
     #[doc(hidden)]
@@ -97,14 +125,25 @@ pub trait Backend:
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
 
-    /// Commits the transaction, or fails if an earlier statement made the server give it up or end it.
+    /// Commits the transaction, or fails if an earlier statement made the server give it up or end it, or if its mark is gone.
     #[doc(hidden)]
-    fn commit(connection: &mut Self::Connection) -> impl Future<Output = Commit> + Send;
+    fn commit(
+        connection: &mut Self::Connection,
+        marked: bool,
+    ) -> impl Future<Output = Commit> + Send;
 
-    /// Whether the transaction is still open, after an error and after what was not seen. If it is not, opens one for all that
-    /// follows, to be rolled back.
+    /// Gives the transaction a mark that it does not share with one that is begun in its place. Nothing is awaited: the next
+    /// statement stands after it.
     #[doc(hidden)]
-    fn is_open(connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
+    fn mark(connection: &mut Self::Connection);
+
+    /// Whether the transaction is still the same, after an error and after what was not seen. SQLite looks at the mark only at
+    /// COMMIT. If none is open there, it opens one for all that follows, to be rolled back.
+    #[doc(hidden)]
+    fn is_ours(
+        connection: &mut Self::Connection,
+        marked: bool,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Rolls back, all levels that sqlx counts.
     #[doc(hidden)]
@@ -311,6 +350,7 @@ mod postgres {
     use super::*;
     use crate::fault::Fault;
     use crate::tx::Isolation;
+    use crate::tx::notes::Torn;
 
     impl Backend for Postgres {
         const MAX_PARAMETERS: usize = 65_535;
@@ -332,11 +372,36 @@ mod postgres {
         const EMBEDDED: bool = false;
         const HAS_ARRAYS: bool = true;
 
-        fn run<'e>(
+        fn run<'e, 'q: 'e>(
             connection: &'e mut PgConnection,
-            query: Query<'e, Self, PgArguments>,
+            query: impl Execute<'q, Self> + 'q,
         ) -> Results<'e, Self> {
             connection.fetch_many(query)
+        }
+
+        #[cfg(feature = "executor")]
+        fn run_for_one<'e, 'q: 'e>(
+            connection: &'e mut PgConnection,
+            query: impl Execute<'q, Self> + 'q,
+        ) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>> {
+            connection.fetch_optional(query)
+        }
+
+        #[cfg(feature = "executor")]
+        fn prepare<'e>(
+            connection: &'e mut PgConnection,
+            sql: SqlStr,
+            parameters: &'e [PgTypeInfo],
+        ) -> BoxFuture<'e, Result<Self::Statement, sqlx::Error>> {
+            connection.prepare_with(sql, parameters)
+        }
+
+        #[cfg(feature = "executor")]
+        fn describe<'e>(
+            connection: &'e mut PgConnection,
+            sql: SqlStr,
+        ) -> BoxFuture<'e, Result<Describe<Self>, sqlx::Error>> {
+            connection.describe(sql)
         }
 
         async fn run_plain(
@@ -411,18 +476,26 @@ mod postgres {
             row.try_get(0)
         }
 
-        async fn commit(connection: &mut PgConnection) -> Commit {
+        async fn commit(connection: &mut PgConnection, marked: bool) -> Commit {
             // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
             // look at; and outside of a transaction, with a warning. Any other statement fails in the first case, and AND
             // CHAIN in the second, as long as they are sent as one: the server skips what follows an error. The transaction
             // that CHAIN opens is what the ROLLBACK is for that sqlx sends, together with the pool's ping. Unprepared works
             // behind a pooler that knows no prepared statements.
-            let mut results = connection.fetch_many(sqlx::raw_sql("SELECT; COMMIT AND CHAIN"));
+            let sql = match marked {
+                // Empty in any other transaction, which is no boolean.
+                true => "SELECT current_setting('rowlock.tx')::boolean; COMMIT AND CHAIN",
+                false => "SELECT; COMMIT AND CHAIN",
+            };
+            let mut results = connection.fetch_many(sqlx::raw_sql(sql));
             let mut reached = false;
             loop {
                 match results.try_next().await {
                     Ok(Some(result)) => reached |= result.is_left(),
                     Ok(None) => return Commit::Done,
+                    Err(error) if marked && !reached && crate::fault::lacks_mark(&error) => {
+                        return Commit::Refused(Torn::Ended.into());
+                    }
                     // The server ended the connection before it came to COMMIT.
                     Err(error @ sqlx::Error::Database(_)) if !reached => {
                         return Commit::Refused(error);
@@ -435,9 +508,23 @@ mod postgres {
             }
         }
 
-        async fn is_open(_: &mut PgConnection) -> bool {
-            // An error aborts the transaction and does not end it.
-            true
+        fn mark(connection: &mut PgConnection) {
+            // Not a savepoint: SET TRANSACTION fails in one, and so would that of the user.
+            let mark = connection.execute(sqlx::raw_sql("SET LOCAL rowlock.tx = 1"));
+            // The first poll sends the statement, and the next one reads its answer.
+            let _ = pin!(mark).poll(&mut Context::from_waker(Waker::noop()));
+        }
+
+        async fn is_ours(connection: &mut PgConnection, marked: bool) -> Result<bool, sqlx::Error> {
+            if marked {
+                let sql = "SELECT current_setting('rowlock.tx', true) IS NOT DISTINCT FROM '1'";
+                return connection.fetch_one(sqlx::raw_sql(sql)).await?.try_get(0);
+            }
+            let sql = "SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
+            match Self::run_plain(connection, sql).await {
+                Err(error) if Fault::of(&error) == Fault::NoTransaction => Ok(false),
+                open => open.map(|()| true),
+            }
         }
 
         async fn unwind(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -727,6 +814,8 @@ mod sqlite {
     use std::task::{Context, Waker};
 
     use sqlx::encode::IsNull;
+    #[cfg(feature = "executor")]
+    use sqlx::sqlite::SqliteTypeInfo;
     use sqlx::sqlite::{
         SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
     };
@@ -735,8 +824,23 @@ mod sqlite {
 
     use super::*;
     use crate::fault::Fault;
+    use crate::tx::notes::Torn;
 
     type Manager = <Sqlite as sqlx::Database>::TransactionManager;
+
+    const MARK: &str = "SAVEPOINT rowlock";
+    const RELEASE_MARK: &str = "RELEASE rowlock";
+
+    /// Opens a transaction for all that follows if none is open.
+    async fn is_open(connection: &mut SqliteConnection) -> bool {
+        // BEGIN fails inside of a transaction, and does nothing else there. The savepoints are those that sqlx counts.
+        let mut sql = "BEGIN".to_owned();
+        for level in 1..Manager::get_transaction_depth(connection) {
+            sql.push_str(&format!("; SAVEPOINT _sqlx_savepoint_{level}"));
+        }
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        connection.execute(sql).await.is_err()
+    }
 
     impl Backend for Sqlite {
         const MAX_PARAMETERS: usize = 32_766;
@@ -758,11 +862,36 @@ mod sqlite {
         const EMBEDDED: bool = true;
         const HAS_ARRAYS: bool = false;
 
-        fn run<'e>(
+        fn run<'e, 'q: 'e>(
             connection: &'e mut SqliteConnection,
-            query: Query<'e, Self, SqliteArguments>,
+            query: impl Execute<'q, Self> + 'q,
         ) -> Results<'e, Self> {
             connection.fetch_many(query)
+        }
+
+        #[cfg(feature = "executor")]
+        fn run_for_one<'e, 'q: 'e>(
+            connection: &'e mut SqliteConnection,
+            query: impl Execute<'q, Self> + 'q,
+        ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>> {
+            connection.fetch_optional(query)
+        }
+
+        #[cfg(feature = "executor")]
+        fn prepare<'e>(
+            connection: &'e mut SqliteConnection,
+            sql: SqlStr,
+            parameters: &'e [SqliteTypeInfo],
+        ) -> BoxFuture<'e, Result<Self::Statement, sqlx::Error>> {
+            connection.prepare_with(sql, parameters)
+        }
+
+        #[cfg(feature = "executor")]
+        fn describe<'e>(
+            connection: &'e mut SqliteConnection,
+            sql: SqlStr,
+        ) -> BoxFuture<'e, Result<Describe<Self>, sqlx::Error>> {
+            connection.describe(sql)
         }
 
         async fn run_plain(
@@ -795,26 +924,28 @@ mod sqlite {
             Ok(None)
         }
 
-        async fn commit(connection: &mut SqliteConnection) -> Commit {
+        async fn commit(connection: &mut SqliteConnection, marked: bool) -> Commit {
+            if marked && Self::run_plain(connection, RELEASE_MARK).await.is_err() {
+                return Commit::Refused(Torn::Ended.into());
+            }
             // A constraint does not end a transaction of SQLite, and the COMMIT of one that is gone is an error.
             match Manager::commit(connection).await {
                 Ok(()) => Commit::Done,
                 Err(error) if Fault::of(&error).may_have_committed() => Commit::Unanswered(error),
-                Err(_) if !Self::is_open(connection).await => {
-                    Commit::Refused(crate::tx::notes::Torn::Ended.into())
-                }
+                Err(_) if !is_open(connection).await => Commit::Refused(Torn::Ended.into()),
                 Err(error) => Commit::Refused(error),
             }
         }
 
-        async fn is_open(connection: &mut SqliteConnection) -> bool {
-            // BEGIN fails inside of a transaction, and does nothing else there. The savepoints are those that sqlx counts.
-            let mut sql = "BEGIN".to_owned();
-            for level in 1..Manager::get_transaction_depth(connection) {
-                sql.push_str(&format!("; SAVEPOINT _sqlx_savepoint_{level}"));
-            }
-            let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
-            connection.execute(sql).await.is_err()
+        fn mark(connection: &mut SqliteConnection) {
+            let mark = connection.execute(sqlx::raw_sql(MARK));
+            // The first poll hands the statement to sqlx's worker thread.
+            let _ = pin!(mark).poll(&mut Context::from_waker(Waker::noop()));
+        }
+
+        async fn is_ours(connection: &mut SqliteConnection, _: bool) -> Result<bool, sqlx::Error> {
+            // The user's savepoints may stand after the mark, and would end with it.
+            Ok(is_open(connection).await)
         }
 
         async fn unwind(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
@@ -828,7 +959,7 @@ mod sqlite {
             let _ = Self::run_plain(connection, "ROLLBACK").await;
             if ended.is_err() {
                 // A savepoint was gone, and sqlx would count it for ever. So open what it counts.
-                Self::is_open(connection).await;
+                is_open(connection).await;
                 while levels(connection) > 0 {
                     Manager::rollback(connection).await?;
                 }

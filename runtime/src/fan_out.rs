@@ -125,7 +125,7 @@ const YIELD_AFTER: usize = 64;
 ///         for (id, call) in ids.iter().zip(&places) {
 ///             let Ok(place) = &call.outcome else { continue };
 ///             let sql = "UPDATE parcels SET place = $1 WHERE id = $2 AND place IS NULL";
-///             sqlx::query(sql).bind(place).bind(id).execute(&mut **tx).await?;
+///             sqlx::query(sql).bind(place).bind(id).execute(&mut *tx).await?;
 ///         }
 ///         Ok::<_, sqlx::Error>(())
 ///     })

@@ -397,6 +397,12 @@ pub(crate) fn lacks_arbiter(error: &sqlx::Error) -> bool {
     has_code(error, &["42P10", "55000"])
 }
 
+/// Whether the setting that marks a transaction is gone: empty, which is no boolean, or unknown.
+#[cfg(feature = "postgres")]
+pub(crate) fn lacks_mark(error: &sqlx::Error) -> bool {
+    has_code(error, &["22P02", "42704"])
+}
+
 /// Whether a statement divided by zero.
 pub(crate) fn divided_by_zero(error: &sqlx::Error) -> bool {
     has_code(error, &["22012"])

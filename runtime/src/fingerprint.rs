@@ -119,7 +119,7 @@ impl<R: Serialize + ?Sized> Request for R {
 /// # fn show<'a>(pool: &sqlx::SqlitePool, secret: &[u8], card: &'a str) -> OnceCall<'a, String, sqlx::Error> {
 /// Payment::once(pool, "key-1", &Keyed::new(secret, &(card, 1250)), async |tx| {
 ///     // …
-/// #   sqlx::query_scalar("SELECT 'ch_1'").fetch_one(&mut **tx).await
+/// #   sqlx::query_scalar("SELECT 'ch_1'").fetch_one(&mut *tx).await
 /// })
 /// # }
 /// ```

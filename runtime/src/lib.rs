@@ -8,6 +8,7 @@
 #![doc = include_str!("../docs/crate.md")]
 
 mod advisory;
+mod any_error;
 mod atomic;
 mod backend;
 mod backoff;
@@ -47,6 +48,7 @@ pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Queue, Versioned};
 pub use crate::advisory::{
     AcquireError, AdvisoryLock, AdvisoryLockError, AdvisoryLocks, AdvisoryMode,
 };
+pub use crate::any_error::Error;
 pub use crate::backend::Backend;
 pub use crate::budget::RetryBudget;
 pub use crate::counter::{CounterError, OutOfBounds};

@@ -4,8 +4,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 
 use futures_util::TryStreamExt;
-use sqlx::query::Query;
-use sqlx::{Acquire, Either};
+use sqlx::{Acquire, Either, Execute};
 use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::Backend;
@@ -107,32 +106,48 @@ impl<'c, DB: Backend> Link<'c, DB> {
     }
 
     /// Runs a statement to its end.
-    pub(crate) async fn run(
+    pub(crate) async fn run<'q>(
         &mut self,
-        query: Query<'_, DB, DB::Arguments>,
+        query: impl Execute<'q, DB> + 'q,
         mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
     ) -> Result<(), sqlx::Error> {
         self.check().await?;
+        self.send(query, &mut each).await
+    }
+
+    /// The same where it was [checked](Self::check) that it is a part of the transaction.
+    pub(crate) async fn send<'q>(
+        &mut self,
+        query: impl Execute<'q, DB> + 'q,
+        mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
+    ) -> Result<(), sqlx::Error> {
         let Some(notes) = self.notes.as_deref_mut() else {
             return to_the_end::<DB>(self.connection, query, &mut each).await;
         };
         let sent = notes.sent();
         let result = to_the_end::<DB>(self.connection, query, &mut each).await;
         let result = sent.ended(DB::ERROR_ABORTS_TRANSACTION, result);
-        // An error can be the end of the transaction, and what follows must not be written outside of it.
-        if result.is_err() {
+        self.after(result).await
+    }
+
+    /// An error can be the end of the transaction, and what follows must not be written outside of it.
+    pub(crate) async fn after<T>(
+        &mut self,
+        result: Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        if DB::EMBEDDED && result.is_err() {
             self.probe().await;
         }
         result
     }
 
     /// Fails if the transaction that the closure believes in is over: what follows would be written outside of it.
-    async fn check(&mut self) -> Result<(), Torn> {
+    pub(crate) async fn check(&mut self) -> Result<(), Torn> {
         let Some(notes) = self.notes.as_deref_mut() else {
             return Ok(());
         };
         notes.check(depth::<DB>(self.connection))?;
-        if notes.was_lent() {
+        if notes.must_ask(DB::EMBEDDED) {
             self.probe().await;
         }
         match self.notes.as_deref() {
@@ -141,15 +156,21 @@ impl<'c, DB: Backend> Link<'c, DB> {
         }
     }
 
-    /// Asks the database whether the transaction is still open, where that is not known here.
+    /// Asks the database whether the transaction is still the same.
     pub(crate) async fn probe(&mut self) {
         let Some(notes) = self.notes.as_deref_mut() else {
             return;
         };
-        // Dropped before the answer, it may have opened another transaction in place of the one that is gone.
-        let sent = notes.sent();
-        let is_open = DB::is_open(self.connection).await;
-        sent.answered(is_open);
+        // An error can be that of a statement that was sent before: each reads what those before it left.
+        for _ in 0..8 {
+            // Dropped before the answer, it may have opened another transaction in place of the one that is gone.
+            let marked = notes.is_marked();
+            let sent = notes.sent();
+            let is_ours = DB::is_ours(self.connection, marked).await;
+            if sent.answered(DB::ERROR_ABORTS_TRANSACTION, is_ours) {
+                break;
+            }
+        }
     }
 
     /// Runs statements without parameters, unprepared, in one round trip.
@@ -212,9 +233,9 @@ impl<'c, DB: Backend> Link<'c, DB> {
     }
 }
 
-async fn to_the_end<DB: Backend>(
+async fn to_the_end<'q, DB: Backend>(
     connection: &mut DB::Connection,
-    query: Query<'_, DB, DB::Arguments>,
+    query: impl Execute<'q, DB> + 'q,
     each: &mut (impl FnMut(Either<DB::QueryResult, DB::Row>) + Send),
 ) -> Result<(), sqlx::Error> {
     let mut results = DB::run(connection, query);

@@ -76,6 +76,8 @@ mod transaction;
 mod transaction_postgres;
 #[path = "tx.rs"]
 mod tx;
+#[path = "tx_executor.rs"]
+mod tx_executor;
 #[path = "tx_model.rs"]
 mod tx_model;
 #[path = "versioned.rs"]

@@ -56,6 +56,8 @@ mod spawn;
 mod transaction;
 #[path = "tx.rs"]
 mod tx;
+#[path = "tx_executor.rs"]
+mod tx_executor;
 #[path = "tx_model.rs"]
 mod tx_model;
 #[path = "versioned.rs"]

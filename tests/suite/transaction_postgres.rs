@@ -26,7 +26,7 @@ async fn add(tx: &mut Tx<Db>, id: i64, amount: i64) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE accounts SET balance = balance + $1 WHERE id = $2")
         .bind(amount)
         .bind(id)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
@@ -351,7 +351,7 @@ async fn t_19_a_failed_rollback_takes_the_connection_out_of_the_pool() {
     let refused = transaction(&pool)
         .run(async |tx| {
             // The connection dies and the closure fails for a reason of its own.
-            let _ = tx
+            let _ = (**tx)
                 .execute("SELECT pg_terminate_backend(pg_backend_pid())")
                 .await;
             Err::<(), _>(sqlx::Error::RowNotFound)

@@ -199,6 +199,102 @@ async fn a_transaction_that_was_ended_by_hand_is_no_ok() {
     assert_eq!(all(&database).await, [1, 2, 0]);
 }
 
+/// What is written after it is in no transaction, or in one that nobody is going to commit.
+#[tokio::test]
+async fn a_transaction_that_was_replaced_by_hand_is_no_ok() {
+    let database = database(DDL).await;
+    let pool = database.one_connection_pool().await;
+    let mut kept = 0;
+    for end in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN"] {
+        // What comes after it: nothing, a generated method, one whose connection was lent before, a savepoint.
+        for after in 0..4 {
+            let outcome = transaction(&pool)
+                .run(async |tx| {
+                    if after == 2 {
+                        tx.as_sqlx().execute("SELECT 1").await.unwrap();
+                    }
+                    add(tx, 1, 1).await.unwrap();
+                    tx.as_sqlx().execute(end).await.unwrap();
+                    let next = match after {
+                        0 => return Ok::<_, String>(()),
+                        3 => match tx.begin().await {
+                            Ok(mut savepoint) => {
+                                let next = add(&mut savepoint, 2, 1).await;
+                                let _ = savepoint.commit().await;
+                                next.is_ok()
+                            }
+                            Err(_) => false,
+                        },
+                        _ => add(tx, 2, 1).await.is_ok(),
+                    };
+                    // SQLite looks at its mark at COMMIT: the other transaction is rolled back.
+                    assert_eq!(next, NAME == "SQLite" && end.ends_with("BEGIN"), "{end}");
+                    Ok(())
+                })
+                .await;
+            aborted(outcome);
+            // What COMMIT committed nobody can take back.
+            kept += i64::from(end.starts_with("COMMIT"));
+            assert_eq!(all(&database).await, [kept, 0, 0], "{end}");
+        }
+    }
+}
+
+/// The mark goes with a savepoint in which it was made, and a statement that was not waited for leaves no room for it.
+#[tokio::test]
+async fn statements_that_are_not_seen_are_as_good_as_others() {
+    let database = database(DDL).await;
+    let pool = database.one_connection_pool().await;
+    let raw = async |tx: &mut Tx<Db>, id: i64| {
+        let sql = "UPDATE views SET n = n + 1 WHERE id = $1";
+        let query = sqlx::query(sql).bind(id);
+        query.execute(&mut **tx).await.map(drop).unwrap();
+    };
+    let run = transaction(&pool).run(async |tx| {
+        if NAME == "PostgreSQL" {
+            let sql = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+            (**tx).execute(sql).await.unwrap();
+        }
+        add(tx, 1, 1).await.unwrap();
+        for undone in [false, true] {
+            let mut savepoint = tx.begin().await.unwrap();
+            raw(&mut savepoint, 1).await;
+            add(&mut savepoint, 1, 1).await.unwrap();
+            match undone {
+                true => drop(savepoint),
+                false => savepoint.commit().await.unwrap(),
+            }
+            add(tx, 2, 1).await.unwrap();
+            raw(tx, 2).await;
+        }
+        let mut of_sqlx = (&mut **tx).begin().await.unwrap();
+        (*of_sqlx)
+            .execute("UPDATE views SET n = n + 1 WHERE id = 3")
+            .await
+            .unwrap();
+        of_sqlx.commit().await.unwrap();
+        for sql in ["SAVEPOINT a", "ROLLBACK TO a", "RELEASE a"] {
+            (**tx).execute(sql).await.unwrap();
+            add(tx, 3, 1).await.unwrap();
+        }
+        Ok::<_, String>(())
+    });
+    run.await.unwrap();
+    assert_eq!(all(&database).await, [3, 4, 3]);
+    // First lent with an answer that nobody has read.
+    let run = transaction(&pool).run(async |tx| {
+        let mut savepoint = tx.begin().await.unwrap();
+        add(&mut savepoint, 1, 1).await.unwrap();
+        drop(savepoint);
+        raw(tx, 2).await;
+        add(tx, 2, 1).await.unwrap();
+        raw(tx, 2).await;
+        Ok::<_, String>(())
+    });
+    run.await.unwrap();
+    assert_eq!(all(&database).await, [3, 7, 3]);
+}
+
 /// An error that ends the transaction: what follows is refused, or else it would be written without it.
 #[tokio::test]
 async fn nothing_is_written_outside_of_a_transaction_that_an_error_ended() {

@@ -35,7 +35,7 @@ macro_rules! work {
         let report = async |tx: &mut rowlock::Tx<_>| {
             let found: i64 = sqlx::query_scalar(LOOK)
                 .bind(night)
-                .fetch_one(&mut **tx)
+                .fetch_one(&mut *tx)
                 .await?;
             if found > 0 {
                 return Ok("done");
@@ -43,7 +43,7 @@ macro_rules! work {
             sqlx::query(WRITE)
                 .bind(night)
                 .bind(number)
-                .execute(&mut **tx)
+                .execute(&mut *tx)
                 .await?;
             crew.pause("working").await?;
             Ok::<_, anyhow::Error>("wrote")

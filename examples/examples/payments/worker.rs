@@ -204,7 +204,7 @@ async fn finish(
     let stored = serde_json::to_string(outcome)?;
     let done = transaction(pool).run(async |tx| {
         if let Outcome::Paid(id) = outcome {
-            book(order.id, *id, &mut **tx).await?;
+            book(order.id, *id, &mut *tx).await?;
         }
         running.finish(&mut *tx, &stored).await?;
         Ok::<_, FinishError>(())

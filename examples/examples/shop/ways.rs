@@ -66,7 +66,7 @@ async fn with_row_lock(pool: &Pool, sku: i64, buyer: i64) -> Outcome {
             if sku.units == 0 {
                 return Err(Refused::SoldOut);
             }
-            insert_reservation(&mut **tx, sku.id, buyer).await?;
+            insert_reservation(&mut *tx, sku.id, buyer).await?;
             sku.units -= 1;
             sku.save(&mut *tx).await?;
             Ok(())
@@ -78,7 +78,7 @@ async fn with_row_lock(pool: &Pool, sku: i64, buyer: i64) -> Outcome {
 async fn guarded(pool: &Pool, sku: i64, buyer: i64) -> Outcome {
     transaction(pool)
         .run(async |tx| {
-            insert_reservation(&mut **tx, sku, buyer).await?;
+            insert_reservation(&mut *tx, sku, buyer).await?;
             Stock::add_units(&mut *tx, sku, -1).await?;
             Ok(())
         })
@@ -99,12 +99,12 @@ async fn serializable(
         .backoff(Duration::from_millis(2), Duration::from_millis(50))
         .on_retry(move |_| on_retry())
         .run(async |tx| {
-            let units = units(&mut **tx, sku).await?;
+            let units = units(&mut *tx, sku).await?;
             if units == 0 {
                 return Err(Refused::SoldOut);
             }
-            insert_reservation(&mut **tx, sku, buyer).await?;
-            write_units(&mut **tx, sku, units - 1).await?;
+            insert_reservation(&mut *tx, sku, buyer).await?;
+            write_units(&mut *tx, sku, units - 1).await?;
             Ok(())
         })
         .await

@@ -35,8 +35,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 ///     .serializable()
 ///     .run(async |tx| {
 ///         let sql = "UPDATE accounts SET balance = balance + $1 WHERE id = $2 RETURNING balance";
-///         sqlx::query(sql).bind(30).bind(2).execute(&mut **tx).await?;
-///         let left: i64 = sqlx::query_scalar(sql).bind(-30).bind(1).fetch_one(&mut **tx).await?;
+///         sqlx::query(sql).bind(30).bind(2).execute(&mut *tx).await?;
+///         let left: i64 = sqlx::query_scalar(sql).bind(-30).bind(1).fetch_one(&mut *tx).await?;
 ///         Ok::<_, sqlx::Error>(left)
 ///     })
 ///     .await?;

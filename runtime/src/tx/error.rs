@@ -21,7 +21,7 @@ use crate::error::DatabaseError;
 /// let outcome = transaction(&pool)
 ///     .run(async |tx| {
 ///         for name in ["ann", "ben", "ann"] {
-///             sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut **tx).await?;
+///             sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut *tx).await?;
 ///         }
 ///         Ok::<_, sqlx::Error>(())
 ///     })

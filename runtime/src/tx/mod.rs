@@ -3,9 +3,13 @@
 mod begin;
 mod builder;
 mod error;
+#[cfg(feature = "executor")]
+mod executor;
 pub(crate) mod notes;
 mod run;
 mod savepoint;
+#[cfg(feature = "executor")]
+mod text;
 
 use std::fmt;
 use std::future::Future;
@@ -30,14 +34,20 @@ use crate::source::Link;
 
 /// An open transaction, as the closure of [`TransactionBuilder::run`] receives it.
 ///
-/// `&mut *tx` can be given to every generated method, `&mut **tx` (it dereferences to the connection) or
-/// [`as_sqlx`](Self::as_sqlx) to what takes a connection or a transaction of sqlx. [`savepoint`](Self::savepoint) and
+/// `&mut *tx` can be given to every generated method and to every query of sqlx, [`as_sqlx`](Self::as_sqlx) to what takes a transaction
+/// of sqlx, and `&mut **tx` (it dereferences to the connection) to what takes a connection. [`savepoint`](Self::savepoint) and
 /// [`begin`](Self::begin) are for a part that may fail alone, [`on_commit`](Self::on_commit) for what comes after COMMIT. It ends with the closure: there is no `commit` and
 /// no `rollback` to call. To roll back, return an error.
 ///
-/// It notes how each statement of a generated method ended, and whether its future was dropped before that. What runs on the
-/// connection itself it cannot see. Whether that ended the transaction it asks at COMMIT, and on SQLite before the next generated
-/// method: after a `COMMIT` or `ROLLBACK` by hand `run` never returns `Ok`, but until then statements commit by themselves.
+/// It notes how each statement on `&mut *tx` ended, and whether its future was dropped before that. What runs on the connection itself
+/// (`&mut **tx`, `as_sqlx`) it cannot see. Whether that ended the transaction, or ended it and began another one, the next statement on
+/// `&mut *tx` asks before it is sent, at the cost of a round trip on PostgreSQL, and COMMIT asks at no cost. After a `COMMIT` or
+/// `ROLLBACK` by hand nothing more is written through `&mut *tx`, except on SQLite into a transaction that was begun by hand, which is
+/// rolled back; and `run` never returns `Ok`. What runs on the connection itself after it commits by itself, and what a
+/// `COMMIT` by hand committed stays.
+///
+/// So that it can be told from another one, the transaction is marked when the connection is handed out for the first time: on
+/// PostgreSQL `SET LOCAL rowlock.tx = 1`, which leaves together with the next statement, on SQLite `SAVEPOINT rowlock`.
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -59,24 +69,10 @@ use crate::source::Link;
 ///     views: i64,
 /// }
 ///
-/// async fn visit(tx: &mut Tx<sqlx::Sqlite>, page: i64) -> Result<i64, VisitError> {
-///     sqlx::query("INSERT INTO visits VALUES ($1)").bind(page).execute(&mut **tx).await.map_err(VisitError::Log)?;
-///     PageViews::add_views(&mut *tx, page, 1).await.map_err(VisitError::Count)
+/// async fn visit(tx: &mut Tx<sqlx::Sqlite>, page: i64) -> Result<i64, rowlock::Error> {
+///     sqlx::query("INSERT INTO visits VALUES ($1)").bind(page).execute(&mut *tx).await?;
+///     Ok(PageViews::add_views(&mut *tx, page, 1).await?)
 /// }
-///
-/// #[derive(Debug)]
-/// enum VisitError {
-///     Log(sqlx::Error),
-///     Count(rowlock::CounterError),
-/// }
-/// # impl std::fmt::Display for VisitError {
-/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("cannot count the visit") }
-/// # }
-/// # impl std::error::Error for VisitError {
-/// #     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-/// #         match self { Self::Log(error) => Some(error), Self::Count(error) => Some(error) }
-/// #     }
-/// # }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -133,7 +129,7 @@ impl<DB: Backend> Drop for Tx<DB> {
     fn drop(&mut self) {
         // What was not seen may have ended the transaction. Not so if it is ending: it was asked before, and asking again could
         // open another one after the COMMIT.
-        let may_be_gone = self.notes.was_lent() && !self.is_ending;
+        let may_be_gone = self.notes.must_ask(DB::EMBEDDED) && !self.is_ending;
         // sqlx rolls back one level; the connection must not go back to the pool with another one open.
         DB::unwind_soon(&mut self.inner, may_be_gone);
     }
@@ -153,7 +149,8 @@ impl<DB: Backend> Tx<DB> {
 
     /// The transaction as one of sqlx, for a function that takes a `&mut sqlx::Transaction`.
     ///
-    /// What runs on it is not seen. COMMIT finds out if it left the transaction aborted or ended it.
+    /// What runs on it is not seen: not its errors, nor that a future was dropped. COMMIT finds out if it left the transaction aborted
+    /// or ended it.
     pub fn as_sqlx(&mut self) -> &mut sqlx::Transaction<'static, DB> {
         self.lend();
         &mut self.inner
@@ -198,7 +195,16 @@ impl<DB: Backend> Tx<DB> {
         if self.depth() == 0 {
             self.notes.tear();
         }
+        self.mark();
         self.notes.lend();
+    }
+
+    /// Makes it known again, in case that it is ended and another one begun where this is not seen.
+    fn mark(&mut self) {
+        if self.depth() > 0 && self.notes.wants_mark(DB::EMBEDDED) {
+            DB::mark(&mut self.inner);
+            self.notes.mark();
+        }
     }
 
     fn depth(&self) -> usize {
@@ -207,7 +213,7 @@ impl<DB: Backend> Tx<DB> {
 
     /// Rolls back, and says whether the connection could. If it could not, it is lost.
     async fn roll_back(mut self) -> bool {
-        if self.notes.was_lent() {
+        if DB::EMBEDDED && self.notes.must_ask(true) {
             self.link().probe().await;
         }
         self.is_ending = true;

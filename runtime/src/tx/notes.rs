@@ -21,7 +21,13 @@ pub(crate) struct Notes {
     /// The connection was lent out: what happened there was not seen.
     lent: bool,
     /// It was, since the database was asked whether the transaction is open.
+    lent_since: bool,
+    /// Something else can have been its end since then, on SQLite.
     unasked: bool,
+    /// A part of an answer may not have been read.
+    unread: bool,
+    /// The transaction has a mark that it does not share with one that was begun in its place.
+    marked: bool,
     undoing: bool,
 }
 
@@ -30,6 +36,7 @@ pub(crate) struct Notes {
 pub(crate) struct Before {
     failed: bool,
     dropped: bool,
+    marked: bool,
 }
 
 impl Before {
@@ -53,18 +60,20 @@ impl Notes {
         aborts: bool,
         result: Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
+        // Of an error the answer goes on.
+        self.unread = matches!(result, Err(sqlx::Error::Database(_)));
         let error = match result {
             Ok(value) => {
                 self.last = None;
+                self.first = None;
                 return Ok(value);
             }
             Err(error) => error,
         };
         let fault = Fault::of(&error);
-        if fault == Fault::TransactionAborted
-            && let Some(first) = &self.first
-        {
-            return Err(first.error());
+        // It says nothing but that there was another one before.
+        if aborts && fault == Fault::TransactionAborted {
+            return Err(self.first.as_ref().map_or(error, FirstError::error));
         }
         self.last = Some(fault);
         if aborts && self.first.is_none() {
@@ -77,6 +86,7 @@ impl Notes {
         Before {
             failed: self.first.is_some(),
             dropped: self.dropped,
+            marked: self.marked,
         }
     }
 
@@ -86,6 +96,13 @@ impl Notes {
             self.first = None;
         }
         self.dropped = before.dropped;
+        self.marked = before.marked;
+    }
+
+    /// A savepoint was ended, which only the transaction that it was set in can do. A mark that was made in it went with it.
+    pub(super) fn has_ended_savepoint(&mut self, before: Before) {
+        self.lent_since = false;
+        self.marked = before.marked;
     }
 
     /// Nothing may run outside of the transaction that the closure believes in.
@@ -103,8 +120,43 @@ impl Notes {
     }
 
     pub(super) fn lend(&mut self) {
+        // It is never going to be committed, and without a mark it cannot be told from another one.
+        self.torn |= self.dropped && !self.marked;
         self.lent = true;
+        self.lent_since = true;
         self.unasked = true;
+    }
+
+    /// Whether a mark is missing, and can be made without waiting: not in a transaction that may be another one by now, and on a
+    /// server not in one that was given up, nor before all answers are read.
+    pub(super) fn wants_mark(&self, embedded: bool) -> bool {
+        let at_once = embedded || self.first.is_none() && !self.unread;
+        !self.marked && !self.lent_since && at_once
+    }
+
+    pub(super) fn mark(&mut self) {
+        self.marked = true;
+    }
+
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked
+    }
+
+    /// A part of an answer is not going to be read here.
+    pub(super) fn leave_unread(&mut self) {
+        self.unread = true;
+        self.unasked = true;
+    }
+
+    /// The same of a savepoint that is being undone. The error of a statement that was dropped in it would be taken for that of the
+    /// next one.
+    pub(super) fn leave_undone(&mut self) {
+        self.leave_unread();
+        self.lent_since |= self.dropped;
+    }
+
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread
     }
 
     /// A savepoint was torn down by something that was not seen: what belongs to it cannot be told any more.
@@ -115,7 +167,7 @@ impl Notes {
     /// A savepoint is being undone, and nobody waits for it. Until SQLite's thread has come to it, sqlx counts it.
     pub(super) fn undoing(&mut self) {
         self.undoing = true;
-        self.unasked = true;
+        self.leave_unread();
     }
 
     pub(super) fn is_undoing(&self) -> bool {
@@ -126,9 +178,9 @@ impl Notes {
         self.lent
     }
 
-    /// Whether something was done since that was not seen, and that can have been the end of the transaction.
-    pub(crate) fn was_lent(&self) -> bool {
-        self.unasked
+    /// Whether something was done that can have been the end of the transaction. `by_errors`: errors can be.
+    pub(crate) fn must_ask(&self, by_errors: bool) -> bool {
+        self.lent_since || by_errors && self.unasked
     }
 
     pub(super) fn last(&self) -> Option<Fault> {
@@ -165,19 +217,35 @@ impl Sent<'_> {
 }
 
 impl Sent<'_> {
-    /// The statement was the question whether the transaction is open.
-    pub(crate) fn answered(mut self, is_open: bool) {
+    /// The statement was the question whether the transaction is still the same. Whether it was answered.
+    pub(crate) fn answered(mut self, aborts: bool, is_ours: Result<bool, sqlx::Error>) -> bool {
         self.is_open = false;
-        self.notes.unasked = false;
-        self.notes.undoing = false;
-        self.notes.torn |= !is_open;
+        let notes = &mut *self.notes;
+        let fault = is_ours.as_ref().err().map(Fault::of);
+        match is_ours {
+            // Of what was given up and not marked, nobody who sees it can make it well again.
+            Ok(true) => notes.torn |= notes.first.take().is_some() && !notes.marked,
+            Ok(false) => notes.torn = true,
+            Err(error) => {
+                // That of a savepoint which ended with the transaction.
+                notes.torn |= fault == Some(Fault::NoTransaction);
+                drop(notes.ended::<()>(aborts, Err(error)));
+                if fault != Some(Fault::TransactionAborted) {
+                    return false;
+                }
+            }
+        }
+        (notes.lent_since, notes.unasked, notes.undoing) = (false, false, false);
+        true
     }
 }
 
 impl Drop for Sent<'_> {
     fn drop(&mut self) {
         self.notes.dropped |= self.is_open;
-        self.notes.unasked |= self.is_open;
+        if self.is_open {
+            self.notes.leave_unread();
+        }
     }
 }
 

@@ -41,7 +41,7 @@ where
 /// The error of a transaction's closure: any `std::error::Error`; `anyhow::Error` and `Box<dyn Error + Send + Sync>`, which are none
 /// themselves; `String` and `&'static str`. `By` is inferred.
 ///
-/// Whether the transaction is run again depends on what the database said to its statements. Only if some of them ran on the
+/// Whether the transaction is run again depends on what the database said to its statements on `&mut *tx`. Only if some of them ran on the
 /// connection itself (`&mut **tx`, [`Tx::as_sqlx`]), where their errors are not seen, is the database's error looked for in this one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a transaction",
@@ -137,8 +137,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// Runs `body` in a transaction and commits; all of it again, in a new transaction, if the database asks for that.
     ///
     /// `body` is an `async |tx| { … }` with `tx: &mut Tx`. Its `Ok` commits, its `Err` rolls back. `E` is any error type, `anyhow::Error`, `Box<dyn Error +
-    /// Send + Sync>`, `String` or `&'static str`: what the database said to the generated methods is known without it. What ran on the
-    /// connection itself is looked for in its `source()` chain.
+    /// Send + Sync>`, `String` or `&'static str`: what the database said to what ran on `&mut *tx` is known without it. What ran on the
+    /// connection itself is looked for in its `source()` chain. [`rowlock::Error`](crate::Error) takes the errors of all methods.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -155,12 +155,12 @@ impl<DB: Backend> TransactionBuilder<DB> {
     ///     .on_retry(|retry| eprintln!("attempt {} lost: {}", retry.attempt, retry.fault))
     ///     .run(async |tx| {
     ///         let taken: i64 = sqlx::query_scalar("SELECT count(*) FROM bookings WHERE room = 12")
-    ///             .fetch_one(&mut **tx)
+    ///             .fetch_one(&mut *tx)
     ///             .await?;
     ///         if taken > 0 {
     ///             return Ok(false);
     ///         }
-    ///         sqlx::query("INSERT INTO bookings VALUES (12, $1)").bind(guest).execute(&mut **tx).await?;
+    ///         sqlx::query("INSERT INTO bookings VALUES (12, $1)").bind(guest).execute(&mut *tx).await?;
     ///         Ok::<_, sqlx::Error>(true)
     ///     })
     ///     .await?;
@@ -209,7 +209,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
     ///
     /// of which the first has only what was asked for. PostgreSQL answers COMMIT of an aborted transaction with a rollback and no
     /// error, and sqlx with `Ok`; the empty SELECT fails in this case, and AND CHAIN outside of a transaction. A ROLLBACK of the
-    /// transaction that CHAIN opens leaves together with the ping of the pool. `ask_after_lost_commit` asks for the transaction's
+    /// transaction that CHAIN opens leaves together with the ping of the pool. Where the connection itself was handed out
+    /// (see [`Tx`](crate::Tx)), `SELECT current_setting('rowlock.tx')::boolean` stands for the empty one. `ask_after_lost_commit` asks for the transaction's
     /// id before, in a round trip of its own.
     ///
     /// On SQLite `BEGIN IMMEDIATE`, or with [`read_only`](Self::read_only) `BEGIN`, and `COMMIT`. `BEGIN IMMEDIATE` takes the write lock
@@ -381,7 +382,12 @@ impl<DB: Backend> TransactionBuilder<DB> {
     }
 
     async fn commit<T, E>(&self, mut tx: Tx<DB>, value: T, ends: Option<Instant>) -> Ended<T, E> {
-        if tx.notes.was_lent() && within(ends, tx.link().probe()).await.is_none() {
+        // A server can be asked by COMMIT itself.
+        let asks = DB::EMBEDDED || !tx.notes.is_marked() || tx.notes.is_unread();
+        if tx.notes.must_ask(DB::EMBEDDED)
+            && asks
+            && within(ends, tx.link().probe()).await.is_none()
+        {
             return Ended::TooLate;
         }
         let torn = if tx.notes.dropped() {
@@ -404,7 +410,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
         }
         tx.is_ending = true;
-        let error = match within(ends, DB::commit(&mut tx.inner)).await {
+        let marked = tx.notes.is_marked();
+        let error = match within(ends, DB::commit(&mut tx.inner, marked)).await {
             Some(Commit::Done) => {
                 let hooks = std::mem::take(&mut tx.hooks);
                 // The connection goes back to the pool, where a hook may want one.

@@ -42,7 +42,7 @@ impl<DB: Backend> Tx<DB> {
     ///         let mut added = 0;
     ///         for name in ["ann", "ben"] {
     ///             let insert = tx.savepoint(async |sp| {
-    ///                 sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut **sp).await
+    ///                 sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut *sp).await
     ///             });
     ///             added += u32::from(insert.await.is_ok());
     ///         }
@@ -131,6 +131,10 @@ impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
 
 impl<'t, DB: Backend> Savepoint<'t, DB> {
     async fn set(tx: &'t mut Tx<DB>) -> Result<Self, sqlx::Error> {
+        if !DB::EMBEDDED {
+            // A mark from before outlives it, and after one that was dropped there is no room for another.
+            tx.mark();
+        }
         tx.link().savepoint().await?;
         let depth = tx.depth().saturating_sub(1);
         let (before, scopes, hooks) = (tx.notes.before(), tx.scopes.len(), tx.hooks.len());
@@ -167,6 +171,9 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
                     self.is_releasing = true;
                     let released = self.tx.link().release().await;
                     self.is_releasing = false;
+                    if released.is_ok() {
+                        self.tx.notes.has_ended_savepoint(self.before);
+                    }
                     released
                 }
             };
@@ -190,6 +197,7 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
             while self.tx.depth() > self.depth {
                 self.tx.link().roll_back().await?;
             }
+            self.tx.notes.has_ended_savepoint(self.before);
             self.forget();
             Ok(())
         }
@@ -197,7 +205,7 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
 
     /// Until then sqlx may count savepoints that are being undone.
     async fn settle(&mut self) {
-        if self.tx.notes.was_lent() {
+        if DB::EMBEDDED && self.tx.notes.must_ask(true) {
             self.tx.link().probe().await;
         }
     }
@@ -246,7 +254,10 @@ impl<DB: Backend> Drop for Savepoint<'_, DB> {
         for _ in 0..levels {
             DB::TransactionManager::start_rollback(&mut self.tx.inner);
         }
-        self.tx.notes.undoing();
+        match DB::EMBEDDED {
+            true => self.tx.notes.undoing(),
+            false => self.tx.notes.leave_undone(),
+        }
         self.forget();
     }
 }

@@ -43,12 +43,12 @@ pub async fn run_nightly(pool: &Pool) -> Result<Row> {
         let run = lock.run(&pool, async |tx| {
             let done: i64 = sqlx::query_scalar(DONE)
                 .bind(night)
-                .fetch_one(&mut **tx)
+                .fetch_one(&mut *tx)
                 .await?;
             if done > 0 {
                 return Ok(1);
             }
-            sqlx::query(RUN).bind(night).execute(&mut **tx).await?;
+            sqlx::query(RUN).bind(night).execute(&mut *tx).await?;
             Ok::<_, sqlx::Error>(0)
         });
         Ok(run.await?)

@@ -32,7 +32,7 @@ pub async fn charge(pool: &Pool) -> Result<Row> {
     let replayed = race(TASKS, ROUNDS, pool, |pool, turn| async move {
         let key = format!("generated-{}", turn.round);
         let outcome = ChargeRequest::once(&pool, &key, &CENTS, async |tx| {
-            sqlx::query(CHARGE).bind(&key).execute(&mut **tx).await?;
+            sqlx::query(CHARGE).bind(&key).execute(&mut *tx).await?;
             Ok::<_, sqlx::Error>(CENTS)
         })
         .wait(Duration::from_secs(60));

@@ -47,7 +47,7 @@ pub async fn reserve(pool: &Pool) -> Result<Row> {
         let reserve = transaction(&pool).run(async |tx| {
             let mut sku = Sku::lock(&mut *tx, id).await?;
             if sku.units > 0 {
-                sqlx::query(RESERVE).bind(id).execute(&mut **tx).await?;
+                sqlx::query(RESERVE).bind(id).execute(&mut *tx).await?;
                 sku.units -= 1;
                 sku.save(&mut *tx).await?;
             }

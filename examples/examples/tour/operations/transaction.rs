@@ -48,10 +48,10 @@ pub async fn book_room(pool: &Pool) -> Result<Row> {
                 .run(async |tx| {
                     let booked: i64 = sqlx::query_scalar(BOOKED)
                         .bind(room)
-                        .fetch_one(&mut **tx)
+                        .fetch_one(&mut *tx)
                         .await?;
                     if booked == 0 {
-                        sqlx::query(BOOK).bind(room).execute(&mut **tx).await?;
+                        sqlx::query(BOOK).bind(room).execute(&mut *tx).await?;
                     }
                     Ok::<_, sqlx::Error>(())
                 })
