@@ -6,7 +6,7 @@
 //!
 //! What the methods cost by design, and what pays for it:
 //!
-//! - One box for `sqlx::Acquire`, which makes a connection, a transaction and a pool equally good.
+//! - One box of `sqlx::Acquire`, on a pool, a connection or a transaction of sqlx's; none on a `Tx`.
 //! - Two allocations of sqlx's `fetch_many`, which is how to see a second row; `fetch_one` looks at the first only.
 //! - Two for the values, which are kept outside a transaction until the statement was successful: PostgreSQL can ask for it to
 //!   be prepared anew.

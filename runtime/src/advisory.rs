@@ -728,7 +728,13 @@ impl<E> AdvisoryLockError<E> {
                     _ => Self::Transaction(TransactionError::Begin(error)),
                 }
             }
-            TransactionError::Commit(error) if error.fault() == Fault::ConnectionLost => {
+            // Both end the session.
+            TransactionError::Commit(error)
+                if matches!(
+                    error.fault(),
+                    Fault::ConnectionLost | Fault::TransactionTimeout
+                ) =>
+            {
                 Self::Lost(named(error))
             }
             TransactionError::Commit(error) => {

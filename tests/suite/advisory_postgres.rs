@@ -521,6 +521,30 @@ async fn terminate(database: &Database, key: i64) {
     assert!(ended);
 }
 
+/// the end of the session is the end of the lock, whatever the server gives as the reason.
+#[tokio::test]
+async fn a_10_a_session_that_was_idle_for_too_long_is_a_lost_lock() {
+    let database = database(NOTES).await;
+    let lock = lock();
+    let lost = lock
+        .run(&database.pool, async |tx| {
+            tx.execute("SET LOCAL idle_in_transaction_session_timeout = 20")
+                .await?;
+            while lock
+                .try_run(&database.pool, nothing)
+                .await
+                .unwrap()
+                .is_none()
+            {}
+            Ok::<_, sqlx::Error>(())
+        })
+        .await;
+    assert!(
+        matches!(&lost, Err(AdvisoryLockError::Lost(error)) if error.fault() == Fault::TransactionTimeout),
+        "{lost:?}"
+    );
+}
+
 /// the server frees the lock, the next one runs, and the first one is told.
 #[tokio::test]
 async fn a_10_a_lost_connection_is_a_lost_lock() {

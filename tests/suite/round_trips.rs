@@ -1,6 +1,6 @@
 //! How often each method goes to the server and back, counted on the wire.
 
-use rowlock::{Claimed, Counter, FindOrCreate, Lockable, UpdateError, Versioned};
+use rowlock::{Claimed, Counter, FindOrCreate, Lockable, UpdateError, Versioned, transaction};
 use rowlock_tests::proxy::Proxy;
 
 use super::queue::{Email, MINUTE, emails};
@@ -252,5 +252,63 @@ async fn through_the_pool_it_is_what_sqlx_takes() {
 async fn back(pool: &Pool) {
     while pool.num_idle() == 0 {
         tokio::task::yield_now().await;
+    }
+}
+
+/// BEGIN, the statements, COMMIT. What ends the transaction that COMMIT AND CHAIN leaves is sent together with the pool's ping, so
+/// that there is one more answer, and no more round trip.
+#[tokio::test]
+async fn a_transaction_of_two_statements_is_four_round_trips() {
+    let database = database(DDL).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    let sql = "UPDATE hits SET seats = seats + 1 WHERE page = $1";
+
+    // The pool's own come in a task of its own, which does not run before something is waited for.
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        proxy.reset();
+        let run = transaction(&pool).run(async |tx| -> Result<(), rowlock::Error> {
+            Hits::add_views(&mut *tx, 1, 1).await?;
+            sqlx::query(sql).bind(1i64).execute(&mut *tx).await?;
+            Ok(())
+        });
+        run.await.unwrap();
+        let rowlock = proxy.round_trips();
+        back(&pool).await;
+        counts.push((rowlock, proxy.round_trips()));
+    }
+    assert_eq!(counts[2], (4, 6));
+
+    proxy.reset();
+    let mut tx = pool.begin().await.unwrap();
+    Hits::add_views(&mut tx, 1, 1).await.unwrap();
+    let update = sqlx::query(sql).bind(1i64);
+    update.execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let hand = proxy.round_trips();
+    back(&pool).await;
+    assert_eq!((hand, proxy.round_trips()), (4, 5));
+
+    // The mark leaves together with the statement. Whether that ended the transaction is asked before the next one that is seen, or
+    // by COMMIT.
+    for (seen_after, answers) in [(true, 4 + 2), (false, 4 + 1)] {
+        proxy.reset();
+        let run = transaction(&pool).run(async |tx| -> Result<(), rowlock::Error> {
+            if !seen_after {
+                Hits::add_views(&mut *tx, 1, 1).await?;
+            }
+            sqlx::query(sql).bind(1i64).execute(&mut **tx).await?;
+            if seen_after {
+                Hits::add_views(&mut *tx, 1, 1).await?;
+            }
+            Ok(())
+        });
+        run.await.unwrap();
+        assert_eq!(proxy.round_trips(), answers);
+        back(&pool).await;
     }
 }

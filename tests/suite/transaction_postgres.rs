@@ -322,6 +322,34 @@ async fn t_11_t_12_the_server_can_be_asked_what_became_of_it() {
     );
 }
 
+/// Whatever the closure makes of it: with `rowlock::Error` too.
+#[tokio::test]
+async fn t_10_a_lost_commit_of_an_inner_transaction_is_not_run_again() {
+    let database = database(ACCOUNTS).await;
+    let proxy = Proxy::start(&address()).await;
+    let elsewhere = database.pool_through(&proxy, PoolOptions::new()).await;
+    let mut gate = Gate::before_commit(&database, "UPDATE", "accounts").await;
+    gate.close().await;
+    let runs = AtomicU32::new(0);
+    let run = transaction(&database.pool).run(async |tx| -> Result<(), rowlock::Error> {
+        runs.fetch_add(1, Ordering::SeqCst);
+        tx.execute("SELECT 1").await?;
+        let inner = transaction(&elsewhere)
+            .run(async |tx| -> Result<(), rowlock::Error> { Ok(add(tx, 1, 5).await?) });
+        Ok(inner.await?)
+    });
+    let (outcome, ()) = tokio::join!(run, gate.lose_commit(&proxy, true));
+    match outcome {
+        Err(TransactionError::Failed(error)) => {
+            assert!(error.is_unknown() && !error.is_conflict(), "{error:?}");
+            assert_eq!(error.fault(), Some(Fault::ConnectionLost));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(runs.into_inner(), 1);
+    assert_eq!(balance(&database, 1).await, 105);
+}
+
 #[tokio::test]
 async fn t_13_a_connection_lost_before_commit_is_retried_on_another_one() {
     let database = database(ACCOUNTS).await;
@@ -464,6 +492,35 @@ async fn a_shared_budget_bounds_the_retries_of_all() {
     }
     // Four first attempts, and three retries between them.
     assert_eq!(runs.load(Ordering::SeqCst), 7);
+}
+
+/// What the role or the session has set is stricter, or it is not.
+#[tokio::test]
+async fn t_15_a_deadline_never_loosens_a_statement_timeout() {
+    let database = database(ACCOUNTS).await;
+    let shown = async |set: &'static str, deadline: u64| -> String {
+        let options = PoolOptions::new().after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(set).await.map(drop) })
+        });
+        let pool = database.pool_with(options).await;
+        let run = transaction(&pool)
+            .deadline(std::time::Duration::from_secs(deadline))
+            .run(async |tx| {
+                let sql = "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'";
+                sqlx::query_scalar::<_, String>(sql).fetch_one(tx).await
+            });
+        run.await.unwrap()
+    };
+    for set in [
+        "SET statement_timeout = 900",
+        "SET statement_timeout = '0.9s'",
+    ] {
+        assert_eq!(shown(set, 600).await, "900");
+    }
+    for set in ["SET statement_timeout = '1h'", "SET statement_timeout = 0"] {
+        let left: u32 = shown(set, 600).await.parse().unwrap();
+        assert!((300_000..=600_000).contains(&left), "{set}: {left}");
+    }
 }
 
 /// The deadline passes while COMMIT waits: nobody knows yet what becomes of it, so that is not "rolled back".
