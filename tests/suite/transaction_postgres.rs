@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rowlock::{Counter, Fault, TransactionError, Tx, transaction};
+use rowlock::{Counter, CounterError, Fault, TransactionError, Tx, transaction};
 use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use sqlx::Executor;
@@ -13,6 +13,16 @@ use super::{Database, Db, PoolOptions, address, database};
 
 const ACCOUNTS: &str = "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
     INSERT INTO accounts VALUES (1, 100), (2, 100)";
+
+#[derive(Debug, sqlx::FromRow, Counter)]
+#[rowlock(table = "accounts")]
+#[allow(dead_code)]
+struct Account {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(counter)]
+    balance: i64,
+}
 
 async fn balance(database: &Database, id: i64) -> i64 {
     sqlx::query_scalar("SELECT balance FROM accounts WHERE id = $1")
@@ -181,48 +191,6 @@ async fn t_20_an_attempt_that_could_be_committed_is_not_kept_either() {
     assert_eq!(balance(&database, 1).await, 102);
 }
 
-#[derive(Debug, sqlx::FromRow, Counter)]
-#[rowlock(table = "accounts", existing_rows)]
-struct Account {
-    #[rowlock(key)]
-    id: i64,
-    #[rowlock(counter)]
-    balance: i64,
-}
-
-/// The conflict was another transaction's, which has had its attempts: to run the outer one again would multiply them.
-#[tokio::test]
-async fn t_07_the_conflicts_of_a_nested_transaction_are_its_own() {
-    let database = database(ACCOUNTS).await;
-    let (outer, inner) = (AtomicU32::new(0), AtomicU32::new(0));
-    let gave_up = transaction(&database.pool)
-        .attempts(3)
-        .run(async |tx| {
-            outer.fetch_add(1, Ordering::SeqCst);
-            Account::add_balance(&mut *tx, 1, 1).await.unwrap();
-            transaction(&database.pool)
-                .attempts(3)
-                .run(async |tx| {
-                    inner.fetch_add(1, Ordering::SeqCst);
-                    tx.execute(SERIALIZATION_FAILURE).await.map(drop)
-                })
-                .await
-        })
-        .await;
-    assert!(
-        matches!(
-            gave_up,
-            Err(TransactionError::Failed(TransactionError::Exhausted {
-                attempts: 3,
-                ..
-            }))
-        ),
-        "{gave_up:?}"
-    );
-    let runs = [outer, inner].map(AtomicU32::into_inner);
-    assert_eq!((runs, balance(&database, 1).await), ([1, 3], 100));
-}
-
 #[derive(Debug, thiserror::Error)]
 enum Transparent {
     #[error(transparent)]
@@ -322,6 +290,41 @@ async fn t_11_t_12_the_server_can_be_asked_what_became_of_it() {
     );
 }
 
+/// It can be in the database, and running it again would count twice.
+#[tokio::test]
+async fn t_10_an_addition_elsewhere_whose_answer_is_lost_is_counted_once() {
+    let database = database(ACCOUNTS).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new().test_before_acquire(false);
+    let elsewhere = database.pool_through(&proxy, options).await;
+    Account::add_balance(&elsewhere, 2, 0).await.unwrap();
+    // The pool's ping has an answer, too.
+    while elsewhere.num_idle() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let runs = AtomicU32::new(0);
+    let run = transaction(&database.pool).run(async |_| {
+        runs.fetch_add(1, Ordering::SeqCst);
+        Account::add_balance(&elsewhere, 1, 5).await
+    });
+    proxy.hold_replies(true);
+    let lose = async {
+        proxy.reply_held().await;
+        proxy.cut().await;
+        proxy.hold_replies(false);
+    };
+    let (outcome, ()) = tokio::join!(run, lose);
+    assert!(
+        matches!(
+            outcome,
+            Err(TransactionError::Failed(CounterError::Unknown(_)))
+        ),
+        "{outcome:?}"
+    );
+    assert_eq!(runs.into_inner(), 1);
+    assert_eq!(balance(&database, 1).await, 105);
+}
+
 /// Whatever the closure makes of it: with `rowlock::Error` too.
 #[tokio::test]
 async fn t_10_a_lost_commit_of_an_inner_transaction_is_not_run_again() {
@@ -348,6 +351,56 @@ async fn t_10_a_lost_commit_of_an_inner_transaction_is_not_run_again() {
     }
     assert_eq!(runs.into_inner(), 1);
     assert_eq!(balance(&database, 1).await, 105);
+}
+
+/// It wrote nothing, so nothing can happen twice.
+#[tokio::test]
+async fn t_12_a_lost_commit_of_what_only_read_is_not_unknown() {
+    let database = database(ACCOUNTS).await;
+    let proxy = Proxy::start(&address()).await;
+    let options = PoolOptions::new().test_before_acquire(false);
+    let pool = database.pool_through(&proxy, options).await;
+    for asks in [true, false] {
+        let runs = AtomicU32::new(0);
+        let (read, mut has_read) = tokio::sync::mpsc::unbounded_channel();
+        let builder = transaction(&pool).read_only();
+        let builder = match asks {
+            true => builder.ask_after_lost_commit(),
+            false => builder,
+        };
+        let run = builder.run(async |tx| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            let sql = "SELECT balance FROM accounts WHERE id = 1";
+            let balance: i64 = sqlx::query_scalar(sql).fetch_one(&mut *tx).await?;
+            read.send(()).unwrap();
+            Ok::<_, sqlx::Error>(balance)
+        });
+        // What comes after the closure's statement: the question which transaction it is, if it is going to be asked about, and COMMIT.
+        let lose = async {
+            has_read.recv().await.unwrap();
+            if asks {
+                proxy.hold_next_request().await;
+                let answers = proxy.round_trips();
+                proxy.release_request();
+                while proxy.round_trips() == answers {
+                    tokio::task::yield_now().await;
+                }
+            }
+            proxy.hold_next_request().await;
+            proxy.cut().await;
+            proxy.release_request();
+        };
+        let (outcome, ()) = tokio::join!(run, lose);
+        if asks {
+            assert_eq!(outcome.unwrap(), 100);
+        } else {
+            assert!(
+                matches!(outcome, Err(TransactionError::CommitUnknown(_))),
+                "{outcome:?}"
+            );
+        }
+        assert_eq!(runs.into_inner(), if asks { 2 } else { 1 });
+    }
 }
 
 #[tokio::test]
