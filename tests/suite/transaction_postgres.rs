@@ -15,7 +15,7 @@ const ACCOUNTS: &str = "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bi
     INSERT INTO accounts VALUES (1, 100), (2, 100)";
 
 #[derive(Debug, sqlx::FromRow, Counter)]
-#[rowlock(table = "accounts")]
+#[rowlock(table = "accounts", existing_rows)]
 #[allow(dead_code)]
 struct Account {
     #[rowlock(key)]
@@ -189,6 +189,39 @@ async fn t_20_an_attempt_that_could_be_committed_is_not_kept_either() {
     let naive = transaction(&database.pool).run(async |tx| lose(tx).await.map(drop));
     naive.await.unwrap();
     assert_eq!(balance(&database, 1).await, 102);
+}
+
+/// The conflict was another transaction's, which has had its attempts: to run the outer one again would multiply them.
+#[tokio::test]
+async fn t_07_the_conflicts_of_a_nested_transaction_are_its_own() {
+    let database = database(ACCOUNTS).await;
+    let (outer, inner) = (AtomicU32::new(0), AtomicU32::new(0));
+    let gave_up = transaction(&database.pool)
+        .attempts(3)
+        .run(async |tx| {
+            outer.fetch_add(1, Ordering::SeqCst);
+            Account::add_balance(&mut *tx, 1, 1).await.unwrap();
+            transaction(&database.pool)
+                .attempts(3)
+                .run(async |tx| {
+                    inner.fetch_add(1, Ordering::SeqCst);
+                    tx.execute(SERIALIZATION_FAILURE).await.map(drop)
+                })
+                .await
+        })
+        .await;
+    assert!(
+        matches!(
+            gave_up,
+            Err(TransactionError::Failed(TransactionError::Exhausted {
+                attempts: 3,
+                ..
+            }))
+        ),
+        "{gave_up:?}"
+    );
+    let runs = [outer, inner].map(AtomicU32::into_inner);
+    assert_eq!((runs, balance(&database, 1).await), ([1, 3], 100));
 }
 
 #[derive(Debug, thiserror::Error)]
