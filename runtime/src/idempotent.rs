@@ -405,6 +405,8 @@ enum Stop<R, E> {
     KeyTaken,
     MissingUniqueIndex,
     Ledger(DatabaseError),
+    /// The closure returned `Ok` over an error after which the database accepts nothing more.
+    Swallowed(DatabaseError),
     Body(E),
 }
 
@@ -444,10 +446,14 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
         use TransactionError as Tx;
         Err(OnceError::Transaction(match error {
             Tx::Failed(Stop::Answer(outcome)) => return Ok(outcome),
-            // The closure swallowed an error, and the statement behind it is the one to find out.
-            Tx::Failed(Stop::Ledger(error)) if error.fault() == Fault::TransactionAborted => {
-                Tx::Aborted(error)
-            }
+            Tx::Failed(Stop::Swallowed(error)) => Tx::Aborted(error),
+            Tx::Exhausted {
+                attempts,
+                last: LastFailure::Closure(Stop::Swallowed(error)),
+            } => Tx::Exhausted {
+                attempts,
+                last: LastFailure::Database(error),
+            },
             Tx::Failed(stop) => return Err(self.stopped(stop, Tx::Failed)),
             Tx::Exhausted {
                 attempts,
@@ -488,6 +494,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
         match stop {
             Stop::Body(error) => OnceError::Transaction(body(error)),
             Stop::Ledger(error) => OnceError::Ledger(error),
+            Stop::Swallowed(error) => OnceError::Transaction(TransactionError::Aborted(error)),
             Stop::MissingUniqueIndex => {
                 OnceError::MissingUniqueIndex(self.attempt(), T::KEY_COLUMNS)
             }
@@ -529,10 +536,15 @@ where
             Asked::OtherFingerprint => return Err(Stop::OtherFingerprint),
         };
         let outcome = (self.body)(&mut *tx).await.map_err(Stop::Body)?;
+        let given_up = tx.is_given_up();
         match finish::<DB, T>(&self.key, fence, &outcome, &mut tx.link()).await {
             Ok(true) => Ok(outcome),
             // Nobody else can have written the row since it was claimed.
             Ok(false) => Err(Stop::KeyTaken),
+            // The error of the closure, if it was seen, and else only that there was one.
+            Err(error) if given_up || Fault::of(&error) == Fault::TransactionAborted => {
+                Err(Stop::Swallowed(DatabaseError::new(self.attempt(), error)))
+            }
             Err(error) => Err(ledger(error)),
         }
     }
@@ -540,7 +552,7 @@ where
     fn fault(error: &Self::Error) -> Option<Fault> {
         match error {
             Stop::Body(error) => error.fault(),
-            Stop::Ledger(error) => Some(error.fault()),
+            Stop::Ledger(error) | Stop::Swallowed(error) => Some(error.fault()),
             _ => None,
         }
     }

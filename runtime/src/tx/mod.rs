@@ -178,6 +178,11 @@ impl<DB: Backend> Tx<DB> {
         Link::noting(&mut *self.inner, &mut self.notes)
     }
 
+    /// Whether a statement failed after which the server accepts no other.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.notes.first().is_some()
+    }
+
     /// The number of the transaction, or of the savepoint that is open in it. No other has it.
     pub(crate) fn scope(&self) -> u64 {
         self.scopes.last().copied().unwrap_or_default()
