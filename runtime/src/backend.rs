@@ -261,6 +261,13 @@ pub trait Backend:
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
+    /// Asked right after a statement about one row failed with `error`: whether the row was written all the same.
+    #[doc(hidden)]
+    fn has_written(
+        connection: &mut Self::Connection,
+        error: &sqlx::Error,
+    ) -> impl Future<Output = bool> + Send;
+
     /// Whether `error`, which an upsert met, means that the database has no unique index on exactly these columns.
     #[doc(hidden)]
     fn lacks_unique_index(
@@ -736,6 +743,10 @@ mod postgres {
             ForgottenOnDrop(Some(Box::pin(Manager::begin(connection, None))))
         }
 
+        async fn has_written(_: &mut PgConnection, _: &sqlx::Error) -> bool {
+            false
+        }
+
         async fn lacks_unique_index(
             _: &mut PgConnection,
             error: &sqlx::Error,
@@ -1134,6 +1145,16 @@ mod sqlite {
         ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
             // The same goes for a SAVEPOINT.
             <Sqlite as sqlx::Database>::TransactionManager::begin(connection, None)
+        }
+
+        async fn has_written(connection: &mut SqliteConnection, error: &sqlx::Error) -> bool {
+            if !Fault::of(error).is_of_a_row() {
+                return false;
+            }
+            // RAISE(FAIL) in a trigger AFTER the write, or a statement there that meets a constraint with ON CONFLICT FAIL: what was
+            // written stays, and outside a transaction is committed. After any other error this is 0.
+            let changes = sqlx::query_scalar("SELECT changes()").fetch_one(connection);
+            changes.await.is_ok_and(|rows: i64| rows > 0)
         }
 
         async fn lacks_unique_index(

@@ -108,14 +108,16 @@ pub enum CounterError {
     #[error("{0}: the counter is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullValue(Attempt),
     /// The database changed nothing, although a look right after says that it could: another caller moved the counter in
-    /// between, or a trigger or a row security policy dropped the write. Nothing was changed; call again.
+    /// between, or a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. Nothing was
+    /// changed; call again.
     #[error("{0}: nothing was changed, although there would be room by now")]
     Contended(Attempt),
     /// The key is not unique in the database. Nothing was changed.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
-    /// The addition was made, and the total that the database returned is NULL or does not fit the field. Inside a transaction it
-    /// counts once that is committed.
+    /// The addition was made, and the total that the database returned is NULL or does not fit the field; or on SQLite, a trigger
+    /// failed after it in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is
+    /// committed. A batch is then undone, and its error is `Database`.
     #[error("{0}; the addition was made")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -283,9 +285,13 @@ async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             statement.bind_i64(high);
             statement
         };
-        let fetched = write_one(statement, connection)
-            .await
-            .map_err(|error| failed(attempt(), error, in_transaction))?;
+        let fetched = match write_one(statement, connection).await {
+            Ok(fetched) => fetched,
+            Err(error) if DB::has_written(connection, &error).await => {
+                return Err(CounterError::Written(DatabaseError::new(attempt(), error)));
+            }
+            Err(error) => return Err(failed(attempt(), error, in_transaction)),
+        };
         match fetched {
             Fetched::One(row) => return Ok(row),
             Fetched::Several => return Err(CounterError::NotUnique(attempt())),

@@ -123,7 +123,7 @@ pub enum FindOrCreateError {
     /// hidden by a row security policy, or a trigger or the column's type changes the key on its way in, so that the
     /// stored key is not the one that was asked for. Nothing was written.
     #[error(
-        "{0}: the key is taken by a row that a lookup of this key does not find (row security, or a trigger that rewrites the key or drops the insert)"
+        "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]
     KeyTaken(Attempt),
     /// Several rows have this key: the database has no unique index on it. Nothing was written.
@@ -135,8 +135,8 @@ pub enum FindOrCreateError {
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
-    /// The row was created, and what the database returned does not fit the model. Inside a transaction it is there once that is
-    /// committed.
+    /// The row was created, and what the database returned does not fit the model; or on SQLite, a trigger failed after that in a way
+    /// that keeps the row: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it is there once that is committed.
     #[error("{0}; the row was created")]
     Written(#[source] DatabaseError),
     /// The connection was lost before the answer came. The row was created or it was not: call again to find out.
@@ -154,7 +154,7 @@ pub enum FindOrCreateError {
 pub enum UpsertError {
     /// See [`FindOrCreateError::KeyTaken`].
     #[error(
-        "{0}: the key is taken by a row that a lookup of this key does not find (row security, or a trigger that rewrites the key or drops the insert)"
+        "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]
     KeyTaken(Attempt),
     /// Several rows have this key: the database has no unique index on it. Nothing was written.
@@ -169,11 +169,11 @@ pub enum UpsertError {
     /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
     VersionOverflow(Attempt),
-    /// A trigger or a row security policy dropped the write.
-    #[error("{0}: a trigger or a row security policy dropped the write")]
+    /// A trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write.
+    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
     Ignored(Attempt),
-    /// The row was created or overwritten, and what the database returned does not fit the model. Inside a transaction it counts
-    /// once that is committed.
+    /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after
+    /// that in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is committed.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -307,6 +307,10 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             }
             // Somebody else was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
             Ok(Fetched::None | Fetched::Several) => {}
+            Err(error) if DB::has_written(connection, &error).await => {
+                let error = DatabaseError::new(attempt(), error);
+                return Err(FindOrCreateError::Written(error));
+            }
             Err(error) if lacks_unique_index::<DB, N, T>(&error, connection).await => {
                 return Err(FindOrCreateError::MissingUniqueIndex(attempt(), T::COLUMNS));
             }
@@ -387,6 +391,7 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         let mut written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
         if let Err(error) = &written
             && Fault::of(error) == Fault::UniqueViolation
+            && !DB::has_written(&mut connection, error).await
             && let Ok(Fetched::One(_)) = look::<DB, N, T>(&T::values(&new), &mut connection).await
         {
             // A concurrent call created the row, and was met in another unique index first, or in one that is being built.
@@ -397,6 +402,9 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
                 .map_err(|error| UpsertError::Written(DatabaseError::new(attempt(), error))),
             Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
             Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, attempt(), &mut connection).await),
+            Err(error) if DB::has_written(&mut connection, &error).await => {
+                Err(UpsertError::Written(DatabaseError::new(attempt(), error)))
+            }
             Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
                 Err(UpsertError::MissingUniqueIndex(attempt(), T::COLUMNS))
             }

@@ -37,6 +37,12 @@ impl<T: Type<Postgres>> Type<Postgres> for KeyArray<'_, T> {
 
 impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for KeyArray<'_, T> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        if T::type_info().name().ends_with("[]") {
+            return Err(
+                "a key that is an array cannot be one of many: PostgreSQL has no arrays of arrays"
+                    .into(),
+            );
+        }
         self.values.iter().copied().bind_iter().encode(buffer)
     }
 

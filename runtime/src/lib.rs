@@ -127,6 +127,8 @@ pub mod __private {
     }
     /// For `#[derive(Counter)]`.
     pub mod counter {
+        pub use core::cmp::Ordering;
+
         pub use crate::counter::{
             BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, add, add_batch, get,
             with_keys,

@@ -16,7 +16,7 @@ use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::source::Link;
-use crate::statement::{Bind, Fetched, Listed, Statement};
+use crate::statement::{Bind, Compared, Fetched, Listed, Statement};
 use crate::stored;
 use crate::tx::Tx;
 use crate::versioned::Conflict;
@@ -441,11 +441,12 @@ pub enum LockError {
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
     OtherTransaction(Attempt),
-    /// `save`: the row is there, and a trigger or a row security policy dropped the write, or a trigger returned OLD.
-    #[error("{0}: a trigger or a row security policy dropped the write")]
+    /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
+    /// write, or a trigger returned OLD.
+    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
     Ignored(Attempt),
     /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
-    /// model.
+    /// model; or on SQLite, a trigger failed after the write in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The transaction lost against a concurrent one: run it again from its start.
@@ -573,7 +574,7 @@ impl<T> Locked<T> {
             let connection = &mut tx.link();
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
-            T::bind_key(&self.row.key(), &mut statement);
+            T::bind_key(&self.row.key(), &mut Compared(&mut statement));
             let version = self.row.locked_version();
             if let Some(version) = version {
                 statement.bind_i64(version);
@@ -585,10 +586,15 @@ impl<T> Locked<T> {
                 statement.bind_i64(began);
             }
             let failed = |error| LockError::new(attempt(&self.row), error, false);
-            let row = match statement.fetch_one(connection).await.map_err(failed)? {
-                Fetched::One(row) => row,
-                Fetched::None => return Err(self.refused(connection).await),
-                Fetched::Several => return Err(LockError::NotUnique(attempt(&self.row))),
+            let row = match statement.fetch_one(connection).await {
+                Ok(Fetched::One(row)) => row,
+                Ok(Fetched::None) => return Err(self.refused(connection).await),
+                Ok(Fetched::Several) => return Err(LockError::NotUnique(attempt(&self.row))),
+                Err(error) if DB::has_written(connection, &error).await => {
+                    let error = DatabaseError::new(attempt(&self.row), error);
+                    return Err(LockError::Written(error));
+                }
+                Err(error) => return Err(failed(error)),
             };
             // What a trigger returned instead of the new row is what comes back: here the old one.
             let unchanged = match version {
@@ -616,7 +622,7 @@ impl<T> Locked<T> {
         T: LockableSql<DB>,
     {
         let mut statement = Statement::literal(T::SELECT);
-        T::bind_key(&self.row.key(), &mut statement);
+        T::bind_key(&self.row.key(), &mut Compared(&mut statement));
         let Fetched::One(row) = statement.fetch_one(connection).await? else {
             return Ok(false);
         };
@@ -633,7 +639,7 @@ impl<T> Locked<T> {
     {
         let (mine, attempt) = (&self.row, attempt_on::<T>(&self.row.key(), "save"));
         let mut statement = Statement::literal(T::SELECT);
-        T::bind_key(&mine.key(), &mut statement);
+        T::bind_key(&mine.key(), &mut Compared(&mut statement));
         let row = match statement.fetch_one(connection).await {
             Ok(Fetched::One(row)) => row,
             Ok(Fetched::None) => return LockError::NotFound(attempt),
@@ -748,7 +754,7 @@ where
             // Skipped, or not there at all? A plain read tells.
             if let Some(skipped) = W::skipped() {
                 let mut statement = Statement::literal(T::SELECT);
-                T::bind_key(&key, &mut statement);
+                T::bind_key(&key, &mut Compared(&mut statement));
                 let there = statement
                     .fetch_all(&mut patient.link)
                     .await
@@ -781,7 +787,7 @@ async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
     no_key: bool,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     let mut statement = Statement::composed(T::SELECT);
-    T::bind_key(key, &mut statement);
+    T::bind_key(key, &mut Compared(&mut statement));
     if let Some(write_lock) = T::WRITE_LOCK {
         connection.plain(write_lock).await?;
     } else {

@@ -25,7 +25,7 @@ use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_fai
 use crate::fence::Fence;
 use crate::lockable::InTransaction;
 use crate::source::{Link, Opened, Source};
-use crate::statement::{Bind, Statement};
+use crate::statement::{Bind, Compared, Statement};
 
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Refused, rescue_on};
@@ -993,7 +993,7 @@ async fn complete_one<DB: Backend, T: QueueSql<DB>>(
     connection: &mut Link<'_, DB>,
 ) -> Result<bool, sqlx::Error> {
     let mut statement = Statement::<DB>::literal(T::COMPLETE);
-    row.bind_key(&mut statement);
+    row.bind_key(&mut Compared(&mut statement));
     statement.bind_i64(row.fence().get());
     Ok(statement.execute(connection).await? == 1)
 }

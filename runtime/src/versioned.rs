@@ -14,7 +14,7 @@ use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_fai
 use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::source::{Link, Opened, Source};
-use crate::statement::{Bind, Fetched, Statement, write_one};
+use crate::statement::{Bind, Compared, Fetched, Statement, write_one};
 use crate::stored;
 
 /// How often `update_with` loads and applies before it gives up.
@@ -127,9 +127,11 @@ pub enum UpdateError<T> {
     /// The version is the highest its type can hold. Nothing was written.
     #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Attempt),
-    /// The row has the expected version, and has kept it: a trigger or a row security policy dropped the update, or a trigger
-    /// returned OLD.
-    #[error("{0}: the version matches, but a trigger or a row security policy dropped the write")]
+    /// The row has the expected version, and has kept it: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE
+    /// (SQLite) dropped the update, or a trigger returned OLD.
+    #[error(
+        "{0}: the version matches, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write"
+    )]
     Ignored(Attempt),
     /// The key is not unique in the database. Nothing was written. Add the unique index, or name the column that is missing
     /// from the key.
@@ -138,8 +140,8 @@ pub enum UpdateError<T> {
     /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
-    /// The row was written, and what the database returned does not fit the model. Inside a transaction the write counts once that
-    /// is committed.
+    /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
+    /// a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the write counts once that is committed.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -180,6 +182,10 @@ pub enum DeleteError<T> {
     /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
+    /// The row was deleted, and then a trigger of SQLite failed in a way that keeps that: RAISE(FAIL), or ON CONFLICT FAIL. Inside a
+    /// transaction it is gone once that is committed.
+    #[error("{0}; the row was deleted")]
+    Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -331,7 +337,7 @@ macro_rules! debug_without_rows {
 }
 debug_without_rows! {
     UpdateError: Stale, Gone, NullVersion, VersionOverflow, Ignored, NotUnique, KeyChanged, Written, Serialization, Unknown, Database;
-    DeleteError: Stale, Gone, NullVersion, Ignored, NotUnique, KeyChanged, Serialization, Unknown, Database;
+    DeleteError: Stale, Gone, NullVersion, Ignored, NotUnique, KeyChanged, Written, Serialization, Unknown, Database;
 }
 
 /// Why two changes could not be merged.
@@ -570,7 +576,7 @@ fn attempt_on<T: Versioned>(key: &T::Key<'_>, operation: &'static str) -> Attemp
 
 /// The key and the version that the row must still have, and the fence that it must not have seen pass.
 fn bind_unchanged<DB: Backend, T: VersionedSql<DB>>(row: &T, statement: &mut Statement<DB>) {
-    T::bind_key(&row.key(), statement);
+    T::bind_key(&row.key(), &mut Compared(statement));
     statement.bind_i64(row.version());
     if let Some(fence) = row.fence() {
         statement.bind_i64(fence.get());
@@ -590,7 +596,7 @@ async fn select<DB: Backend, T: VersionedSql<DB>>(
     connection: &mut Link<'_, DB>,
 ) -> Result<Stored<T>, sqlx::Error> {
     let mut statement = Statement::literal(T::LOAD);
-    T::bind_key(key, &mut statement);
+    T::bind_key(key, &mut Compared(&mut statement));
     let row = match statement.fetch_one(connection).await? {
         Fetched::One(row) => row,
         Fetched::None => return Ok(Stored::Missing),
@@ -693,8 +699,17 @@ async fn write_on<DB: Backend, T: VersionedSql<DB>>(
         return Err(UpdateError::VersionOverflow(attempt(mine, operation)));
     }
     let in_transaction = in_transaction::<DB>(connection);
-    let failed = |error| WriteFailure::new(attempt(mine, operation), error, in_transaction);
-    match write_one(statement, connection).await.map_err(failed)? {
+    let fetched = match write_one(statement, connection).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            let attempt = attempt(mine, operation);
+            if DB::has_written(connection, &error).await {
+                return Err(UpdateError::Written(DatabaseError::new(attempt, error)));
+            }
+            return Err(WriteFailure::new(attempt, error, in_transaction).into());
+        }
+    };
+    match fetched {
         Fetched::One(row) => {
             let mut updated = mine.copy();
             updated
@@ -782,8 +797,11 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
                 Ok(deleted) => break deleted,
                 Err(error) if reruns.after(Fault::of(&error)).await => {}
                 Err(error) => {
-                    let failed = WriteFailure::new(attempt(row, OPERATION), error, in_transaction);
-                    return Err(failed.into());
+                    let attempt = attempt(row, OPERATION);
+                    if DB::has_written(&mut connection, &error).await {
+                        return Err(DeleteError::Written(DatabaseError::new(attempt, error)));
+                    }
+                    return Err(WriteFailure::new(attempt, error, in_transaction).into());
                 }
             }
         };

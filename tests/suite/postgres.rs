@@ -44,6 +44,8 @@ mod histories_postgres;
 mod idempotent;
 #[path = "idempotent_postgres.rs"]
 mod idempotent_postgres;
+#[path = "key_types_postgres.rs"]
+mod key_types_postgres;
 #[path = "lock_keys.rs"]
 mod lock_keys;
 #[path = "lock_order_postgres.rs"]

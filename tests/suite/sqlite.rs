@@ -48,6 +48,8 @@ mod queue_columns;
 mod queue_finish;
 #[path = "queue_sqlite.rs"]
 mod queue_sqlite;
+#[path = "raise_fail_sqlite.rs"]
+mod raise_fail_sqlite;
 #[path = "schema_changes.rs"]
 mod schema_changes;
 #[path = "spawn.rs"]

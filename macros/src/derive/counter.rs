@@ -8,9 +8,9 @@ use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Method, Output, assert_not_null, connection_name, database, for_backend,
-    from_row, key_argument, key_lifetime, literal, name_at, optional_literal, reads, sql_doc,
-    stub_fields, stub_impl, stub_method, tuple,
+    Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
+    for_backend, from_row, key_argument, key_lifetime, literal, name_at, optional_literal, reads,
+    sql_doc, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -65,6 +65,7 @@ impl Derive for Counter {
         fenced(model, &counters, diag);
         method_names(&counters, diag);
         ordered_keys(&keys, diag);
+        array_keys(model, &keys, diag);
         Some(Plan {
             model,
             keys,
@@ -372,8 +373,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let ident = &model.ident;
     let table = model.table.display();
     let (key, owned) = (plan.key(), plan.owned_key());
-    let traits = ["Clone", "PartialEq", "Eq", "PartialOrd", "Ord"];
-    let (key_struct, owned_struct) = (key.definition(&traits), owned.definition(&traits));
+    let (key_struct, owned_struct) = (key.definition(&["Clone"]), owned.definition(&["Clone"]));
+    let (key_order, owned_order) = (key.order(), owned.order());
     let (borrowed, owned) = (key.ty(&quote!('__k)), owned.ty(&quote!()));
     let count = Index::from(keys.len());
     let describe = key.describe();
@@ -408,8 +409,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
     });
     quote! {
-        #key_struct
-        #owned_struct
+        #key_struct #key_order
+        #owned_struct #owned_order
         #[automatically_derived]
         impl __rt::counter::CounterRow for #ident {
             type Key<'__k> = #borrowed;

@@ -1,7 +1,8 @@
 //! A key, as a method takes it and as the runtime gets it.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Index, Type, Visibility};
 
 use super::{database, tuple};
@@ -50,6 +51,37 @@ impl<'m> KeyValue<'m> {
         Some(quote! {
             #[derive(#(__rt::#traits),*)]
             pub struct #name #lifetime (#(#types,)* #marker);
+        })
+    }
+
+    /// The order of the struct, if there is one: that of its columns. What a type lacks for it is said once, at the type.
+    pub(super) fn order(&self) -> Option<TokenStream> {
+        let name = self.wrapper.as_ref()?;
+        let lifetime = (!self.owned).then(|| quote!(<'__k>));
+        let (this, other) = (quote!(self), quote!(__other));
+        let columns = self.columns.iter().enumerate().map(|(index, column)| {
+            let index = Index::from(index);
+            quote_spanned! {column.ty.span()=>
+                .then_with(|| __rt::Ord::cmp(&#this.#index, &#other.#index))
+            }
+        });
+        Some(quote! {
+            impl #lifetime __rt::Ord for #name #lifetime {
+                fn cmp(&self, __other: &Self) -> __rt::counter::Ordering {
+                    __rt::counter::Ordering::Equal #(#columns)*
+                }
+            }
+            impl #lifetime __rt::PartialOrd for #name #lifetime {
+                fn partial_cmp(&self, __other: &Self) -> __rt::Option<__rt::counter::Ordering> {
+                    __rt::Some(__rt::Ord::cmp(self, __other))
+                }
+            }
+            impl #lifetime __rt::PartialEq for #name #lifetime {
+                fn eq(&self, __other: &Self) -> bool {
+                    __rt::Ord::cmp(self, __other).is_eq()
+                }
+            }
+            impl #lifetime __rt::Eq for #name #lifetime {}
         })
     }
 

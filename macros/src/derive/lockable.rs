@@ -6,7 +6,7 @@ use syn::{DeriveInput, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Output, STUB_DOC, assert_not_null, bind_columns, database, fence,
+    Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
     for_backend, from_row, key_argument, literal, name_at, optional_literal, read_back, sql_doc,
     stub_impl,
 };
@@ -43,6 +43,7 @@ impl Derive for Lockable {
             }
             return None;
         }
+        array_keys(model, &keys, diag);
         Some(Plan { model, keys })
     }
 

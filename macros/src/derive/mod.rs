@@ -339,6 +339,49 @@ fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
     }
 }
 
+/// Statements about many rows bind an array per column of the key.
+fn array_keys(model: &Model, keys: &[&Column], diag: &Diag) {
+    if !model.backends.contains(&Dialect::Postgres) {
+        return;
+    }
+    for key in keys.iter().filter(|key| is_array(&key.ty)) {
+        diag.error(
+            &key.ty,
+            format_args!(
+                "the key `{}` is an array, and rows with such a key cannot be locked or written together\n\
+                 note: many keys are one array, and PostgreSQL has no arrays of arrays\n\
+                 help: make it a column of type `bytea` or `text`, or keep the array in a plain column",
+                key.field
+            ),
+        );
+    }
+}
+
+/// A `Vec`, an array or a boxed slice, unless it is of bytes.
+fn is_array(ty: &Type) -> bool {
+    let of_bytes = |ty: &Type| last_segment(ty).is_some_and(|name| name == "u8");
+    match ty {
+        Type::Array(array) => !of_bytes(&array.elem),
+        Type::Slice(slice) => !of_bytes(&slice.elem),
+        Type::Group(group) => is_array(&group.elem),
+        Type::Paren(paren) => is_array(&paren.elem),
+        Type::Path(path) => {
+            let Some(last) = path.path.segments.last() else {
+                return false;
+            };
+            let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else {
+                return false;
+            };
+            match arguments.args.first() {
+                Some(syn::GenericArgument::Type(inner)) if last.ident == "Vec" => !of_bytes(inner),
+                Some(syn::GenericArgument::Type(inner)) if last.ident == "Box" => is_array(inner),
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
 /// Points at the field that probably has the role, if there is one.
 fn report_missing(model: &Model, option: FieldOption, diag: &Diag) {
     let Some(missing) = &option.rule().missing else {

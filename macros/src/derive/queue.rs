@@ -8,9 +8,9 @@ use syn::{DeriveInput, Index, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
-    database, for_backend, from_row, literal, name_at, reads, report_missing, sql_doc, stub_impl,
-    stub_method,
+    Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
+    connection_name, database, for_backend, from_row, literal, name_at, reads, report_missing,
+    sql_doc, stub_impl, stub_method,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -32,6 +32,7 @@ impl Derive for Queue {
         if keys.is_empty() && !attempted.has("key") {
             missing_key(model, diag);
         }
+        array_keys(model, &keys, diag);
         let attempts = model.queue(|role| matches!(role, QueueRole::Attempts { .. }));
         let roles = [
             (

@@ -135,12 +135,13 @@ fn given_row(keys: &[&Column]) -> String {
 /// `number`.
 ///
 /// The half that is empty gives them the collation of the table's columns. So ORDER BY them is the same order for
-/// whoever locks several rows, whether he finds them or creates them; two orders would deadlock. It comes second,
-/// because the keys keep their own type then, and are compared as those of a statement about one row.
+/// whoever locks several rows, whether he finds them or creates them; two orders would deadlock. It comes first,
+/// because of two types that are equally good that of the first half is taken: texts become `char(n)` with a column of that type,
+/// and blanks at their ends do not count.
 fn given(model: &Model, unnested: &str, number: &str) -> String {
     let keys = model.keys();
     format!(
-        "\"rowlock_given\" ({}, \"{number}\") AS (SELECT * FROM {unnested} UNION ALL SELECT {}, NULL::bigint FROM {} WHERE false)",
+        "\"rowlock_given\" ({}, \"{number}\") AS (SELECT {}, NULL::bigint FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
         parts(&keys),
         names(&keys),
         table(model)

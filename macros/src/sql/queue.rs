@@ -2,7 +2,7 @@
 
 use super::clock::{next_fence, now, now_and};
 use super::*;
-use crate::model::Priority;
+use crate::model::{Priority, last_segment};
 
 /// The columns by their roles, which the derive has checked to be there.
 pub(crate) struct Queue<'m> {
@@ -263,7 +263,8 @@ impl<'m> Queue<'m> {
         if let [key] = self.keys.as_slice() {
             let key = format!("\"rowlock_row\".{}", quote(&key.name));
             let condition = format!(
-                "{key} = ANY ($1) AND {running} AND (({key}, {fence}) IN (SELECT * FROM {arrays})) IS TRUE"
+                "{key} = ANY ({}) AND {running} AND (({key}, {fence}) IN (SELECT * FROM {arrays})) IS TRUE",
+                self.key_arrays()
             );
             return (None, condition);
         }
@@ -445,7 +446,7 @@ impl<'m> Queue<'m> {
     /// The rows of a batch on PostgreSQL with what it says about them, behind SET.
     fn said(&self, said: Said) -> String {
         let keys = self.keys.len();
-        let mut arrays = comma(1..=keys, |index| format!("${index}"));
+        let mut arrays = self.key_arrays();
         arrays.push_str(&format!(", ${}::bigint[]", keys + 1));
         for (index, (_, ty)) in said.iter().enumerate() {
             arrays.push_str(&format!(", ${}::{ty}[]", keys + 2 + index));
@@ -473,12 +474,22 @@ impl<'m> Queue<'m> {
 
     /// The batch of keys and fences, as arrays.
     fn claims_given(&self) -> String {
-        let keys = self.keys.len();
-        format!(
-            "unnest({}, ${}::bigint[])",
-            comma(1..=keys, |index| format!("${index}")),
-            keys + 1
-        )
+        let fences = self.keys.len() + 1;
+        format!("unnest({}, ${fences}::bigint[])", self.key_arrays())
+    }
+
+    /// An array per column of the key. Texts become those of the column: blanks at their ends do not count in a `char(n)`, and the
+    /// keys that a claim returned have them.
+    fn key_arrays(&self) -> String {
+        comma(self.keys.iter().enumerate(), |(index, key)| {
+            let parameter = format!("${}", index + 1);
+            if last_segment(&key.ty).is_some_and(|name| name == "String") {
+                let (name, rows) = (quote(&key.name), table(self.model));
+                format!("array_cat(ARRAY(SELECT {name} FROM {rows} WHERE false), {parameter})")
+            } else {
+                parameter
+            }
+        })
     }
 
     /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
