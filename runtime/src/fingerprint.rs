@@ -29,12 +29,12 @@ impl serde::ser::Error for RequestError {
 }
 
 /// Names the way in which a request is hashed.
-const SCHEME: &[u8] = b"rowlock:request:2\n";
+const SCHEME: &[u8] = b"rowlock:request:3\n";
 
-/// What every stored fingerprint begins with: the version of [`SCHEME`]. No fingerprint of version 1 in a `String` begins so, for
-/// it had hexadecimal digits only, and of those in a `Vec<u8>` one in 65,536, which is then taken for another request: refused,
+/// What every stored fingerprint begins with: the version of [`SCHEME`]. That of version 2 was `r2`, and its floats were their shortest
+/// texts. No fingerprint of version 1 in a `String` begins so, for it had hexadecimal digits only, and of those in a `Vec<u8>` one in 65,536, which is then taken for another request: refused,
 /// too.
-const VERSION: &str = "r2";
+const VERSION: &str = "r3";
 
 /// How many bytes of the hash are stored after the version, in a `String`; in a `Vec<u8>`, which has less room for the version, one
 /// less. So a fingerprint is as long as it was before it had one: 64 characters, or 32 bytes.
@@ -42,10 +42,11 @@ const STORED: usize = 31;
 
 /// The SHA-256 of a request, or its HMAC-SHA-256 under a key.
 ///
-/// Of `rowlock:request:2`, a line feed, the name of the table as it is written in the model, a line feed, and the request: each
-/// value with its type before it, so that no two requests look the same. Numbers count by their value, whatever type has it: `1`,
-/// `1.0` and `1u8` are one number, and a number that serde_json keeps as text (`arbitrary_precision`) is the number that the text
-/// says, to the last digit. The order of the fields of a struct, and of a map, does not matter. That of a `HashSet` does: it is a list,
+/// Of `rowlock:request:3`, a line feed, the name of the table as it is written in the model, a line feed, and the request: each
+/// value with its type before it, so that no two requests look the same. Numbers count by their exact value, whatever type has it: `1`,
+/// `1.0` and `1u8` are one number, `0.1f32` and `0.1f64` are two. A number that serde_json keeps as text (`arbitrary_precision`) is
+/// the float of 64 bits whose shortest text it is, if it has a point or an exponent, like those that serde_json writes for floats; any other
+/// is the number that the text says, to the last digit. The order of the fields of a struct, and of a map, does not matter. That of a `HashSet` does: it is a list,
 /// in another order each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; STORED]);
@@ -82,6 +83,8 @@ impl Digest {
 }
 
 /// What a call with an idempotency key is asked to do: anything that is `serde::Serialize`, or that in a [`Keyed`].
+///
+/// The bound of a function of yours that hands a request on: `request: &(impl rowlock::Request + ?Sized)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a request: it has no fingerprint",
     label = "needs `serde::Serialize`",
@@ -153,7 +156,7 @@ impl<R: Serialize + ?Sized> Request for Keyed<'_, R> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a fingerprint",
     label = "expected `Vec<u8>` or `String`",
-    note = "the fingerprint is 32 bytes, or 62 hexadecimal digits after `r2`"
+    note = "the fingerprint is 32 bytes, or 62 hexadecimal digits after `r3`"
 )]
 pub trait Fingerprint {
     #[doc(hidden)]
@@ -193,20 +196,25 @@ mod tests {
 
     #[test]
     fn golden_values() {
-        // printf 'rowlock:request:2\npayments\n{s\0\0\0\0\0\0\0\2tos\0\0\0\0\0\0\0\3Anns\0\0\0\0\0\0\0\6amountd125e1;}' | sha256sum | cut -c-62
+        // printf 'rowlock:request:3\npayments\n{s\0\0\0\0\0\0\0\2tos\0\0\0\0\0\0\0\3Anns\0\0\0\0\0\0\0\6amountd125e1;}' | sha256sum | cut -c-62
         let request = serde_json::json!({ "to": "Ann", "amount": 1250 });
         assert_eq!(
             hex(&request),
-            "r2570ee1ddf431d13f24ae526334ee430c185ec5521f6d55f07b781ca767f823"
+            "r33da9949e1d21204b53a541cd1a724e5f8b4a19afeb875a37f8eebdd5159764"
         );
         // … | openssl dgst -sha256 -hmac secret | cut -d' ' -f2 | cut -c-62
         assert_eq!(
             hex(&Keyed::new(b"secret", &request)),
-            "r20599dab8621746c315bffd556f0d5bf13683a32fe497411b176d6b7cf29ea6"
+            "r321829a2eb8da90b4ce72b840a59b9102faf8e42726cfedc87e04ee1ef9725a"
         );
         assert_eq!(
             hex(&()),
-            "r2107f2db06b575f47c4af9ec722fe65fb9a36854bda05a033f7fc48df0b2eee"
+            "r371ee336ff36dcf6f421fd1f744fcbf7f48e9a0521f5b9dceb3e7a2ca32c288"
+        );
+        // printf 'rowlock:request:3\npayments\nd100000001490116119384765625e-27;' | …
+        assert_eq!(
+            hex(&0.1_f32),
+            "r383a538947afe5cc398e6ec5d0407cc8a0e6f0969135f3f4f8fdd58ebb12f3e"
         );
     }
 
@@ -215,7 +223,7 @@ mod tests {
         let digest = "a request".digest("payments").unwrap();
         let (bytes, text) = (Vec::from_digest(&digest), String::from_digest(&digest));
         assert_eq!((bytes.len(), text.len()), (32, 64));
-        assert!(bytes.starts_with(b"r2") && text.starts_with("r2"));
+        assert!(bytes.starts_with(b"r3") && text.starts_with("r3"));
     }
 
     #[test]

@@ -779,8 +779,8 @@ async fn i_16_plain_columns() {
         .fetch_one(&database.pool)
         .await
         .unwrap();
-    // printf 'rowlock:request:2\njobs\ns\0\0\0\0\0\0\0\7nightly' | sha256sum | cut -c-62: the name of the table is part of it.
-    let expected = "r213bd5186b3a6e7f02fd8d422b343b2be2e0953febabbd9bf4c6f8355aef9da";
+    // printf 'rowlock:request:3\njobs\ns\0\0\0\0\0\0\0\7nightly' | sha256sum | cut -c-62: the name of the table is part of it.
+    let expected = "r3a356ce461e9fd18414940a8fdb601764847920edfe42feaca1e3dce06deb58";
     assert_eq!(fingerprint, expected);
     // A row that somebody else made, without a lease.
     sqlx::query("INSERT INTO jobs (night, fingerprint, fence) VALUES (8, $1, 4)")

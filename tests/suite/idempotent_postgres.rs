@@ -286,6 +286,17 @@ async fn a_key_that_is_stored_as_another_one_is_an_error() {
     }
 }
 
+/// It is padded, and compared without the padding.
+#[tokio::test]
+async fn a_key_in_a_column_of_fixed_length_is_itself() {
+    let padded = "ALTER TABLE payments ALTER key TYPE char(10)";
+    let database = database(&format!("{PAYMENTS}; {padded}")).await;
+    for expected in [Once::Ran(5), Once::Replayed(5)] {
+        let outcome = Payment::once(&database.pool, "q", &5, async |tx| book(tx).await).await;
+        assert_eq!(outcome.unwrap(), expected);
+    }
+}
+
 /// The loser of a race in a strict isolation learns what the winner did, and not only that it lost.
 #[tokio::test]
 async fn start_in_a_strict_default_isolation() {

@@ -7,11 +7,13 @@
 //! | `Some` of what is written as `None` | `o`, and that |
 //! | `Some` of anything else | as if there were no `Option` |
 //! | `false`, `true` | `f`, `t` |
-//! | a number | `d`, the decimal digits, `e`, the exponent of ten, `;` without zeros at either end of the digits; `d0;` |
+//! | a number | `d`, the decimal digits of its exact value, `e`, the exponent of ten, `;` without zeros at either end of the digits; `d0;` |
 //! | a text, bytes | `s`, `b`; how many bytes there are, in eight; the bytes |
 //! | a list, a tuple | `[`, the items, `]` |
 //! | a map, a struct | `{`, the keys with their values in the order of their bytes, `}` |
 //! | a variant of an enum | `v`, its name as a text, and what it holds as one of these |
+
+use std::borrow::Cow;
 
 use serde::ser::{self, Serialize, Serializer};
 
@@ -44,7 +46,7 @@ impl<'a> Canonical<'a> {
         Self(to)
     }
 
-    /// `text` as Rust or JSON writes a number.
+    /// `text` as Rust writes a number, with all of its digits.
     fn number(self, text: &str) {
         match decimal(text) {
             Some(decimal) => {
@@ -55,6 +57,38 @@ impl<'a> Canonical<'a> {
             // An infinity, no number, or an exponent beyond all measure.
             None => self.sized(b'x', text.as_bytes()),
         }
+    }
+}
+
+/// All digits of this float, which stands for no other number than the binary fraction that it is.
+fn exact(value: f64) -> String {
+    // A binary fraction has as many decimal places as binary ones.
+    let places = match value.fract() == 0.0 {
+        true => 0,
+        false => {
+            let bits = value.to_bits();
+            let exponent = (bits >> 52 & 0x7ff).max(1);
+            let mantissa = bits & ((1 << 52) - 1) | 1 << 52;
+            (52 + 1023_u64)
+                .saturating_sub(exponent)
+                .saturating_sub(mantissa.trailing_zeros().into())
+        }
+    };
+    let places = usize::try_from(places).unwrap_or_default();
+    format!("{value:.places$}")
+}
+
+/// The number that serde_json keeps as this text: a float as all of its digits.
+///
+/// serde_json writes a float as the shortest text that is no other float, with a point or an exponent. Taken for that float, it is
+/// the same request whether or not some crate of the program has switched `arbitrary_precision` on.
+fn kept(text: &str) -> Cow<'_, str> {
+    let float = text.contains(['.', 'e', 'E']).then(|| text.parse::<f64>());
+    match float {
+        Some(Ok(float)) if float.is_finite() && decimal(&format!("{float:e}")) == decimal(text) => {
+            exact(float).into()
+        }
+        _ => text.into(),
     }
 }
 
@@ -106,8 +140,15 @@ impl<'a> Serializer for Canonical<'a> {
 
     numbers!("{}": serialize_i8 i8, serialize_i16 i16, serialize_i32 i32, serialize_i64 i64, serialize_i128 i128);
     numbers!("{}": serialize_u8 u8, serialize_u16 u16, serialize_u32 u32, serialize_u64 u64, serialize_u128 u128);
-    // The shortest digits that are this float and no other.
-    numbers!("{:e}": serialize_f32 f32, serialize_f64 f64);
+
+    fn serialize_f32(self, value: f32) -> Result {
+        self.serialize_f64(value.into())
+    }
+
+    fn serialize_f64(self, value: f64) -> Result {
+        self.number(&exact(value));
+        Ok(())
+    }
 
     fn serialize_bool(self, value: bool) -> Result {
         self.0.push(if value { b't' } else { b'f' });
@@ -262,7 +303,7 @@ impl Entries<'_> {
             && let Some(text) = value.get(9..)
             && let Ok(text) = str::from_utf8(text)
         {
-            return Canonical(self.to).number(text);
+            return Canonical(self.to).number(&kept(text));
         }
         self.entries.sort_unstable();
         self.to.push(b'{');
@@ -358,7 +399,11 @@ mod tests {
     fn numbers_are_what_they_say_whoever_keeps_them() {
         for (kept, number) in [
             ("0.10", text(&0.1)),
-            ("1e-1", text(&0.1_f32)),
+            ("1e-1", text(&0.1)),
+            (
+                "0.1000000000000000055511151231257827021181583404541015625",
+                text(&0.1),
+            ),
             ("-12.50", text(&-12.5)),
             ("1250", text(&1250_u16)),
             ("1.25e3", text(&1250_i128)),
@@ -388,6 +433,36 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), 7);
+    }
+
+    /// Written as the shortest text that is no other float, as it was once: equal numbers differ, and others do not.
+    #[test]
+    fn floats_are_the_numbers_that_they_are() {
+        let shortest = |value: f64| decimal(&format!("{value:e}"));
+        let power = 1_i64 << 62;
+        assert_ne!(shortest(power as f64), decimal(&power.to_string()));
+        assert_eq!(text(&(power as f64)), text(&power));
+        let near = 4_611_686_018_427_388_000_i64;
+        assert_eq!(shortest(power as f64), decimal(&near.to_string()));
+        assert_ne!(text(&(power as f64)), text(&near));
+        assert_eq!(text(&Kept("4611686018427388000")), text(&near));
+        assert_eq!(text(&Kept("4.611686018427388e18")), text(&power));
+
+        assert_ne!(text(&0.1_f32), text(&0.1_f64));
+        assert_eq!(text(&0.1_f32), text(&f64::from(0.1_f32)));
+        assert_eq!(text(&0.1_f32), "d100000001490116119384765625e-27;");
+        assert_eq!(text(&(2_f64.powi(127))), text(&(1_u128 << 127)));
+        assert_eq!(text(&-(2_f64.powi(127))), text(&i128::MIN));
+        assert_eq!(text(&0.5_f32), "d5e-1;");
+        for least in [
+            f64::from_bits(1),
+            f64::MIN_POSITIVE,
+            1.0 + f64::EPSILON,
+            f64::MAX,
+        ] {
+            let digits = format!("{least:.1100}");
+            assert_eq!(decimal(&exact(least)), decimal(&digits));
+        }
     }
 
     #[derive(Serialize)]
@@ -452,6 +527,14 @@ mod tests {
         #[test]
         fn floats_have_one_text_each(a: f64, b: f64) {
             prop_assert_eq!(a == b, text(&a) == text(&b));
+        }
+
+        #[test]
+        fn floats_of_both_sizes_and_integers_are_compared_by_value(a: f32, b: i64, c: f64) {
+            prop_assert_eq!(text(&a), text(&f64::from(a)));
+            prop_assert_eq!(text(&(b as f64)), text(&(b as f64 as i128)));
+            prop_assert_eq!(b as f64 as i128 == i128::from(b), text(&(b as f64)) == text(&b));
+            prop_assert_eq!(decimal(&exact(c)), decimal(&format!("{c:.1100}")));
         }
 
         #[test]
