@@ -158,7 +158,7 @@ fn check_bounds(counter: &Given, diag: &Diag) {
     }
 }
 
-/// The last attempt has to fit the column, or the claim that counts it fails.
+/// The last attempt has to fit the column, and one more, by which a claim tells that none are left.
 fn check_max_attempts(ty: &Type, attempts: &Given, diag: &Diag) {
     let Some(max) = attempts.value.numbers().first() else {
         return;
@@ -170,15 +170,23 @@ fn check_max_attempts(ty: &Type, attempts: &Given, diag: &Diag) {
         );
     }
     let (name, most, wider) = match last_segment(ty).as_deref() {
-        Some("i16") => ("i16", i64::from(i16::MAX), "`i32` and an `integer` column"),
-        Some("i32") => ("i32", i64::from(i32::MAX), "`i64` and a `bigint` column"),
+        Some("i16") => (
+            "i16",
+            i64::from(i16::MAX) - 1,
+            "`i32` and an `integer` column",
+        ),
+        Some("i32") => (
+            "i32",
+            i64::from(i32::MAX) - 1,
+            "`i64` and a `bigint` column",
+        ),
         _ => return,
     };
     if max.value > most {
         diag.error(
             &attempts.name,
             format_args!(
-                "an `{name}` does not count to {}\nhelp: allow {most} attempts at most, or use {wider}",
+                "an `{name}` does not count beyond {}\nnote: a claim counts one more, to tell that none are left\nhelp: allow {most} attempts at most, or use {wider}",
                 max.value
             ),
         );

@@ -58,7 +58,7 @@ pub use crate::fault::Fault;
 pub use crate::fence::Fence;
 pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 #[cfg(feature = "idempotent")]
-pub use crate::fingerprint::{Keyed, RequestError};
+pub use crate::fingerprint::{Keyed, Request, RequestError};
 #[cfg(feature = "idempotent")]
 pub use crate::idempotent::{
     AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
@@ -70,6 +70,7 @@ pub use crate::lockable::{
 };
 pub use crate::queue::{
     BadRow, Claim, ClaimError, Claimed, FinishError, QueueColumn, QueueState, Rescued, Retried,
+    Unfinished,
 };
 #[cfg(feature = "postgres")]
 pub use crate::session_lock::{ReleaseError, SessionLock};

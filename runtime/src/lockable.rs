@@ -93,10 +93,10 @@ pub trait LockableSql<DB: Backend>: Lockable {
 /// transaction a lock would be gone before the call returned.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an open transaction",
-    label = "a lock is only taken inside a transaction",
-    note = "outside a transaction the lock would be released before the call returns",
+    label = "this is done only inside a transaction",
+    note = "outside a transaction a lock would be released, and a completion committed, without the rest of the work",
     note = "run this inside `rowlock::transaction(&pool).run(async |tx| ...)` and pass `&mut *tx`",
-    note = "a transaction of sqlx is passed as `&mut tx`, without another `*`"
+    note = "a transaction of sqlx is passed as `&mut tx`; `&mut *tx` is the connection in it"
 )]
 pub trait InTransaction<'t>: sealed::Sealed + Send {
     /// The database.

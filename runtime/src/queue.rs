@@ -22,13 +22,14 @@ use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::column::Column;
 use crate::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::fault::Fault;
 use crate::fence::Fence;
 use crate::lockable::InTransaction;
 use crate::source::{Link, Opened, Source};
 use crate::statement::{Bind, Compared, Statement};
 
 pub use aside::BadRow;
-pub(crate) use aside::{Found, Refused, rescue_on};
+pub(crate) use aside::{Found, Look, Refused, rescue_on};
 pub(crate) use batch::{Batch, Fate, Locks};
 
 /// How long a claim holds unless it says otherwise.
@@ -77,6 +78,8 @@ pub trait QueueSql<DB: Backend>: Queue {
     const LIST_DUE: [&'static str; 2];
     /// Key, fence.
     const COMPLETE: &'static str;
+    /// The state of a row, as long as the fence is its: key, fence.
+    const LOOK: &'static str;
     /// Per row: key, fence.
     const COMPLETE_MANY: [&'static str; 2];
     /// Per row: key, fence, state, seconds or NULL, attempts, error or NULL.
@@ -233,7 +236,8 @@ pub enum ClaimError {
     /// The transaction of a stricter isolation level lost against a concurrent one. Nothing was claimed.
     #[error(transparent)]
     Serialization(DatabaseError),
-    /// The connection was lost before the answer came. What was claimed comes back when its lease has ended.
+    /// The connection was lost before the answer came. What was claimed comes back when its lease has ended, and its attempt has
+    /// counted.
     #[error("{0}; it is unknown whether rows were claimed")]
     Unknown(#[source] DatabaseError),
     /// The database, the connection or the pool failed. Nothing was claimed.
@@ -249,6 +253,10 @@ pub enum FinishError {
     /// written.
     #[error("{0}: the lease was lost, the row is no longer this claim's")]
     LeaseLost(Attempt),
+    /// The database does not let the row be ready again, as `UNIQUE (…) WHERE state = 'ready'` does if the same job was added
+    /// in the meantime. The row is [`QueueState::Dead`], with this as its last error.
+    #[error("{0}; the row could not be ready again, and is dead")]
+    NotReady(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -262,12 +270,39 @@ pub enum FinishError {
 
 from_write_failure!(ClaimError, FinishError);
 
+/// A row of a batch that did not become what was asked for, and why. Dereferences to the claim, and so to the row.
+#[non_exhaustive]
+pub struct Unfinished<T> {
+    /// The claim. It still holds if the error is [`FinishError::Database`], until its lease ends: the row can be finished otherwise.
+    pub claimed: Claimed<T>,
+    /// [`LeaseLost`](FinishError::LeaseLost), [`NotReady`](FinishError::NotReady), or why the database refused to write this row.
+    pub error: FinishError,
+}
+
+impl<T> Deref for Unfinished<T> {
+    type Target = Claimed<T>;
+
+    fn deref(&self) -> &Claimed<T> {
+        &self.claimed
+    }
+}
+
+impl<T: Queue> std::fmt::Debug for Unfinished<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unfinished")
+            .field("claimed", &self.claimed)
+            .field("error", &self.error)
+            .finish()
+    }
+}
+
 /// What [`Claimed::retry`] made of the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retried {
     /// It is due again after this time.
     Later(Duration),
-    /// That was its last attempt: it is [`QueueState::Dead`].
+    /// That was its last attempt, or the database does not let it be ready again, beside a newer row of the same job say: it is
+    /// [`QueueState::Dead`].
     Dead,
 }
 
@@ -279,7 +314,7 @@ pub struct Rescued {
     pub ready: u64,
     /// Rows without attempts left, and those that the database does not let be ready again.
     pub dead: u64,
-    /// Rows that the database refuses to write at all. They are as they were.
+    /// Rows that the database refuses to write at all, or whose writes a trigger drops. They are as they were.
     pub refused: u64,
 }
 
@@ -418,10 +453,11 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
         self
     }
 
-    /// Calls this for each row that cannot be given out: one that does not fit the model, or that the database refuses to write.
+    /// Calls this for each row that cannot be given out: one that does not fit the model, that the database refuses to write, or whose
+    /// write a trigger drops.
     ///
     /// Such a row is not among those that are returned, and keeps none of them. It has had an attempt: it is due again after
-    /// a random time, or [`QueueState::Dead`] if that was its last one, with the reason as its last error. It is logged as well.
+    /// a random time, or [`QueueState::Dead`] if that was its last one, with the reason as its last error; or as it was, if that cannot be written. It is logged as well.
     pub fn on_bad_row(mut self, report: impl FnMut(&BadRow) + Send + 'c) -> Self {
         self.report = Box::new(report);
         self
@@ -459,11 +495,11 @@ where
             let in_transaction = in_transaction::<DB>(&connection);
             let failed = |error| ClaimError::from(WriteFailure::new(at(), error, in_transaction));
             let mut refused = Refused::default();
-            let (mut claimed, mut rescued) = (Vec::new(), false);
+            let (mut claimed, mut short, mut rescued) = (Vec::new(), false, false);
             while claimed.len() < self.limit {
                 let missing = self.limit - claimed.len();
                 let claims = &self.claims;
-                let found = claims.run::<T>(missing, true, &mut refused, &mut connection);
+                let found = claims.run::<T>(missing, true, short, &mut refused, &mut connection);
                 let Found {
                     claimed: more,
                     bad,
@@ -474,20 +510,27 @@ where
                     Err(_) if !claimed.is_empty() && !in_transaction => break,
                     Err(error) => return Err(failed(error)),
                 };
+                short = !more.is_empty();
                 merge::<DB, T>(&mut claimed, more);
                 for row in &bad {
                     row.log();
                     (self.report)(row);
                 }
                 // There can be good rows behind the bad ones.
-                if !bad.is_empty() || exhausted > 0 || claimed.len() >= self.limit {
+                if !bad.is_empty() || exhausted > 0 {
+                    short = false;
+                    continue;
+                }
+                if short {
                     continue;
                 }
                 // Whoever claims without a worker takes back the rows of dead processes as well.
                 if std::mem::replace(&mut rescued, true) {
                     break;
                 }
-                match rescue_on::<DB, T>(&mut Refused::default(), &mut connection).await {
+                match rescue_on::<DB, T>(&mut Refused::default(), Look::Never, &mut connection)
+                    .await
+                {
                     Ok(Rescued { ready: 0, .. }) => break,
                     Ok(_) => {}
                     Err(_) if !claimed.is_empty() && !in_transaction => break,
@@ -518,7 +561,7 @@ pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
             |error| DatabaseError::new(Attempt::new("rescue", T::TABLE, KeyText::default()), error);
         let mut opened = db.open().await.map_err(failed)?;
         let mut refused = Refused::default();
-        let rescued = rescue_on::<DB, T>(&mut refused, &mut opened.link()).await;
+        let rescued = rescue_on::<DB, T>(&mut refused, Look::Always, &mut opened.link()).await;
         rescued.map_err(failed)
     }
 }
@@ -601,6 +644,17 @@ impl Change {
             refund: true,
             error: None,
         }
+    }
+
+    /// What becomes instead of a row that the database does not let be ready again: it is dead, like in a rescue.
+    pub(crate) fn instead(&self, error: &sqlx::Error) -> Option<Self> {
+        let after = self.error.as_deref().unwrap_or("unfinished");
+        let dead = || {
+            Self::dead(stored(&format_args!(
+                "{after}; the row could not be ready again: {error}"
+            )))
+        };
+        (self.state == QueueState::Ready).then(dead)
     }
 
     /// How many attempts the row has had, if this is the one of that number.
@@ -708,11 +762,7 @@ impl<T: Queue> Claimed<T> {
         T: QueueSql<DB>,
     {
         let change = self.retry_change(None, stored(&error));
-        async move {
-            let retried = change.retried();
-            self.settle("retry", db, change).await?;
-            Ok(retried)
-        }
+        async move { self.settle_retry("retry", db, change).await }
     }
 
     /// Like [`retry`](Self::retry), after a time of the caller's choice: the `Retry-After` of a server, say.
@@ -726,11 +776,7 @@ impl<T: Queue> Claimed<T> {
         T: QueueSql<DB>,
     {
         let change = self.retry_change(Some(delay), stored(&error));
-        async move {
-            let retried = change.retried();
-            self.settle("retry_after", db, change).await?;
-            Ok(retried)
-        }
+        async move { self.settle_retry("retry_after", db, change).await }
     }
 
     /// The job can never succeed: the row becomes [`QueueState::Dead`] at once.
@@ -750,7 +796,8 @@ impl<T: Queue> Claimed<T> {
 
     /// Not now: the row is due again after `delay`, and this attempt does not count.
     ///
-    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete), and `NotReady` if the database does not let
+    /// the row be ready: then it is dead.
     pub fn snooze<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,
@@ -764,7 +811,8 @@ impl<T: Queue> Claimed<T> {
 
     /// Gives the row back as if it had not been claimed: it is due when it was, and this attempt does not count.
     ///
-    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete), and `NotReady` if the database does not let
+    /// the row be ready: then it is dead.
     pub fn release<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,
@@ -787,6 +835,23 @@ impl<T: Queue> Claimed<T> {
         T: QueueSql<DB>,
     {
         async move { self.run_alone("extend", db, Batch::Extend(lease)).await }
+    }
+
+    async fn settle_retry<'c, DB: Backend>(
+        &self,
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        change: Change,
+    ) -> Result<Retried, FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let retried = change.retried();
+        match self.settle(operation, db, change).await {
+            Ok(()) => Ok(retried),
+            Err(FinishError::NotReady(_)) => Ok(Retried::Dead),
+            Err(error) => Err(error),
+        }
     }
 
     async fn settle<'c, DB: Backend>(
@@ -816,11 +881,49 @@ impl<T: Queue> Claimed<T> {
         let mut opened = acquire(db, at).await?;
         let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
-        let held = batch.run::<DB, T>(&[&self.row], &mut connection).await;
-        checked(held.map(|held| held == [true]), at, in_transaction)
+        let fates = batch
+            .run_each::<DB, T>(&[&self.row], Locks::Wait, &mut connection)
+            .await
+            .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
+        for fate in fates {
+            self.finished(operation, batch.change(0), fate, &mut connection)
+                .await?;
+        }
+        Ok(())
     }
 
-    /// All of this work is done, in one statement. Returns the rows whose claims were lost: nothing was written to those.
+    /// What became of this row of a batch.
+    async fn finished<DB: Backend>(
+        &self,
+        operation: &'static str,
+        change: Option<&Change>,
+        fate: Fate,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<(), FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let at = at(operation, &self.row);
+        let error = match fate {
+            Fate::Written => return Ok(()),
+            Fate::Refused(error) => error,
+            Fate::Lost | Fate::Done | Fate::Later => return Err(FinishError::LeaseLost(at)),
+        };
+        if Fault::of(&error).is_of_a_row()
+            && let Some(dead) = change.and_then(|change| change.instead(&error))
+        {
+            let (rows, changes) = ([&self.row], [dead]);
+            let batch = Batch::Settle(&changes);
+            let buried = batch.run_each::<DB, T>(&rows, Locks::Wait, connection);
+            if matches!(buried.await.as_deref(), Ok([Fate::Written])) {
+                return Err(FinishError::NotReady(DatabaseError::new(at, error)));
+            }
+        }
+        Err(WriteFailure::new(at, error, false).into())
+    }
+
+    /// All of this work is done, in one statement. Returns those that were not finished, each with its
+    /// error: nothing was written to them, or they are dead ([`NotReady`](FinishError::NotReady)).
     ///
     /// ```sql
     /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
@@ -834,13 +937,18 @@ impl<T: Queue> Claimed<T> {
     /// batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
     /// statement was executed completely or not at all; what was not finished comes back when its lease has ended.
     ///
+    /// If the database refuses one of the rows, by a constraint or a trigger, each is written alone, in a statement of its own, and only that
+    /// one is returned. In a transaction of the caller the error is that of the batch; on PostgreSQL it has aborted the transaction.
+    ///
     /// # Errors
     ///
-    /// `Serialization`, `Unknown`, `Database`; the rows that were not finished come back when their leases have ended.
+    /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead,
+    /// `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
+    /// `Database`; the rows that were not finished come back when their leases have ended.
     pub fn complete_many<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
@@ -848,13 +956,14 @@ impl<T: Queue> Claimed<T> {
         async move { Self::finish_many("complete_many", db, batch, Batch::Complete).await }
     }
 
-    /// [`retry`](Self::retry) for many rows, each with its error, in one statement. Returns the rows whose claims were lost.
+    /// [`retry`](Self::retry) for many rows, each with its error, in one statement. Returns those of which
+    /// that was not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn retry_many<'c, DB: Backend, E: Display>(
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
@@ -862,13 +971,14 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("retry_many", db, batch, change)
     }
 
-    /// [`fail`](Self::fail) for many rows, each with its error, in one statement. Returns the rows whose claims were lost.
+    /// [`fail`](Self::fail) for many rows, each with its error, in one statement. Returns those of which
+    /// that was not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn fail_many<'c, DB: Backend, E: Display>(
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
@@ -876,14 +986,15 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("fail_many", db, batch, change)
     }
 
-    /// [`snooze`](Self::snooze) for many rows, in one statement. Returns the rows whose claims were lost.
+    /// [`snooze`](Self::snooze) for many rows, in one statement. Returns those of which
+    /// that was not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn snooze_many<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
         delay: Duration,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
@@ -892,13 +1003,14 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("snooze_many", db, batch, change)
     }
 
-    /// [`release`](Self::release) for many rows, in one statement. Returns the rows whose claims were lost.
+    /// [`release`](Self::release) for many rows, in one statement. Returns those of which
+    /// that was not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn release_many<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
@@ -906,29 +1018,29 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("release_many", db, batch, |_, ()| Change::back(None))
     }
 
-    /// Begins new leases for all of these rows, in one statement. Takes the rows whose claims were lost out of the batch, and
-    /// returns them.
+    /// Begins new leases for all of these rows, in one statement. Takes those to which that was not written out of the batch, and
+    /// returns them: claims that were lost, and rows that the database refuses to write.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many); after an error the batch is as it was.
     pub fn extend_many<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         batch: &mut Vec<Self>,
         lease: Duration,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
         async move {
-            let held = Self::run_many("extend_many", db, batch, Batch::Extend(lease)).await?;
-            let mut lost = Vec::new();
-            for (claimed, held) in std::mem::take(batch).into_iter().zip(held) {
-                if held {
-                    batch.push(claimed);
-                } else {
-                    lost.push(claimed.row);
+            let extend = Batch::Extend(lease);
+            let results = Self::run_many("extend_many", db, batch, extend).await?;
+            let mut unfinished = Vec::new();
+            for (claimed, result) in std::mem::take(batch).into_iter().zip(results) {
+                match result {
+                    Ok(()) => batch.push(claimed),
+                    Err(error) => unfinished.push(Unfinished { claimed, error }),
                 }
             }
-            Ok(lost)
+            Ok(unfinished)
         }
     }
 
@@ -937,7 +1049,7 @@ impl<T: Queue> Claimed<T> {
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
         change: impl Fn(&Self, &E) -> Change,
-    ) -> impl Future<Output = Result<Vec<T>, FinishError>> + Send
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
     where
         T: QueueSql<DB>,
     {
@@ -956,13 +1068,19 @@ impl<T: Queue> Claimed<T> {
         db: impl Source<'c, DB>,
         batch: Vec<Self>,
         what: Batch<'_>,
-    ) -> Result<Vec<T>, FinishError>
+    ) -> Result<Vec<Unfinished<T>>, FinishError>
     where
         T: QueueSql<DB>,
     {
-        let held = Self::run_many(operation, db, &batch, what).await?;
-        let lost = batch.into_iter().zip(held).filter(|(_, held)| !held);
-        Ok(lost.map(|(claimed, _)| claimed.row).collect())
+        let results = Self::run_many(operation, db, &batch, what).await?;
+        let unfinished = batch
+            .into_iter()
+            .zip(results)
+            .filter_map(|(claimed, result)| {
+                let error = result.err()?;
+                Some(Unfinished { claimed, error })
+            });
+        Ok(unfinished.collect())
     }
 
     async fn run_many<'c, DB: Backend>(
@@ -970,7 +1088,7 @@ impl<T: Queue> Claimed<T> {
         db: impl Source<'c, DB>,
         batch: &[Self],
         what: Batch<'_>,
-    ) -> Result<Vec<bool>, FinishError>
+    ) -> Result<Vec<Result<(), FinishError>>, FinishError>
     where
         T: QueueSql<DB>,
     {
@@ -982,9 +1100,17 @@ impl<T: Queue> Claimed<T> {
         let mut opened = acquire(db, at).await?;
         let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
-        what.run::<DB, T>(&rows, &mut connection)
+        let fates = what
+            .run_each::<DB, T>(&rows, Locks::Wait, &mut connection)
             .await
-            .map_err(|error| WriteFailure::new(at(), error, in_transaction).into())
+            .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
+        let mut results = Vec::with_capacity(batch.len());
+        for (index, (claimed, fate)) in batch.iter().zip(fates).enumerate() {
+            let change = what.change(index);
+            let finished = claimed.finished(operation, change, fate, &mut connection);
+            results.push(finished.await);
+        }
+        Ok(results)
     }
 }
 

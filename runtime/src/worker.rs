@@ -27,8 +27,8 @@ use crate::error::{Attempt, DatabaseError, KeyText};
 use crate::fan_out::panic_text;
 use crate::fault::Fault;
 use crate::queue::{
-    Backoff, Batch, Change, Claimed, Claims, Fate, Found, Locks, Queue, QueueColumn, QueueSql,
-    Refused, Rescued, Retried, at, rescue_on, stored,
+    Backoff, Batch, Change, Claimed, Claims, Fate, Found, Locks, Look, Queue, QueueColumn,
+    QueueSql, Refused, Rescued, Retried, at, rescue_on, stored,
 };
 use crate::source::Link;
 use flush::Flush;
@@ -139,7 +139,7 @@ pub enum WorkerError {
 pub struct WorkerCounts {
     /// Rows claimed and held.
     pub claimed: u64,
-    /// Rows that became done, by this worker or by the handler itself.
+    /// Rows that became done, by this worker or by the handler itself, however that ended after its `complete_in`.
     pub completed: u64,
     /// Rows put back after a failed attempt.
     pub retried: u64,
@@ -149,18 +149,21 @@ pub struct WorkerCounts {
     pub snoozed: u64,
     /// Rows given back unfinished because the worker stopped.
     pub released: u64,
-    /// Claims that were lost before the row was finished; the work may be done twice.
+    /// Claims that were lost before the row was finished, or that end unfinished as the database refuses the row; the work may be done
+    /// twice.
     pub lease_lost: u64,
     /// Rows of any worker whose leases had ended and which were taken back.
     pub rescued: u64,
     /// Rows that could not be given to a handler, because they do not fit the model or the database refuses to write them; each
     /// that could be put off is also in `retried`, or in `dead`.
     pub bad: u64,
-    /// How often the database refused to write a row that was to be finished or rescued. Such a row is left as it is.
+    /// How often the database refused, or a trigger dropped, the write of a row that was to be finished or rescued. Such a row is left as it
+    /// is.
     pub refused: u64,
-    /// Handlers that were stopped because of the time limit; each is also in `retried` or `dead`.
+    /// Handlers that were stopped because of the time limit; each is also in `retried` or `dead`, or in `completed` if it had completed
+    /// the row itself, or in `lease_lost`.
     pub timed_out: u64,
-    /// Handlers that panicked; each is also in `retried` or `dead`.
+    /// Handlers that panicked; each is also in one of the same.
     pub panicked: u64,
     /// Handlers that kept a thread of the runtime for longer than a third of the lease without an `.await`. If they keep all of
     /// them, no heartbeat is sent, and the leases of all rows of this worker can end.
@@ -338,22 +341,24 @@ pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
 }
 
 impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
-    /// How many handlers run at once; 8 if nothing else is said, 1 at least. If they use the worker's pool, it should have some more
-    /// connections than that: claims and heartbeats need one too.
+    /// How many handlers run at once; 8 if nothing else is said, 1 at least. There is no other limit: with `usize::MAX` a claim takes all
+    /// rows that are due. If they use the worker's pool, it should have some more connections than that: claims and heartbeats need
+    /// one too.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.limits.concurrency = handlers.max(1);
         self
     }
 
     /// How many rows may be held besides those that are being handled: claimed in advance, or handled and not yet finished in
-    /// the database. 0 if nothing else is said.
+    /// the database. 0 if nothing else is said; there is no limit.
     ///
     /// Short jobs are much faster with as many as there are handlers: a claim, a completion and the handlers then go on at the same
     /// time. Long jobs should have none: a row that waits here could be handled by another worker.
     ///
-    /// An attempt counts when its handler starts. A row that is claimed for a handler which is free is counted by the claim. One
-    /// that was claimed in advance costs one more write: handlers that become free start together, after one statement that
-    /// counts the attempts of their rows. So a process that dies costs no row an attempt but those whose handlers had started.
+    /// The attempt of a row that is claimed for a handler which is free counts from the claim, also if the claim's answer is lost and no
+    /// handler starts. That of one that was claimed in advance counts when its handler starts, and costs one more write: handlers
+    /// that become free start together, after one statement that counts the attempts of their rows. So a process that dies costs
+    /// no row an attempt but those whose handlers had started, and those of a claim under way for handlers that were free.
     pub fn prefetch(mut self, rows: usize) -> Self {
         self.limits.prefetch = rows;
         self
@@ -487,6 +492,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
                 next_rescue: now,
                 woken: false,
                 plenty: false,
+                short: false,
                 failures: 0,
                 stopping: None,
                 error: None,
@@ -599,6 +605,8 @@ struct Handled<T> {
 #[derive(Clone, Copy)]
 enum Stopped {
     LeaseLost,
+    /// The handler has completed the row.
+    Done,
     Drained,
 }
 
@@ -651,7 +659,7 @@ enum Operation<DB: Backend, T> {
     Beaten {
         rows: Vec<Arc<Held<T>>>,
         /// With the time before the heartbeat was sent.
-        result: Result<(Instant, Vec<bool>), Failure>,
+        result: Result<(Instant, Vec<Fate>), Failure>,
     },
     Rescued {
         refused: Refused<DB>,
@@ -698,6 +706,8 @@ struct Running<DB: Backend, T, F> {
     woken: bool,
     /// The last claim got as many rows as it asked for.
     plenty: bool,
+    /// It got some, and fewer than that.
+    short: bool,
     /// Claims in a row that failed.
     failures: u32,
     /// Until when handlers may go on.
@@ -771,6 +781,7 @@ where
     fn look(&mut self) {
         self.next_claim = Instant::now();
         self.woken = true;
+        self.short = false;
     }
 
     fn is_over(&self) -> bool {
@@ -842,7 +853,7 @@ where
                 let fates = {
                     let mut link = connection.link();
                     let start =
-                        Batch::Start.run_each::<DB, T>(&rows, Locks::WaitBriefly, &mut link);
+                        Batch::Start.run_and_look::<DB, T>(&rows, Locks::WaitBriefly, &mut link);
                     in_time::<DB, _>(limit, start).await
                 };
                 connection.answered(fates)
@@ -909,7 +920,7 @@ where
                     next.counted = true;
                     self.waiting.push_front(next);
                 }
-                Fate::Lost => self.lost(&next.held),
+                Fate::Lost | Fate::Done => self.lost(&next.held),
                 Fate::Refused(error) => {
                     let error = format!("the attempt could not be counted: {error}");
                     let change = next.held.claimed.retry_change(None, stored(&error));
@@ -923,18 +934,24 @@ where
 
     fn start_statements(&mut self) {
         let now = Instant::now();
-        let capacity = self.limits.concurrency + self.limits.prefetch;
+        let Limits {
+            concurrency,
+            prefetch,
+            ..
+        } = self.limits;
+        let capacity = concurrency.saturating_add(prefetch);
         let room = capacity.saturating_sub(self.held());
         // As soon as a handler is free, and then for the free ones only: their attempts count from the claim. But many rows are
         // claimed at once where there are many more than that. For the buffer not for every row that ends.
         let free = self.free().saturating_sub(self.waiting.len());
-        let counted = free > 0 && (free * 2 >= room || !self.plenty);
-        let enough = room > 0 && (free > 0 || room * 2 >= self.limits.prefetch);
+        let counted = free > 0 && (free.saturating_mul(2) >= room || !self.plenty);
+        let enough = room > 0 && (free > 0 || room.saturating_mul(2) >= prefetch);
         let room = if counted { room.min(free) } else { room };
         if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
             self.claiming = true;
             self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
+            let short = std::mem::take(&mut self.short);
             let unwanted = self.no_claim.clone();
             let mut refused = std::mem::take(&mut self.refused);
             self.operations.spawn(async move {
@@ -947,7 +964,7 @@ where
                     let at = Instant::now();
                     let found = {
                         let mut link = connection.link();
-                        let found = claims.run(room, counted, &mut refused, &mut link);
+                        let found = claims.run(room, counted, short, &mut refused, &mut link);
                         in_time::<DB, _>(claims.lease, found).await
                     };
                     Ok((at, connection.answered(found)?))
@@ -983,7 +1000,7 @@ where
                     let mut connection = Attended::acquire(&pool, lease).await?;
                     let rescued = {
                         let mut link = connection.link();
-                        let rescue = rescue_on::<DB, T>(&mut refused, &mut link);
+                        let rescue = rescue_on::<DB, T>(&mut refused, Look::IfNone, &mut link);
                         in_time::<DB, _>(lease, rescue).await
                     };
                     connection.answered(rescued)
@@ -1004,7 +1021,7 @@ where
         let none = self.waiting.is_empty() && self.starting.is_empty();
         let alone = self.handled.is_empty() && none;
         let soon = alone || self.stopping.is_some();
-        soon || self.ended.len() * 2 >= capacity || since + self.limits.flush <= now
+        soon || self.ended.len().saturating_mul(2) >= capacity || since + self.limits.flush <= now
     }
 
     /// A claim that is still under way when the worker stops could get the rows that are given back, only to give them back again.
@@ -1049,22 +1066,20 @@ where
             let result = async {
                 let mut connection = Attended::acquire(&pool, limit).await?;
                 let sent = Instant::now();
-                let held = in_time::<DB, _>(limit, async {
+                let fates = in_time::<DB, _>(limit, async {
                     let beat = Batch::Extend(lease);
                     let mut link = connection.link();
                     let (rows, ending) = (claims(&rows), claims(&ending));
-                    let held = beat.run_each::<DB, T>(&rows, Locks::PassOver, &mut link);
-                    let held = held.await?;
+                    let fates = beat.run_and_look::<DB, T>(&rows, Locks::PassOver, &mut link);
+                    let fates = fates.await?;
                     let beaten = beat.run_each::<DB, T>(&ending, Locks::PassOver, &mut link);
                     beaten.await?;
-                    // Who is refused has lost nothing, until its lease ends.
-                    let held = held.iter().map(|fate| !matches!(fate, Fate::Lost));
-                    Ok(held.collect())
+                    Ok(fates)
                 });
-                let held = held.await;
+                let fates = fates.await;
                 // It may have waited longer than the lease for another writer, and the lease begins after that.
                 let at = if DB::EMBEDDED { Instant::now() } else { sent };
-                Ok((at, connection.answered(held)?))
+                Ok((at, connection.answered(fates)?))
             };
             let result = result.await;
             Operation::Beaten { rows, result }
@@ -1183,6 +1198,7 @@ where
                 }
             }
             (End::Stopped, Some(Stopped::Drained)) => return self.give_back(held),
+            (End::Stopped, Some(Stopped::Done)) => JobOutcome::Completed,
             (End::Stopped, _) => return self.lost(&held),
         };
         let change = match outcome {
@@ -1312,7 +1328,9 @@ where
         }
         self.plenty = claimed.len() == asked;
         let more = self.woken || !bad.is_empty() || exhausted > 0;
-        self.next_claim = match claimed.len() < asked && !more {
+        // The handlers need not wait for the answer whether there are rows behind some that no claim can write.
+        self.short = !claimed.is_empty() && !self.plenty && !more;
+        self.next_claim = match claimed.is_empty() && !more {
             true => now + jittered(self.limits.poll),
             false => now,
         };
@@ -1335,10 +1353,10 @@ where
         }
     }
 
-    fn beaten(&mut self, rows: Vec<Arc<Held<T>>>, result: Result<(Instant, Vec<bool>), Failure>) {
+    fn beaten(&mut self, rows: Vec<Arc<Held<T>>>, result: Result<(Instant, Vec<Fate>), Failure>) {
         self.beat_failed = result.is_err();
-        let (at, held) = match result {
-            Ok(held) => held,
+        let (at, fates) = match result {
+            Ok(beaten) => beaten,
             Err(failure) => {
                 warn::<T>("heartbeat", failure);
                 self.next_beat = Instant::now() + self.margin();
@@ -1346,31 +1364,39 @@ where
             }
         };
         let until = at + self.claims.lease;
-        let rows: HashMap<*const Held<T>, bool> = rows.iter().map(Arc::as_ptr).zip(held).collect();
+        let rows = rows.iter().map(Arc::as_ptr).zip(&fates);
+        let rows: HashMap<*const Held<T>, &Fate> = rows.collect();
         for handled in self.handled.values_mut() {
-            match rows.get(&Arc::as_ptr(&handled.held)) {
-                Some(true) => handled.until = until,
-                Some(false) if handled.stopped.is_none() => {
-                    handled.stopped = Some(Stopped::LeaseLost);
-                    handled.held.stop.notify_one();
+            let why = match rows.get(&Arc::as_ptr(&handled.held)) {
+                Some(Fate::Lost) => Stopped::LeaseLost,
+                Some(Fate::Done) => Stopped::Done,
+                Some(Fate::Written | Fate::Later) => {
+                    handled.until = until;
+                    continue;
                 }
-                _ => {}
+                // Who is refused has lost nothing, until its lease ends.
+                Some(Fate::Refused(_)) | None => continue,
+            };
+            if handled.stopped.is_none() {
+                handled.stopped = Some(why);
+                handled.held.stop.notify_one();
             }
         }
         for next in &mut self.starting {
-            if rows.get(&Arc::as_ptr(&next.held)) == Some(&true) {
+            if let Some(Fate::Written | Fate::Later) = rows.get(&Arc::as_ptr(&next.held)) {
                 next.until = until;
             }
         }
         for mut next in std::mem::take(&mut self.waiting) {
             match rows.get(&Arc::as_ptr(&next.held)) {
-                Some(false) => self.lost(&next.held),
-                Some(true) => {
-                    next.until = until;
-                    self.waiting.push_back(next);
+                Some(Fate::Lost | Fate::Done) => {
+                    self.lost(&next.held);
+                    continue;
                 }
-                None => self.waiting.push_back(next),
+                Some(Fate::Written | Fate::Later) => next.until = until,
+                Some(Fate::Refused(_)) | None => {}
             }
+            self.waiting.push_back(next);
         }
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock::{BadRow, Claimed, Fault, Fence, Job, Queue, QueueState, Retried, Worker};
+use rowlock::{
+    BadRow, Claimed, Fault, Fence, FinishError, Job, Queue, QueueState, Retried, Unfinished, Worker,
+};
 use sqlx::AssertSqlSafe;
 
 use super::worker::{HOUR, SHORT, until};
@@ -101,6 +103,20 @@ async fn refuse(pool: &Pool, condition: &str) {
         _ => format!(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
              CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()"
+        ),
+    };
+    run(pool, sql).await;
+}
+
+/// A trigger drops every write that makes a row what the condition says, and nobody is told.
+async fn drop_writes(pool: &Pool, condition: &str) {
+    let sql = match NAME {
+        "SQLite" => format!(
+            "CREATE TRIGGER dropping BEFORE UPDATE ON tasks WHEN {condition} BEGIN SELECT RAISE(IGNORE); END"
+        ),
+        _ => format!(
+            "CREATE FUNCTION dropping() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER dropping BEFORE UPDATE ON tasks FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION dropping()"
         ),
     };
     run(pool, sql).await;
@@ -585,4 +601,306 @@ async fn a_refused_heartbeat_is_that_of_one_row() {
     stop.send(()).unwrap();
     let counts = running.await.unwrap().unwrap();
     assert_eq!((counts.completed, counts.lease_lost), (2, 1));
+}
+
+/// A trigger drops the claims of the rows in front: nothing is refused, and nothing claimed.
+#[tokio::test]
+async fn rows_whose_claim_is_dropped_keep_no_other() {
+    for (frozen, when) in [
+        (30_i64, "NEW.id <= 30"),
+        (40, "NEW.id <= 40 AND NEW.state = 'running'"),
+    ] {
+        for prefetch in [0, 30] {
+            let database = tasks(frozen + 20).await;
+            let pool = &database.pool;
+            drop_writes(pool, when).await;
+            let left: Vec<i64> = (1..=frozen).collect();
+            let worker = worker(pool).concurrency(4).prefetch(prefetch);
+            let (seen, counts) = work_off(worker, pool, &left).await;
+            assert_eq!(seen, Vec::from_iter(frozen + 1..=frozen + 20));
+            assert_eq!(counts.bad, u64::try_from(frozen).unwrap());
+            let rows = plain(pool).await;
+            assert!(
+                rows.iter()
+                    .all(|row| row.attempts == i32::from(row.id > frozen))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_by_hand_passes_over_rows_whose_claim_is_dropped() {
+    let database = tasks(6).await;
+    let pool = &database.pool;
+    drop_writes(pool, "NEW.id IN (1, 2, 4)").await;
+    for (limit, expected) in [(1, vec![3]), (4, vec![5, 6]), (4, vec![])] {
+        let mut reported = Vec::new();
+        let batch = Task::claim(pool, limit)
+            .on_bad_row(|row| reported.push((row.error.to_string(), row.error.fault(), row.became)))
+            .await
+            .unwrap();
+        assert_eq!(ids(&batch), expected);
+        let text = "claim of tasks (id = 1): ";
+        assert!(reported[0].0.starts_with(text), "{reported:?}");
+        for (_, fault, became) in reported {
+            assert_eq!((fault, became), (Fault::Raised, None));
+        }
+    }
+    let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
+    let claim = Task::claim(&mut *tx, 2);
+    assert!(claim.await.unwrap().is_empty());
+    tx.commit().await.unwrap();
+}
+
+/// What the worker's claims did: one statement, and nothing says that it has passed over a row.
+#[tokio::test]
+async fn the_naive_claim_starves_behind_a_row_that_is_dropped() {
+    let database = tasks(3).await;
+    let pool = &database.pool;
+    drop_writes(pool, "NEW.id = 1").await;
+    let claim = "UPDATE tasks SET state = 'running' WHERE id IN (SELECT id FROM tasks WHERE state = 'ready' ORDER BY id LIMIT 1)";
+    for _ in 0..3 {
+        let claimed = sqlx::query(claim).execute(pool).await.unwrap();
+        assert_eq!(claimed.rows_affected(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_rescue_says_which_rows_are_dropped() {
+    let database = tasks(4).await;
+    let pool = &database.pool;
+    let _gone = Task::claim(pool, 4).lease(Duration::ZERO).await.unwrap();
+    drop_writes(pool, "NEW.id = 2").await;
+    for (ready, refused) in [(3, 1), (0, 1)] {
+        let rescued = Task::rescue(pool).await.unwrap();
+        assert_eq!(
+            (rescued.ready, rescued.dead, rescued.refused),
+            (ready, 0, refused)
+        );
+    }
+    let (seen, counts) = work_off(worker(pool), pool, &[2]).await;
+    assert_eq!(seen, [1, 3, 4]);
+    assert!(counts.completed == 3 && counts.refused <= 1, "{counts:?}");
+}
+
+/// That the job is done cannot be written down: it is counted as such, once, and the others are done.
+#[tokio::test]
+async fn a_row_whose_end_is_dropped_is_refused() {
+    let database = tasks(3).await;
+    let pool = &database.pool;
+    drop_writes(pool, "NEW.id = 2 AND NEW.state = 'done'").await;
+    let (seen, counts) = work_off(worker(pool), pool, &[2]).await;
+    assert_eq!(seen, [1, 2, 3]);
+    assert_eq!((counts.completed, counts.refused), (2, 1));
+    assert_eq!(counts.lease_lost, 1);
+}
+
+/// The attempts of some rows cannot be counted when their handlers are to start: they fail, and are counted by that.
+#[tokio::test]
+async fn a_row_whose_start_is_dropped_ends() {
+    let database = tasks(40).await;
+    let pool = &database.pool;
+    let when = "NEW.id % 10 = 1 AND NEW.state = 'running' AND OLD.state = 'running'";
+    drop_writes(pool, when).await;
+    let worker = worker(pool).concurrency(1).prefetch(30);
+    let (_, counts) = work_off(worker, pool, &[]).await;
+    for row in plain(pool).await {
+        if row.state == QueueState::Dead {
+            assert_eq!(row.attempts, 3);
+            let error = row.last_error.unwrap();
+            assert!(
+                error.starts_with("the attempt could not be counted: "),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!((counts.lease_lost, counts.completed + counts.dead), (0, 40));
+    assert!(counts.retried > 0, "{counts:?}");
+}
+
+/// The jobs 1 to 4 were claimed, and 2 was added again.
+async fn added_again() -> (Database, Vec<Claimed<Task>>) {
+    let database = tasks(4).await;
+    let pool = &database.pool;
+    let once = "CREATE UNIQUE INDEX once ON tasks (slug) WHERE state = 'ready'";
+    run(pool, once).await;
+    let batch = Task::claim(pool, 4).await.unwrap();
+    run(pool, "INSERT INTO tasks (slug) VALUES ('2')").await;
+    (database, batch)
+}
+
+fn not_ready(unfinished: &[Unfinished<Task>]) {
+    let [row] = unfinished else {
+        panic!("{unfinished:?}");
+    };
+    assert_eq!(row.id, 2);
+    match &row.error {
+        FinishError::NotReady(error) => assert_eq!(error.fault(), Fault::UniqueViolation),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One row that may not be ready keeps none of the others from being given back, and is dead.
+#[tokio::test]
+async fn a_batch_by_hand_with_a_row_that_may_not_be_ready() {
+    for what in ["release", "snooze", "retry"] {
+        let (database, batch) = added_again().await;
+        let pool = &database.pool;
+        let unfinished = match what {
+            "release" => Claimed::release_many(pool, batch).await,
+            "snooze" => Claimed::snooze_many(pool, batch, HOUR).await,
+            _ => {
+                let failed = batch.into_iter().map(|task| (task, "no answer"));
+                Claimed::retry_many(pool, failed).await
+            }
+        };
+        not_ready(&unfinished.unwrap());
+        let rows = plain(pool).await;
+        let ready = BTreeSet::from([1, 3, 4, 5]);
+        assert_eq!(in_state(pool, QueueState::Ready).await, ready, "{what}");
+        assert_eq!((rows[1].state, rows[1].attempts), (QueueState::Dead, 1));
+        let error = rows[1].last_error.as_deref().unwrap();
+        let after = if what == "retry" {
+            "no answer"
+        } else {
+            "unfinished"
+        };
+        let text = format!("{after}; the row could not be ready again: ");
+        assert!(error.starts_with(&text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_by_hand_that_may_not_be_ready() {
+    for what in ["release", "snooze", "retry", "retry_after"] {
+        let (database, mut batch) = added_again().await;
+        let pool = &database.pool;
+        let task = batch.remove(1);
+        match what {
+            "retry" => assert_eq!(task.retry(pool, "no").await.unwrap(), Retried::Dead),
+            "retry_after" => {
+                assert_eq!(
+                    task.retry_after(pool, "no", HOUR).await.unwrap(),
+                    Retried::Dead
+                );
+            }
+            _ => {
+                let result = match what {
+                    "release" => task.release(pool).await,
+                    _ => task.snooze(pool, HOUR).await,
+                };
+                assert!(
+                    matches!(result, Err(FinishError::NotReady(_))),
+                    "{result:?}"
+                );
+            }
+        }
+        assert_eq!(in_state(pool, QueueState::Dead).await, BTreeSet::from([2]));
+    }
+}
+
+/// The others are done, and this one can still be finished otherwise.
+#[tokio::test]
+async fn a_batch_by_hand_with_a_refused_row() {
+    let database = tasks(4).await;
+    let pool = &database.pool;
+    let mut batch = Task::claim(pool, 4).await.unwrap();
+    let lost = Task::claim(pool, 4).await.unwrap();
+    assert!(lost.is_empty());
+    refuse(pool, "NEW.id = 2 AND NEW.state IN ('done', 'running')").await;
+    let unfinished = Claimed::extend_many(pool, &mut batch, HOUR).await.unwrap();
+    assert_eq!((ids(&batch), unfinished.len()), (vec![1, 3, 4], 1));
+    let refused = unfinished.into_iter().map(|row| row.claimed);
+    batch.extend(refused);
+    run(pool, "UPDATE tasks SET fence = fence + 1 WHERE id = 3").await;
+    let unfinished = Claimed::complete_many(pool, batch).await.unwrap();
+    assert_eq!(
+        in_state(pool, QueueState::Done).await,
+        BTreeSet::from([1, 4])
+    );
+    for row in unfinished {
+        match &row.error {
+            FinishError::LeaseLost(_) => assert_eq!(row.id, 3),
+            FinishError::Database(error) => {
+                assert_eq!((row.id, error.fault()), (2, Fault::Raised));
+                row.claimed.fail(pool, "not done").await.unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(in_state(pool, QueueState::Dead).await, BTreeSet::from([2]));
+}
+
+/// In a transaction of the caller the error may have aborted it, so it is one of the whole batch.
+#[tokio::test]
+async fn a_batch_in_a_transaction_fails_as_a_whole() {
+    let (database, batch) = added_again().await;
+    let pool = &database.pool;
+    let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
+    let error = Claimed::release_many(&mut *tx, batch).await.unwrap_err();
+    assert!(matches!(error, FinishError::Database(_)), "{error:?}");
+    tx.rollback().await.unwrap();
+    assert_eq!(in_state(pool, QueueState::Running).await.len(), 4);
+}
+
+/// The counter of a row is as high as it goes.
+#[tokio::test]
+async fn attempts_that_cannot_be_counted_any_more_are_none_left() {
+    for worked_off in [false, true] {
+        let database = tasks(3).await;
+        let pool = &database.pool;
+        run(pool, "UPDATE tasks SET attempts = 2147483647 WHERE id = 1").await;
+        if worked_off {
+            let worker = worker(pool).concurrency(1).prefetch(8);
+            assert_eq!(work_off(worker, pool, &[]).await.0, [2, 3]);
+        } else {
+            assert_eq!(ids(&Task::claim(pool, 3).await.unwrap()), [2, 3]);
+        }
+        let row = plain(pool).await.remove(0);
+        let error = row.last_error.as_deref();
+        assert_eq!(
+            (row.state, error),
+            (QueueState::Dead, Some("no attempts left"))
+        );
+        assert!(row.attempts > 2_147_483_000);
+    }
+}
+
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "tasks")]
+struct Small {
+    #[rowlock(key, generated)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts(max = 32_766))]
+    attempts: i16,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+#[tokio::test]
+async fn a_small_counter_is_full() {
+    let tasks = TASKS.replace("attempts integer", "attempts smallint");
+    let database = database(&tasks).await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "INSERT INTO tasks (attempts) VALUES (32765), (32766), (32767)",
+    )
+    .await;
+    let batch = Small::claim(pool, 3).await.unwrap();
+    assert_eq!(
+        (batch.len(), batch[0].id, batch[0].attempts),
+        (1, 1, 32_766)
+    );
+    let [last] = <[_; 1]>::try_from(batch).unwrap();
+    assert_eq!(last.retry(pool, "no").await.unwrap(), Retried::Dead);
+    let dead = "SELECT count(*) FROM tasks WHERE state = 'dead'";
+    let dead: i64 = sqlx::query_scalar(dead).fetch_one(pool).await.unwrap();
+    assert_eq!(dead, 3);
 }

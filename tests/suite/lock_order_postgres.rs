@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rowlock::{
     Claimed, Counter, CounterError, Fence, FinishError, LockError, Lockable, Queue, QueueState,
+    Unfinished,
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor};
 use tokio::task::JoinHandle;
@@ -183,7 +184,7 @@ impl Way {
         let pool = pool.clone();
         tokio::spawn(async move {
             let said = |error: CounterError| error.to_string();
-            let finished = |lost: Result<Vec<Task>, FinishError>| match lost {
+            let finished = |lost: Result<Vec<Unfinished<Task>>, FinishError>| match lost {
                 Ok(lost) if lost.is_empty() => Ok(()),
                 Ok(lost) => Err(format!("lost: {lost:?}")),
                 Err(error) => Err(error.to_string()),

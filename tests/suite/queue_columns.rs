@@ -1,7 +1,7 @@
 //! Columns of a queue that are not as usual: a filter that can be NULL, a state of another type.
 
 use chrono::{DateTime, Utc};
-use rowlock::{Claimed, Fence, Queue, QueueState};
+use rowlock::{Claimed, Counter, Fence, Queue, QueueState};
 use sqlx::Executor;
 
 use super::{NAME, Pool, database};
@@ -141,4 +141,48 @@ async fn a_state_can_be_an_enum_of_the_database() {
     assert_eq!((rescued.ready, rescued.dead), (1, 1));
     assert_eq!(state(5).await, State::Ready);
     assert_eq!(state(6).await, State::Dead);
+}
+
+/// A job that counts what came while it waited and ran.
+#[derive(Debug, sqlx::FromRow, Queue, Counter)]
+#[rowlock(table = "digests", existing_rows)]
+struct Digest {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(counter)]
+    events: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<DateTime<Utc>>,
+}
+
+/// An addition needs no claim, takes none away, and is not lost to one.
+#[tokio::test]
+async fn a_queue_can_have_counters() {
+    let database = database(
+        "CREATE TABLE digests (id bigint PRIMARY KEY, events bigint NOT NULL DEFAULT 0, run_at timestamptz NOT NULL,
+             state text NOT NULL DEFAULT 'ready', attempts int NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, lease timestamptz);
+         INSERT INTO digests (id, run_at) VALUES (7, '2020-01-01 00:00:00')",
+    )
+    .await;
+    let pool = &database.pool;
+    assert_eq!(Digest::add_events(pool, 7, 2).await.unwrap(), 2);
+    let mut batch = Digest::claim(pool, 1).await.unwrap();
+    let claimed = batch.remove(0);
+    assert_eq!(claimed.events, 2);
+    assert_eq!(Digest::add_events(pool, 7, 3).await.unwrap(), 5);
+    claimed.release(pool).await.unwrap();
+    let mut batch = Digest::claim(pool, 1).await.unwrap();
+    let claimed = batch.remove(0);
+    assert_eq!((claimed.events, claimed.attempts), (5, 1));
+    claimed.complete(pool).await.unwrap();
+    let events = Digest::add_events_batch(pool, [(7, 1), (7, 1)]).await;
+    assert_eq!(events.unwrap(), [(7, 7)]);
 }

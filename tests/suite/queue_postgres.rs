@@ -550,7 +550,7 @@ async fn heap_only(connection: &mut Connection) -> f64 {
     let mut batch = Email::claim(&mut *connection, 3_000).await.unwrap();
     for _ in 0..4 {
         let lost = Claimed::extend_many(&mut *connection, &mut batch, MINUTE).await;
-        assert_eq!(lost.unwrap(), []);
+        assert!(lost.unwrap().is_empty());
     }
     let sql = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'emails'";
     let deadline = Instant::now() + MINUTE;

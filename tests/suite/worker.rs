@@ -853,3 +853,51 @@ async fn workers_share_the_rows() {
     assert_eq!((handled.len(), distinct.len()), (600, 600));
     assert!(handled.iter().all(|(_, attempt)| *attempt == 1));
 }
+
+/// What the handler has done itself is done, however it ends after that.
+#[tokio::test]
+async fn what_a_handler_completed_counts_as_completed() {
+    let database = jobs(5).await;
+    let pool = database.pool.clone();
+    let worker = worker(&pool).concurrency(1).lease(SECOND);
+    let worker = worker.handler_timeout(2 * SECOND);
+    let db = pool.clone();
+    let background = start(worker, move |job: Job<Task>| {
+        let pool = db.clone();
+        async move {
+            let done = transaction(&pool).run(async |tx| job.complete_in(tx).await);
+            done.await.unwrap();
+            match job.id {
+                1 => panic!("after the commit"),
+                2 => Err("after the commit"),
+                // The heartbeat finds that it is done.
+                3 => pending().await,
+                4 => Ok(JobOutcome::Complete),
+                _ => Ok(JobOutcome::Completed),
+            }
+        }
+    });
+    until("all have ended", async || {
+        background.stats.counts().completed == 5
+    })
+    .await;
+    let counts = background.stop().await;
+    assert_eq!((counts.completed, counts.lease_lost), (5, 0));
+    assert_eq!((counts.retried, counts.dead, counts.panicked), (0, 0, 1));
+    assert_eq!(in_state(&pool, QueueState::Done).await, 5);
+}
+
+#[tokio::test]
+async fn a_worker_without_limits() {
+    let database = jobs(50).await;
+    for prefetch in [0, usize::MAX] {
+        add(&database.pool, 50, "").await;
+        let worker = worker(&database.pool)
+            .concurrency(usize::MAX)
+            .prefetch(prefetch);
+        let background = start(worker, async |_| {});
+        until_in_state(&database.pool, QueueState::Ready, 0).await;
+        until_in_state(&database.pool, QueueState::Running, 0).await;
+        background.stop().await;
+    }
+}

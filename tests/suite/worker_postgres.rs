@@ -935,3 +935,43 @@ mod processes {
         assert_eq!(background.stop().await.completed, 1);
     }
 }
+
+/// A claim for a free handler counts the attempt, and whoever never hears of the claim starts no handler: it has counted.
+#[tokio::test]
+async fn a_claim_whose_answer_is_lost_has_counted() {
+    let database = jobs(0).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new().max_connections(2);
+    let pool = database.pool_through(&proxy, options).await;
+    let background = start(worker(&pool).lease(SECOND), async |_: Job<Task>| {});
+    let rows = "INSERT INTO jobs (attempts) VALUES (2)";
+    let running = loop {
+        // It may be another one than the claim; then the row is handled.
+        proxy.hold_next_request().await;
+        execute(&database.pool, rows).await;
+        proxy.hold_replies(true);
+        proxy.release_request();
+        proxy.reply_held().await;
+        let running = in_state(&database.pool, QueueState::Running).await;
+        if running == 1 {
+            proxy.cut().await;
+        }
+        proxy.hold_replies(false);
+        if running == 1 {
+            break all(&database.pool).await.pop().unwrap();
+        }
+        until_in_state(&database.pool, QueueState::Ready, 0).await;
+        until_in_state(&database.pool, QueueState::Running, 0).await;
+    };
+    assert_eq!(running.attempts, 3);
+    until_in_state(&database.pool, QueueState::Dead, 1).await;
+    let row = all(&database.pool).await.pop().unwrap();
+    assert_eq!((row.id, row.state), (running.id, QueueState::Dead));
+    assert_eq!(row.last_error.as_deref(), Some("the lease ended"));
+    let done = in_state(&database.pool, QueueState::Done).await;
+    let counts = background.stop().await;
+    assert_eq!(
+        (counts.started, counts.dead),
+        (u64::try_from(done).unwrap(), 1)
+    );
+}

@@ -187,9 +187,11 @@ fn creatable(model: &Model, counter: &Column, diag: &Diag) {
     }
 }
 
-/// Additions of several writers go together, whoever holds a lock; `add` has no fence to show.
+/// Additions of several writers go together, whoever holds a lock; `add` has no fence to show. That of a queue guards what the claims
+/// write, and none of them writes a counter.
 fn fenced(model: &Model, counters: &[&Column], diag: &Diag) {
-    if let (Some(fence), Some(counter)) = (model.fence(), counters.first()) {
+    let fence = model.fence().filter(|_| !model.is_queue());
+    if let (Some(fence), Some(counter)) = (fence, counters.first()) {
         diag.push(syn::Error::new(
             fence.asked,
             format_args!(

@@ -184,6 +184,7 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const CLAIM: [&'static str; 2] = ["", ""];
             const LIST_DUE: [&'static str; 2] = ["", ""];
             const COMPLETE: &'static str = "";
+            const LOOK: &'static str = "";
             const COMPLETE_MANY: [&'static str; 2] = ["", ""];
             const SETTLE: [&'static str; 2] = ["", ""];
             const START: [&'static str; 2] = ["", ""];
@@ -213,7 +214,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         "Claims up to `limit` rows of `{table}` that are due, for a minute or the `.lease(...)` that is asked for, and returns them in \
          the order in which they are due. A claim counts as an attempt (`$3` is 1). A row that does not fit the model, or that the \
          database refuses to write, is put off and keeps no other.\n\n{}\n\n\
-         If that yields fewer rows, `rescue` runs behind it, and the claim again if that took back any.\n\n\
+         If that yields fewer rows, it looks for rows that it could not write, `rescue` runs after it, and the claim again if that took \
+         back any.\n\n\
          Errors: `Serialization`, `Unknown`, `Database`.\n\n\
          Cancel safety: if the future is dropped, rows may have been claimed; they come back when their leases have ended.",
         sql_doc(model, claim_sql)
@@ -377,6 +379,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     };
     let claim = batch(plan.claim(dialect));
     let complete = literal(dialect, &plan.complete(dialect));
+    let look = literal(dialect, &plan.look(dialect));
     let list_due = batch(plan.list_due(dialect));
     let complete_many = batch(plan.complete_many(Locks::AsWritten, dialect));
     let settle = batch(plan.settle(Locks::AsWritten, dialect));
@@ -437,6 +440,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const CLAIM: [&'static str; 2] = #claim;
             const LIST_DUE: [&'static str; 2] = #list_due;
             const COMPLETE: &'static str = #complete;
+            const LOOK: &'static str = #look;
             const COMPLETE_MANY: [&'static str; 2] = #complete_many;
             const SETTLE: [&'static str; 2] = #settle;
             const START: [&'static str; 2] = #start;

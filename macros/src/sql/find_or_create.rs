@@ -1,7 +1,7 @@
 //! `FindOrCreate`: find by a unique key, create, or overwrite.
 
 use super::*;
-use crate::model::{LedgerRole, QueueRole};
+use crate::model::LedgerRole;
 
 fn insert_into(model: &Model) -> String {
     let given = model.given();
@@ -52,7 +52,7 @@ pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Colu
 fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
     let given = model.given();
     let columns = model.columns.iter().filter(|column| match column.role {
-        Role::Queue(role) => role != QueueRole::LastError,
+        Role::Queue(_) => true,
         Role::Ledger(role) => matches!(role, LedgerRole::Lease | LedgerRole::Finished),
         _ => false,
     });

@@ -131,8 +131,9 @@ impl<'m> Queue<'m> {
         let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
         let due = format!("SELECT {keys} FROM {rows} WHERE {}", self.is_due(dialect));
         let set = format!(
-            "SET {}, {attempts} = {attempts} + $3, {fence} = {}, {} = {}",
+            "SET {}, {attempts} = {} + $3, {fence} = {}, {} = {}",
             self.is("running"),
+            self.room_for_one(dialect),
             next_fence(&fence, dialect),
             quote(&self.lease.name),
             now_and('+', "$2", dialect),
@@ -164,6 +165,21 @@ impl<'m> Queue<'m> {
                 ),
             },
         }
+    }
+
+    /// The attempts, as far as one more can be counted: a claim finds also rows with more than there may be, and all that the column
+    /// holds.
+    fn room_for_one(&self, dialect: Dialect) -> String {
+        let most = match last_segment(&self.attempts.ty).as_deref() {
+            Some("i16") => i64::from(i16::MAX),
+            Some("i32") => i64::from(i32::MAX),
+            _ => i64::MAX,
+        };
+        let least = match dialect {
+            Dialect::Postgres => "least",
+            Dialect::Sqlite => "min",
+        };
+        format!("{least}({}, {})", quote(&self.attempts.name), most - 1)
     }
 
     fn is_due(&self, dialect: Dialect) -> String {
@@ -303,6 +319,22 @@ impl<'m> Queue<'m> {
             quote(&self.fence.name),
             self.keys.len() + 1,
             self.is("running"),
+        )
+    }
+
+    /// Looks what became of a row whose claim could not be finished: the key, then the fence. Returns its state, if no other claim has it.
+    pub(crate) fn look(&self, dialect: Dialect) -> String {
+        let state = quote(&self.state.name);
+        let text = match dialect {
+            Dialect::Postgres => "::text",
+            Dialect::Sqlite => "",
+        };
+        format!(
+            "SELECT {state}{text} FROM {} WHERE {} AND {} = ${}",
+            table(self.model),
+            equal(&self.keys, 1),
+            quote(&self.fence.name),
+            self.keys.len() + 1,
         )
     }
 

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use super::batch::dropped;
 use super::{Backoff, Claimed, Claims, QueueSql, QueueState, Rescued, Retried, stored, waited_for};
 use crate::atomic::in_transaction;
 use crate::backend::Backend;
@@ -130,6 +131,34 @@ impl<DB: Backend> Bare<DB> {
         })
     }
 
+    /// Those that are not refused.
+    fn all<T: QueueSql<DB>>(
+        listed: &[DB::Row],
+        refused: &Refused<DB>,
+    ) -> Result<Vec<Self>, sqlx::Error> {
+        let mut rows: Vec<Self> = listed
+            .iter()
+            .map(Self::listed::<T>)
+            .collect::<Result<_, _>>()?;
+        rows.retain(|row| !refused.has(row));
+        Ok(rows)
+    }
+
+    fn is_among(&self, rows: &[Self]) -> bool {
+        let same = |row: &Self| row.key == self.key && row.fence == self.fence;
+        rows.iter().any(same)
+    }
+
+    /// One attempt more, as far as the column can hold it.
+    fn one_more<T: QueueSql<DB>>(&self) -> i64 {
+        self.attempts + i64::from(self.attempts < T::MAX_ATTEMPTS)
+    }
+
+    fn dropped<T: QueueSql<DB>>(&self, operation: &'static str) -> DatabaseError {
+        self.error::<T>(operation, dropped())
+            .with_fault(Fault::Raised)
+    }
+
     fn error<T: QueueSql<DB>>(&self, operation: &'static str, error: sqlx::Error) -> DatabaseError {
         let mut text = KeyText::default();
         for ((name, ..), value) in T::KEY.iter().zip(&self.key) {
@@ -208,27 +237,36 @@ impl<DB: Backend> Claims<DB> {
     /// One claim: one statement, as long as each row can be claimed. `counted`: whether the attempts begin now.
     ///
     /// If the database refuses one of the rows, they are claimed one by one, and that one is put off. In a transaction of
-    /// the caller that is not possible: the error has aborted it.
+    /// the caller that is not possible: the error has aborted it. They are claimed one by one also if it claims none, and yet some
+    /// are due: a trigger drops the writes of those in front.
+    ///
+    /// `short`: the claim before this one found fewer rows than it asked for, so that there can be no more, or only such.
     pub(crate) async fn run<T: QueueSql<DB>>(
         &self,
         limit: usize,
         counted: bool,
+        short: bool,
         refused: &mut Refused<DB>,
         connection: &mut Link<'_, DB>,
     ) -> Result<Found<T>, sqlx::Error> {
         refused.forget_the_old();
         let mut found = Found::<T>::default();
-        if refused.keys.len() <= MOST_CONDITIONS {
+        let mut one_by_one = refused.keys.len() > MOST_CONDITIONS;
+        if short && !one_by_one && self.due::<T>(limit, refused, connection).await?.is_empty() {
+            return Ok(found);
+        }
+        if !one_by_one {
             let others = |statement: &mut Statement<DB>| refused.push_conditions::<T>(statement);
             match self.send::<T>(limit, counted, others, connection).await {
-                Ok(rows) => self.take(rows, counted, &mut found, connection).await,
-                Err(error) if may_be_another::<DB>(&error, connection) => {
-                    self.one_by_one(limit, counted, refused, &mut found, connection)
-                        .await?;
+                Ok(rows) => {
+                    one_by_one = rows.is_empty();
+                    self.take(rows, counted, &mut found, connection).await;
                 }
+                Err(error) if may_be_another::<DB>(&error, connection) => one_by_one = true,
                 Err(error) => return Err(error),
             }
-        } else {
+        }
+        if one_by_one {
             self.one_by_one(limit, counted, refused, &mut found, connection)
                 .await?;
         }
@@ -288,7 +326,10 @@ impl<DB: Backend> Claims<DB> {
             let bad = match Bare::claimed::<T>(&raw) {
                 Ok(bare) => {
                     let reason = stored(&format_args!("the row does not fit the model: {error}"));
-                    let attempts = bare.attempts.saturating_add(i64::from(!counted));
+                    let attempts = match counted {
+                        true => bare.attempts,
+                        false => bare.one_more::<T>(),
+                    };
                     let put_off = bare.put_off::<T>(attempts, self.backoff, &reason, connection);
                     BadRow {
                         became: put_off.await.unwrap_or_default(),
@@ -322,7 +363,7 @@ impl<DB: Backend> Claims<DB> {
         };
         let attempts = bare.attempts.saturating_sub(i64::from(counted));
         let dead = bare.put_off::<T>(attempts, self.backoff, "no attempts left", connection);
-        found.exhausted += u64::from(dead.await.is_ok());
+        found.exhausted += u64::from(matches!(dead.await, Ok(Some(_))));
     }
 
     async fn one_by_one<T: QueueSql<DB>>(
@@ -333,26 +374,21 @@ impl<DB: Backend> Claims<DB> {
         found: &mut Found<T>,
         connection: &mut Link<'_, DB>,
     ) -> Result<(), sqlx::Error> {
-        let [head, tail] = T::LIST_DUE;
-        let mut list = Statement::<DB>::composed(head);
-        let most = limit.saturating_add(refused.keys.len());
-        list.bind_i64(i64::try_from(most).unwrap_or(i64::MAX));
-        self.push_conditions(&mut list);
-        list.push(tail);
-        let listed = list.fetch_all(connection).await?;
+        let due = self.due::<T>(limit, refused, connection).await?;
         // The leases of the first ones are running.
         let begun = Instant::now();
         let enough = self.lease.max(Duration::from_secs(1)) / 4;
-        for row in listed {
+        let mut untouched = Vec::new();
+        for bare in due {
             if found.claimed.len() == limit || begun.elapsed() > enough {
                 break;
             }
-            let bare = Bare::<DB>::listed::<T>(&row)?;
-            if refused.has(&bare) {
-                continue;
-            }
             let this = |statement: &mut Statement<DB>| push_key::<DB, T>(&bare.key, statement);
             let error = match self.send::<T>(1, counted, this, connection).await {
+                Ok(rows) if rows.is_empty() => {
+                    untouched.push(bare);
+                    continue;
+                }
                 Ok(rows) => {
                     self.take(rows, counted, found, connection).await;
                     continue;
@@ -363,8 +399,8 @@ impl<DB: Backend> Claims<DB> {
                 Err(error) => return Err(error),
             };
             let reason = stored(&format_args!("the row could not be claimed: {error}"));
-            let attempts = bare.attempts.saturating_add(1);
-            let put_off = bare.put_off::<T>(attempts, self.backoff, &reason, connection);
+            let put_off =
+                bare.put_off::<T>(bare.one_more::<T>(), self.backoff, &reason, connection);
             let became = match put_off.await {
                 // A concurrent writer has it.
                 Ok(None) => continue,
@@ -377,7 +413,37 @@ impl<DB: Backend> Claims<DB> {
             let error = bare.error::<T>("claim", error);
             found.bad.push(BadRow { error, became });
         }
+        if untouched.is_empty() {
+            return Ok(());
+        }
+        // A concurrent claim may have them. Those that are still due, and free, are left as they are: nobody says what is wrong.
+        let Ok(due) = self.due::<T>(limit, refused, connection).await else {
+            return Ok(());
+        };
+        for bare in untouched.into_iter().filter(|bare| bare.is_among(&due)) {
+            let error = bare.dropped::<T>("claim");
+            refused.keys.push(bare.key);
+            let became = None;
+            found.bad.push(BadRow { error, became });
+        }
         Ok(())
+    }
+
+    /// Looks which rows a claim would take.
+    async fn due<T: QueueSql<DB>>(
+        &self,
+        limit: usize,
+        refused: &Refused<DB>,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<Bare<DB>>, sqlx::Error> {
+        let [head, tail] = T::LIST_DUE;
+        let mut list = Statement::<DB>::composed(head);
+        let most = limit.saturating_add(refused.keys.len());
+        list.bind_i64(i64::try_from(most).unwrap_or(i64::MAX));
+        self.push_conditions(&mut list);
+        list.push(tail);
+        let listed = list.fetch_all(connection).await?;
+        Bare::all::<T>(&listed, refused)
     }
 }
 
@@ -386,12 +452,23 @@ fn may_be_another<DB: Backend>(error: &sqlx::Error, connection: &DB::Connection)
     Fault::of(error).is_of_a_row() && !in_transaction::<DB>(connection)
 }
 
+/// When a rescue looks for rows that it did not take back, as a trigger drops their writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Never,
+    /// The rows that it did take back are waiting.
+    IfNone,
+    Always,
+}
+
 /// Takes back the rows whose leases have ended: one statement, as long as the database refuses none of them.
 ///
 /// One that it does not let be ready again is dead. That is what `UNIQUE (…) WHERE state = 'ready'` says about a row
 /// beside which the same job was added while it ran: the newer one stands for both.
+///
 pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
     refused: &mut Refused<DB>,
+    look: Look,
     connection: &mut Link<'_, DB>,
 ) -> Result<Rescued, sqlx::Error> {
     refused.forget_the_old();
@@ -400,18 +477,19 @@ pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
         let others = |statement: &mut Statement<DB>| refused.push_conditions::<T>(statement);
         match send_rescue::<DB, T>(others, &mut rescued, connection).await {
             Err(error) if may_be_another::<DB>(&error, connection) => {}
-            result => return result.map(|()| rescued),
+            Ok(rows) if look == Look::Always || look == Look::IfNone && rows == 0 => {}
+            result => return result.map(|_| rescued),
         }
     }
-    let list = Statement::<DB>::literal(T::LIST_ENDED);
-    for row in list.fetch_all(connection).await? {
-        let bare = Bare::<DB>::listed::<T>(&row)?;
-        if refused.has(&bare) {
-            continue;
-        }
+    let mut untouched = Vec::new();
+    for bare in ended::<DB, T>(refused, connection).await? {
         let this = |statement: &mut Statement<DB>| push_key::<DB, T>(&bare.key, statement);
         let error = match send_rescue::<DB, T>(this, &mut rescued, connection).await {
-            Ok(()) => continue,
+            Ok(0) => {
+                untouched.push(bare);
+                continue;
+            }
+            Ok(_) => continue,
             Err(error) if Fault::of(&error).is_of_a_row() => error,
             Err(error) => return Err(error),
         };
@@ -428,24 +506,46 @@ pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
         let error = bare.error::<T>("rescue", error);
         tracing::warn!(%error, "a row could not be ready again");
     }
+    if untouched.is_empty() {
+        return Ok(rescued);
+    }
+    let Ok(ended) = ended::<DB, T>(refused, connection).await else {
+        return Ok(rescued);
+    };
+    for bare in untouched.into_iter().filter(|bare| bare.is_among(&ended)) {
+        let error = bare.dropped::<T>("rescue");
+        tracing::warn!(%error, "a row could not be ready again");
+        rescued.refused += 1;
+        refused.keys.push(bare.key);
+    }
     Ok(rescued)
+}
+
+/// Looks which rows a rescue would take back.
+async fn ended<DB: Backend, T: QueueSql<DB>>(
+    refused: &Refused<DB>,
+    connection: &mut Link<'_, DB>,
+) -> Result<Vec<Bare<DB>>, sqlx::Error> {
+    let list = Statement::<DB>::literal(T::LIST_ENDED);
+    Bare::all::<T>(&list.fetch_all(connection).await?, refused)
 }
 
 async fn send_rescue<DB: Backend, T: QueueSql<DB>>(
     more: impl FnOnce(&mut Statement<DB>),
     rescued: &mut Rescued,
     connection: &mut Link<'_, DB>,
-) -> Result<(), sqlx::Error> {
+) -> Result<usize, sqlx::Error> {
     let [head, tail] = T::RESCUE;
     let mut statement = Statement::<DB>::composed(head);
     more(&mut statement);
     statement.push(tail);
-    for row in &statement.fetch_all(connection).await? {
+    let rows = statement.fetch_all(connection).await?;
+    for row in &rows {
         if DB::get_text(row, 0)? == QueueState::Dead.as_str() {
             rescued.dead += 1;
         } else {
             rescued.ready += 1;
         }
     }
-    Ok(())
+    Ok(rows.len())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Change, QueueSql};
+use super::{Change, QueueSql, QueueState};
 use crate::atomic::in_transaction;
 use crate::backend::{Array, Backend};
 use crate::fault::Fault;
@@ -33,6 +33,8 @@ pub(crate) enum Fate {
     Written,
     /// The claim holds no more.
     Lost,
+    /// It is done already, by [`complete_in`](super::Claimed::complete_in) say.
+    Done,
     /// A concurrent transaction has locked it, or it was not tried: later.
     Later,
     /// The database refuses to write this one.
@@ -40,18 +42,26 @@ pub(crate) enum Fate {
 }
 
 impl Batch<'_> {
-    /// Runs it as a whole, and tells for each row whether its claim held.
-    pub(crate) async fn run<DB: Backend, T: QueueSql<DB>>(
+    /// The same for a worker, which looks what became of those that were not written: it may be done, or a trigger drops the write.
+    pub(crate) async fn run_and_look<DB: Backend, T: QueueSql<DB>>(
         self,
         rows: &[&T],
+        locks: Locks,
         connection: &mut Link<'_, DB>,
-    ) -> Result<Vec<bool>, sqlx::Error> {
-        let fates = self.send::<DB, T>(rows, Locks::Wait, connection).await?;
-        let held = fates.iter().map(|fate| matches!(fate, Fate::Written));
-        Ok(held.collect())
+    ) -> Result<Vec<Fate>, sqlx::Error> {
+        let mut fates = self.run_each::<DB, T>(rows, locks, connection).await?;
+        for (row, fate) in rows.iter().zip(&mut fates) {
+            if matches!(fate, Fate::Lost)
+                && let Ok(found) = look::<DB, T>(row, connection).await
+            {
+                *fate = found;
+            }
+        }
+        Ok(fates)
     }
 
-    /// Runs it so that no row keeps the others: one that is locked is passed over, and if one is refused, each is written alone.
+    /// Runs it so that no row keeps the others: one that is locked is passed over, unless it is to be waited for, and if one is
+    /// refused, each is written alone.
     ///
     /// An error means that none was written, or that it is unknown.
     pub(crate) async fn run_each<DB: Backend, T: QueueSql<DB>>(
@@ -77,21 +87,32 @@ impl Batch<'_> {
         if rows.len() == 1 {
             return Ok(vec![Fate::Refused(error)]);
         }
+        if locks != Locks::Wait {
+            locks = Locks::PassOver;
+        }
         let mut fates = Vec::with_capacity(rows.len());
         for (index, row) in rows.iter().enumerate() {
             let alone = self.alone(index);
-            match alone
-                .send::<DB, T>(&[row], Locks::PassOver, connection)
-                .await
-            {
+            match alone.send::<DB, T>(&[row], locks, connection).await {
                 Ok(fate) => fates.extend(fate),
-                Err(error) if Fault::of(&error).is_of_a_row() => fates.push(Fate::Refused(error)),
+                // Who called by hand is told of each.
+                Err(error) if locks == Locks::Wait || Fault::of(&error).is_of_a_row() => {
+                    fates.push(Fate::Refused(error));
+                }
                 Err(error) if fates.is_empty() => return Err(error),
                 Err(_) => break,
             }
         }
         fates.resize_with(rows.len(), || Fate::Later);
         Ok(fates)
+    }
+
+    /// What it says about this row, if it is no more than that it is done.
+    pub(crate) fn change(&self, index: usize) -> Option<&Change> {
+        match self {
+            Self::Settle(changes) => changes.get(index),
+            _ => None,
+        }
     }
 
     fn alone(self, index: usize) -> Self {
@@ -249,6 +270,33 @@ impl Batch<'_> {
             }
         }
     }
+}
+
+/// What became of a row that was not written.
+async fn look<DB: Backend, T: QueueSql<DB>>(
+    row: &T,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fate, sqlx::Error> {
+    let mut statement = Statement::<DB>::literal(T::LOOK);
+    row.bind_key(&mut statement);
+    statement.bind_i64(row.fence().get());
+    let Some(row) = statement.fetch_all(connection).await?.pop() else {
+        return Ok(Fate::Lost);
+    };
+    let state = DB::get_text(&row, 0)?;
+    Ok(if state == QueueState::Done.as_str() {
+        Fate::Done
+    } else if state == QueueState::Running.as_str() {
+        // The statement has waited for whoever had locked it.
+        Fate::Refused(dropped())
+    } else {
+        Fate::Lost
+    })
+}
+
+/// Nothing was refused, and nothing was written.
+pub(super) fn dropped() -> sqlx::Error {
+    sqlx::Error::InvalidArgument("a trigger or a policy of the table drops the write".to_owned())
 }
 
 /// Finds the rows that were returned, by key and fence: a batch can have an old claim of a row and the new one.

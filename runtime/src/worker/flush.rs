@@ -13,7 +13,7 @@ use super::{
 use crate::backend::Backend;
 use crate::backoff::full_jitter;
 use crate::fault::Fault;
-use crate::queue::{Batch, Change, Fate, Locks, Queue, QueueSql, QueueState, stored};
+use crate::queue::{Batch, Change, Fate, Locks, Queue, QueueSql, QueueState};
 
 /// Finishes rows in the database.
 pub(super) struct Flush<DB: Backend> {
@@ -121,7 +121,7 @@ impl<DB: Backend> Flush<DB> {
         let rows = claims(rows);
         let fates = {
             let mut link = connection.link();
-            let finish = batch.run_each::<DB, T>(&rows, locks, &mut link);
+            let finish = batch.run_and_look::<DB, T>(&rows, locks, &mut link);
             in_time::<DB, _>(limit, finish).await
         };
         connection.answered(fates)
@@ -137,13 +137,11 @@ impl<DB: Backend> Flush<DB> {
     ) -> Vec<usize> {
         let mut later = Vec::new();
         for (index, (row, fate)) in rows.iter().zip(fates).enumerate() {
-            let change = match batch {
-                Batch::Settle(changes) => changes.get(index),
-                _ => None,
-            };
+            let change = batch.change(index);
             match fate {
                 Fate::Later => later.push(index),
                 Fate::Written => self.count(change),
+                Fate::Done => self.count(None),
                 Fate::Lost if unknown => self.count(change),
                 Fate::Lost => self.stats.lost(&row.claimed),
                 Fate::Refused(error) => self.refused(row, change, error).await,
@@ -159,11 +157,7 @@ impl<DB: Backend> Flush<DB> {
         change: Option<&Change>,
         error: sqlx::Error,
     ) {
-        if let Some(change) = change.filter(|change| change.state == QueueState::Ready) {
-            let after = change.error.as_deref().unwrap_or("unfinished");
-            let dead = Change::dead(stored(&format_args!(
-                "{after}; the row could not be ready again: {error}"
-            )));
+        if let Some(dead) = change.and_then(|change| change.instead(&error)) {
             let (rows, changes) = (std::slice::from_ref(row), [dead]);
             let batch = Batch::Settle(&changes);
             let tried = self.try_finish(rows, batch, Locks::PassOver, self.ends);
