@@ -39,6 +39,11 @@ async fn outside(mut db: sqlx::PgConnection, email: Claimed<Email>) -> Result<()
     email.complete_in(&mut db).await
 }
 
+/// `*tx` is a connection, which may be in no transaction.
+async fn inside(mut tx: sqlx::Transaction<'_, sqlx::Postgres>, email: Claimed<Email>) -> Result<(), rowlock::FinishError> {
+    email.complete_in(&mut *tx).await
+}
+
 /// A filter has the type of its column.
 async fn filter(pool: sqlx::PgPool) -> Result<(), rowlock::ClaimError> {
     Email::claim(&pool, 1).only(Email::TENANT, "seven").await?;
