@@ -22,6 +22,8 @@ pub(crate) struct Atomic<'c, DB: Backend> {
 enum State {
     Beginning,
     Open,
+    /// A savepoint in a transaction of the caller.
+    Nested,
     Ended,
 }
 
@@ -30,7 +32,7 @@ impl<'c, DB: Backend> Atomic<'c, DB> {
         if in_transaction::<DB>(&link) {
             let before = link.before();
             link.savepoint().await?;
-            let state = State::Open;
+            let state = State::Nested;
             return Ok(Self {
                 link,
                 state,
@@ -59,8 +61,12 @@ impl<'c, DB: Backend> Atomic<'c, DB> {
     }
 
     pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        self.link.roll_back().await?;
-        self.link.undo(self.before);
+        if matches!(self.state, State::Nested) {
+            self.link.roll_back().await?;
+            self.link.undo(self.before);
+        } else {
+            DB::unwind(&mut self.link).await?;
+        }
         self.state = State::Ended;
         Ok(())
     }
@@ -71,6 +77,10 @@ impl<DB: Backend> Drop for Atomic<'_, DB> {
         match self.state {
             State::Ended => {}
             State::Open => {
+                DB::unwind_soon(&mut self.link, true);
+                DB::TransactionManager::start_rollback(&mut self.link);
+            }
+            State::Nested => {
                 DB::TransactionManager::start_rollback(&mut self.link);
                 self.link.undo(self.before);
             }

@@ -66,6 +66,8 @@ mod queue_finish;
 mod queue_postgres;
 #[path = "round_trips.rs"]
 mod round_trips;
+#[path = "savepoints.rs"]
+mod savepoints;
 #[path = "schema_changes.rs"]
 mod schema_changes;
 #[path = "spawn.rs"]

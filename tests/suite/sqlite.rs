@@ -50,6 +50,8 @@ mod queue_finish;
 mod queue_sqlite;
 #[path = "raise_fail_sqlite.rs"]
 mod raise_fail_sqlite;
+#[path = "savepoints.rs"]
+mod savepoints;
 #[path = "schema_changes.rs"]
 mod schema_changes;
 #[path = "spawn.rs"]

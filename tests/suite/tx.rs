@@ -439,6 +439,30 @@ async fn hooks_run_after_commit_and_only_then() {
     assert_eq!(ran.load(Ordering::SeqCst), 1);
 }
 
+/// A hook that panics keeps no other from running, and nothing else panics.
+#[tokio::test]
+async fn a_hook_that_panics_keeps_no_other() {
+    let database = database(DDL).await;
+    let ran = Arc::new(AtomicU32::new(0));
+    let (pool, last) = (database.pool.clone(), ran.clone());
+    let run = tokio::spawn(async move {
+        let run = transaction(&pool).run(async |tx| {
+            let last = last.clone();
+            add(tx, 1, 1).await?;
+            tx.on_commit(async || panic!("a hook"));
+            tx.on_commit(async move || {
+                last.fetch_add(1, Ordering::SeqCst);
+            });
+            Ok::<_, rowlock::CounterError>(())
+        });
+        run.await
+    });
+    let panic = run.await.unwrap_err().into_panic();
+    assert_eq!(panic.downcast_ref(), Some(&"a hook"));
+    assert_eq!(ran.load(Ordering::SeqCst), 1);
+    assert_eq!(all(&database).await, [1, 0, 0]);
+}
+
 /// What is no word of the database about this transaction is no reason to run it again.
 #[tokio::test]
 async fn only_what_the_database_said_of_this_transaction_is_run_again() {

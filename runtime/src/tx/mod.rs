@@ -161,7 +161,8 @@ impl<DB: Backend> Tx<DB> {
     /// It runs when the commit is known, before `run` returns, one hook after the other in the order of these calls. It never runs
     /// after a rollback, of the transaction or of the savepoint in which it was given, nor after
     /// [`CommitUnknown`](TransactionError::CommitUnknown); and once, however often the closure ran. The process can end between COMMIT and
-    /// the hook: what must happen belongs into a [`Queue`](derive@crate::Queue).
+    /// the hook: what must happen belongs into a [`Queue`](derive@crate::Queue). If a hook panics, the others run all the same, and `run`
+    /// panics then.
     ///
     /// # Cancel safety
     ///

@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use sqlx::Connection as _;
 use tracing::Instrument;
 
@@ -521,15 +523,21 @@ fn exhausted<E>(attempts: u32, error: TransactionError<E>) -> TransactionError<E
     TransactionError::Exhausted { attempts, last }
 }
 
-/// Runs what was to come after COMMIT.
+/// Runs what was to come after COMMIT. A panic keeps none of the others from running.
 async fn run_hooks(hooks: Hooks) {
-    if !hooks.is_empty() {
-        ToTheEnd::new(async move {
-            for hook in hooks {
-                hook.await;
-            }
-        })
-        .await;
+    if hooks.is_empty() {
+        return;
+    }
+    let all = async move {
+        let mut first = Ok(());
+        for hook in hooks {
+            let ran = AssertUnwindSafe(hook).catch_unwind().await;
+            first = first.and(ran);
+        }
+        first
+    };
+    if let Err(panic) = ToTheEnd::new(all).await {
+        resume_unwind(panic);
     }
 }
 

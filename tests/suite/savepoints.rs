@@ -1,0 +1,185 @@
+//! Savepoints of a `Tx` whose futures are dropped, at every point.
+
+use std::time::{Duration, Instant};
+
+use rowlock::{Counter, CounterError, Tx, transaction};
+use rowlock_tests::cancel::polled;
+
+use super::{Database, Db, NAME, database};
+
+#[derive(Debug, sqlx::FromRow, Counter)]
+#[rowlock(table = "views")]
+#[allow(dead_code)]
+struct Views {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(counter)]
+    n: i64,
+}
+
+const DDL: &str = "CREATE TABLE views (id bigint PRIMARY KEY, n bigint NOT NULL);
+    INSERT INTO views VALUES (1, 0), (2, 0), (3, 0)";
+
+async fn all(database: &Database) -> Vec<i64> {
+    sqlx::query_scalar("SELECT n FROM views ORDER BY id")
+        .fetch_all(&database.pool)
+        .await
+        .unwrap()
+}
+
+/// How the part ends that is dropped.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Ok,
+    Err,
+    Commit,
+    Rollback,
+    Dropped,
+    Nested,
+}
+
+const PARTS: [Part; 6] = [
+    Part::Ok,
+    Part::Err,
+    Part::Commit,
+    Part::Rollback,
+    Part::Dropped,
+    Part::Nested,
+];
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("on purpose")]
+    OnPurpose,
+    #[error(transparent)]
+    Counter(#[from] CounterError),
+    #[error(transparent)]
+    Sqlx(#[from] sqlx::Error),
+}
+
+/// Each part, cut at each of its polls, with each pause.
+const STEPS: usize = PARTS.len() * 12 * 40;
+
+/// Adds 1 to row 1.
+async fn part(tx: &mut Tx<Db>, part: Part) -> Result<(), Failure> {
+    match part {
+        Part::Ok => {
+            let add = async |sp: &mut Tx<Db>| {
+                Views::add_n(sp, 1, 1).await?;
+                Ok(())
+            };
+            tx.savepoint(add).await
+        }
+        Part::Err => {
+            let add = async |sp: &mut Tx<Db>| {
+                Views::add_n(sp, 1, 1).await?;
+                Err(Failure::OnPurpose)
+            };
+            tx.savepoint(add).await
+        }
+        Part::Commit => {
+            let mut sp = tx.begin().await?;
+            Views::add_n(&mut *sp, 1, 1).await?;
+            Ok(sp.commit().await?)
+        }
+        Part::Rollback => {
+            let mut sp = tx.begin().await?;
+            Views::add_n(&mut *sp, 1, 1).await?;
+            Ok(sp.rollback().await?)
+        }
+        Part::Dropped => {
+            let mut sp = tx.begin().await?;
+            Views::add_n(&mut *sp, 1, 1).await?;
+            Ok(())
+        }
+        Part::Nested => {
+            let mut outer = tx.begin().await?;
+            let mut inner = outer.begin().await?;
+            Views::add_n(&mut *inner, 1, 1).await?;
+            inner.commit().await?;
+            Ok(outer.commit().await?)
+        }
+    }
+}
+
+/// Drops the future after so many polls, and a moment later: SQLite works in a thread of its own, and how far it has come by then differs
+/// by microseconds.
+async fn cut<F: Future>(polls: usize, micros: usize, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let ended = polled(polls, future.as_mut()).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_micros(micros as u64) {
+        std::hint::spin_loop();
+    }
+    drop(future);
+    ended
+}
+
+/// A run that is dropped leaves no transaction open, in which what is written next on the connection would be lost.
+#[tokio::test]
+async fn a_dropped_run_loses_no_later_write() {
+    let database = database(DDL).await;
+    let pool = database.one_connection_pool().await;
+    let mut acknowledged = 0;
+    for step in 0..STEPS {
+        let how = PARTS[step % PARTS.len()];
+        let run = transaction(&pool).run(async |tx| part(tx, how).await);
+        cut(1 + step / 6 % 12, step / 72 % 40, run).await;
+        Views::add_n(&pool, 2, 1).await.unwrap();
+        acknowledged += 1;
+    }
+    pool.close().await;
+    assert_eq!(all(&database).await[1], acknowledged);
+}
+
+/// Dropping the future of a savepoint undoes what was written in it and leaves the transaction as it was.
+#[tokio::test]
+async fn a_dropped_savepoint_leaves_the_transaction_as_it_was() {
+    let database = database(DDL).await;
+    let pool = database.one_connection_pool().await;
+    let mut expected = [0, 0, 0];
+    for how in PARTS {
+        for step in 0..STEPS / PARTS.len() {
+            let run = transaction(&pool).run(async |tx| {
+                Views::add_n(&mut *tx, 2, 1).await?;
+                let ended = cut(1 + step % 12, step / 12 % 40, part(tx, how)).await;
+                let kept = matches!(
+                    (&ended, how),
+                    (Some(Ok(())), Part::Ok | Part::Commit | Part::Nested)
+                );
+                Views::add_n(&mut *tx, 3, 1).await?;
+                Ok::<_, Failure>(kept)
+            });
+            let kept = run
+                .await
+                .unwrap_or_else(|error| panic!("{how:?}, {step}: {error}"));
+            expected = [
+                expected[0] + i64::from(kept),
+                expected[1] + 1,
+                expected[2] + 1,
+            ];
+            assert_eq!(all(&database).await, expected, "{how:?}, {step}");
+        }
+    }
+}
+
+/// `RAISE(ROLLBACK)` in a batch ends the transaction that the batch began; the connection can begin another one.
+#[tokio::test]
+async fn a_batch_whose_transaction_was_ended_leaves_the_connection_well() {
+    if NAME != "SQLite" {
+        return;
+    }
+    let database = database(&format!(
+        "{DDL}; CREATE TRIGGER ends BEFORE UPDATE ON views WHEN new.id = 2 BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
+    ))
+    .await;
+    let pool = database.one_connection_pool().await;
+    for _ in 0..3 {
+        Views::add_n_batch(&pool, [(1, 1), (2, 1)])
+            .await
+            .unwrap_err();
+        let run = transaction(&pool).run(async |tx| Views::add_n(tx, 3, 1).await);
+        run.await.unwrap();
+    }
+    assert_eq!(all(&database).await, [0, 0, 3]);
+}
