@@ -125,11 +125,13 @@ pub trait Backend:
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
 
-    /// Commits the transaction, or fails if an earlier statement made the server give it up or end it, or if its mark is gone.
+    /// Commits the transaction, or fails if an earlier statement made the server give it up or end it, or if its mark is gone. `height`:
+    /// of how many savepoints of ours.
     #[doc(hidden)]
     fn commit(
         connection: &mut Self::Connection,
         marked: bool,
+        height: usize,
     ) -> impl Future<Output = Commit> + Send;
 
     /// Gives the transaction a mark that it does not share with one that is begun in its place. Nothing is awaited: the next
@@ -267,6 +269,33 @@ pub trait Backend:
         connection: &mut Self::Connection,
         error: &sqlx::Error,
     ) -> impl Future<Output = bool> + Send;
+
+    /// Sets a savepoint of a `Tx` as number `floor`, and yields how many are set then. `height` are set now; those from `floor` on have
+    /// ended, and are released with it. Dropping the future leaves at most one more, which changes nothing.
+    ///
+    /// They are sqlx's own on PostgreSQL, because only these can be undone where nothing can be awaited. SQLite has names of ours: there
+    /// sqlx counts in another thread, and what it has counted by the time that a future is dropped cannot be known.
+    #[doc(hidden)]
+    fn set_savepoint(
+        connection: &mut Self::Connection,
+        floor: usize,
+        height: usize,
+    ) -> impl Future<Output = Result<usize, sqlx::Error>> + Send;
+
+    /// Undoes what was written since that savepoint was set, and yields how many are set then.
+    #[doc(hidden)]
+    fn undo_savepoint(
+        connection: &mut Self::Connection,
+        number: usize,
+    ) -> impl Future<Output = Result<usize, sqlx::Error>> + Send;
+
+    /// The same where nothing can be awaited.
+    #[doc(hidden)]
+    fn undo_savepoint_soon(connection: &mut Self::Connection, number: usize) -> usize;
+
+    /// What sqlx counts when so many savepoints of ours are set.
+    #[doc(hidden)]
+    fn depth_at(height: usize) -> usize;
 
     /// Whether `error`, which an upsert met, means that the database has no unique index on exactly these columns.
     #[doc(hidden)]
@@ -483,18 +512,19 @@ mod postgres {
             row.try_get(0)
         }
 
-        async fn commit(connection: &mut PgConnection, marked: bool) -> Commit {
+        async fn commit(connection: &mut PgConnection, marked: bool, height: usize) -> Commit {
             // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
             // look at; and outside of a transaction, with a warning. Any other statement fails in the first case, and AND
             // CHAIN in the second, as long as they are sent as one: the server skips what follows an error. The transaction
             // that CHAIN opens is what the ROLLBACK is for that sqlx sends, together with the pool's ping. Unprepared works
-            // behind a pooler that knows no prepared statements.
-            let sql = match marked {
+            // behind a pooler that knows no prepared statements. Savepoints that sqlx still counts are to be there for it.
+            let select = match marked {
                 // Empty in any other transaction, which is no boolean.
-                true => "SELECT current_setting('rowlock.tx')::boolean; COMMIT AND CHAIN",
-                false => "SELECT; COMMIT AND CHAIN",
+                true => "SELECT current_setting('rowlock.tx')::boolean",
+                false => "SELECT",
             };
-            let mut results = connection.fetch_many(sqlx::raw_sql(sql));
+            let sql = format!("{select}; COMMIT AND CHAIN{}", savepoints(0..height));
+            let mut results = connection.fetch_many(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)));
             let mut reached = false;
             loop {
                 match results.try_next().await {
@@ -536,6 +566,7 @@ mod postgres {
 
         async fn unwind(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
             type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            let depth = Manager::get_transaction_depth(connection);
             while Manager::get_transaction_depth(connection) > 1 {
                 Manager::start_rollback(connection);
             }
@@ -546,7 +577,7 @@ mod postgres {
             };
             // The error can be that of a ROLLBACK TO which was sent before, of a savepoint that was gone: each statement reads what
             // those before it left. Outside of a transaction ROLLBACK is a warning.
-            for _ in 0..8 {
+            for _ in 0..depth + 8 {
                 if !matches!(ended, Err(sqlx::Error::Database(_))) {
                     break;
                 }
@@ -747,6 +778,50 @@ mod postgres {
             false
         }
 
+        async fn set_savepoint(
+            connection: &mut PgConnection,
+            floor: usize,
+            height: usize,
+        ) -> Result<usize, sqlx::Error> {
+            if floor == height {
+                Self::savepoint(connection).await?;
+                return Ok(height + 1);
+            }
+            // sqlx counts as many as before.
+            let released = format!(
+                "RELEASE SAVEPOINT {}{}",
+                savepoint_name(floor),
+                savepoints(floor..height)
+            );
+            let released = sqlx::raw_sql(sqlx::AssertSqlSafe(released));
+            connection.execute(released).await?;
+            Ok(height)
+        }
+
+        async fn undo_savepoint(
+            connection: &mut PgConnection,
+            number: usize,
+        ) -> Result<usize, sqlx::Error> {
+            type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            Self::undo_savepoint_soon(connection, number + 1);
+            if Manager::get_transaction_depth(connection) > Self::depth_at(number) {
+                Manager::rollback(connection).await?;
+            }
+            Ok(number)
+        }
+
+        fn undo_savepoint_soon(connection: &mut PgConnection, number: usize) -> usize {
+            type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            while Manager::get_transaction_depth(connection) > Self::depth_at(number) {
+                Manager::start_rollback(connection);
+            }
+            number
+        }
+
+        fn depth_at(height: usize) -> usize {
+            height + 1
+        }
+
         async fn lacks_unique_index(
             _: &mut PgConnection,
             error: &sqlx::Error,
@@ -754,6 +829,17 @@ mod postgres {
         ) -> bool {
             crate::fault::lacks_arbiter(error)
         }
+    }
+
+    /// sqlx's name.
+    fn savepoint_name(number: usize) -> String {
+        format!("_sqlx_savepoint_{}", number + 1)
+    }
+
+    fn savepoints(numbers: std::ops::Range<usize>) -> String {
+        numbers
+            .map(|number| format!("; SAVEPOINT {}", savepoint_name(number)))
+            .collect()
     }
 
     impl Type<Postgres> for PgRaw {
@@ -853,6 +939,16 @@ mod sqlite {
         connection.execute(sql).await.is_err()
     }
 
+    fn roll_back_to(number: usize) -> sqlx::RawSql {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ROLLBACK TO rowlock_{number}")))
+    }
+
+    /// Runs it without waiting for it: the first poll hands it to sqlx's worker thread.
+    fn hand_over(connection: &mut SqliteConnection, sql: sqlx::RawSql) {
+        let executed = connection.execute(sql);
+        let _ = pin!(executed).poll(&mut Context::from_waker(Waker::noop()));
+    }
+
     impl Backend for Sqlite {
         const MAX_PARAMETERS: usize = 32_766;
         // To SQLite `$1` is a name, which it looks up among all the others when it parses and again when sqlx binds.
@@ -935,7 +1031,7 @@ mod sqlite {
             Ok(None)
         }
 
-        async fn commit(connection: &mut SqliteConnection, marked: bool) -> Commit {
+        async fn commit(connection: &mut SqliteConnection, marked: bool, _: usize) -> Commit {
             if marked && Self::run_plain(connection, RELEASE_MARK).await.is_err() {
                 return Commit::Refused(Torn::Ended.into());
             }
@@ -949,9 +1045,7 @@ mod sqlite {
         }
 
         fn mark(connection: &mut SqliteConnection) {
-            let mark = connection.execute(sqlx::raw_sql(MARK));
-            // The first poll hands the statement to sqlx's worker thread.
-            let _ = pin!(mark).poll(&mut Context::from_waker(Waker::noop()));
+            hand_over(connection, sqlx::raw_sql(MARK));
         }
 
         async fn is_ours(connection: &mut SqliteConnection, _: bool) -> Result<bool, sqlx::Error> {
@@ -984,10 +1078,7 @@ mod sqlite {
                 // The ROLLBACK of a transaction that is gone fails, and sqlx would count it for ever. So open what it counts; where
                 // that is open, BEGIN fails and a savepoint more ends with the others.
                 for level in 0..depth {
-                    let sql = begin_ansi_transaction_sql(level);
-                    let begin = connection.execute(sqlx::raw_sql(sql));
-                    // The first poll hands the statement to sqlx's worker thread.
-                    let _ = pin!(begin).poll(&mut Context::from_waker(Waker::noop()));
+                    hand_over(connection, sqlx::raw_sql(begin_ansi_transaction_sql(level)));
                 }
             }
             for _ in 1..depth {
@@ -1155,6 +1246,38 @@ mod sqlite {
             // written stays, and outside a transaction is committed. After any other error this is 0.
             let changes = sqlx::query_scalar("SELECT changes()").fetch_one(connection);
             changes.await.is_ok_and(|rows: i64| rows > 0)
+        }
+
+        async fn set_savepoint(
+            connection: &mut SqliteConnection,
+            floor: usize,
+            height: usize,
+        ) -> Result<usize, sqlx::Error> {
+            let release = match floor < height {
+                true => format!("RELEASE rowlock_{floor}; "),
+                false => String::new(),
+            };
+            let sql = format!("{release}SAVEPOINT rowlock_{floor}");
+            let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+            connection.execute(sql).await?;
+            Ok(floor + 1)
+        }
+
+        async fn undo_savepoint(
+            connection: &mut SqliteConnection,
+            number: usize,
+        ) -> Result<usize, sqlx::Error> {
+            connection.execute(roll_back_to(number)).await?;
+            Ok(number + 1)
+        }
+
+        fn undo_savepoint_soon(connection: &mut SqliteConnection, number: usize) -> usize {
+            hand_over(connection, roll_back_to(number));
+            number + 1
+        }
+
+        fn depth_at(_: usize) -> usize {
+            1
         }
 
         async fn lacks_unique_index(

@@ -9,7 +9,7 @@ use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::Backend;
 use crate::tx::Tx;
-use crate::tx::notes::{Before, Notes, Torn};
+use crate::tx::notes::{Before, Call, Notes, Torn};
 
 /// What every generated method runs on: a `&Pool`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
 /// `&mut rowlock::Tx`.
@@ -111,7 +111,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         query: impl Execute<'q, DB> + 'q,
         mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
     ) -> Result<(), sqlx::Error> {
-        self.check().await?;
+        self.check(Call::Statement).await?;
         self.send(query, &mut each).await
     }
 
@@ -136,19 +136,19 @@ impl<'c, DB: Backend> Link<'c, DB> {
         result: Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
         if DB::EMBEDDED && result.is_err() {
-            self.probe().await;
+            self.probe(Call::Statement).await;
         }
         result
     }
 
     /// Fails if the transaction that the closure believes in is over: what follows would be written outside of it.
-    pub(crate) async fn check(&mut self) -> Result<(), Torn> {
+    pub(crate) async fn check(&mut self, call: Call) -> Result<(), Torn> {
         let Some(notes) = self.notes.as_deref_mut() else {
             return Ok(());
         };
         notes.check(depth::<DB>(self.connection))?;
         if notes.must_ask(DB::EMBEDDED) {
-            self.probe().await;
+            self.probe(call).await;
         }
         match self.notes.as_deref() {
             Some(notes) => notes.check(depth::<DB>(self.connection)),
@@ -157,15 +157,14 @@ impl<'c, DB: Backend> Link<'c, DB> {
     }
 
     /// Asks the database whether the transaction is still the same.
-    pub(crate) async fn probe(&mut self) {
+    pub(crate) async fn probe(&mut self, call: Call) {
         let Some(notes) = self.notes.as_deref_mut() else {
             return;
         };
         // An error can be that of a statement that was sent before: each reads what those before it left.
         for _ in 0..8 {
-            // Dropped before the answer, it may have opened another transaction in place of the one that is gone.
             let marked = notes.is_marked();
-            let sent = notes.sent();
+            let sent = notes.asked(call, DB::EMBEDDED);
             let is_ours = DB::is_ours(self.connection, marked).await;
             if sent.answered(DB::ERROR_ABORTS_TRANSACTION, is_ours) {
                 break;
@@ -175,7 +174,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// Runs statements without parameters, unprepared, in one round trip.
     pub(crate) async fn plain(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
-        self.check().await?;
+        self.check(Call::Statement).await?;
         let Some(notes) = self.notes.as_deref_mut() else {
             return DB::run_plain(self.connection, sql).await;
         };
@@ -185,25 +184,57 @@ impl<'c, DB: Backend> Link<'c, DB> {
     }
 
     /// Sets sqlx's savepoint.
-    ///
+    pub(crate) async fn savepoint(&mut self) -> Result<(), sqlx::Error> {
+        self.may_be_set().await?;
+        let result = DB::savepoint(self.connection).await;
+        match self.notes.as_deref_mut() {
+            Some(notes) => notes.ended(DB::ERROR_ABORTS_TRANSACTION, result),
+            None => result,
+        }
+    }
+
+    /// Sets a savepoint of a `Tx`; see [`Backend::set_savepoint`].
+    pub(crate) async fn set_savepoint(
+        &mut self,
+        floor: usize,
+        height: usize,
+    ) -> Result<usize, sqlx::Error> {
+        self.may_be_set().await?;
+        let result = DB::set_savepoint(self.connection, floor, height).await;
+        match self.notes.as_deref_mut() {
+            Some(notes) => notes.ended(DB::ERROR_ABORTS_TRANSACTION, result),
+            None => result,
+        }
+    }
+
     /// If SAVEPOINT fails, sqlx rolls back what is around it, all of the transaction even, and what follows would be written
     /// outside of it. So where the transaction may be aborted, another statement finds that out.
-    pub(crate) async fn savepoint(&mut self) -> Result<(), sqlx::Error> {
-        self.check().await?;
-        let aborts = DB::ERROR_ABORTS_TRANSACTION;
-        let Some(notes) = self.notes.as_deref_mut() else {
-            if aborts {
-                DB::run_plain(self.connection, DB::NOTHING).await?;
+    async fn may_be_set(&mut self) -> Result<(), sqlx::Error> {
+        match self.notes {
+            Some(_) => self.is_well().await,
+            None if DB::ERROR_ABORTS_TRANSACTION => {
+                DB::run_plain(self.connection, DB::NOTHING).await
             }
-            return DB::savepoint(self.connection).await;
-        };
-        if aborts && notes.may_be_aborted() {
-            let sent = notes.sent();
-            let result = DB::run_plain(self.connection, DB::NOTHING).await;
-            sent.ended(aborts, result)?;
+            None => Ok(()),
         }
-        let result = DB::savepoint(self.connection).await;
-        notes.ended(aborts, result)
+    }
+
+    /// Fails if the transaction is over, or the server has given it up.
+    pub(crate) async fn is_well(&mut self) -> Result<(), sqlx::Error> {
+        self.check(Call::Savepoint).await?;
+        let Some(notes) = self.notes.as_deref_mut() else {
+            return Ok(());
+        };
+        let aborts = DB::ERROR_ABORTS_TRANSACTION;
+        if let Some((first, _)) = notes.first() {
+            return Err(first);
+        }
+        if !aborts || !notes.may_be_aborted() {
+            return Ok(());
+        }
+        let sent = notes.asked(Call::Savepoint, false);
+        let result = DB::run_plain(self.connection, DB::NOTHING).await;
+        sent.ended(aborts, result)
     }
 
     /// Releases sqlx's savepoint.
@@ -217,7 +248,21 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// Undoes sqlx's savepoint. That is no news: how the last statement ended stays known.
     pub(crate) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
-        DB::TransactionManager::rollback(self.connection).await
+        let result = DB::TransactionManager::rollback(self.connection).await;
+        self.told(result)
+    }
+
+    /// Undoes a savepoint of a `Tx`; see [`Backend::undo_savepoint`].
+    pub(crate) async fn undo_savepoint(&mut self, number: usize) -> Result<usize, sqlx::Error> {
+        let result = DB::undo_savepoint(self.connection, number).await;
+        self.told(result)
+    }
+
+    fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        if let (Some(notes), Err(error)) = (&mut self.notes, &result) {
+            notes.told(error);
+        }
+        result
     }
 
     /// What is known before a savepoint, for [`undo`](Self::undo).

@@ -183,3 +183,33 @@ async fn a_batch_whose_transaction_was_ended_leaves_the_connection_well() {
     }
     assert_eq!(all(&database).await, [0, 0, 3]);
 }
+
+/// A connection that is lost in a savepoint is lost before COMMIT, also for a closure that makes nothing of it: run again, and nothing
+/// unknown.
+#[tokio::test]
+async fn a_connection_that_a_savepoint_lost_is_no_unknown_commit() {
+    if NAME != "PostgreSQL" {
+        return;
+    }
+    let database = database(DDL).await;
+    let runs = std::sync::atomic::AtomicU32::new(0);
+    let run = transaction(&database.pool).run(async |tx| {
+        let first = runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        Views::add_n(&mut *tx, 2, 1).await?;
+        let mut sp = tx.begin().await?;
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .fetch_one(&mut **sp)
+            .await?;
+        if first {
+            sqlx::query("SELECT pg_terminate_backend($1, 10000)")
+                .bind(pid)
+                .execute(&database.pool)
+                .await?;
+            assert!(sp.rollback().await.is_err());
+        }
+        Ok::<_, Failure>(())
+    });
+    run.await.unwrap();
+    assert_eq!(runs.into_inner(), 2);
+    assert_eq!(all(&database).await, [0, 1, 0]);
+}

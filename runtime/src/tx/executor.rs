@@ -11,7 +11,7 @@ use sqlx::{Database, Either, Execute, Executor, SqlStr, Statement};
 use sqlx_core::describe::Describe;
 
 use super::Tx;
-use super::notes::{Notes, Torn};
+use super::notes::{Call, Notes, Torn};
 use super::text::Effect;
 use crate::backend::{Backend, Results};
 
@@ -115,7 +115,7 @@ impl<'c, DB: Backend> Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
     {
         Box::pin(async move {
-            self.link().check().await?;
+            self.link().check(Call::Statement).await?;
             let sent = self.notes.sent();
             let prepared = DB::prepare(&mut self.inner, sql, parameters).await;
             let prepared = sent.ended(DB::ERROR_ABORTS_TRANSACTION, prepared);
@@ -128,7 +128,7 @@ impl<'c, DB: Backend> Executor<'c> for &'c mut Tx<DB> {
         'c: 'e,
     {
         Box::pin(async move {
-            self.link().check().await?;
+            self.link().check(Call::Statement).await?;
             let sent = self.notes.sent();
             let described = DB::describe(&mut self.inner, sql).await;
             let described = sent.ended(DB::ERROR_ABORTS_TRANSACTION, described);
@@ -154,7 +154,7 @@ impl<DB: Backend> Tx<DB> {
             self.notes.tear();
             return Err(Torn::Ended);
         }
-        self.link().check().await?;
+        self.link().check(Call::Statement).await?;
         if effect == Effect::MayEnd {
             self.lend();
         }

@@ -24,7 +24,7 @@ pub(crate) use self::builder::Begin;
 pub(crate) use self::builder::Isolation;
 pub use self::builder::{Retry, TransactionBuilder, transaction};
 pub use self::error::{LastFailure, TransactionError};
-use self::notes::Notes;
+use self::notes::{Call, Notes};
 pub(crate) use self::run::Work;
 pub use self::run::{Body, ByError, ByReference, ByText, FailureOf};
 pub use self::savepoint::{Savepoint, SavepointBody};
@@ -87,8 +87,10 @@ pub struct Tx<DB: Backend> {
     notes: Notes,
     /// The transaction and its savepoints that were not undone, each with a number of its own.
     scopes: Vec<u64>,
-    /// How many savepoints were set and have not ended. One that was leaked has not, whatever sqlx counts.
-    open: usize,
+    /// How many savepoints are set: those that have ended are released with the next one.
+    height: usize,
+    /// The same when the transaction began, and for each savepoint that has not ended, when it was set. One that was leaked has not.
+    floors: Vec<usize>,
     /// What runs after COMMIT.
     hooks: Hooks,
     /// A COMMIT or a ROLLBACK was sent.
@@ -141,7 +143,8 @@ impl<DB: Backend> Tx<DB> {
             inner,
             notes: Notes::default(),
             scopes: vec![next_id()],
-            open: 0,
+            height: 0,
+            floors: vec![0],
             hooks: Vec::new(),
             is_ending: false,
         }
@@ -213,6 +216,11 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
+    /// Whether a savepoint was left open, one of ours or of sqlx.
+    fn has_leaked(&self, open: usize) -> bool {
+        self.floors.len() != open + 1 || self.depth() != DB::depth_at(self.height)
+    }
+
     fn depth(&self) -> usize {
         DB::TransactionManager::get_transaction_depth(&self.inner)
     }
@@ -220,7 +228,7 @@ impl<DB: Backend> Tx<DB> {
     /// Rolls back, and says whether the connection could. If it could not, it is lost.
     async fn roll_back(mut self) -> bool {
         if DB::EMBEDDED && self.notes.must_ask(true) {
-            self.link().probe().await;
+            self.link().probe(Call::Savepoint).await;
         }
         self.is_ending = true;
         DB::unwind(&mut self.inner).await.is_ok()

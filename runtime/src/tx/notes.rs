@@ -28,7 +28,19 @@ pub(crate) struct Notes {
     unread: bool,
     /// The transaction has a mark that it does not share with one that was begun in its place.
     marked: bool,
-    undoing: bool,
+    /// The connection was lost, as one of the statements said.
+    lost: bool,
+    /// The future of a question was dropped: its error would be taken for that of the next statement.
+    unanswered: bool,
+}
+
+/// What is done on the transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// Whoever drops its future has to take it for executed.
+    Statement,
+    /// Nothing is written.
+    Savepoint,
 }
 
 /// What a savepoint can take back.
@@ -51,6 +63,18 @@ impl Notes {
         Sent {
             notes: self,
             is_open: true,
+            has_effect: true,
+        }
+    }
+
+    /// A question is sent for this call. Dropped before its answer it changes nothing, but for one case: on SQLite it may have begun a
+    /// transaction in place of one that is gone, and that is seen only by a mark.
+    pub(crate) fn asked(&mut self, call: Call, embedded: bool) -> Sent<'_> {
+        let has_effect = call == Call::Statement || embedded && !self.marked;
+        Sent {
+            notes: self,
+            is_open: true,
+            has_effect,
         }
     }
 
@@ -70,7 +94,7 @@ impl Notes {
             }
             Err(error) => error,
         };
-        let fault = Fault::of(&error);
+        let fault = self.told(&error);
         // It says nothing but that there was another one before.
         if aborts && fault == Fault::TransactionAborted {
             return Err(self.first.as_ref().map_or(error, FirstError::error));
@@ -80,6 +104,17 @@ impl Notes {
             self.first = FirstError::of(&error, fault);
         }
         Err(error)
+    }
+
+    /// An error, of whatever was sent.
+    pub(crate) fn told(&mut self, error: &sqlx::Error) -> Fault {
+        let fault = Fault::of(error);
+        self.lost |= fault == Fault::ConnectionLost;
+        fault
+    }
+
+    pub(super) fn lost(&self) -> bool {
+        self.lost
     }
 
     pub(crate) fn before(&self) -> Before {
@@ -121,7 +156,7 @@ impl Notes {
 
     pub(super) fn lend(&mut self) {
         // It is never going to be committed, and without a mark it cannot be told from another one.
-        self.torn |= self.dropped && !self.marked;
+        self.torn |= self.dropped && !self.marked || self.unanswered;
         self.lent = true;
         self.lent_since = true;
         self.unasked = true;
@@ -164,16 +199,6 @@ impl Notes {
         self.torn = true;
     }
 
-    /// A savepoint is being undone, and nobody waits for it. Until SQLite's thread has come to it, sqlx counts it.
-    pub(super) fn undoing(&mut self) {
-        self.undoing = true;
-        self.leave_unread();
-    }
-
-    pub(super) fn is_undoing(&self) -> bool {
-        self.undoing
-    }
-
     pub(super) fn lent(&self) -> bool {
         self.lent
     }
@@ -188,7 +213,7 @@ impl Notes {
     }
 
     /// The error that made the server give the transaction up, if it was seen.
-    pub(super) fn first(&self) -> Option<(sqlx::Error, Fault)> {
+    pub(crate) fn first(&self) -> Option<(sqlx::Error, Fault)> {
         self.first
             .as_ref()
             .map(|first| (first.error(), first.fault))
@@ -203,6 +228,7 @@ impl Notes {
 pub(crate) struct Sent<'n> {
     notes: &'n mut Notes,
     is_open: bool,
+    has_effect: bool,
 }
 
 impl Sent<'_> {
@@ -235,16 +261,23 @@ impl Sent<'_> {
                 }
             }
         }
-        (notes.lent_since, notes.unasked, notes.undoing) = (false, false, false);
+        (notes.lent_since, notes.unasked, notes.unanswered) = (false, false, false);
         true
     }
 }
 
 impl Drop for Sent<'_> {
     fn drop(&mut self) {
-        self.notes.dropped |= self.is_open;
-        if self.is_open {
-            self.notes.leave_unread();
+        if !self.is_open {
+            return;
+        }
+        self.notes.leave_unread();
+        match self.has_effect {
+            true => self.notes.dropped = true,
+            false => {
+                self.notes.lent_since = true;
+                self.notes.unanswered = true;
+            }
         }
     }
 }

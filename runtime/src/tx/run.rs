@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use super::begin::{ToTheEnd, begin};
 use super::builder::Hook;
-use super::notes::Torn;
+use super::notes::{Call, Torn};
 use super::{Begin, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe};
 use crate::advisory::TakeLock;
 use crate::backend::{Backend, Commit};
@@ -388,17 +388,22 @@ impl<DB: Backend> TransactionBuilder<DB> {
         let asks = DB::EMBEDDED || !tx.notes.is_marked() || tx.notes.is_unread();
         if tx.notes.must_ask(DB::EMBEDDED)
             && asks
-            && within(ends, tx.link().probe()).await.is_none()
+            && within(ends, tx.link().probe(Call::Savepoint))
+                .await
+                .is_none()
         {
             return Ended::TooLate;
         }
         let torn = if tx.notes.dropped() {
             Some(Torn::Dropped)
-        } else if tx.depth() > 1 || tx.open > 0 {
-            Some(Torn::Savepoint)
+        } else if let Err(torn) = tx.notes.check(tx.depth()) {
+            Some(torn)
         } else {
-            tx.notes.check(tx.depth()).err()
+            tx.has_leaked(0).then_some(Torn::Savepoint)
         };
+        if tx.notes.lost() {
+            return self.lost_before(tx, ends).await;
+        }
         if let Some(torn) = torn {
             within(ends, tx.roll_back()).await;
             return Ended::Failed(TransactionError::Aborted(describe(torn.into())), None);
@@ -412,8 +417,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
         }
         tx.is_ending = true;
-        let marked = tx.notes.is_marked();
-        let error = match within(ends, DB::commit(&mut tx.inner, marked)).await {
+        let (marked, height) = (tx.notes.is_marked(), tx.height);
+        let error = match within(ends, DB::commit(&mut tx.inner, marked, height)).await {
             Some(Commit::Done) => {
                 let hooks = std::mem::take(&mut tx.hooks);
                 // The connection goes back to the pool, where a hook may want one.
@@ -443,6 +448,17 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 None,
             ),
         }
+    }
+
+    /// A statement before COMMIT, or what undid a savepoint, met the end of the connection; the closure made nothing of it.
+    async fn lost_before<T, E>(&self, tx: Tx<DB>, ends: Option<Instant>) -> Ended<T, E> {
+        let first = tx.notes.first().map(|(first, _)| first);
+        let lost = within(ends, tx.roll_back()).await == Some(false);
+        let error = first.unwrap_or(sqlx::Error::Io(
+            std::io::ErrorKind::ConnectionAborted.into(),
+        ));
+        let fault = lost.then_some(Fault::ConnectionLost);
+        Ended::Failed(TransactionError::Aborted(describe(error)), fault)
     }
 
     /// COMMIT said no, or an earlier statement had.
@@ -559,7 +575,10 @@ fn worth_a_retry(
     if told == Some(Fault::LockTimeout) {
         return None;
     }
-    let fault = seen.or(told.filter(|_| lent))?;
     // Files and other servers break as well, and sqlx says the same of a statement that it could not send.
-    (fault.is_transient() && (fault != Fault::ConnectionLost || lost)).then_some(fault)
+    let is_reason =
+        |fault: &Fault| fault.is_transient() && (*fault != Fault::ConnectionLost || lost);
+    // What was seen can be of a savepoint that was undone, before what was not.
+    let told = told.filter(|_| lent);
+    seen.into_iter().chain(told).find(is_reason)
 }

@@ -4,9 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 
-use sqlx_core::transaction::TransactionManager;
-
-use super::notes::{Before, Torn};
+use super::notes::{Before, Call, Torn};
 use super::{Tx, next_id};
 use crate::backend::Backend;
 
@@ -56,7 +54,8 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # SQL
     ///
-    /// `SAVEPOINT …`, and `RELEASE SAVEPOINT …` or `ROLLBACK TO SAVEPOINT …`: two round trips.
+    /// `SAVEPOINT …`, and if it fails `ROLLBACK TO SAVEPOINT …`. One that is kept is released together with the next one: `RELEASE SAVEPOINT
+    /// …; SAVEPOINT …`, or with the transaction. So it is one round trip, or two.
     ///
     /// # Errors
     ///
@@ -113,14 +112,15 @@ impl<DB: Backend> Tx<DB> {
 pub struct Savepoint<'t, DB: Backend> {
     tx: &'t mut Tx<DB>,
     before: Before,
-    /// How deep sqlx was, how many savepoints were open, how many scopes and hooks there were.
-    depth: usize,
+    /// Among the savepoints that are set.
+    number: usize,
+    /// How many savepoints were open, how many scopes and hooks there were.
     open: usize,
     scopes: usize,
     hooks: usize,
     is_open: bool,
-    /// RELEASE was sent, and its answer not read.
-    is_releasing: bool,
+    /// It was looked for leaks, and what sqlx counts is on its way.
+    is_undoing: bool,
 }
 
 impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
@@ -131,72 +131,61 @@ impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
 
 impl<'t, DB: Backend> Savepoint<'t, DB> {
     async fn set(tx: &'t mut Tx<DB>) -> Result<Self, sqlx::Error> {
-        if !DB::EMBEDDED {
-            // A mark from before outlives it, and after one that was dropped there is no room for another.
-            tx.mark();
-        }
-        tx.link().savepoint().await?;
-        let depth = tx.depth().saturating_sub(1);
+        // A mark from before outlives it, and after one that was dropped there is no room for another.
+        tx.mark();
+        let floor = tx.floors.last().copied().unwrap_or_default();
+        let height = tx.height;
+        tx.height = tx.link().set_savepoint(floor, height).await?;
         let (before, scopes, hooks) = (tx.notes.before(), tx.scopes.len(), tx.hooks.len());
         tx.scopes.push(next_id());
-        let open = tx.open;
-        tx.open += 1;
+        let open = tx.floors.len();
+        tx.floors.push(tx.height);
         Ok(Self {
+            number: tx.height.saturating_sub(1),
             tx,
             before,
-            depth,
             open,
             scopes,
             hooks,
             is_open: true,
-            is_releasing: false,
+            is_undoing: false,
         })
     }
 
-    /// `RELEASE SAVEPOINT`: what was written in it stands if the transaction is committed. An error has undone it; see
-    /// [`Tx::savepoint`].
+    /// Keeps what was written in it, if the transaction is committed. An error has undone it; see [`Tx::savepoint`].
+    ///
+    /// Nothing is sent, unless it has to be asked whether a statement failed that was not seen: `RELEASE SAVEPOINT` leaves with the next
+    /// savepoint. So there is no moment at which nobody knows whether it was kept.
     pub fn commit(mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
-            self.settle().await;
-            let torn = if self.tx.notes.dropped() && !self.before.dropped() {
-                Some(Torn::Dropped)
-            } else if self.tx.depth() != self.depth + 1 || self.tx.open != self.open + 1 {
-                Some(Torn::Savepoint)
-            } else {
-                None
-            };
-            let released = match torn {
-                Some(torn) => Err(torn.into()),
-                None => {
-                    self.is_releasing = true;
-                    let released = self.tx.link().release().await;
-                    self.is_releasing = false;
-                    if released.is_ok() {
-                        self.tx.notes.has_ended_savepoint(self.before);
-                    }
-                    released
-                }
-            };
-            match released {
+            let kept = self.can_be_kept().await;
+            match kept {
                 Ok(()) => self.keep(),
                 // If this fails too, the first error is the one to know.
                 Err(_) => drop(self.rollback().await),
             }
-            released
+            kept
         }
+    }
+
+    async fn can_be_kept(&mut self) -> Result<(), sqlx::Error> {
+        self.settle().await;
+        if self.tx.notes.dropped() && !self.before.dropped() {
+            return Err(Torn::Dropped.into());
+        }
+        if self.tx.has_leaked(self.open) {
+            return Err(Torn::Savepoint.into());
+        }
+        self.tx.link().is_well().await
     }
 
     /// `ROLLBACK TO SAVEPOINT`: undoes what was written in it, and the transaction goes on.
     pub fn rollback(mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
             self.settle().await;
-            if self.tx.depth() <= self.depth {
-                self.tx.notes.tear();
-            }
-            // One that sqlx knows of and that was left open in it ends with it. Dropped after an error, it tries again.
-            while self.tx.depth() > self.depth {
-                self.tx.link().roll_back().await?;
-            }
+            self.look_for_leaks();
+            // Dropped after an error, or before the answer, it tries again.
+            self.tx.height = self.tx.link().undo_savepoint(self.number).await?;
             self.tx.notes.has_ended_savepoint(self.before);
             self.forget();
             Ok(())
@@ -206,19 +195,26 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
     /// Until then sqlx may count savepoints that are being undone.
     async fn settle(&mut self) {
         if DB::EMBEDDED && self.tx.notes.must_ask(true) {
-            self.tx.link().probe().await;
+            self.tx.link().probe(Call::Savepoint).await;
         }
+    }
+
+    /// Of one that was leaked or torn down in it, what is undone cannot be told.
+    fn look_for_leaks(&mut self) {
+        if !self.is_undoing && self.tx.has_leaked(self.open) {
+            self.tx.notes.tear();
+        }
+        self.is_undoing = true;
     }
 
     fn keep(&mut self) {
         self.is_open = false;
-        self.tx.open = self.open;
+        self.tx.floors.truncate(self.open);
     }
 
     /// What is known of the savepoint's time is gone with what was written in it.
     fn forget(&mut self) {
-        self.is_open = false;
-        self.tx.open = self.open;
+        self.keep();
         self.tx.notes.undo(self.before);
         self.tx.scopes.truncate(self.scopes);
         self.tx.hooks.truncate(self.hooks);
@@ -243,19 +239,10 @@ impl<DB: Backend> Drop for Savepoint<'_, DB> {
         if !self.is_open {
             return;
         }
-        let levels = match self.tx.notes.is_undoing() {
-            true => 1,
-            false => self.tx.depth().saturating_sub(self.depth),
-        };
-        // One that was leaked or torn down in it, or that may have been released: what is undone cannot be told.
-        if self.is_releasing || levels != 1 || self.tx.open != self.open + 1 {
-            self.tx.notes.tear();
-        }
-        for _ in 0..levels {
-            DB::TransactionManager::start_rollback(&mut self.tx.inner);
-        }
+        self.look_for_leaks();
+        self.tx.height = DB::undo_savepoint_soon(&mut self.tx.inner, self.number);
         match DB::EMBEDDED {
-            true => self.tx.notes.undoing(),
+            true => self.tx.notes.leave_unread(),
             false => self.tx.notes.leave_undone(),
         }
         self.forget();
