@@ -183,6 +183,7 @@ impl<DB: Backend> Tx<DB> {
     }
 
     /// Whether a statement failed after which the server accepts no other.
+    #[cfg(feature = "idempotent")]
     pub(crate) fn is_given_up(&self) -> bool {
         self.notes.first().is_some()
     }
