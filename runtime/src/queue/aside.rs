@@ -80,6 +80,13 @@ impl<DB: Backend> Refused<DB> {
         self.keys.contains(&row.key)
     }
 
+    /// Unless the error is none of the row: a database that is busy may write it the next time.
+    fn remember(&mut self, row: &Bare<DB>, error: &sqlx::Error) {
+        if Fault::of(error).is_of_a_row() {
+            self.keys.push(row.key.clone());
+        }
+    }
+
     fn push_conditions<T: QueueSql<DB>>(&self, to: &mut Statement<DB>) {
         for key in &self.keys {
             to.push(" AND NOT (TRUE");
@@ -144,8 +151,11 @@ impl<DB: Backend> Bare<DB> {
         Ok(rows)
     }
 
+    /// Whether the row is there as it was: another program that puts it off leaves its fence alone, and counts an attempt.
     fn is_among(&self, rows: &[Self]) -> bool {
-        let same = |row: &Self| row.key == self.key && row.fence == self.fence;
+        let same = |row: &Self| {
+            row.key == self.key && row.fence == self.fence && row.attempts == self.attempts
+        };
         rows.iter().any(same)
     }
 
@@ -405,8 +415,8 @@ impl<DB: Backend> Claims<DB> {
                 // A concurrent writer has it.
                 Ok(None) => continue,
                 Ok(became) => became,
-                Err(_) => {
-                    refused.keys.push(bare.key.clone());
+                Err(error) => {
+                    refused.remember(&bare, &error);
                     None
                 }
             };
@@ -498,9 +508,9 @@ pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
         ));
         match bare.bury::<T>(&reason, connection).await {
             Ok(dead) => rescued.dead += dead,
-            Err(_) => {
+            Err(error) => {
                 rescued.refused += 1;
-                refused.keys.push(bare.key.clone());
+                refused.remember(&bare, &error);
             }
         }
         let error = bare.error::<T>("rescue", error);
