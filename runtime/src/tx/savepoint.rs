@@ -66,6 +66,9 @@ impl<DB: Backend> Tx<DB> {
     /// # Cancel safety
     ///
     /// Dropping the future undoes what was written in it and leaves the transaction as it was.
+    ///
+    /// On SQLite that is a message to sqlx's worker thread, for whose delivery nobody can wait. With `command_buffer_size(0)`, or a buffer
+    /// full of what other dropped futures had sent, it is lost if a statement was under way: what was written stays part of the transaction.
     pub fn savepoint<'a, T, E, F>(
         &'a mut self,
         body: F,
