@@ -432,7 +432,7 @@ impl<G> AdvisoryLock<G> {
     /// BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('client_connection_check_interval', …); SELECT pg_advisory_xact_lock(…)
     /// SELECT
     /// -- the closure's statements
-    /// SELECT; COMMIT AND CHAIN
+    /// COMMIT
     /// ```
     ///
     /// With [`lock_timeout`](Self::lock_timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second

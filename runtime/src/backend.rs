@@ -125,12 +125,11 @@ pub trait Backend:
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
 
-    /// Commits the transaction, or fails if an earlier statement made the server give it up or end it, or if its mark is gone. `height`:
-    /// of how many savepoints of ours.
+    /// Commits the transaction, or fails if that for which it `looks` is so. `height`: of how many savepoints of ours.
     #[doc(hidden)]
     fn commit(
         connection: &mut Self::Connection,
-        marked: bool,
+        looks: LooksAtCommit,
         height: usize,
     ) -> impl Future<Output = Commit> + Send;
 
@@ -304,6 +303,18 @@ pub trait Backend:
         error: &sqlx::Error,
         key: IndexedColumns,
     ) -> impl Future<Output = bool> + Send;
+}
+
+/// What may have become of a transaction before its COMMIT.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum LooksAtCommit {
+    /// Nothing: each statement was seen to succeed.
+    No,
+    /// The server gave it up or ended it.
+    IfOpen,
+    /// The same, or it was ended and another one begun, which has no mark.
+    IfMarked,
 }
 
 /// What became of a COMMIT.
@@ -512,12 +523,30 @@ mod postgres {
             row.try_get(0)
         }
 
-        async fn commit(connection: &mut PgConnection, marked: bool, height: usize) -> Commit {
+        async fn commit(
+            connection: &mut PgConnection,
+            looks: LooksAtCommit,
+            height: usize,
+        ) -> Commit {
+            type Manager = <Postgres as sqlx::Database>::TransactionManager;
+            if looks == LooksAtCommit::No && height == 0 {
+                return match Manager::commit(connection).await {
+                    Ok(()) => Commit::Done,
+                    Err(error) if crate::fault::ended_before_commit(&error) => {
+                        Commit::Refused(error)
+                    }
+                    Err(error) if Fault::of(&error).may_have_committed() => {
+                        Commit::Unanswered(error)
+                    }
+                    Err(error) => Commit::Refused(error),
+                };
+            }
             // The COMMIT of an aborted transaction is answered with the tag ROLLBACK and no error, which sqlx does not
             // look at; and outside of a transaction, with a warning. Any other statement fails in the first case, and AND
             // CHAIN in the second, as long as they are sent as one: the server skips what follows an error. The transaction
             // that CHAIN opens is what the ROLLBACK is for that sqlx sends, together with the pool's ping. Unprepared works
             // behind a pooler that knows no prepared statements. Savepoints that sqlx still counts are to be there for it.
+            let marked = looks == LooksAtCommit::IfMarked;
             let select = match marked {
                 // Empty in any other transaction, which is no boolean.
                 true => "SELECT current_setting('rowlock.tx')::boolean",
@@ -1031,7 +1060,12 @@ mod sqlite {
             Ok(None)
         }
 
-        async fn commit(connection: &mut SqliteConnection, marked: bool, _: usize) -> Commit {
+        async fn commit(
+            connection: &mut SqliteConnection,
+            looks: LooksAtCommit,
+            _: usize,
+        ) -> Commit {
+            let marked = looks == LooksAtCommit::IfMarked;
             if marked && Self::run_plain(connection, RELEASE_MARK).await.is_err() {
                 return Commit::Refused(Torn::Ended.into());
             }

@@ -403,6 +403,14 @@ pub(crate) fn lacks_mark(error: &sqlx::Error) -> bool {
     has_code(error, &["22P02", "42704"])
 }
 
+/// Whether the server ended the session before it came to the COMMIT that this is the first answer to: `pg_terminate_backend`, a
+/// shutdown, and `idle_in_transaction_session_timeout`. A session is not interrupted while it commits, and behind a COMMIT it would
+/// be the second answer.
+#[cfg(feature = "postgres")]
+pub(crate) fn ended_before_commit(error: &sqlx::Error) -> bool {
+    has_code(error, &["57P01", "25P03"])
+}
+
 /// Whether a statement divided by zero.
 pub(crate) fn divided_by_zero(error: &sqlx::Error) -> bool {
     has_code(error, &["22012"])

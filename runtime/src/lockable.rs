@@ -681,7 +681,7 @@ impl<'c, DB: Backend> Patient<'c, DB> {
         timeout: Option<Duration>,
         clause: &'static str,
     ) -> Result<Self, sqlx::Error> {
-        let before = DB::be_patient(&mut link, timeout, clause).await?;
+        let before = link.be_patient(timeout, clause).await?;
         Ok(Self { link, before })
     }
 

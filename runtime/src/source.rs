@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::{Acquire, Either, Execute};
@@ -161,6 +162,14 @@ impl<'c, DB: Backend> Link<'c, DB> {
         let Some(notes) = self.notes.as_deref_mut() else {
             return;
         };
+        if let Some(number) = *notes.dropped_savepoint() {
+            // Undone twice is undone once, if it arrived the first time.
+            if let Err(error) = DB::undo_savepoint(self.connection, number).await {
+                notes.told(&error);
+                notes.tear();
+            }
+            *notes.dropped_savepoint() = None;
+        }
         // An error can be that of a statement that was sent before: each reads what those before it left.
         for _ in 0..8 {
             let marked = notes.is_marked();
@@ -258,6 +267,21 @@ impl<'c, DB: Backend> Link<'c, DB> {
         self.told(result)
     }
 
+    /// See [`Backend::be_patient`].
+    pub(crate) async fn be_patient(
+        &mut self,
+        timeout: Option<Duration>,
+        clause: &'static str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let before = DB::be_patient(self.connection, timeout, clause).await;
+        if !matches!(before, Ok(None))
+            && let Some(notes) = self.notes.as_deref_mut()
+        {
+            notes.doubt();
+        }
+        before
+    }
+
     fn told<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         if let (Some(notes), Err(error)) = (&mut self.notes, &result) {
             notes.told(error);
@@ -303,6 +327,9 @@ impl<DB: Backend> Deref for Link<'_, DB> {
 
 impl<DB: Backend> DerefMut for Link<'_, DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
+        if let Some(notes) = self.notes.as_deref_mut() {
+            notes.doubt();
+        }
         self.connection
     }
 }

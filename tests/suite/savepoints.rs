@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rowlock::{Counter, CounterError, Tx, transaction};
 use rowlock_tests::cancel::polled;
 
-use super::{Database, Db, NAME, database};
+use super::{Database, Db, NAME, Pool, database};
 
 #[derive(Debug, sqlx::FromRow, Counter)]
 #[rowlock(table = "views")]
@@ -17,7 +17,7 @@ struct Views {
     n: i64,
 }
 
-const DDL: &str = "CREATE TABLE views (id bigint PRIMARY KEY, n bigint NOT NULL);
+pub(super) const DDL: &str = "CREATE TABLE views (id bigint PRIMARY KEY, n bigint NOT NULL);
     INSERT INTO views VALUES (1, 0), (2, 0), (3, 0)";
 
 async fn all(database: &Database) -> Vec<i64> {
@@ -137,10 +137,14 @@ async fn a_dropped_run_loses_no_later_write() {
 async fn a_dropped_savepoint_leaves_the_transaction_as_it_was() {
     let database = database(DDL).await;
     let pool = database.one_connection_pool().await;
+    leave_it_as_it_was(&database, &pool).await;
+}
+
+pub(super) async fn leave_it_as_it_was(database: &Database, pool: &Pool) {
     let mut expected = [0, 0, 0];
     for how in PARTS {
         for step in 0..STEPS / PARTS.len() {
-            let run = transaction(&pool).run(async |tx| {
+            let run = transaction(pool).run(async |tx| {
                 Views::add_n(&mut *tx, 2, 1).await?;
                 let ended = cut(1 + step % 12, step / 12 % 40, part(tx, how)).await;
                 let kept = matches!(
@@ -158,7 +162,7 @@ async fn a_dropped_savepoint_leaves_the_transaction_as_it_was() {
                 expected[1] + 1,
                 expected[2] + 1,
             ];
-            assert_eq!(all(&database).await, expected, "{how:?}, {step}");
+            assert_eq!(all(database).await, expected, "{how:?}, {step}");
         }
     }
 }

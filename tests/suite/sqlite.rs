@@ -52,6 +52,8 @@ mod queue_sqlite;
 mod raise_fail_sqlite;
 #[path = "savepoints.rs"]
 mod savepoints;
+#[path = "savepoints_sqlite.rs"]
+mod savepoints_sqlite;
 #[path = "schema_changes.rs"]
 mod schema_changes;
 #[path = "spawn.rs"]

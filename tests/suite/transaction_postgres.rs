@@ -457,6 +457,63 @@ async fn t_13_a_connection_lost_before_commit_is_retried_on_another_one() {
     );
 }
 
+/// The server ends the session after the last statement, which only COMMIT finds out: run again, unless it was a limit.
+#[tokio::test]
+async fn t_13_a_session_that_ended_before_commit_is_not_unknown() {
+    let database = database(ACCOUNTS).await;
+    let run = async |limit: &str, runs: &AtomicU32| {
+        transaction(&database.pool)
+            .run(async |tx| {
+                add(tx, 1, 5).await?;
+                if runs.fetch_add(1, Ordering::SeqCst) > 0 {
+                    return Ok(());
+                }
+                let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+                    .fetch_one(&mut *tx)
+                    .await?;
+                sqlx::query("SELECT set_config('idle_in_transaction_session_timeout', $1, true)")
+                    .bind(limit)
+                    .execute(&mut *tx)
+                    .await?;
+                if limit == "0" {
+                    sqlx::query("SELECT pg_terminate_backend($1)")
+                        .bind(pid)
+                        .execute(&database.pool)
+                        .await?;
+                }
+                gone(&database, pid).await;
+                Ok::<_, sqlx::Error>(())
+            })
+            .await
+    };
+    let runs = AtomicU32::new(0);
+    run("0", &runs).await.unwrap();
+    assert_eq!((runs.into_inner(), balance(&database, 1).await), (2, 105));
+
+    let runs = AtomicU32::new(0);
+    let error = run("20", &runs).await.unwrap_err();
+    assert!(
+        matches!(&error, TransactionError::Commit(error) if error.fault() == Fault::TransactionTimeout),
+        "{error:?}"
+    );
+    assert_eq!((runs.into_inner(), balance(&database, 1).await), (1, 105));
+}
+
+/// Waits until the server has no such session any more.
+async fn gone(database: &Database, pid: i32) {
+    loop {
+        let sessions: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE pid = $1")
+                .bind(pid)
+                .fetch_one(&database.pool)
+                .await
+                .unwrap();
+        if sessions == 0 {
+            return;
+        }
+    }
+}
+
 /// T-19: a connection that cannot roll back is not handed on.
 #[tokio::test]
 async fn t_19_a_failed_rollback_takes_the_connection_out_of_the_pool() {

@@ -205,6 +205,10 @@ impl<DB: Backend> Tx<DB> {
         if self.depth() == 0 {
             self.notes.tear();
         }
+        if let Some(number) = self.notes.dropped_savepoint().take() {
+            // What follows is not to be undone with it, so this is the last chance, and not waited for either.
+            DB::undo_savepoint_soon(&mut self.inner, number);
+        }
         self.mark();
         self.notes.lend();
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use sqlx::error::{DatabaseError, ErrorKind};
 
+use crate::backend::LooksAtCommit;
 use crate::fault::Fault;
 
 /// What happened on a transaction, as the driver reported it.
@@ -32,6 +33,10 @@ pub(crate) struct Notes {
     lost: bool,
     /// The future of a question was dropped: its error would be taken for that of the next statement.
     unanswered: bool,
+    /// Something went otherwise than well, or was not seen.
+    doubtful: bool,
+    /// The savepoint that was dropped, on SQLite: what undoes it was handed over, and nobody saw whether it arrived.
+    dropped_savepoint: Option<usize>,
 }
 
 /// What is done on the transaction.
@@ -109,6 +114,7 @@ impl Notes {
     /// An error, of whatever was sent.
     pub(crate) fn told(&mut self, error: &sqlx::Error) -> Fault {
         let fault = Fault::of(error);
+        self.doubtful = true;
         self.lost |= fault == Fault::ConnectionLost;
         fault
     }
@@ -160,12 +166,17 @@ impl Notes {
         self.lent = true;
         self.lent_since = true;
         self.unasked = true;
+        self.doubtful = true;
     }
 
     /// Whether a mark is missing, and can be made without waiting: not in a transaction that may be another one by now, and on a
     /// server not in one that was given up, nor before all answers are read.
     pub(super) fn wants_mark(&self, embedded: bool) -> bool {
-        let at_once = embedded || self.first.is_none() && !self.unread;
+        let at_once = match embedded {
+            // It would end with the savepoint when that is undone again.
+            true => self.dropped_savepoint.is_none(),
+            false => self.first.is_none() && !self.unread,
+        };
         !self.marked && !self.lent_since && at_once
     }
 
@@ -181,6 +192,7 @@ impl Notes {
     pub(super) fn leave_unread(&mut self) {
         self.unread = true;
         self.unasked = true;
+        self.doubtful = true;
     }
 
     /// The same of a savepoint that is being undone. The error of a statement that was dropped in it would be taken for that of the
@@ -190,13 +202,37 @@ impl Notes {
         self.lent_since |= self.dropped;
     }
 
+    /// Savepoint `number` was dropped, and is undone once more before the next statement.
+    pub(super) fn drop_savepoint(&mut self, number: usize) {
+        self.leave_unread();
+        self.dropped_savepoint = Some(number);
+    }
+
+    pub(crate) fn dropped_savepoint(&mut self) -> &mut Option<usize> {
+        &mut self.dropped_savepoint
+    }
+
     pub(super) fn is_unread(&self) -> bool {
         self.unread
     }
 
     /// A savepoint was torn down by something that was not seen: what belongs to it cannot be told any more.
-    pub(super) fn tear(&mut self) {
+    pub(crate) fn tear(&mut self) {
         self.torn = true;
+        self.doubtful = true;
+    }
+
+    /// A statement is sent of which nothing is going to be noted.
+    pub(crate) fn doubt(&mut self) {
+        self.doubtful = true;
+    }
+
+    pub(super) fn looks_at_commit(&self) -> LooksAtCommit {
+        match (self.marked, self.doubtful) {
+            (true, _) => LooksAtCommit::IfMarked,
+            (false, true) => LooksAtCommit::IfOpen,
+            (false, false) => LooksAtCommit::No,
+        }
     }
 
     pub(super) fn lent(&self) -> bool {

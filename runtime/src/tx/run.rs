@@ -206,11 +206,12 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// ```sql
     /// BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL lock_timeout = 200; SET LOCAL statement_timeout = 2000
     /// -- the closure's statements
-    /// SELECT; COMMIT AND CHAIN
+    /// COMMIT
     /// ```
     ///
     /// of which the first has only what was asked for. PostgreSQL answers COMMIT of an aborted transaction with a rollback and no
-    /// error, and sqlx with `Ok`; the empty SELECT fails in this case, and AND CHAIN outside of a transaction. A ROLLBACK of the
+    /// error, and sqlx with `Ok`. So where a statement failed, or its answer was not seen to its end, it is `SELECT; COMMIT AND CHAIN`, still
+    /// one round trip: the empty SELECT fails in an aborted transaction, and AND CHAIN outside of one. A ROLLBACK of the
     /// transaction that CHAIN opens leaves together with the ping of the pool. Where the connection itself was handed out
     /// (see [`Tx`](crate::Tx)), `SELECT current_setting('rowlock.tx')::boolean` stands for the empty one. `ask_after_lost_commit` asks for the transaction's
     /// id before, in a round trip of its own.
@@ -417,8 +418,8 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
         }
         tx.is_ending = true;
-        let (marked, height) = (tx.notes.is_marked(), tx.height);
-        let error = match within(ends, DB::commit(&mut tx.inner, marked, height)).await {
+        let looks = tx.notes.looks_at_commit();
+        let error = match within(ends, DB::commit(&mut tx.inner, looks, tx.height)).await {
             Some(Commit::Done) => {
                 let hooks = std::mem::take(&mut tx.hooks);
                 // The connection goes back to the pool, where a hook may want one.

@@ -67,8 +67,10 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// Dropping the future undoes what was written in it and leaves the transaction as it was.
     ///
-    /// On SQLite that is a message to sqlx's worker thread, for whose delivery nobody can wait. With `command_buffer_size(0)`, or a buffer
-    /// full of what other dropped futures had sent, it is lost if a statement was under way: what was written stays part of the transaction.
+    /// On SQLite it is undone a second time before the next statement on `&mut *tx` or COMMIT, because the first one is a message to sqlx's
+    /// worker thread, for whose delivery nobody can wait. Only if the connection itself (`&mut **tx`, [`as_sqlx`](Self::as_sqlx)) is asked
+    /// for before that, with `command_buffer_size(0)` or a buffer full of what other dropped futures had sent, what was written can
+    /// stay part of the transaction.
     pub fn savepoint<'a, T, E, F>(
         &'a mut self,
         body: F,
@@ -245,7 +247,7 @@ impl<DB: Backend> Drop for Savepoint<'_, DB> {
         self.look_for_leaks();
         self.tx.height = DB::undo_savepoint_soon(&mut self.tx.inner, self.number);
         match DB::EMBEDDED {
-            true => self.tx.notes.leave_unread(),
+            true => self.tx.notes.drop_savepoint(self.number),
             false => self.tx.notes.leave_undone(),
         }
         self.forget();
