@@ -93,8 +93,16 @@ pub struct Tx<DB: Backend> {
     floors: Vec<usize>,
     /// What runs after COMMIT.
     hooks: Hooks,
-    /// A COMMIT or a ROLLBACK was sent.
-    is_ending: bool,
+    end: End,
+}
+
+/// The COMMIT or the ROLLBACK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Ahead,
+    Sent,
+    /// It succeeded, and nothing is left to undo.
+    Reached,
 }
 
 impl<DB: Backend> fmt::Debug for Tx<DB> {
@@ -129,9 +137,12 @@ impl<DB: Backend> DerefMut for Tx<DB> {
 
 impl<DB: Backend> Drop for Tx<DB> {
     fn drop(&mut self) {
+        if self.end == End::Reached {
+            return;
+        }
         // What was not seen may have ended the transaction. Not so if it is ending: it was asked before, and asking again could
         // open another one after the COMMIT.
-        let may_be_gone = self.notes.must_ask(DB::EMBEDDED) && !self.is_ending;
+        let may_be_gone = self.notes.must_ask(DB::EMBEDDED) && self.end == End::Ahead;
         // sqlx rolls back one level; the connection must not go back to the pool with another one open.
         DB::unwind_soon(&mut self.inner, may_be_gone);
     }
@@ -146,7 +157,7 @@ impl<DB: Backend> Tx<DB> {
             height: 0,
             floors: vec![0],
             hooks: Vec::new(),
-            is_ending: false,
+            end: End::Ahead,
         }
     }
 
@@ -235,8 +246,12 @@ impl<DB: Backend> Tx<DB> {
         if DB::EMBEDDED && self.notes.must_ask(true) {
             self.link().probe(Call::Savepoint).await;
         }
-        self.is_ending = true;
-        DB::unwind(&mut self.inner).await.is_ok()
+        self.end = End::Sent;
+        let unwound = DB::unwind(&mut self.inner).await.is_ok();
+        if unwound {
+            self.end = End::Reached;
+        }
+        unwound
     }
 }
 

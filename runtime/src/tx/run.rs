@@ -13,7 +13,9 @@ use tracing::Instrument;
 use super::begin::{ToTheEnd, begin};
 use super::builder::Hook;
 use super::notes::{Call, Torn};
-use super::{Begin, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe};
+use super::{
+    Begin, End, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe,
+};
 use crate::advisory::TakeLock;
 use crate::backend::{Backend, Commit};
 use crate::backoff::full_jitter;
@@ -417,10 +419,13 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 Some(Err(error)) => return self.not_committed(tx, error, ends).await,
             }
         }
-        tx.is_ending = true;
+        tx.end = End::Sent;
         let looks = tx.notes.looks_at_commit();
         let error = match within(ends, DB::commit(&mut tx.inner, looks, tx.height)).await {
             Some(Commit::Done) => {
+                if tx.depth() == 0 {
+                    tx.end = End::Reached;
+                }
                 let hooks = std::mem::take(&mut tx.hooks);
                 // The connection goes back to the pool, where a hook may want one.
                 drop(tx);
