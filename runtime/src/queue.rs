@@ -30,6 +30,7 @@ use crate::statement::{Bind, Compared, Statement};
 
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Look, Refused, rescue_on};
+use batch::look;
 pub(crate) use batch::{Batch, Fate, Locks};
 
 /// How long a claim holds unless it says otherwise.
@@ -253,6 +254,12 @@ pub enum FinishError {
     /// written.
     #[error("{0}: the lease was lost, the row is no longer this claim's")]
     LeaseLost(Attempt),
+    /// The claim holds, and yet nothing was written: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite)
+    /// dropped the write. The row comes back when its lease has ended.
+    #[error(
+        "{0}: the claim still holds, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write"
+    )]
+    Ignored(Attempt),
     /// The database does not let the row be ready again, as `UNIQUE (…) WHERE state = 'ready'` does if the same job was added
     /// in the meantime. The row is [`QueueState::Dead`], with this as its last error.
     #[error("{0}; the row could not be ready again, and is dead")]
@@ -273,9 +280,11 @@ from_write_failure!(ClaimError, FinishError);
 /// A row of a batch that did not become what was asked for, and why. Dereferences to the claim, and so to the row.
 #[non_exhaustive]
 pub struct Unfinished<T> {
-    /// The claim. It still holds if the error is [`FinishError::Database`], until its lease ends: the row can be finished otherwise.
+    /// The claim. It still holds if the error is [`FinishError::Ignored`] or [`FinishError::Database`], until its lease ends: the row can be
+    /// finished otherwise.
     pub claimed: Claimed<T>,
-    /// [`LeaseLost`](FinishError::LeaseLost), [`NotReady`](FinishError::NotReady), or why the database refused to write this row.
+    /// [`LeaseLost`](FinishError::LeaseLost), [`Ignored`](FinishError::Ignored), [`NotReady`](FinishError::NotReady), or why the database
+    /// refused to write this row.
     pub error: FinishError,
 }
 
@@ -701,15 +710,15 @@ impl<T: Queue> Claimed<T> {
 
     /// The work is done: the row becomes [`QueueState::Done`].
     ///
-    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`. With `&mut *tx` it commits with
-    /// the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end of the lease it succeeds
-    /// as long as nobody has taken the row back. Cancel safety: if the future is dropped, it was executed completely or not at
-    /// all.
+    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`, and a look at the row if it wrote
+    /// none. With `&mut *tx` it commits with the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end
+    /// of the lease it succeeds as long as nobody has taken the row back. Cancel safety: if the future is dropped, it was executed
+    /// completely or not at all.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` if another claim has the row, or it was finished or deleted; nothing was written then. `Serialization`,
-    /// `Unknown`, `Database`.
+    /// `LeaseLost` if another claim has the row, or it was finished or deleted; `Ignored` if the claim holds, and a trigger, a row
+    /// security policy or ON CONFLICT IGNORE dropped the write. Nothing was written then. `Serialization`, `Unknown`, `Database`.
     pub fn complete<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,
@@ -722,8 +731,7 @@ impl<T: Queue> Claimed<T> {
             let mut opened = acquire(db, at).await?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
-            let done = complete_one::<DB, T>(&self.row, &mut connection).await;
-            checked(done, at, in_transaction)
+            complete_one(at(), &self.row, in_transaction, &mut connection).await
         }
     }
 
@@ -742,9 +750,8 @@ impl<T: Queue> Claimed<T> {
         T: QueueSql<DB>,
     {
         async move {
-            let at = || at("complete_in", &self.row);
-            let done = complete_one::<DB, T>(&self.row, &mut tx.link()).await;
-            checked(done, at, true)
+            let at = at("complete_in", &self.row);
+            complete_one(at, &self.row, true, &mut tx.link()).await
         }
     }
 
@@ -907,7 +914,9 @@ impl<T: Queue> Claimed<T> {
         let error = match fate {
             Fate::Written => return Ok(()),
             Fate::Refused(error) => error,
-            Fate::Lost | Fate::Done | Fate::Later => return Err(FinishError::LeaseLost(at)),
+            Fate::Lost | Fate::Done | Fate::Later => {
+                return Err(unwritten(at, &self.row, connection).await);
+            }
         };
         if Fault::of(&error).is_of_a_row()
             && let Some(dead) = change.and_then(|change| change.instead(&error))
@@ -943,7 +952,7 @@ impl<T: Queue> Claimed<T> {
     /// # Errors
     ///
     /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead,
-    /// `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
+    /// `Ignored` if the write was dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
     /// `Database`; the rows that were not finished come back when their leases have ended.
     pub fn complete_many<'c, DB: Backend>(
         db: impl Source<'c, DB>,
@@ -1115,13 +1124,32 @@ impl<T: Queue> Claimed<T> {
 }
 
 async fn complete_one<DB: Backend, T: QueueSql<DB>>(
+    at: Attempt,
     row: &T,
+    in_transaction: bool,
     connection: &mut Link<'_, DB>,
-) -> Result<bool, sqlx::Error> {
+) -> Result<(), FinishError> {
     let mut statement = Statement::<DB>::literal(T::COMPLETE);
     row.bind_key(&mut Compared(&mut statement));
     statement.bind_i64(row.fence().get());
-    Ok(statement.execute(connection).await? == 1)
+    match statement.execute(connection).await {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(unwritten(at, row, connection).await),
+        Err(error) => Err(WriteFailure::new(at, error, in_transaction).into()),
+    }
+}
+
+/// Looks at a row that was not written, although nothing was refused. A read: whatever happens to it, nothing was written.
+async fn unwritten<DB: Backend, T: QueueSql<DB>>(
+    at: Attempt,
+    row: &T,
+    connection: &mut Link<'_, DB>,
+) -> FinishError {
+    match look(row, connection).await {
+        Ok(Fate::Refused(_)) => FinishError::Ignored(at),
+        Ok(_) => FinishError::LeaseLost(at),
+        Err(error) => WriteFailure::new(at, error, true).into(),
+    }
 }
 
 async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
@@ -1131,16 +1159,4 @@ async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
     db.open()
         .await
         .map_err(|error| FinishError::Database(DatabaseError::new(at(), error)))
-}
-
-fn checked(
-    held: Result<bool, sqlx::Error>,
-    at: impl Fn() -> Attempt,
-    in_transaction: bool,
-) -> Result<(), FinishError> {
-    match held {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(FinishError::LeaseLost(at())),
-        Err(error) => Err(WriteFailure::new(at(), error, in_transaction).into()),
-    }
 }

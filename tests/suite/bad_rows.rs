@@ -695,6 +695,68 @@ async fn a_row_whose_end_is_dropped_is_refused() {
     assert_eq!(counts.lease_lost, 1);
 }
 
+/// The claim is not lost, so nobody is told that it is.
+#[tokio::test]
+async fn an_end_by_hand_that_is_dropped_is_ignored() {
+    let database = tasks(12).await;
+    let pool = &database.pool;
+    let mut batch = Task::claim(pool, 12).await.unwrap();
+    drop_writes(pool, "NEW.fence = OLD.fence").await;
+    let mut next = || batch.remove(0);
+    let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
+    let in_transaction = next().complete_in(&mut tx).await;
+    tx.commit().await.unwrap();
+    let ends = [
+        ("complete_in", in_transaction),
+        ("complete", next().complete(pool).await),
+        ("retry", next().retry(pool, "no").await.map(drop)),
+        (
+            "retry_after",
+            next().retry_after(pool, "no", HOUR).await.map(drop),
+        ),
+        ("fail", next().fail(pool, "no").await),
+        ("snooze", next().snooze(pool, HOUR).await),
+        ("release", next().release(pool).await),
+        ("extend", next().extend(pool, HOUR).await),
+    ];
+    for (index, (what, ended)) in ends.into_iter().enumerate() {
+        let error = ended.unwrap_err();
+        assert!(matches!(error, FinishError::Ignored(_)), "{error:?}");
+        let text = format!(
+            "{what} of tasks (id = {}): the claim still holds, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write",
+            index + 1
+        );
+        assert_eq!(error.to_string(), text);
+    }
+    assert_eq!(in_state(pool, QueueState::Running).await.len(), 12);
+}
+
+/// Of a batch, those that a claim has lost are told from those whose writes were dropped.
+#[tokio::test]
+async fn a_batch_by_hand_with_dropped_rows() {
+    let database = tasks(4).await;
+    let pool = &database.pool;
+    let mut batch = Task::claim(pool, 4).await.unwrap();
+    run(pool, "UPDATE tasks SET fence = fence + 1 WHERE id = 3").await;
+    drop_writes(pool, "NEW.id = 2").await;
+    let check = |unfinished: &[Unfinished<Task>]| {
+        for row in unfinished {
+            match &row.error {
+                FinishError::LeaseLost(_) => assert_eq!(row.id, 3),
+                FinishError::Ignored(_) => assert_eq!(row.id, 2),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(unfinished.len(), 2);
+    };
+    let unfinished = Claimed::extend_many(pool, &mut batch, HOUR).await.unwrap();
+    check(&unfinished);
+    batch.extend(unfinished.into_iter().map(|row| row.claimed));
+    check(&Claimed::complete_many(pool, batch).await.unwrap());
+    let done = in_state(pool, QueueState::Done).await;
+    assert_eq!(done, BTreeSet::from([1, 4]));
+}
+
 /// The attempts of some rows cannot be counted when their handlers are to start: they fail, and are counted by that.
 #[tokio::test]
 async fn a_row_whose_start_is_dropped_ends() {

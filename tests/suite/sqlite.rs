@@ -34,6 +34,8 @@ mod histories;
 mod idempotent;
 #[path = "idempotent_sqlite.rs"]
 mod idempotent_sqlite;
+#[path = "ignore_sqlite.rs"]
+mod ignore_sqlite;
 #[path = "lock_keys.rs"]
 mod lock_keys;
 #[path = "lockable.rs"]

@@ -273,7 +273,7 @@ impl Batch<'_> {
 }
 
 /// What became of a row that was not written.
-async fn look<DB: Backend, T: QueueSql<DB>>(
+pub(super) async fn look<DB: Backend, T: QueueSql<DB>>(
     row: &T,
     connection: &mut Link<'_, DB>,
 ) -> Result<Fate, sqlx::Error> {
