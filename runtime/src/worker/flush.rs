@@ -144,32 +144,43 @@ impl<DB: Backend> Flush<DB> {
                 Fate::Done => self.count(None),
                 Fate::Lost if unknown => self.count(change),
                 Fate::Lost => self.stats.lost(&row.claimed),
-                Fate::Refused(error) => self.refused(row, change, error).await,
+                Fate::Refused(error) => {
+                    if self.refused(row, change, error).await {
+                        later.push(index);
+                    }
+                }
             }
         }
         later
     }
 
     /// A row that may not be ready again is dead: like in a rescue.
+    ///
+    /// `true` if it is locked, and has to be tried later: the server says that it has refused a statement before it gives back its locks,
+    /// and the next statement has another connection.
     async fn refused<T: QueueSql<DB>>(
         &self,
         row: &Arc<Held<T>>,
         change: Option<&Change>,
         error: sqlx::Error,
-    ) {
+    ) -> bool {
         if let Some(dead) = change.and_then(|change| change.instead(&error)) {
             let (rows, changes) = (std::slice::from_ref(row), [dead]);
             let batch = Batch::Settle(&changes);
             let tried = self.try_finish(rows, batch, Locks::PassOver, self.ends);
-            if let Ok(fates) = tried.await
-                && matches!(fates.as_slice(), [Fate::Written])
-            {
-                return self.count(changes.first());
+            match tried.await.as_deref() {
+                Ok([Fate::Written]) => {
+                    self.count(changes.first());
+                    return false;
+                }
+                Ok([Fate::Later]) => return true,
+                _ => {}
             }
         }
         warn::<T>("finish", error.into());
         add(&self.stats.0.refused, 1);
         self.stats.lost(&row.claimed);
+        false
     }
 
     fn count(&self, change: Option<&Change>) {
