@@ -13,17 +13,18 @@ use super::{Database, Db, NAME, database};
 #[derive(Debug, sqlx::FromRow, Counter)]
 #[rowlock(table = "views")]
 #[allow(dead_code)]
-struct Views {
+pub(super) struct Views {
     #[rowlock(key)]
     id: i64,
     #[rowlock(counter)]
     n: i64,
 }
 
-const DDL: &str = "CREATE TABLE views (id bigint PRIMARY KEY, n bigint NOT NULL CHECK (n < 1000));
+pub(super) const DDL: &str =
+    "CREATE TABLE views (id bigint PRIMARY KEY, n bigint NOT NULL CHECK (n < 1000));
     INSERT INTO views VALUES (1, 0), (2, 0), (3, 0)";
 
-async fn all(database: &Database) -> Vec<i64> {
+pub(super) async fn all(database: &Database) -> Vec<i64> {
     sqlx::query_scalar("SELECT n FROM views ORDER BY id")
         .fetch_all(&database.pool)
         .await
@@ -34,7 +35,7 @@ async fn add(tx: &mut Tx<Db>, id: i64, delta: i64) -> Result<(), rowlock::Counte
     Views::add_n(tx, id, delta).await.map(drop)
 }
 
-fn aborted<T: std::fmt::Debug, E: std::fmt::Debug>(
+pub(super) fn aborted<T: std::fmt::Debug, E: std::fmt::Debug>(
     outcome: Result<T, TransactionError<E>>,
 ) -> rowlock::DatabaseError {
     match outcome {
@@ -68,24 +69,6 @@ async fn the_first_error_is_the_one_to_know() {
         outcome.unwrap();
         assert_eq!(all(&database).await, [0, 1, 0]);
     }
-}
-
-/// Whether it took effect, the closure cannot know.
-#[tokio::test]
-async fn a_statement_that_was_dropped_is_no_ok() {
-    let database = database(DDL).await;
-    let outcome = transaction(&database.pool)
-        .run(async |tx| {
-            add(tx, 1, 1).await.unwrap();
-            // SQLite's thread can be faster than one poll.
-            while polled(1, add(tx, 2, 1)).await.is_some() {}
-            add(tx, 3, 1).await.unwrap();
-            Ok::<_, String>(())
-        })
-        .await;
-    aborted(outcome);
-    assert_eq!(all(&database).await, [0, 0, 0]);
-    assert_eq!(database.open_transactions().await, 0);
 }
 
 /// sqlx rolls back all of it when the `begin` of a savepoint is dropped, and lets the statements that follow commit by themselves.

@@ -3,45 +3,18 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::TryStreamExt;
-use rowlock::{Counter, Fault, TransactionError, Tx, transaction};
+use rowlock::{Fault, TransactionError, Tx, transaction};
 use rowlock_tests::cancel::polled;
 use sqlx::{Executor, Row, SqlSafeStr, Statement};
 
-use super::{Database, Db, NAME, database};
+use super::tx::{DDL, Views, aborted, all};
+use super::{Db, NAME, database};
 
-#[derive(Debug, sqlx::FromRow, Counter)]
-#[rowlock(table = "views")]
-#[allow(dead_code)]
-struct Views {
-    #[rowlock(key)]
-    id: i64,
-    #[rowlock(counter)]
-    n: i64,
-}
-
-const DDL: &str = "CREATE TABLE views (id bigint PRIMARY KEY, n bigint NOT NULL CHECK (n < 1000));
-    INSERT INTO views VALUES (1, 0), (2, 0), (3, 0)";
 const ADD: &str = "UPDATE views SET n = n + $2 WHERE id = $1";
-
-async fn all(database: &Database) -> Vec<i64> {
-    sqlx::query_scalar("SELECT n FROM views ORDER BY id")
-        .fetch_all(&database.pool)
-        .await
-        .unwrap()
-}
 
 async fn add(tx: &mut Tx<Db>, id: i64, delta: i64) -> Result<(), sqlx::Error> {
     let query = sqlx::query(ADD).bind(id).bind(delta);
     query.execute(&mut *tx).await.map(drop)
-}
-
-fn aborted<T: std::fmt::Debug, E: std::fmt::Debug>(
-    outcome: Result<T, TransactionError<E>>,
-) -> rowlock::DatabaseError {
-    match outcome {
-        Err(TransactionError::Aborted(error)) => error,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]
@@ -150,15 +123,24 @@ async fn the_first_error_is_the_one_to_know() {
 #[tokio::test]
 async fn a_statement_that_was_dropped_is_no_ok() {
     let database = database(DDL).await;
-    let outcome = transaction(&database.pool)
-        .run(async |tx| {
-            add(tx, 1, 1).await.unwrap();
-            while polled(1, add(tx, 2, 1)).await.is_some() {}
-            add(tx, 3, 1).await.unwrap();
-            Ok::<_, String>(())
-        })
-        .await;
-    aborted(outcome);
+    for of_ours in [false, true] {
+        let outcome = transaction(&database.pool)
+            .run(async |tx| {
+                let dropped = async |tx: &mut Tx<Db>| match of_ours {
+                    true => polled(1, Views::add_n(tx, 2, 1)).await.is_none(),
+                    false => polled(1, add(tx, 2, 1)).await.is_none(),
+                };
+                add(tx, 1, 1).await.unwrap();
+                // SQLite's thread can be faster than one poll.
+                while !dropped(tx).await {}
+                add(tx, 3, 1).await.unwrap();
+                Ok::<_, String>(())
+            })
+            .await;
+        aborted(outcome);
+        assert_eq!(all(&database).await, [0, 0, 0]);
+        assert_eq!(database.open_transactions().await, 0);
+    }
     let outcome = transaction(&database.pool)
         .run(async |tx| {
             let dropped = polled(1, async {
