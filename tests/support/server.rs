@@ -235,3 +235,23 @@ pub(crate) fn unprivileged_user() -> (u32, u32) {
         .or_else(|| find("nobody"))
         .expect("a user postgres or nobody in /etc/passwd")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when the owner is killed in the middle of a test: nobody continues the processes but the watchdog.
+    #[test]
+    fn a_server_that_is_stopped_ends_with_its_owner() {
+        let server = Server::start();
+        let directory = server.directory.clone();
+        let stopped = server.stop();
+        let postmaster = stopped.0[0];
+        std::mem::forget(stopped);
+        drop(server);
+        assert!(!directory.exists());
+        // One that nobody has waited for has no arguments any more.
+        let arguments = fs::read(format!("/proc/{postmaster}/cmdline"));
+        assert!(arguments.unwrap_or_default().is_empty());
+    }
+}

@@ -40,5 +40,11 @@ while read -r port; do
     fi
 done
 
+# An owner that was killed may have left the processes stopped. They listen to no other signal then.
+read -r server _ <"$dir/data/postmaster.pid" && for process in /proc/[0-9]*; do
+    read -r stat <"$process/stat" && set -- ${stat##*)}
+    case $server in "$2" | "${process#/proc/}") kill -CONT "${process#/proc/}" ;; esac
+done
+
 ctl -m fast -t 10 stop || ctl -m immediate stop
 rm -rf "$dir"
