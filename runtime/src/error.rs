@@ -1,265 +1,386 @@
-//! What every error of a generated method can tell: which operation, on which row, and what the database said.
+//! One roof over the errors of the crate.
 
-use std::error::Error;
+use std::error::Error as StdError;
 use std::fmt;
 
-use crate::fault::Fault;
+use crate::db::error::{Attempt, KeyText};
+use crate::db::fault::Fault;
+use crate::{
+    AcquireError, AdvisoryLockError, CallError, ClaimError, CounterError, DatabaseError,
+    DeleteError, FindError, FindOrCreateError, FinishError, FirstError, LoadError,
+    LockCheckedError, LockError, MergeError, TooFewSucceeded, TransactionError, UpdateError,
+    UpsertError, WorkerError,
+};
 
-/// What was attempted: the operation and the row. Part of every error.
+/// Any error of this crate, or of sqlx.
 ///
-/// `Display` prints it as ``update of documents (id = 7)``. Key columns that are integers or UUIDs are printed;
-/// others may be an e-mail address or worse, and appear as `…`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    operation: &'static str,
-    table: &'static str,
-    key: String,
-}
-
-impl Attempt {
-    pub(crate) fn new(operation: &'static str, table: &'static str, key: KeyText) -> Self {
-        Self {
-            operation,
-            table,
-            key: key.0,
-        }
-    }
-
-    /// The name of the method: `"update"`, `"add_views"`, `"find_or_create"`.
-    pub fn operation(&self) -> &'static str {
-        self.operation
-    }
-
-    /// The table, as written in `#[rowlock(table = "...")]`.
-    pub fn table(&self) -> &'static str {
-        self.table
-    }
-
-    /// The key as text: `id = 7`. Empty if the operation is about several rows.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-}
-
-impl fmt::Display for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.operation)?;
-        // A transaction is of no table, nor is an advisory lock.
-        if !self.table.is_empty() {
-            write!(f, " of {}", self.table)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, " ({})", self.key)?;
-        }
-        Ok(())
-    }
-}
-
-/// Collects the key columns for an [`Attempt`]. Written only when something failed.
-#[derive(Debug, Default)]
-pub struct KeyText(String);
-
-impl KeyText {
-    /// A column whose value may be printed.
-    pub fn shown(&mut self, column: &str, value: &impl fmt::Display) {
-        self.add(column, &value.to_string());
-    }
-
-    /// A column whose value may not be printed.
-    pub fn hidden(&mut self, column: &str) {
-        self.add(column, "…");
-    }
-
-    /// What is no list of columns.
-    pub(crate) fn whole(text: String) -> Self {
-        Self(text)
-    }
-
-    fn add(&mut self, column: &str, value: &str) {
-        if !self.0.is_empty() {
-            self.0.push_str(", ");
-        }
-        self.0.push_str(column);
-        self.0.push_str(" = ");
-        self.0.push_str(value);
-    }
-}
-
-/// The database, the connection or the pool failed.
+/// For a function that calls several methods, and for the closure of a [transaction](crate::transaction) above all: `?` turns all
+/// their errors into this one, and what is worth another run is still known.
 ///
-/// `Display` and `Debug` show the operation, the [`Fault`], the error code and the constraint, and never a value of a
-/// row. [`source`](Error::source) is the `sqlx::Error` itself, whose own texts can contain values, and name the column that
-/// is missing.
-pub struct DatabaseError(Box<Inner>);
+/// ```
+/// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
+/// #     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// #     sqlx::raw_sql(
+/// #         "CREATE TABLE stock (id bigint PRIMARY KEY, units bigint NOT NULL);
+/// #          CREATE TABLE orders (sku bigint NOT NULL);
+/// #          INSERT INTO stock VALUES (7, 0)",
+/// #     ).execute(&pool).await?;
+/// #     Ok(pool)
+/// # }
+/// use rowlock::{Counter, CounterError, transaction};
+///
+/// #[derive(sqlx::FromRow, Counter)]
+/// #[rowlock(table = "stock", existing_rows)]
+/// struct Stock {
+///     #[rowlock(key)]
+///     id: i64,
+///     #[rowlock(counter(min = 0))]
+///     units: i64,
+/// }
+///
+/// async fn order(pool: &sqlx::SqlitePool, sku: i64) -> Result<i64, rowlock::Error> {
+///     let left = transaction(pool)
+///         .run(async |tx| -> Result<_, rowlock::Error> {
+///             sqlx::query("INSERT INTO orders VALUES ($1)").bind(sku).execute(&mut *tx).await?;
+///             Ok(Stock::add_units(tx, sku, -1).await?)
+///         })
+///         .await?;
+///     Ok(left)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = setup().await?;
+/// let error = order(&pool, 7).await.unwrap_err();
+/// assert!(matches!(error.downcast_ref(), Some(CounterError::OutOfBounds(_))));
+/// assert!(!error.is_conflict() && !error.is_unknown());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`source`](StdError::source) is the error that it was made of, with its type. `Display` and `Debug` are those of that error, and
+/// show no value of a row; of a `sqlx::Error` they show the [`Fault`], the code and the constraint, as [`DatabaseError`] does.
+///
+/// The errors that carry one of yours ([`TransactionError`], [`AdvisoryLockError`], `OnceError`, those of [`fan_out`](crate::fan_out))
+/// become this one if yours is this one. What the closure of a transaction returned is then what comes out.
+pub struct Error(Box<Inner>);
 
 struct Inner {
-    attempt: Attempt,
-    fault: Fault,
-    source: sqlx::Error,
-    /// Part of an error that says that it may have happened.
-    of_unknown_outcome: bool,
+    error: Box<dyn StdError + Send + Sync>,
+    is_conflict: bool,
 }
 
-impl DatabaseError {
-    pub(crate) fn new(attempt: Attempt, source: sqlx::Error) -> Self {
-        let fault = Fault::of(&source);
+impl Error {
+    fn new(error: impl StdError + Send + Sync + 'static, is_conflict: bool) -> Self {
         Self(Box::new(Inner {
-            attempt,
-            fault,
-            source,
-            of_unknown_outcome: false,
+            error: Box::new(error),
+            is_conflict,
         }))
     }
 
-    /// The same error where the circumstances say more than its code.
-    pub(crate) fn with_fault(mut self, fault: Fault) -> Self {
-        self.0.fault = fault;
-        self
+    /// What the database said, if it was the database. See [`Fault::in_chain`].
+    pub fn fault(&self) -> Option<Fault> {
+        Fault::in_chain(&*self.0.error)
     }
 
-    /// The same error of what the user called, where that is more than the part that failed.
-    pub(crate) fn with_attempt(mut self, attempt: Attempt) -> Self {
-        self.0.attempt = attempt;
-        self
+    /// Whether a concurrent writer was first: the copy is stale, a lease or an attempt was taken over, a later fence was there, two
+    /// changes cannot be merged, or the fault is [`Fault::Serialization`] or [`Fault::Deadlock`]. Nothing was written. Read again and
+    /// decide again, or answer 409.
+    ///
+    /// A key that is taken ([`Fault::UniqueViolation`]) and a counter at its bounds are none: they stay.
+    pub fn is_conflict(&self) -> bool {
+        let lost = |fault| matches!(fault, Fault::Serialization | Fault::Deadlock);
+        // It can also be inside of one that carries several.
+        let inside = std::iter::successors(self.source(), |&error| error.source())
+            .filter_map(|error| error.downcast_ref::<Self>())
+            .any(|error| error.0.is_conflict);
+        self.0.is_conflict || inside || self.fault().is_some_and(lost)
     }
 
-    /// The same error as a part of one that says that it may have happened.
-    pub(crate) fn of_unknown_outcome(mut self) -> Self {
-        self.0.of_unknown_outcome = true;
-        self
+    /// Whether it may be in the database all the same: every `Unknown`, and
+    /// [`CommitUnknown`](TransactionError::CommitUnknown). rowlock never runs such a thing again.
+    pub fn is_unknown(&self) -> bool {
+        Fault::of_outcome(&*self.0.error) == Some(Fault::CompletionUnknown)
     }
 
-    pub(crate) fn is_of_unknown_outcome(&self) -> bool {
-        self.0.of_unknown_outcome
-    }
-
-    /// What was attempted.
-    pub fn attempt(&self) -> &Attempt {
-        &self.0.attempt
-    }
-
-    /// What went wrong, the same for every database.
-    pub fn fault(&self) -> Fault {
-        self.0.fault
-    }
-
-    /// The SQLSTATE of PostgreSQL, or the extended result code of SQLite in decimal.
-    pub fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
-        self.database()?.code()
-    }
-
-    /// The name of the constraint that was violated. PostgreSQL only.
-    pub fn constraint(&self) -> Option<&str> {
-        self.database()?.constraint()
-    }
-
-    /// The error as sqlx returned it.
-    pub fn as_sqlx(&self) -> &sqlx::Error {
-        &self.0.source
-    }
-
-    /// The error as sqlx returned it.
-    pub fn into_sqlx(self) -> sqlx::Error {
-        self.0.source
-    }
-
-    fn database(&self) -> Option<&(dyn sqlx::error::DatabaseError + 'static)> {
-        self.0.source.as_database_error()
+    /// The error that it was made of, if it is of this type: `error.downcast_ref::<CounterError>()`. That of a `sqlx::Error` is a
+    /// [`DatabaseError`].
+    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
+        self.0.error.downcast_ref()
     }
 }
 
-impl fmt::Display for DatabaseError {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.attempt, self.0.fault)?;
-        if let Some(constraint) = self.constraint() {
-            write!(f, " of {constraint}")?;
-        }
-        if let Some(code) = self.code() {
-            let kind = if code.len() == 5 && self.database().is_some_and(is_postgres) {
-                "SQLSTATE"
-            } else {
-                "SQLite code"
-            };
-            write!(f, " ({kind} {code})")?;
-        }
-        match &self.0.source {
-            // The database's own text can have values of the row in it, whatever the code is: that of a function which
-            // a trigger calls, for example.
-            sqlx::Error::ColumnDecode { index, .. } => write!(f, ": column {index}"),
-            sqlx::Error::ColumnNotFound(name) => write!(f, ": no column {name:?}"),
-            _ => Ok(()),
+        self.0.error.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Error").field(&self.0.error).finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0.error)
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let attempt = Attempt::new("statement", "", KeyText::default());
+        DatabaseError::new(attempt, error).into()
+    }
+}
+
+/// `From` for errors of the crate, each with its variants that say that a concurrent writer was first.
+macro_rules! from {
+    ($($error:ident $(<$t:ident>)? [$($conflict:ident),*];)*) => {
+        $(impl $(<$t: Send + Sync + 'static>)? From<$error $(<$t>)?> for Error {
+            fn from(error: $error $(<$t>)?) -> Self {
+                let is_conflict = match &error {
+                    $($error::$conflict { .. } => true,)*
+                    _ => false,
+                };
+                Self::new(error, is_conflict)
+            }
+        })*
+
+        #[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "redis"))]
+        pub(super) const NAMES: &[&str] = &[$(stringify!($error)),*];
+    };
+}
+
+mod of_rows {
+    use super::*;
+    from! {
+        AcquireError [];
+        ClaimError [];
+        CounterError [Contended];
+        DeleteError<T> [Fenced, Stale];
+        FindError [];
+        FindOrCreateError [];
+        FinishError [LeaseLost];
+        LoadError [];
+        LockCheckedError<T> [Stale];
+        LockError [Fenced, Stale];
+        MergeError [Overlap];
+        UpdateError<T> [Fenced, Stale];
+        UpsertError [Fenced];
+        WorkerError [];
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod of_session_locks {
+    use super::Error;
+    use crate::ReleaseError;
+    from! {
+        ReleaseError [];
+    }
+}
+
+#[cfg(feature = "idempotent")]
+mod of_ledgers {
+    use super::Error;
+    use crate::{AttemptError, OnceError, RequestError, StartError};
+    from! {
+        AttemptError [TakenOver];
+        RequestError [];
+        StartError [];
+    }
+
+    impl From<OnceError<Error>> for Error {
+        fn from(error: OnceError<Error>) -> Self {
+            match error {
+                OnceError::Transaction(error) => error.into(),
+                error => Self::new(error, false),
+            }
         }
     }
 }
 
-fn is_postgres(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
-    #[cfg(feature = "postgres")]
-    return error
-        .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-        .is_some()
-        || error
-            .try_downcast_ref::<crate::tx::notes::FirstError>()
-            .is_some();
-    #[cfg(not(feature = "postgres"))]
+#[cfg(feature = "redis")]
+mod of_redis {
+    use super::Error;
+    use crate::lock::redis::{FenceError, MutexError, ReleaseError};
+    from! {
+        FenceError [];
+        MutexError [];
+        ReleaseError [];
+    }
+}
+
+impl From<DatabaseError> for Error {
+    fn from(error: DatabaseError) -> Self {
+        Self::new(error, false)
+    }
+}
+
+impl From<TransactionError<Error>> for Error {
+    fn from(error: TransactionError<Error>) -> Self {
+        match error {
+            TransactionError::Failed(error) => error,
+            error => Self::new(error, false),
+        }
+    }
+}
+
+impl From<AdvisoryLockError<Error>> for Error {
+    fn from(error: AdvisoryLockError<Error>) -> Self {
+        match error {
+            AdvisoryLockError::Transaction(error) => error.into(),
+            error => Self::new(error, false),
+        }
+    }
+}
+
+impl From<CallError<Error>> for Error {
+    fn from(error: CallError<Error>) -> Self {
+        match error {
+            CallError::Failed(error) => error,
+            error => Self::new(error, false),
+        }
+    }
+}
+
+impl From<FirstError<Error>> for Error {
+    fn from(error: FirstError<Error>) -> Self {
+        Self::new(error, false)
+    }
+}
+
+impl<T: Send + Sync + 'static> From<TooFewSucceeded<T, Error>> for Error {
+    fn from(error: TooFewSucceeded<T, Error>) -> Self {
+        Self::new(error, false)
+    }
+}
+
+/// Which is known only with all of them.
+#[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "redis"))]
+mod all_errors {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// All whose names end like those of errors, in a folder.
+    fn find(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                find(&path, found);
+                continue;
+            }
+            for line in std::fs::read_to_string(path).unwrap().lines() {
+                let name = line
+                    .strip_prefix("pub enum ")
+                    .or_else(|| line.strip_prefix("pub struct "));
+                let name = name.and_then(|rest| rest.split(|c: char| !c.is_alphanumeric()).next());
+                found.extend(
+                    name.filter(|name| name.ends_with("Error"))
+                        .map(str::to_owned),
+                );
+            }
+        }
+    }
+
+    fn has_from<E>()
+    where
+        Error: From<E>,
     {
-        let _ = error;
-        false
+    }
+
+    #[test]
+    fn every_error_of_the_crate_has_its_place() {
+        has_from::<TransactionError<Error>>();
+        has_from::<AdvisoryLockError<Error>>();
+        has_from::<crate::OnceError<Error>>();
+        has_from::<CallError<Error>>();
+        has_from::<FirstError<Error>>();
+        has_from::<TooFewSucceeded<(), Error>>();
+        has_from::<crate::lock::redis::ReleaseError>();
+        let around = [
+            "AdvisoryLockError",
+            "CallError",
+            "DatabaseError",
+            "FirstError",
+            "OnceError",
+            "TransactionError",
+        ];
+        // It is this one; how an error is looked into.
+        let others = ["Error", "ByError"];
+        let known = [
+            of_rows::NAMES,
+            of_session_locks::NAMES,
+            of_ledgers::NAMES,
+            of_redis::NAMES,
+        ];
+        let known = known.concat().into_iter().chain(around).chain(others);
+        let mut found = BTreeSet::new();
+        find(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut found,
+        );
+        let known: BTreeSet<String> = known.map(str::to_owned).collect();
+        assert_eq!(found, known);
     }
 }
 
-impl fmt::Debug for DatabaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseError")
-            .field("attempt", &self.0.attempt)
-            .field("fault", &self.0.fault)
-            .field("code", &self.code())
-            .field("constraint", &self.constraint())
-            .finish_non_exhaustive()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt() -> Attempt {
+        Attempt::new("update", "rows", KeyText::default())
+    }
+
+    fn lost() -> DatabaseError {
+        let error = std::io::ErrorKind::ConnectionReset;
+        DatabaseError::new(attempt(), sqlx::Error::Io(error.into()))
+    }
+
+    #[test]
+    fn what_was_known_is_known() {
+        let conflict = Error::from(FinishError::LeaseLost(attempt()));
+        assert!(conflict.is_conflict() && !conflict.is_unknown());
+        assert_eq!(conflict.fault(), None);
+        assert!(conflict.source().unwrap().is::<FinishError>());
+        assert!(matches!(
+            conflict.downcast_ref(),
+            Some(FinishError::LeaseLost(_))
+        ));
+        let inside = FirstError {
+            index: 0,
+            error: CallError::Failed(conflict),
+        };
+        assert!(Error::from(inside).is_conflict());
+
+        let unknown = Error::from(CounterError::Unknown(lost().of_unknown_outcome()));
+        assert!(unknown.is_unknown() && !unknown.is_conflict());
+        assert_eq!(unknown.fault(), Some(Fault::ConnectionLost));
+        // As the closure of a transaction around it returns it.
+        let around = TransactionError::Failed(unknown);
+        let around = Error::from(AdvisoryLockError::Transaction(around));
+        assert!(around.is_unknown());
+        assert!(around.downcast_ref::<CounterError>().is_some());
+        assert!(!Error::from(lost()).is_unknown());
+        let commit = TransactionError::CommitUnknown(lost().of_unknown_outcome());
+        assert!(Error::from(commit).is_unknown());
+    }
+
+    #[test]
+    fn the_text_of_the_database_is_not_shown() {
+        let secret = "secret@example.com";
+        let error = Error::from(sqlx::Error::Decode(secret.into()));
+        assert_eq!(
+            error.to_string(),
+            "statement: a column does not fit its field"
+        );
+        assert!(!format!("{error:?}").contains(secret));
+        assert_eq!(error.fault(), Some(Fault::Decode));
+        assert!(error.downcast_ref::<DatabaseError>().is_some());
     }
 }
-
-impl Error for DatabaseError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.0.source)
-    }
-}
-
-/// How a write failed. Each operation's error has these three variants.
-pub(crate) enum WriteFailure {
-    Serialization(DatabaseError),
-    Unknown(DatabaseError),
-    Database(DatabaseError),
-}
-
-impl WriteFailure {
-    /// `in_transaction`: whether the write was part of an open transaction, in which case a lost connection means
-    /// that it was rolled back.
-    pub(crate) fn new(attempt: Attempt, source: sqlx::Error, in_transaction: bool) -> Self {
-        let error = DatabaseError::new(attempt, source);
-        match error.fault() {
-            Fault::Serialization => Self::Serialization(error),
-            // It can also be the server of another database that this one asked in a transaction of ours.
-            Fault::CompletionUnknown => Self::Unknown(error.of_unknown_outcome()),
-            fault if fault.may_have_committed() && !in_transaction => {
-                Self::Unknown(error.of_unknown_outcome())
-            }
-            _ => Self::Database(error),
-        }
-    }
-}
-
-/// Turns a [`WriteFailure`] into the variants of the same names.
-macro_rules! from_write_failure {
-    ($($error:ident $(<$t:ident>)?),*) => {$(
-        impl $(<$t>)? From<crate::error::WriteFailure> for $error $(<$t>)? {
-            fn from(failure: crate::error::WriteFailure) -> Self {
-                match failure {
-                    crate::error::WriteFailure::Serialization(error) => Self::Serialization(error),
-                    crate::error::WriteFailure::Unknown(error) => Self::Unknown(error),
-                    crate::error::WriteFailure::Database(error) => Self::Database(error),
-                }
-            }
-        }
-    )*};
-}
-pub(crate) use from_write_failure;

@@ -7,81 +7,61 @@
 )]
 #![doc = include_str!("../docs/crate.md")]
 
-mod advisory;
-mod any_error;
-mod atomic;
-mod backend;
 mod backoff;
-mod budget;
-mod column;
-mod counter;
+mod db;
 mod error;
 mod fan_out;
-mod fault;
-mod fence;
-mod find_or_create;
-#[cfg(feature = "idempotent")]
-mod fingerprint;
-#[cfg(feature = "idempotent")]
-mod idempotent;
-#[cfg(feature = "postgres")]
-mod key_array;
-mod lock_key;
-mod lockable;
-mod queue;
-#[cfg(feature = "redis")]
-#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-pub mod redis;
-#[cfg(feature = "postgres")]
-mod session_lock;
-mod source;
-mod statement;
-mod stored;
+mod job;
+mod lock;
+#[cfg(test)]
+mod rooms;
+mod row;
 mod tx;
-mod versioned;
-mod worker;
 
 #[cfg(feature = "idempotent")]
 pub use rowlock_macros::Idempotent;
 pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Queue, Versioned};
 
-pub use crate::advisory::{
-    AcquireError, AdvisoryLock, AdvisoryLockError, AdvisoryLocks, AdvisoryMode,
-};
-pub use crate::any_error::Error;
-pub use crate::backend::Backend;
-pub use crate::budget::RetryBudget;
-pub use crate::counter::{CounterError, OutOfBounds};
-pub use crate::error::{Attempt, DatabaseError};
+pub use crate::db::Backend;
+pub use crate::db::error::{Attempt, DatabaseError};
+pub use crate::db::fault::Fault;
+pub use crate::db::fence::Fence;
+pub use crate::db::source::Source;
+pub use crate::error::Error;
 pub use crate::fan_out::{Call, CallError, FanOut, FirstError, TooFewSucceeded, fan_out};
-pub use crate::fault::Fault;
-pub use crate::fence::Fence;
-pub use crate::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
 #[cfg(feature = "idempotent")]
-pub use crate::fingerprint::{Keyed, Request, RequestError};
+pub use crate::job::fingerprint::{Keyed, Request, RequestError};
 #[cfg(feature = "idempotent")]
-pub use crate::idempotent::{
+pub use crate::job::idempotent::{
     AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
 };
-pub use crate::lock_key::{LockKeyPart, LockKeyParts};
-pub use crate::lockable::{
-    Exclusive, InTransaction, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One,
-    RowLocks, Share, Shared, SkipLocked, Wait,
-};
-pub use crate::queue::{
+pub use crate::job::queue::{
     BadRow, Claim, ClaimError, Claimed, FinishError, QueueColumn, QueueState, Rescued, Retried,
     Unfinished,
 };
-#[cfg(feature = "postgres")]
-pub use crate::session_lock::{ReleaseError, SessionLock};
-pub use crate::source::Source;
-pub use crate::tx::{
-    Body, ByError, ByReference, ByText, FailureOf, LastFailure, Retry, Savepoint, SavepointBody,
-    TransactionBuilder, TransactionError, Tx, transaction,
-};
-pub use crate::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
-pub use crate::worker::{
+pub use crate::job::worker::{
     HandlerOutcome, Job, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats,
+};
+pub use crate::lock::advisory::{
+    AcquireError, AdvisoryLock, AdvisoryLockError, AdvisoryLocks, AdvisoryMode,
+};
+pub use crate::lock::key::{LockKeyPart, LockKeyParts};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use crate::lock::redis;
+#[cfg(feature = "postgres")]
+pub use crate::lock::session::{ReleaseError, SessionLock};
+pub use crate::row::counter::{CounterError, OutOfBounds};
+pub use crate::row::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+pub use crate::row::lockable::{
+    Exclusive, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One, RowLocks, Share,
+    Shared, SkipLocked, Wait,
+};
+pub use crate::row::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
+pub use crate::tx::budget::RetryBudget;
+pub use crate::tx::{
+    Body, ByError, ByReference, ByText, FailureOf, InTransaction, LastFailure, Retry, Savepoint,
+    SavepointBody, TransactionBuilder, TransactionError, Tx, transaction,
 };
 
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
@@ -110,19 +90,19 @@ pub mod __private {
     /// What was read from a row.
     pub type Decoded<T> = Result<T, sqlx::Error>;
 
-    pub use crate::backend::Backend;
-    pub use crate::column::{
+    pub use crate::db::Backend;
+    pub use crate::db::column::{
         Changes, Column, CounterNumber, NotNullable, Nullable, OrNull, VersionNumber, from_row,
     };
-    pub use crate::error::KeyText;
+    pub use crate::db::error::KeyText;
     #[cfg(feature = "postgres")]
-    pub use crate::key_array::{ArrayType, NoArrayType, array};
-    pub use crate::source::Source;
-    pub use crate::statement::{Bind, get};
+    pub use crate::db::key_array::{ArrayType, NoArrayType, array};
+    pub use crate::db::source::Source;
+    pub use crate::db::statement::{Bind, get};
 
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
-        pub use crate::versioned::{
+        pub use crate::row::versioned::{
             Versioned, VersionedSql, delete, load, reload, touch, update, update_with,
         };
     }
@@ -130,14 +110,14 @@ pub mod __private {
     pub mod counter {
         pub use core::cmp::Ordering;
 
-        pub use crate::counter::{
+        pub use crate::row::counter::{
             BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, add, add_batch, get,
             with_keys,
         };
     }
     /// For `#[derive(Lockable)]`.
     pub mod lockable {
-        pub use crate::lockable::{
+        pub use crate::row::lockable::{
             Lockable, LockableSql, LockableVersion, lock, lock_checked, lock_many,
         };
     }
@@ -146,8 +126,8 @@ pub mod __private {
     pub mod idempotent {
         pub use sqlx::Pool;
 
-        pub use crate::fingerprint::{Digest, Fingerprint, Request};
-        pub use crate::idempotent::{Idempotent, IdempotentSql, once, purge, start};
+        pub use crate::job::fingerprint::{Digest, Fingerprint, Request};
+        pub use crate::job::idempotent::{Idempotent, IdempotentSql, once, purge, start};
         pub use crate::{Body, FailureOf, OnceCall, OnceError, StartError, Started, Tx};
     }
     /// For `#[derive(Queue)]`.
@@ -156,12 +136,12 @@ pub mod __private {
 
         pub use sqlx::Pool;
 
-        pub use crate::queue::{Queue, QueueSql, claim, column, each, rescue};
-        pub use crate::worker::worker;
+        pub use crate::job::queue::{Queue, QueueSql, claim, column, each, rescue};
+        pub use crate::job::worker::worker;
     }
     /// For `#[derive(FindOrCreate)]`.
     pub mod find_or_create {
-        pub use crate::find_or_create::{
+        pub use crate::row::find_or_create::{
             FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create, upsert,
         };
     }

@@ -7,9 +7,8 @@ use std::task::{Context, Poll};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr};
 
-use super::Begin;
-use crate::advisory::TakeLock;
-use crate::backend::Backend;
+use crate::db::Backend;
+use crate::db::begin::{Begin, TakeLock};
 
 /// A future that is run to its end by the runtime if it is dropped before.
 ///

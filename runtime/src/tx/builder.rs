@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sqlx::Pool;
 
-use crate::advisory::TakeLock;
-use crate::backend::Backend;
-use crate::budget::RetryBudget;
-use crate::fault::Fault;
+use crate::db::Backend;
+use crate::db::begin::{Isolation, TakeLock};
+use crate::db::fault::Fault;
+use crate::tx::budget::RetryBudget;
 
 /// How often a transaction is run unless [`TransactionBuilder::attempts`] says otherwise.
 const ATTEMPTS: u32 = 5;
@@ -126,27 +126,6 @@ pub struct Retry {
     pub fault: Fault,
     /// How long the next one waits.
     pub wait: Duration,
-}
-
-/// How PostgreSQL is told to begin. SQLite knows only whether the transaction is going to write.
-#[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
-#[doc(hidden)]
-pub struct Begin {
-    pub(crate) isolation: Option<Isolation>,
-    pub(crate) read_only: bool,
-    pub(crate) lock_timeout: Option<Duration>,
-    pub(crate) statement_timeout: Option<Duration>,
-    /// What is left until the deadline.
-    pub(crate) left: Option<Duration>,
-    pub(crate) advisory: Option<TakeLock>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isolation {
-    ReadCommitted,
-    RepeatableRead,
-    Serializable,
 }
 
 impl<DB: Backend> TransactionBuilder<DB> {

@@ -1,6 +1,6 @@
 //! Why a transaction has no result.
 
-use crate::error::DatabaseError;
+use crate::db::error::DatabaseError;
 
 /// Why a transaction has no result.
 ///

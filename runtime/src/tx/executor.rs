@@ -11,9 +11,9 @@ use sqlx::{Database, Either, Execute, Executor, SqlStr, Statement};
 use sqlx_core::describe::Describe;
 
 use super::Tx;
-use super::notes::{Call, Notes, Torn};
 use super::text::Effect;
-use crate::backend::{Backend, Results};
+use crate::db::notes::{Call, Notes, Torn};
+use crate::db::{Backend, Results};
 
 /// `query.execute(&mut *tx)`, like on a connection.
 ///

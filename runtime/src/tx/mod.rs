@@ -1,11 +1,12 @@
 //! Transactions: what begins them, what runs in them, and how they end.
 
 mod begin;
+pub(crate) mod budget;
 mod builder;
 mod error;
 #[cfg(feature = "executor")]
 mod executor;
-pub(crate) mod notes;
+mod in_transaction;
 mod run;
 mod savepoint;
 #[cfg(feature = "executor")]
@@ -19,18 +20,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::BoxFuture;
 use sqlx_core::transaction::TransactionManager;
 
-pub(crate) use self::builder::Begin;
-#[cfg(feature = "postgres")]
-pub(crate) use self::builder::Isolation;
 pub use self::builder::{Retry, TransactionBuilder, transaction};
 pub use self::error::{LastFailure, TransactionError};
-use self::notes::{Call, Notes};
+pub use self::in_transaction::InTransaction;
 pub(crate) use self::run::Work;
 pub use self::run::{Body, ByError, ByReference, ByText, FailureOf};
 pub use self::savepoint::{Savepoint, SavepointBody};
-use crate::backend::Backend;
-use crate::error::{Attempt, DatabaseError, KeyText};
-use crate::source::Link;
+use crate::db::Backend;
+use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::notes::{Call, Notes};
+use crate::db::source::{Link, Opened, Source};
 
 /// An open transaction, as the closure of [`TransactionBuilder::run`] receives it.
 ///
@@ -252,6 +251,20 @@ impl<DB: Backend> Tx<DB> {
             self.end = End::Reached;
         }
         unwound
+    }
+}
+
+impl<'c, DB: Backend> Source<'c, DB> for &'c mut Tx<DB> {
+    type Opened = Self;
+
+    async fn open(self) -> Result<Self, sqlx::Error> {
+        Ok(self)
+    }
+}
+
+impl<DB: Backend> Opened<DB> for &mut Tx<DB> {
+    fn link(&mut self) -> Link<'_, DB> {
+        Tx::link(self)
     }
 }
 

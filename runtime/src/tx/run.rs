@@ -12,15 +12,13 @@ use tracing::Instrument;
 
 use super::begin::{ToTheEnd, begin};
 use super::builder::Hook;
-use super::notes::{Call, Torn};
-use super::{
-    Begin, End, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe,
-};
-use crate::advisory::TakeLock;
-use crate::backend::{Backend, Commit};
+use super::{End, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe};
 use crate::backoff::full_jitter;
-use crate::budget::RetryBudget;
-use crate::fault::Fault;
+use crate::db::begin::{Begin, TakeLock};
+use crate::db::fault::Fault;
+use crate::db::notes::{Call, Torn};
+use crate::db::{Backend, Commit};
+use crate::tx::budget::RetryBudget;
 
 /// How long the question what became of a lost COMMIT may take. Not the deadline, which may be what cut the COMMIT short.
 const LONGEST_QUESTION: Duration = Duration::from_secs(5);

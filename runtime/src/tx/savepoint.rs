@@ -4,9 +4,9 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 
-use super::notes::{Before, Call, Torn};
 use super::{Tx, next_id};
-use crate::backend::Backend;
+use crate::db::Backend;
+use crate::db::notes::{Before, Call, Torn};
 
 /// A closure that is run once with a savepoint: `async |sp| { … }`. It can change its surroundings.
 pub trait SavepointBody<A, R>: AsyncFnOnce(A) -> R + FnOnce(A) -> Self::Future {

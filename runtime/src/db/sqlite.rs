@@ -1,0 +1,421 @@
+//! SQLite.
+
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use sqlx::encode::IsNull;
+#[cfg(feature = "executor")]
+use sqlx::sqlite::SqliteTypeInfo;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
+};
+use sqlx::{Arguments, Executor, Row, Sqlite, TypeInfo, ValueRef};
+use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
+
+use super::*;
+use crate::db::fault::Fault;
+use crate::db::notes::Torn;
+
+type Manager = <Sqlite as sqlx::Database>::TransactionManager;
+
+const MARK: &str = "SAVEPOINT rowlock";
+const RELEASE_MARK: &str = "RELEASE rowlock";
+
+/// Opens a transaction for all that follows if none is open.
+async fn is_open(connection: &mut SqliteConnection) -> bool {
+    // BEGIN fails inside of a transaction, and does nothing else there. The savepoints are those that sqlx counts.
+    let mut sql = "BEGIN".to_owned();
+    for level in 1..Manager::get_transaction_depth(connection) {
+        sql.push_str(&format!("; SAVEPOINT _sqlx_savepoint_{level}"));
+    }
+    let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+    connection.execute(sql).await.is_err()
+}
+
+fn roll_back_to(number: usize) -> sqlx::RawSql {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ROLLBACK TO rowlock_{number}")))
+}
+
+/// Runs it without waiting for it: the first poll hands it to sqlx's worker thread.
+fn hand_over(connection: &mut SqliteConnection, sql: sqlx::RawSql) {
+    let executed = connection.execute(sql);
+    let _ = pin!(executed).poll(&mut Context::from_waker(Waker::noop()));
+}
+
+impl Backend for Sqlite {
+    const MAX_PARAMETERS: usize = 32_766;
+    // To SQLite `$1` is a name, which it looks up among all the others when it parses and again when sqlx binds.
+    const PREFERS_UNNAMED_PARAMETERS: bool = true;
+    // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    // A temporary table, or an attached file, could have one of this name too.
+    const FENCE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS main.rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
+    const MINT_FENCE: &'static str = "INSERT INTO \"main\".\"rowlock_fences\" (\"name\", \"fence\") \
+         VALUES ($1, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000) \
+         ON CONFLICT (\"name\") DO UPDATE SET \"fence\" = max(\"fence\" + 1, CAST((julianday('now') - 2440587.5) * 86400000 AS integer) * 1000) \
+         RETURNING \"fence\"";
+    const PURGE_FENCES: &'static str = "DELETE FROM \"main\".\"rowlock_fences\" \
+         WHERE \"fence\" < CAST((julianday('now') - 2440587.5) * 86400000 - $1 * 1000 AS integer) * 1000";
+    const ERROR_ABORTS_TRANSACTION: bool = false;
+    const STATEMENTS_GO_STALE: bool = false;
+    const HAS_ADVISORY_LOCKS: bool = false;
+    const EMBEDDED: bool = true;
+    const HAS_ARRAYS: bool = false;
+
+    fn run<'e, 'q: 'e>(
+        connection: &'e mut SqliteConnection,
+        query: impl Execute<'q, Self> + 'q,
+    ) -> Results<'e, Self> {
+        connection.fetch_many(query)
+    }
+
+    #[cfg(feature = "executor")]
+    fn run_for_one<'e, 'q: 'e>(
+        connection: &'e mut SqliteConnection,
+        query: impl Execute<'q, Self> + 'q,
+    ) -> BoxFuture<'e, Result<Option<SqliteRow>, sqlx::Error>> {
+        connection.fetch_optional(query)
+    }
+
+    #[cfg(feature = "executor")]
+    fn prepare<'e>(
+        connection: &'e mut SqliteConnection,
+        sql: SqlStr,
+        parameters: &'e [SqliteTypeInfo],
+    ) -> BoxFuture<'e, Result<Self::Statement, sqlx::Error>> {
+        connection.prepare_with(sql, parameters)
+    }
+
+    #[cfg(feature = "executor")]
+    fn describe<'e>(
+        connection: &'e mut SqliteConnection,
+        sql: SqlStr,
+    ) -> BoxFuture<'e, Result<Describe<Self>, sqlx::Error>> {
+        connection.describe(sql)
+    }
+
+    async fn run_plain(
+        connection: &mut SqliteConnection,
+        sql: &'static str,
+    ) -> Result<(), sqlx::Error> {
+        connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+    }
+
+    fn begin_sql(begin: &Begin) -> String {
+        if begin.read_only {
+            "BEGIN"
+        } else {
+            Self::BEGIN
+        }
+        .to_owned()
+    }
+
+    const NOTHING: &'static str = "SELECT 1";
+
+    async fn is_true(connection: &mut SqliteConnection, sql: String) -> Result<bool, sqlx::Error> {
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        connection.execute(sql).await.map(|_| true)
+    }
+
+    async fn id(_: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+        Ok(None)
+    }
+
+    async fn commit(connection: &mut SqliteConnection, looks: LooksAtCommit, _: usize) -> Commit {
+        let marked = looks == LooksAtCommit::IfMarked;
+        if marked && Self::run_plain(connection, RELEASE_MARK).await.is_err() {
+            return Commit::Refused(Torn::Ended.into());
+        }
+        // A constraint does not end a transaction of SQLite, and the COMMIT of one that is gone is an error.
+        match Manager::commit(connection).await {
+            Ok(()) => Commit::Done,
+            Err(error) if Fault::of(&error).may_have_committed() => Commit::Unanswered(error),
+            Err(_) if !is_open(connection).await => Commit::Refused(Torn::Ended.into()),
+            Err(error) => Commit::Refused(error),
+        }
+    }
+
+    fn mark(connection: &mut SqliteConnection) {
+        hand_over(connection, sqlx::raw_sql(MARK));
+    }
+
+    async fn is_ours(connection: &mut SqliteConnection, _: bool) -> Result<bool, sqlx::Error> {
+        // The user's savepoints may stand after the mark, and would end with it.
+        Ok(is_open(connection).await)
+    }
+
+    async fn unwind(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let levels = |connection: &mut SqliteConnection| Manager::get_transaction_depth(connection);
+        let mut ended = Ok(());
+        while levels(connection) > 0 && ended.is_ok() {
+            ended = Manager::rollback(connection).await;
+        }
+        // One that `is_open` began where sqlx counts none any more. Without one it is an error.
+        let _ = Self::run_plain(connection, "ROLLBACK").await;
+        if ended.is_err() {
+            // A savepoint was gone, and sqlx would count it for ever. So open what it counts.
+            is_open(connection).await;
+            while levels(connection) > 0 {
+                Manager::rollback(connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unwind_soon(connection: &mut SqliteConnection, may_be_gone: bool) {
+        let depth = Manager::get_transaction_depth(connection);
+        if may_be_gone {
+            // The ROLLBACK of a transaction that is gone fails, and sqlx would count it for ever. So open what it counts; where
+            // that is open, BEGIN fails and a savepoint more ends with the others.
+            for level in 0..depth {
+                hand_over(connection, sqlx::raw_sql(begin_ansi_transaction_sql(level)));
+            }
+        }
+        for _ in 1..depth {
+            Manager::start_rollback(connection);
+        }
+    }
+
+    async fn was_committed(_: &mut SqliteConnection, _: String) -> Option<bool> {
+        None
+    }
+
+    async fn be_patient(
+        connection: &mut SqliteConnection,
+        timeout: Option<Duration>,
+        clause: &'static str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let timeout = if clause.is_empty() {
+            timeout
+        } else {
+            Some(Duration::ZERO)
+        };
+        let Some(timeout) = timeout else {
+            return Ok(None);
+        };
+        let before: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
+            .fetch_one(&mut *connection)
+            .await?;
+        let mut unless_set = Restore(connection, Some(before.to_string()));
+        set_busy_timeout(unless_set.0, timeout.as_millis()).await?;
+        Ok(unless_set.1.take())
+    }
+
+    async fn be_as_before(
+        connection: &mut SqliteConnection,
+        limit: Option<String>,
+        _: bool,
+    ) -> Result<(), sqlx::Error> {
+        match limit.and_then(|limit| limit.parse().ok()) {
+            Some(limit) => set_busy_timeout(connection, limit).await,
+            None => Ok(()),
+        }
+    }
+
+    fn be_as_before_soon(connection: &mut SqliteConnection, limit: String) {
+        if let Ok(limit) = limit.parse() {
+            // The first poll hands the statement to sqlx's worker thread, which runs it even if nobody waits for it. That needs
+            // room in the channel between them, 50 messages unless `command_buffer_size` was changed. Without room the statement
+            // is lost and the limit stays. It looks the same from here, and closing the connection in any case would be the end
+            // of a database in memory: `AdvisoryLock::lock_timeout` documents it.
+            let restore = set_busy_timeout(connection, limit);
+            let _ = pin!(restore).poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
+    fn rows_affected(result: &SqliteQueryResult) -> u64 {
+        result.rows_affected()
+    }
+
+    fn bind_i64(arguments: &mut SqliteArguments, value: i64) -> Result<(), BoxDynError> {
+        arguments.add(value)
+    }
+
+    fn bind_f64(arguments: &mut SqliteArguments, value: f64) -> Result<(), BoxDynError> {
+        arguments.add(value)
+    }
+
+    fn bind_text(arguments: &mut SqliteArguments, value: &str) -> Result<(), BoxDynError> {
+        arguments.add(value)
+    }
+
+    fn bind_compared<T: Column<Self>>(
+        arguments: &mut SqliteArguments,
+        value: &T,
+    ) -> Result<(), BoxDynError> {
+        // A column is compared by its own affinity and collation.
+        arguments.add(value)
+    }
+
+    fn encoded<T: Column<Self>>(value: &T) -> Encoded {
+        let mut buffer = SqliteArgumentsBuffer::default();
+        match value.encode_by_ref(&mut buffer) {
+            Ok(IsNull::Yes) => Encoded::Null,
+            // sqlx lets nobody see the values but by `Debug`, which tells every value from every other.
+            Ok(IsNull::No) => match format!("{buffer:?}") {
+                // SQLite stores it as NULL.
+                nan if nan.ends_with("[Double(NaN)])") => Encoded::Null,
+                other => Encoded::Bytes(other.into_bytes()),
+            },
+            Err(_) => Encoded::Not,
+        }
+    }
+
+    fn bind_array(_: &mut SqliteArguments, _: Array) -> Result<(), BoxDynError> {
+        Err("SQLite has no arrays".into())
+    }
+
+    fn is_null<T: Column<Self>>(value: &T) -> bool {
+        let encoded = value.encode_by_ref(&mut SqliteArgumentsBuffer::default());
+        matches!(encoded, Ok(IsNull::Yes))
+    }
+
+    fn get_f64(row: &SqliteRow, index: usize) -> Result<f64, sqlx::Error> {
+        row.try_get(index)
+    }
+
+    fn get_text(row: &SqliteRow, index: usize) -> Result<String, sqlx::Error> {
+        row.try_get(index)
+    }
+
+    fn get_i64(row: &SqliteRow, index: usize) -> Result<Option<i64>, sqlx::Error> {
+        row.try_get(index)
+    }
+
+    fn abandon_statement(_: &mut PoolConnection<Self>) {
+        // Its thread comes to the end of every statement. To close it would be the end of a database in memory.
+    }
+
+    type Raw = SqliteRaw;
+    // It has no locks of rows.
+    const WAITING_BRIEFLY: &'static str = "";
+
+    fn get_raw(row: &SqliteRow, index: usize) -> Result<SqliteRaw, sqlx::Error> {
+        let ty = row.try_get_raw(index)?.type_info().name().to_owned();
+        match ty.as_str() {
+            "REAL" => row.try_get_unchecked(index).map(SqliteRaw::Real),
+            "TEXT" => row.try_get_unchecked(index).map(SqliteRaw::Text),
+            "BLOB" => row.try_get_unchecked(index).map(SqliteRaw::Blob),
+            // Also BOOLEAN and the like, which are integers in a column of that type.
+            _ => row.try_get_unchecked(index).map(SqliteRaw::Integer),
+        }
+    }
+
+    fn bind_raw(arguments: &mut SqliteArguments, value: &SqliteRaw) -> Result<(), BoxDynError> {
+        match value {
+            SqliteRaw::Integer(value) => arguments.add(value),
+            SqliteRaw::Real(value) => arguments.add(value),
+            SqliteRaw::Text(value) => arguments.add(value.clone()),
+            SqliteRaw::Blob(value) => arguments.add(value.clone()),
+        }
+    }
+
+    fn raw_integer(value: &SqliteRaw) -> Option<i64> {
+        match value {
+            SqliteRaw::Integer(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    fn abandon_begin(_: &mut SqliteConnection) {
+        // sqlx's worker thread sees that nobody waits for its BEGIN any more and rolls back.
+    }
+
+    fn savepoint(
+        connection: &mut SqliteConnection,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        // The same goes for a SAVEPOINT.
+        <Sqlite as sqlx::Database>::TransactionManager::begin(connection, None)
+    }
+
+    async fn has_written(connection: &mut SqliteConnection, error: &sqlx::Error) -> bool {
+        if !Fault::of(error).is_of_a_row() {
+            return false;
+        }
+        // RAISE(FAIL) in a trigger AFTER the write, or a statement there that meets a constraint with ON CONFLICT FAIL: what was
+        // written stays, and outside a transaction is committed. After any other error this is 0.
+        let changes = sqlx::query_scalar("SELECT changes()").fetch_one(connection);
+        changes.await.is_ok_and(|rows: i64| rows > 0)
+    }
+
+    async fn set_savepoint(
+        connection: &mut SqliteConnection,
+        floor: usize,
+        height: usize,
+    ) -> Result<usize, sqlx::Error> {
+        let release = match floor < height {
+            true => format!("RELEASE rowlock_{floor}; "),
+            false => String::new(),
+        };
+        let sql = format!("{release}SAVEPOINT rowlock_{floor}");
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        connection.execute(sql).await?;
+        Ok(floor + 1)
+    }
+
+    async fn undo_savepoint(
+        connection: &mut SqliteConnection,
+        number: usize,
+    ) -> Result<usize, sqlx::Error> {
+        connection.execute(roll_back_to(number)).await?;
+        Ok(number + 1)
+    }
+
+    fn undo_savepoint_soon(connection: &mut SqliteConnection, number: usize) -> usize {
+        hand_over(connection, roll_back_to(number));
+        number + 1
+    }
+
+    fn depth_at(_: usize) -> usize {
+        1
+    }
+
+    async fn lacks_unique_index(
+        connection: &mut SqliteConnection,
+        error: &sqlx::Error,
+        key: IndexedColumns,
+    ) -> bool {
+        // SQLite has no code of its own for it: the statement just could not be prepared. So look.
+        if Fault::of(error) != Fault::Schema {
+            return false;
+        }
+        // One row per unique index, one for the primary key, and an empty one if the table exists at all.
+        let indexes = sqlx::query_scalar(
+            "SELECT (SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_index_info(i.name, $1) ORDER BY name)) \
+             FROM pragma_index_list($2, $1) AS i WHERE i.\"unique\" AND NOT i.partial \
+             UNION ALL \
+             SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_table_info($2, $1) WHERE pk > 0 ORDER BY name) \
+             UNION ALL \
+             SELECT DISTINCT '' FROM pragma_table_info($2, $1)",
+        )
+        .bind(key.schema.unwrap_or("main"))
+        .bind(key.table)
+        .fetch_all(connection)
+        .await;
+        indexes.is_ok_and(|indexes: Vec<Option<String>>| {
+            let has = |columns: &str| indexes.iter().flatten().any(|found| found == columns);
+            has("") && !has(key.columns)
+        })
+    }
+}
+
+/// Puts the busy timeout back if it is dropped with it.
+struct Restore<'c>(&'c mut SqliteConnection, Option<String>);
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        if let Some(limit) = self.1.take() {
+            Sqlite::be_as_before_soon(self.0, limit);
+        }
+    }
+}
+
+/// PRAGMA takes no parameters.
+async fn set_busy_timeout(
+    connection: &mut SqliteConnection,
+    milliseconds: u128,
+) -> Result<(), sqlx::Error> {
+    let milliseconds = milliseconds.min(i32::MAX as u128);
+    let sql = sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {milliseconds}"));
+    connection.execute(sqlx::raw_sql(sql)).await.map(drop)
+}

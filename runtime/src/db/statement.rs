@@ -1,0 +1,322 @@
+//! One statement and its parameters, and how it is run.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::error::BoxDynError;
+use sqlx::query::Query;
+use sqlx::{Arguments, AssertSqlSafe, Connection, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
+
+use crate::db::atomic::{Reruns, in_transaction};
+use crate::db::column::Column;
+use crate::db::fault::Fault;
+use crate::db::source::Link;
+use crate::db::{Array, Backend};
+
+/// A hundred years are for ever, and no database's clock overflows with them.
+pub(crate) fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64().min(3_155_760_000.0)
+}
+
+/// Where generated code puts the values of a statement.
+pub trait Bind<DB: Backend> {
+    /// Binds the value of the column at `index`; what the index counts is the caller's business.
+    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T);
+
+    /// The same of JSON.
+    fn bind_json<T: Column<DB> + Serialize>(&mut self, index: usize, value: &T) {
+        self.bind(index, value);
+    }
+}
+
+/// Reads one column of a row that a write returned.
+pub fn get<'r, R: Row, T>(row: &'r R, index: usize) -> Result<T, sqlx::Error>
+where
+    T: Decode<'r, R::Database> + Type<R::Database>,
+    usize: sqlx::ColumnIndex<R>,
+{
+    row.try_get(index)
+}
+
+/// The rows of a statement that is about one row.
+pub(crate) enum Fetched<R> {
+    None,
+    One(R),
+    /// What the model calls a key is not unique in the database.
+    Several,
+}
+
+/// A statement with its values.
+///
+/// Its text is made of `&'static str` pieces, of numbers, and of `$n` or `?`, nothing else: this is the one place where SQL is put
+/// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
+/// same, but panics when a value cannot be encoded.)
+pub(crate) struct Statement<DB: Backend> {
+    text: Text,
+    arguments: DB::Arguments,
+    error: Option<BoxDynError>,
+    persistent: bool,
+}
+
+#[derive(Clone)]
+enum Text {
+    Literal(&'static str),
+    Composed(String),
+}
+
+impl Text {
+    fn composed(head: &'static str) -> Self {
+        let mut text = String::with_capacity(512);
+        text.push_str(head);
+        Self::Composed(text)
+    }
+}
+
+impl<DB: Backend> Statement<DB> {
+    /// A literal, prepared once per connection.
+    pub(crate) fn literal(sql: &'static str) -> Self {
+        Self::new(Text::Literal(sql), true)
+    }
+
+    /// A statement whose text depends on the call, and which is prepared once per connection all the same.
+    pub(crate) fn composed(head: &'static str) -> Self {
+        Self::new(Text::composed(head), true)
+    }
+
+    /// A statement whose text is different nearly every time: keeping it prepared would push the others out of the
+    /// connection's statement cache.
+    pub(crate) fn one_off(head: &'static str) -> Self {
+        Self::new(Text::composed(head), false)
+    }
+
+    fn new(text: Text, persistent: bool) -> Self {
+        let mut arguments = DB::Arguments::default();
+        // Room for the values of most statements: one allocation instead of one for each time that a vector grows.
+        arguments.reserve(8, 128);
+        Self {
+            text,
+            arguments,
+            error: None,
+            persistent,
+        }
+    }
+
+    pub(crate) fn push(&mut self, sql: &'static str) {
+        if let Text::Composed(text) = &mut self.text {
+            text.push_str(sql);
+        }
+    }
+
+    /// Writes `$n` for the value that is bound next.
+    pub(crate) fn push_parameter(&mut self) {
+        let next = self.arguments.len() + 1;
+        if let Text::Composed(text) = &mut self.text {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "${next}");
+        }
+    }
+
+    /// The same, or `?` where that is faster. `?` counts by itself, so a statement that has it may not have `$n`.
+    pub(crate) fn push_next_parameter(&mut self) {
+        if DB::PREFERS_UNNAMED_PARAMETERS {
+            self.push("?");
+        } else {
+            self.push_parameter();
+        }
+    }
+
+    pub(crate) fn push_number(&mut self, number: usize) {
+        if let Text::Composed(text) = &mut self.text {
+            let _ = write!(text, "{number}");
+        }
+    }
+
+    pub(crate) fn bind_i64(&mut self, value: i64) {
+        let bound = DB::bind_i64(&mut self.arguments, value);
+        self.note(bound);
+    }
+
+    /// A number of seconds, as the databases add it to their clock.
+    pub(crate) fn bind_seconds(&mut self, duration: Duration) {
+        let bound = DB::bind_f64(&mut self.arguments, seconds(duration));
+        self.note(bound);
+    }
+
+    pub(crate) fn bind_array(&mut self, array: Array) {
+        let bound = DB::bind_array(&mut self.arguments, array);
+        self.note(bound);
+    }
+
+    pub(crate) fn bind_text(&mut self, value: &str) {
+        let bound = DB::bind_text(&mut self.arguments, value);
+        self.note(bound);
+    }
+
+    pub(crate) fn bind_raw(&mut self, value: &DB::Raw) {
+        let bound = DB::bind_raw(&mut self.arguments, value);
+        self.note(bound);
+    }
+
+    fn note(&mut self, bound: Result<(), BoxDynError>) {
+        if let Err(error) = bound
+            && self.error.is_none()
+        {
+            self.error = Some(error);
+        }
+    }
+
+    fn into_query<'q>(self) -> Result<Query<'q, DB, DB::Arguments>, sqlx::Error> {
+        if let Some(error) = self.error {
+            return Err(sqlx::Error::Encode(error));
+        }
+        // sqlx would say so with an error that can as well come from a connection that broke.
+        if self.arguments.len() > DB::MAX_PARAMETERS {
+            return Err(sqlx::Error::Encode("too many parameters".into()));
+        }
+        let sql: SqlStr = match self.text {
+            Text::Literal(sql) => sql.into_sql_str(),
+            Text::Composed(sql) => AssertSqlSafe(sql).into_sql_str(),
+        };
+        Ok(sqlx::query_with(sql, self.arguments).persistent(self.persistent))
+    }
+
+    /// Runs to the end.
+    ///
+    /// To the end, because an error can follow the first row: a deferred constraint, or SQLITE_BUSY when SQLite
+    /// commits. sqlx's `fetch_one` stops reading before and would return a row that was never committed.
+    ///
+    /// After ALTER COLUMN TYPE, PostgreSQL refuses what was prepared before for as long as it is prepared. So it is
+    /// forgotten, and outside a transaction the statement, which has written nothing, is run once more. Inside one the
+    /// transaction is aborted: whoever began it can run it again.
+    async fn run(
+        self,
+        connection: &mut Link<'_, DB>,
+        mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
+    ) -> Result<(), sqlx::Error> {
+        let can_run_again =
+            DB::STATEMENTS_GO_STALE && self.persistent && !in_transaction::<DB>(connection);
+        let again = can_run_again.then(|| self.copy());
+        let stale = match self.run_once(connection, &mut each).await {
+            Err(error) if DB::STATEMENTS_GO_STALE && Fault::of(&error) == Fault::StaleStatement => {
+                error
+            }
+            outcome => return outcome,
+        };
+        if connection.clear_cached_statements().await.is_err() {
+            return Err(stale);
+        }
+        match again {
+            None => Err(stale),
+            Some(again) => match again.run_once(connection, &mut each).await {
+                // A transaction that sqlx did not begin.
+                Err(error) if Fault::of(&error) == Fault::TransactionAborted => Err(stale),
+                outcome => outcome,
+            },
+        }
+    }
+
+    async fn run_once(
+        self,
+        connection: &mut Link<'_, DB>,
+        each: &mut (impl FnMut(Either<DB::QueryResult, DB::Row>) + Send),
+    ) -> Result<(), sqlx::Error> {
+        connection.run(self.into_query()?, each).await
+    }
+
+    /// Without an error that was noted, which ends the statement before it is run.
+    fn copy(&self) -> Self {
+        Self {
+            text: self.text.clone(),
+            arguments: self.arguments.clone(),
+            error: None,
+            persistent: self.persistent,
+        }
+    }
+
+    /// Returns the row, if there is exactly one.
+    pub(crate) async fn fetch_one(
+        self,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Fetched<DB::Row>, sqlx::Error> {
+        let mut fetched = Fetched::None;
+        let each = |result| {
+            if let Either::Right(row) = result {
+                fetched = match &fetched {
+                    Fetched::None => Fetched::One(row),
+                    Fetched::One(_) | Fetched::Several => Fetched::Several,
+                };
+            }
+        };
+        self.run(connection, each).await?;
+        Ok(fetched)
+    }
+
+    pub(crate) async fn fetch_all(
+        self,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<DB::Row>, sqlx::Error> {
+        let mut rows = Vec::new();
+        self.run(connection, |result| rows.extend(result.right()))
+            .await?;
+        Ok(rows)
+    }
+
+    /// Returns the number of affected rows.
+    pub(crate) async fn execute(self, connection: &mut Link<'_, DB>) -> Result<u64, sqlx::Error> {
+        let mut affected = 0;
+        let each = |result| {
+            if let Either::Left(done) = result {
+                affected += DB::rows_affected(&done);
+            }
+        };
+        self.run(connection, each).await?;
+        Ok(affected)
+    }
+}
+
+/// Runs a write that returns a row, which `make` makes anew for each of its [`Reruns`].
+pub(crate) async fn write_one<DB: Backend>(
+    make: impl Fn() -> Statement<DB> + Send,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let mut reruns = Reruns::new(in_transaction::<DB>(connection));
+    loop {
+        let outcome = make().fetch_one(connection).await;
+        let fault = outcome.as_ref().err().map(Fault::of);
+        match fault {
+            Some(fault) if reruns.after(fault).await => {}
+            _ => return outcome,
+        }
+    }
+}
+
+impl<DB: Backend> Bind<DB> for Statement<DB> {
+    fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
+        let bound = self.arguments.add(value);
+        self.note(bound);
+    }
+}
+
+/// Binds values as `$n, $n, …` or `?, ?, …` in a composed statement.
+pub(crate) struct Listed<'s, DB: Backend>(pub(crate) &'s mut Statement<DB>);
+
+impl<DB: Backend> Bind<DB> for Listed<'_, DB> {
+    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
+        if index > 0 {
+            self.0.push(", ");
+        }
+        self.0.push_next_parameter();
+        self.0.bind(index, value);
+    }
+}
+
+/// Binds values that columns are compared with, as the type of each column compares them.
+pub(crate) struct Compared<'s, DB: Backend>(pub(crate) &'s mut Statement<DB>);
+
+impl<DB: Backend> Bind<DB> for Compared<'_, DB> {
+    fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
+        let bound = DB::bind_compared(&mut self.0.arguments, value);
+        self.0.note(bound);
+    }
+}

@@ -1,0 +1,476 @@
+//! Find a row by a unique key or create it, without duplicates and without a window in between.
+
+use std::future::Future;
+use std::ops::Deref;
+
+use crate::db::atomic::in_transaction;
+use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::db::fault::Fault;
+use crate::db::fence::Fence;
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
+use crate::db::{Backend, IndexedColumns};
+
+/// How often the row is looked for and created before something other than a race must be the reason.
+const ROUNDS: u32 = 5;
+
+/// What `#[derive(FindOrCreate)]` knows about a model, the same for every database.
+pub trait FindOrCreate: Sized + Send + Sync + 'static {
+    /// The generated struct with what the caller gives.
+    type New: Send + Sync;
+    /// As written by the user.
+    const TABLE: &'static str;
+    /// The part before the dot.
+    const SCHEMA: Option<&'static str>;
+    /// The part behind the dot.
+    const TABLE_NAME: &'static str;
+    /// Where the version of a versioned model stands among all columns, and the highest one, which an upsert must not pass.
+    const VERSION: Option<(usize, i64)>;
+    /// Whether the model has a fence.
+    const FENCED: bool = false;
+
+    /// The fence that is shown, and that of the row, if the model has one.
+    fn fences(_new: &Self::New, _stored: &Self) -> Option<(Fence, Fence)> {
+        None
+    }
+}
+
+/// A model's columns for one database.
+pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
+    /// Binds what the caller gave as `$1…`.
+    fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
+}
+
+/// One of a model's unique keys, by its position.
+pub trait UniqueKey<const N: usize>: FindOrCreate {
+    /// The values to look for; text is borrowed.
+    type Values<'v>: Send + Sync;
+    /// The key's columns in alphabetical order, joined by commas.
+    const COLUMNS: &'static str;
+    /// The names of the methods that find, find or create, and upsert.
+    const METHODS: [&'static str; 3];
+
+    /// The values of a new row.
+    fn values(new: &Self::New) -> Self::Values<'_>;
+    /// Writes the values into an error.
+    fn describe(values: &Self::Values<'_>, to: &mut KeyText);
+}
+
+/// The statements of one unique key for one database.
+pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreateSql<DB> {
+    /// Reads all columns.
+    const FIND: &'static str;
+    /// Creates the row unless the key is taken.
+    const INSERT: &'static str;
+    /// `None` if the key is all there is.
+    const UPSERT: Option<&'static str>;
+
+    /// Binds the values as `$1…`.
+    fn bind(values: &Self::Values<'_>, to: &mut impl Bind<DB>);
+}
+
+/// Whether a row was there or is new. It dereferences to the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FoundOrCreated<T> {
+    /// The row was there. Nothing was written, and the given values other than the key were ignored.
+    Found(T),
+    /// This call created the row.
+    Created(T),
+}
+
+impl<T> FoundOrCreated<T> {
+    /// The row, either way.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Found(row) | Self::Created(row) => row,
+        }
+    }
+
+    /// Whether this call created the row.
+    pub fn is_created(&self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+}
+
+impl<T> Deref for FoundOrCreated<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        match self {
+            Self::Found(row) | Self::Created(row) => row,
+        }
+    }
+}
+
+/// Why a row could not be found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// Several rows have this key: the database has no unique index on it.
+    #[error("{0}: several rows have this key; it needs a unique index")]
+    NotUnique(Attempt),
+    /// The database, the connection or the pool failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// Why a row was neither found nor created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindOrCreateError {
+    /// The database says that the key is taken, and yet no row with this key can be seen, time after time. The holder is
+    /// hidden by a row security policy, or a trigger or the column's type changes the key on its way in, so that the
+    /// stored key is not the one that was asked for. Nothing was written.
+    #[error(
+        "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
+    )]
+    KeyTaken(Attempt),
+    /// Several rows have this key: the database has no unique index on it. Nothing was written.
+    #[error("{0}: several rows have this key; it needs a unique index")]
+    NotUnique(Attempt),
+    /// The database has no unique index on exactly the columns of the key. Nothing was written.
+    #[error("{0}: the database has no unique index on ({1})")]
+    MissingUniqueIndex(Attempt, &'static str),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The row was created, and what the database returned does not fit the model; or on SQLite, a trigger failed after that in a way
+    /// that keeps the row: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it is there once that is committed.
+    #[error("{0}; the row was created")]
+    Written(#[source] DatabaseError),
+    /// The connection was lost before the answer came. The row was created or it was not: call again to find out.
+    #[error("{0}; it is unknown whether the row was created")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed: also a violation of any constraint other than the key's.
+    /// Nothing was written.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// Why a row was neither created nor overwritten.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpsertError {
+    /// See [`FindOrCreateError::KeyTaken`].
+    #[error(
+        "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
+    )]
+    KeyTaken(Attempt),
+    /// Several rows have this key: the database has no unique index on it. Nothing was written.
+    #[error("{0}: several rows have this key; it needs a unique index")]
+    NotUnique(Attempt),
+    /// The database has no unique index on exactly the columns of the key. Nothing was written.
+    #[error("{0}: the database has no unique index on ({1})")]
+    MissingUniqueIndex(Attempt, &'static str),
+    /// The row exists, and has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
+    /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
+    #[error("{0}: the row's version is NULL or cannot go any higher")]
+    VersionOverflow(Attempt),
+    /// A trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write.
+    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
+    Ignored(Attempt),
+    /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after
+    /// that in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is committed.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. The write happened or it did not.
+    #[error("{0}; it is unknown whether the write took effect")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed: also a violation of any constraint other than the key's.
+    /// Nothing was written.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+from_write_failure!(FindOrCreateError, UpsertError);
+
+impl From<FindOrCreateError> for UpsertError {
+    fn from(error: FindOrCreateError) -> Self {
+        match error {
+            FindOrCreateError::KeyTaken(attempt) => Self::KeyTaken(attempt),
+            FindOrCreateError::NotUnique(attempt) => Self::NotUnique(attempt),
+            FindOrCreateError::MissingUniqueIndex(attempt, columns) => {
+                Self::MissingUniqueIndex(attempt, columns)
+            }
+            FindOrCreateError::Serialization(error) => Self::Serialization(error),
+            FindOrCreateError::Written(error) => Self::Written(error),
+            FindOrCreateError::Unknown(error) => Self::Unknown(error),
+            FindOrCreateError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+fn attempt_on<const N: usize, T: UniqueKey<N>>(
+    values: &T::Values<'_>,
+    operation: &'static str,
+) -> Attempt {
+    let mut text = KeyText::default();
+    T::describe(values, &mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+async fn look<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    values: &T::Values<'_>,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let mut statement = Statement::literal(T::FIND);
+    T::bind(values, &mut Compared(&mut statement));
+    statement.fetch_one(connection).await
+}
+
+async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    values: &T::Values<'_>,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<T>, sqlx::Error> {
+    Ok(match look::<DB, N, T>(values, connection).await? {
+        Fetched::One(row) => Fetched::One(T::from_row(&row)?),
+        Fetched::None => Fetched::None,
+        Fetched::Several => Fetched::Several,
+    })
+}
+
+/// Reads the row with this unique key.
+pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    values: T::Values<'_>,
+) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
+    async move {
+        let attempt = || attempt_on::<N, T>(&values, T::METHODS[0]);
+        let failed = |error| FindError::Database(DatabaseError::new(attempt(), error));
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
+        match select::<DB, N, T>(&values, &mut connection)
+            .await
+            .map_err(failed)?
+        {
+            Fetched::One(row) => Ok(Some(row)),
+            Fetched::None => Ok(None),
+            Fetched::Several => Err(FindError::NotUnique(attempt())),
+        }
+    }
+}
+
+/// Reads the row with the key of `new`, or creates it.
+pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
+    async move {
+        let attempt = || attempt_on::<N, T>(&T::values(&new), T::METHODS[1]);
+        let mut opened = db
+            .open()
+            .await
+            .map_err(|error| FindOrCreateError::Database(DatabaseError::new(attempt(), error)))?;
+        let mut connection = opened.link();
+        find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut connection).await
+    }
+}
+
+async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    operation: &'static str,
+    connection: &mut Link<'_, DB>,
+) -> Result<FoundOrCreated<T>, FindOrCreateError> {
+    let values = T::values(new);
+    let attempt = || attempt_on::<N, T>(&values, operation);
+    let mut refused = None;
+    for _ in 0..ROUNDS {
+        // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
+        match select::<DB, N, T>(&values, connection).await {
+            Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
+            Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(attempt())),
+            Ok(Fetched::None) => {}
+            // A read: whatever happened to it, nothing was written.
+            Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let statement = || {
+            let mut statement = Statement::literal(T::INSERT);
+            T::bind_new(new, &mut statement);
+            statement
+        };
+        let in_transaction = in_transaction::<DB>(connection);
+        match insert(statement, connection).await {
+            Ok(Fetched::One(row)) => {
+                let row = T::from_row(&row).map_err(|error| {
+                    FindOrCreateError::Written(DatabaseError::new(attempt(), error))
+                })?;
+                return Ok(FoundOrCreated::Created(row));
+            }
+            // Somebody else was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
+            Ok(Fetched::None | Fetched::Several) => {}
+            Err(error) if DB::has_written(connection, &error).await => {
+                let error = DatabaseError::new(attempt(), error);
+                return Err(FindOrCreateError::Written(error));
+            }
+            Err(error) if lacks_unique_index::<DB, N, T>(&error, connection).await => {
+                return Err(FindOrCreateError::MissingUniqueIndex(attempt(), T::COLUMNS));
+            }
+            Err(error) => {
+                let violated = Fault::of(&error) == Fault::UniqueViolation;
+                let error = WriteFailure::new(attempt(), error, in_transaction).into();
+                if !violated {
+                    return Err(error);
+                }
+                // The row of a concurrent and equal call can be met in another unique index first, also in one that is
+                // being built: then it is the row that was asked for.
+                refused = Some(error);
+            }
+        }
+    }
+    Err(refused.unwrap_or_else(|| FindOrCreateError::KeyTaken(attempt())))
+}
+
+/// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
+///
+/// The savepoint is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
+/// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
+async fn insert<DB: Backend>(
+    statement: impl Fn() -> Statement<DB> + Send,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
+        return write_one(statement, connection).await;
+    }
+    let before = connection.before();
+    connection.plain("SAVEPOINT rowlock").await?;
+    match statement().fetch_one(connection).await {
+        Ok(fetched) => {
+            connection.plain("RELEASE SAVEPOINT rowlock").await?;
+            Ok(fetched)
+        }
+        Err(error) => {
+            // If this fails too, the first error is the one to know.
+            let back = "ROLLBACK TO SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
+            if DB::run_plain(connection, back).await.is_ok() {
+                connection.undo(before);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether the write failed because the database has no unique index for ON CONFLICT to refer to.
+async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    error: &sqlx::Error,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    let key = IndexedColumns {
+        schema: T::SCHEMA,
+        table: T::TABLE_NAME,
+        columns: T::COLUMNS,
+    };
+    DB::lacks_unique_index(connection, error, key).await
+}
+
+/// Creates the row or overwrites the one that has the key.
+pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<T, UpsertError>> + Send {
+    async move {
+        let operation = T::METHODS[2];
+        let attempt = || attempt_on::<N, T>(&T::values(&new), operation);
+        let database = |error| UpsertError::Database(DatabaseError::new(attempt(), error));
+        let mut opened = db.open().await.map_err(database)?;
+        let mut connection = opened.link();
+        let Some(sql) = T::UPSERT else {
+            // Nothing but a key: a row that exists is as it should be.
+            let row = find_or_create_on::<DB, N, T>(&new, operation, &mut connection).await?;
+            return Ok(row.into_inner());
+        };
+        let in_transaction = in_transaction::<DB>(&connection);
+        let mut written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
+        if let Err(error) = &written
+            && Fault::of(error) == Fault::UniqueViolation
+            && !DB::has_written(&mut connection, error).await
+            && let Ok(Fetched::One(_)) = look::<DB, N, T>(&T::values(&new), &mut connection).await
+        {
+            // A concurrent call created the row, and was met in another unique index first, or in one that is being built.
+            written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
+        }
+        match written {
+            Ok(Fetched::One(row)) => T::from_row(&row)
+                .map_err(|error| UpsertError::Written(DatabaseError::new(attempt(), error))),
+            Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
+            Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, attempt(), &mut connection).await),
+            Err(error) if DB::has_written(&mut connection, &error).await => {
+                Err(UpsertError::Written(DatabaseError::new(attempt(), error)))
+            }
+            Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
+                Err(UpsertError::MissingUniqueIndex(attempt(), T::COLUMNS))
+            }
+            Err(error) => Err(WriteFailure::new(attempt(), error, in_transaction).into()),
+        }
+    }
+}
+
+async fn overwrite<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    sql: &'static str,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let statement = || {
+        let mut statement = Statement::literal(sql);
+        T::bind_new(new, &mut statement);
+        if let Some((_, max)) = T::VERSION {
+            statement.bind_i64(max);
+        }
+        statement
+    };
+    insert(statement, connection).await
+}
+
+/// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
+async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    attempt: Attempt,
+    connection: &mut Link<'_, DB>,
+) -> UpsertError {
+    match explain::<DB, N, T>(new, connection).await {
+        Ok(Refused::Fenced(fence)) => UpsertError::Fenced(attempt, fence),
+        Ok(Refused::Version) => UpsertError::VersionOverflow(attempt),
+        Ok(Refused::Ignored) => UpsertError::Ignored(attempt),
+        // A read: whatever happens to it, nothing was written.
+        Err(error) => WriteFailure::new(attempt, error, true).into(),
+    }
+}
+
+enum Refused {
+    Fenced(Fence),
+    Version,
+    Ignored,
+}
+
+async fn explain<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> Result<Refused, sqlx::Error> {
+    // Without conditions there is nothing to look for.
+    if T::VERSION.is_none() && !T::FENCED {
+        return Ok(Refused::Ignored);
+    }
+    let Fetched::One(row) = look::<DB, N, T>(&T::values(new), connection).await? else {
+        return Ok(Refused::Ignored);
+    };
+    if let Some((index, max)) = T::VERSION
+        && DB::get_i64(&row, index)?.is_none_or(|version| version >= max)
+    {
+        return Ok(Refused::Version);
+    }
+    if T::FENCED
+        && let Some((shown, fence)) = T::fences(new, &T::from_row(&row)?)
+        && shown < fence
+    {
+        return Ok(Refused::Fenced(fence));
+    }
+    Ok(Refused::Ignored)
+}

@@ -1,0 +1,898 @@
+//! Row locks: rows that nobody else can change until the transaction ends.
+
+use std::any::Any;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::Row;
+
+use crate::db::Backend;
+use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::fault::Fault;
+use crate::db::fence::Fence;
+use crate::db::source::Link;
+use crate::db::statement::{Bind, Compared, Fetched, Listed, Statement};
+use crate::db::stored;
+use crate::row::versioned::Conflict;
+use crate::tx::InTransaction;
+
+/// What `#[derive(Lockable)]` knows about a model, the same for every database.
+pub trait Lockable: Sized + Send + Sync + 'static {
+    /// The key columns as the caller gives them; text is borrowed.
+    type Key<'k>: PartialEq + Clone + Send + Sync + 'k;
+    /// The key columns as the row has them.
+    type OwnedKey: Send + Sync + 'static;
+    /// As written by the user.
+    const TABLE: &'static str;
+
+    /// The key of this row.
+    fn key(&self) -> Self::Key<'_>;
+    /// A copy of it.
+    fn owned_key(&self) -> Self::OwnedKey;
+    /// Whether this is the key of this row.
+    fn has_key(&self, key: &Self::OwnedKey) -> bool;
+    /// The version of this copy, if the model has one.
+    fn locked_version(&self) -> Option<i64> {
+        None
+    }
+    /// Writes the key into an error.
+    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
+    /// The fence to show to the row, if the model has one.
+    fn fence(&self) -> Option<Fence> {
+        None
+    }
+}
+
+/// A model with a version, whose loaded copies can be locked if they are still current.
+pub trait LockableVersion: Lockable {
+    /// The version's field.
+    const VERSION: &'static str;
+
+    /// The version of this copy.
+    fn version(&self) -> i64;
+    /// A copy.
+    fn copy(&self) -> Self;
+}
+
+/// The statements of a model for one database.
+pub trait LockableSql<DB: Backend>: Lockable {
+    /// Reads one row by its key; the lock clause is put behind it. Where there are row locks, a number follows the columns: when the
+    /// transaction began, negative if it reads from a snapshot.
+    const SELECT: &'static str;
+    /// Reads many rows in key order, and behind each, after the same, the number of its key, from 1. With arrays this is the whole statement, else
+    /// what stands before the list of keys and numbers.
+    const SELECT_MANY_HEAD: &'static str;
+    /// What stands behind the list.
+    const SELECT_MANY_TAIL: &'static str;
+    /// Takes the database's write lock, where there are no row locks.
+    const WRITE_LOCK: Option<&'static str>;
+    /// Writes all columns of a row that is locked: the columns, the key, the version, the fence, and where there are row locks, when
+    /// the transaction began. There, and without a version, it returns behind the columns 1 if the row is as it was before.
+    const UPDATE: &'static str;
+
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
+    /// Binds the key as `$n…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds many keys, an array per column, where the database has arrays.
+    fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
+    /// Binds the columns that `UPDATE` writes.
+    fn bind_columns(&self, to: &mut impl Bind<DB>);
+    /// Takes over what the database changed.
+    fn read_back(&mut self, row: &DB::Row) -> Result<(), sqlx::Error>;
+}
+
+/// A database with locks per row.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no row locks: rows can be neither shared nor skipped",
+    label = "needs a database that locks rows",
+    note = "a write transaction of SQLite locks the whole database; use `lock` without this option"
+)]
+pub trait RowLocks: Backend {}
+#[cfg(feature = "postgres")]
+impl RowLocks for sqlx::Postgres {}
+
+/// Says what a lock is of without holding it.
+type Kind<T, G, W> = PhantomData<fn() -> (T, G, W)>;
+
+/// The lock that was asked for; `.await` takes it.
+#[must_use = "a lock is taken when it is awaited"]
+pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
+    link: Link<'t, DB>,
+    scope: Option<u64>,
+    which: Q,
+    no_key: bool,
+    only_itself: bool,
+    timeout: Option<Duration>,
+    kind: Kind<T, G, W>,
+}
+
+impl<DB: Backend, T, Q, G, W> fmt::Debug for Lock<'_, DB, T, Q, G, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").finish_non_exhaustive()
+    }
+}
+
+/// One row, for [`Lock`].
+pub struct One<'k, T: Lockable>(T::Key<'k>);
+/// Many rows, for [`Lock`].
+pub struct Many<'k, T: Lockable>(Vec<T::Key<'k>>);
+
+/// FOR UPDATE or FOR NO KEY UPDATE: yields [`Locked`].
+#[derive(Debug)]
+pub struct Exclusive;
+/// FOR SHARE: yields [`Shared`].
+#[derive(Debug)]
+pub struct Share;
+/// Waits until the row is free.
+#[derive(Debug)]
+pub struct Wait;
+/// NOWAIT.
+#[derive(Debug)]
+pub struct NoWait;
+/// SKIP LOCKED.
+#[derive(Debug)]
+pub struct SkipLocked;
+
+/// What is known of the transaction that has a lock.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    /// Of those of rowlock, which one it is, or which savepoint.
+    scope: Option<u64>,
+    /// Where there are row locks, when it began, by the clock of the database.
+    began: Option<i64>,
+}
+
+#[doc(hidden)]
+pub trait Strength: Send + 'static {
+    type Guard<T: Send>: Send;
+    fn clause(no_key: bool) -> &'static str;
+    fn guard<T: Lockable>(row: T, transaction: Transaction) -> Self::Guard<T>;
+}
+
+/// The strength of a lock that is not shared.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "this lock is shared already",
+    label = "`share` was called before",
+    note = "a lock is either FOR SHARE or for a change: remove one of the two options"
+)]
+pub trait NotShared: Strength {}
+#[diagnostic::do_not_recommend]
+impl NotShared for Exclusive {}
+
+impl Strength for Exclusive {
+    type Guard<T: Send> = Locked<T>;
+    fn clause(no_key: bool) -> &'static str {
+        if no_key {
+            " FOR NO KEY UPDATE"
+        } else {
+            " FOR UPDATE"
+        }
+    }
+    fn guard<T: Lockable>(row: T, transaction: Transaction) -> Locked<T> {
+        Locked {
+            key: LockedKey(Arc::new(row.owned_key())),
+            row,
+            transaction,
+        }
+    }
+}
+
+impl Strength for Share {
+    type Guard<T: Send> = Shared<T>;
+    fn clause(_: bool) -> &'static str {
+        " FOR SHARE"
+    }
+    fn guard<T: Lockable>(row: T, _: Transaction) -> Shared<T> {
+        Shared(row)
+    }
+}
+
+#[doc(hidden)]
+pub trait Patience: Send + 'static {
+    /// What a single lock yields.
+    type Outcome<G: Send>: Send;
+    const CLAUSE: &'static str;
+    /// Whether a row that is locked by somebody else is left out.
+    const SKIPS: bool;
+    fn locked<G: Send>(guard: G) -> Self::Outcome<G>;
+    /// `None` if a row cannot be skipped.
+    fn skipped<G: Send>() -> Option<Self::Outcome<G>>;
+}
+
+/// What a lock does unless an option says otherwise.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`nowait` and `skip_locked` exclude each other",
+    label = "one of them was called before",
+    note = "for a row that somebody holds, `nowait` gives an error and `skip_locked` leaves it out: keep one of them"
+)]
+pub trait NotDecided: Patience {}
+#[diagnostic::do_not_recommend]
+impl NotDecided for Wait {}
+
+macro_rules! all_or_nothing {
+    ($($policy:ident $clause:literal),*) => {$(
+        impl Patience for $policy {
+            type Outcome<G: Send> = G;
+            const CLAUSE: &'static str = $clause;
+            const SKIPS: bool = false;
+            fn locked<G: Send>(guard: G) -> G {
+                guard
+            }
+            fn skipped<G: Send>() -> Option<G> {
+                None
+            }
+        }
+    )*};
+}
+all_or_nothing!(Wait "", NoWait " NOWAIT");
+
+impl Patience for SkipLocked {
+    type Outcome<G: Send> = Option<G>;
+    const CLAUSE: &'static str = " SKIP LOCKED";
+    const SKIPS: bool = true;
+    fn locked<G: Send>(guard: G) -> Option<G> {
+        Some(guard)
+    }
+    fn skipped<G: Send>() -> Option<Option<G>> {
+        Some(None)
+    }
+}
+
+/// Locks one row. Called by the generated `lock`.
+pub fn lock<'t, DB: Backend, T: Lockable>(
+    tx: impl InTransaction<'t, Database = DB>,
+    key: T::Key<'_>,
+) -> Lock<'t, DB, T, One<'_, T>> {
+    start(tx, One(key))
+}
+
+/// Locks many rows. Called by the generated `lock_many`.
+pub fn lock_many<'t, 'k, DB: Backend, T: Lockable>(
+    tx: impl InTransaction<'t, Database = DB>,
+    keys: impl IntoIterator<Item = T::Key<'k>>,
+) -> Lock<'t, DB, T, Many<'k, T>> {
+    start(tx, Many(keys.into_iter().collect()))
+}
+
+fn start<'t, DB: Backend, T, Q>(
+    tx: impl InTransaction<'t, Database = DB>,
+    which: Q,
+) -> Lock<'t, DB, T, Q> {
+    let scope = tx.scope();
+    Lock {
+        link: tx.link(),
+        scope,
+        which,
+        no_key: false,
+        only_itself: false,
+        timeout: None,
+        kind: PhantomData,
+    }
+}
+
+impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
+    fn into_kind<G2, W2>(self) -> Lock<'t, DB, T, Q, G2, W2> {
+        Lock {
+            link: self.link,
+            scope: self.scope,
+            which: self.which,
+            no_key: self.no_key,
+            only_itself: self.only_itself,
+            timeout: self.timeout,
+            kind: PhantomData,
+        }
+    }
+
+    /// How long to wait for a lock that somebody holds, in whole milliseconds, at least one. After that it is
+    /// [`LockError::NotAvailable`].
+    ///
+    /// Two more round trips on PostgreSQL, which set `lock_timeout` for the one statement; a timeout for the whole
+    /// transaction costs none (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The lock is to guard the locked row and nothing else, so it may be taken in REPEATABLE READ and SERIALIZABLE, too.
+    ///
+    /// There the transaction reads all other rows as they were before its first statement, hence before the lock: a sum over the rows that
+    /// refer to the locked one, say, can be old. Without this option that is [`LockError::FixedSnapshot`]. The locked row itself is the
+    /// newest one at every level, or the lock is [`LockError::Serialization`].
+    pub fn only_itself(mut self) -> Self {
+        self.only_itself = true;
+        self
+    }
+
+    /// FOR NO KEY UPDATE: others can still insert rows that refer to this one. For changes that leave the key alone.
+    pub fn no_key(mut self) -> Self
+    where
+        G: NotShared,
+    {
+        self.no_key = true;
+        self
+    }
+
+    /// FOR SHARE: others can share the lock, nobody can change the row.
+    pub fn share(self) -> Lock<'t, DB, T, Q, Share, W>
+    where
+        DB: RowLocks,
+        G: NotShared,
+    {
+        self.into_kind()
+    }
+
+    /// NOWAIT: a row that somebody holds is [`LockError::NotAvailable`] at once.
+    ///
+    /// On PostgreSQL the transaction is then aborted like after any error; to go on with it, take the lock inside a savepoint.
+    pub fn nowait(self) -> Lock<'t, DB, T, Q, G, NoWait>
+    where
+        W: NotDecided,
+    {
+        self.into_kind()
+    }
+
+    /// SKIP LOCKED: a row that somebody holds is left out. `lock` yields `None` for it, and still an error for a row that
+    /// does not exist.
+    pub fn skip_locked(self) -> Lock<'t, DB, T, Q, G, SkipLocked>
+    where
+        DB: RowLocks,
+        W: NotDecided,
+    {
+        self.into_kind()
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// No row has this key.
+    #[error("{0}: no such row")]
+    NotFound(Attempt),
+    /// Several rows have this key. `save` has written none of them.
+    #[error("{0}: several rows have this key")]
+    NotUnique(Attempt),
+    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
+    /// Somebody else holds the row, and the call was not to wait (any longer).
+    #[error("{0}")]
+    NotAvailable(#[source] DatabaseError),
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
+    /// then. Use READ COMMITTED, or [`only_itself`](Lock::only_itself) if only the locked row counts. The row is locked all the same.
+    #[error(
+        "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
+    )]
+    FixedSnapshot(Attempt),
+    /// The key of a [`Locked`] was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
+    #[error("{0}: the key was edited")]
+    KeyChanged(Attempt),
+    /// The row has another version than this [`Locked`]: it was saved through another one in the same transaction, or a save of this
+    /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
+    #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
+    Stale(Attempt),
+    /// The row belongs to another transaction than the one it was locked in.
+    #[error("{0}: the row was locked in another transaction")]
+    OtherTransaction(Attempt),
+    /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
+    /// write, or a trigger returned OLD.
+    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
+    Ignored(Attempt),
+    /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
+    /// model; or on SQLite, a trigger failed after the write in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
+    /// The transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The database or the connection failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+impl LockError {
+    /// `limited`: the caller asked not to wait, or not for long. Then a database that is busy is the answer to that, and not
+    /// a reason to run the transaction again.
+    fn new(attempt: Attempt, error: sqlx::Error, limited: bool) -> Self {
+        let mut error = DatabaseError::new(attempt, error);
+        if limited && error.fault() == Fault::Busy {
+            error = error.with_fault(Fault::LockTimeout);
+        }
+        match error.fault() {
+            Fault::LockTimeout | Fault::Busy => Self::NotAvailable(error),
+            Fault::Serialization => Self::Serialization(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// A row that nobody else can change until the transaction ends. It dereferences to the row.
+///
+/// The lock belongs to the transaction, not to this value: dropping it releases nothing. After a rollback this value has what was not
+/// written, with a raised version, and so has the row that [`into_inner`](Self::into_inner) returns: let the closure of
+/// `rowlock::transaction` return rows, so that they get out by `Ok` only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked<T> {
+    row: T,
+    key: LockedKey,
+    transaction: Transaction,
+}
+
+/// The key as it was when the row was locked, of a type that only `save` needs to know.
+#[derive(Clone)]
+struct LockedKey(Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for LockedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LockedKey")
+    }
+}
+
+// Two locked rows are equal if their rows are, keys included.
+impl PartialEq for LockedKey {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for LockedKey {}
+
+/// A row that nobody can change until the transaction ends, this transaction included unless it is the only one that
+/// shares it. It dereferences to the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared<T>(T);
+
+impl<T> Deref for Locked<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.row
+    }
+}
+
+impl<T> DerefMut for Locked<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.row
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Shared<T> {
+    /// The row.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Locked<T> {
+    /// The row, without the proof that it is locked. What was saved is part of it, whether the transaction is committed or not.
+    pub fn into_inner(self) -> T {
+        self.row
+    }
+
+    /// Writes all columns. A version is checked and goes up: nobody else can have changed the row, but this transaction can, through
+    /// another `Locked` of it. Without a version column the last save of a transaction wins.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Stale`] if this transaction saved the row through another `Locked`, or rolled a save of this one back with a
+    /// savepoint. [`LockError::KeyChanged`] if the key was edited.
+    ///
+    /// [`LockError::NotUnique`] if several rows have this key by now, and [`LockError::Ignored`] if a trigger or a row security policy
+    /// dropped the write, or a trigger returned OLD. Nothing was written.
+    ///
+    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row, or if the row was locked in a savepoint
+    /// of `rowlock::Tx` that was undone. Transactions of `rowlock::transaction` are told apart, on PostgreSQL also those of sqlx, by the
+    /// time at which they began. Two of sqlx on SQLite are not: passing the right one is up to the caller.
+    pub fn save<'t, DB: Backend>(
+        &mut self,
+        tx: impl InTransaction<'t, Database = DB>,
+    ) -> impl Future<Output = Result<(), LockError>> + Send
+    where
+        T: LockableSql<DB>,
+    {
+        async move {
+            let attempt = |row: &T| attempt_on::<T>(&row.key(), "save");
+            if !tx.has(self.transaction.scope) {
+                return Err(LockError::OtherTransaction(attempt(&self.row)));
+            }
+            let locked = self.key.0.downcast_ref::<T::OwnedKey>();
+            if !locked.is_some_and(|key| self.row.has_key(key)) {
+                return Err(LockError::KeyChanged(attempt(&self.row)));
+            }
+            let connection = &mut tx.link();
+            let mut statement = Statement::literal(T::UPDATE);
+            self.row.bind_columns(&mut statement);
+            T::bind_key(&self.row.key(), &mut Compared(&mut statement));
+            let version = self.row.locked_version();
+            if let Some(version) = version {
+                statement.bind_i64(version);
+            }
+            if let Some(fence) = self.row.fence() {
+                statement.bind_i64(fence.get());
+            }
+            if let Some(began) = self.transaction.began {
+                statement.bind_i64(began);
+            }
+            let failed = |error| LockError::new(attempt(&self.row), error, false);
+            let row = match statement.fetch_one(connection).await {
+                Ok(Fetched::One(row)) => row,
+                Ok(Fetched::None) => return Err(self.refused(connection).await),
+                Ok(Fetched::Several) => return Err(LockError::NotUnique(attempt(&self.row))),
+                Err(error) if DB::has_written(connection, &error).await => {
+                    let error = DatabaseError::new(attempt(&self.row), error);
+                    return Err(LockError::Written(error));
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            // What a trigger returned instead of the new row is what comes back: here the old one.
+            let unchanged = match version {
+                None if T::WRITE_LOCK.is_none() => {
+                    DB::get_i64(&row, row.len().saturating_sub(1)).map_err(failed)? == Some(1)
+                }
+                _ => false,
+            };
+            if unchanged && self.differs(connection).await.map_err(failed)? {
+                return Err(LockError::Ignored(attempt(&self.row)));
+            }
+            self.row.read_back(&row).map_err(|error| {
+                LockError::Written(DatabaseError::new(attempt(&self.row), error))
+            })?;
+            if version.is_some() && self.row.locked_version() == version {
+                return Err(LockError::Ignored(attempt(&self.row)));
+            }
+            Ok(())
+        }
+    }
+
+    /// Whether the stored row is another one than this, as far as `save` writes it.
+    async fn differs<DB: Backend>(&self, connection: &mut Link<'_, DB>) -> Result<bool, sqlx::Error>
+    where
+        T: LockableSql<DB>,
+    {
+        let mut statement = Statement::literal(T::SELECT);
+        T::bind_key(&self.row.key(), &mut Compared(&mut statement));
+        let Fetched::One(row) = statement.fetch_one(connection).await? else {
+            return Ok(false);
+        };
+        let stored = T::from_row(&row)?;
+        let changes =
+            stored::changes::<DB>(|to| stored.bind_columns(to), |to| self.row.bind_columns(to));
+        Ok(!changes.is_empty())
+    }
+
+    /// Why `save` met no row.
+    async fn refused<DB: Backend>(&self, connection: &mut Link<'_, DB>) -> LockError
+    where
+        T: LockableSql<DB>,
+    {
+        let (mine, attempt) = (&self.row, attempt_on::<T>(&self.row.key(), "save"));
+        let mut statement = Statement::literal(T::SELECT);
+        T::bind_key(&mine.key(), &mut Compared(&mut statement));
+        let row = match statement.fetch_one(connection).await {
+            Ok(Fetched::One(row)) => row,
+            Ok(Fetched::None) => return LockError::NotFound(attempt),
+            Ok(Fetched::Several) => return LockError::NotUnique(attempt),
+            Err(error) => return LockError::new(attempt, error, false),
+        };
+        match began::<DB, T>(&row, 0) {
+            Ok((began, _)) if began != self.transaction.began => {
+                return LockError::OtherTransaction(attempt);
+            }
+            Ok(_) => {}
+            Err(error) => return LockError::new(attempt, error, false),
+        }
+        if mine.fence().is_none() && mine.locked_version().is_none() {
+            return LockError::Ignored(attempt);
+        }
+        match T::from_row(&row) {
+            Ok(stored) if stored.fence() > mine.fence() => {
+                LockError::Fenced(attempt, stored.fence().unwrap_or_default())
+            }
+            Ok(stored) if stored.locked_version() != mine.locked_version() => {
+                LockError::Stale(attempt)
+            }
+            Ok(_) => LockError::Ignored(attempt),
+            Err(error) => LockError::new(attempt, error, false),
+        }
+    }
+}
+
+/// A connection that waits for locks as long as one call wants, and then as long as before, even if the call is dropped.
+struct Patient<'c, DB: Backend> {
+    link: Link<'c, DB>,
+    before: Option<String>,
+}
+
+impl<'c, DB: Backend> Patient<'c, DB> {
+    async fn new(
+        mut link: Link<'c, DB>,
+        timeout: Option<Duration>,
+        clause: &'static str,
+    ) -> Result<Self, sqlx::Error> {
+        let before = link.be_patient(timeout, clause).await?;
+        Ok(Self { link, before })
+    }
+
+    async fn be_as_before(&mut self, taken: bool) -> Result<(), sqlx::Error> {
+        let done = DB::be_as_before(&mut self.link, self.before.clone(), taken).await;
+        self.before = None;
+        done
+    }
+}
+
+impl<DB: Backend> Drop for Patient<'_, DB> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            DB::be_as_before_soon(&mut self.link, before);
+        }
+    }
+}
+
+fn attempt_on<T: Lockable>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
+    let mut text = KeyText::default();
+    T::describe(key, &mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+impl<'t, 'k: 't, DB, T, G, W> IntoFuture for Lock<'t, DB, T, One<'k, T>, G, W>
+where
+    DB: Backend,
+    T: LockableSql<DB>,
+    G: Strength,
+    W: Patience,
+{
+    type Output = Result<W::Outcome<G::Guard<T>>, LockError>;
+    type IntoFuture = BoxFuture<'t, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Lock {
+                link,
+                scope,
+                which: One(key),
+                no_key,
+                only_itself,
+                timeout,
+                ..
+            } = self;
+            let attempt = || attempt_on::<T>(&key, "lock");
+            let limited = timeout.is_some() || !W::CLAUSE.is_empty();
+            let failed = |error| LockError::new(attempt(), error, limited);
+            let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
+                .await
+                .map_err(failed)?;
+            let fetched = select::<DB, T, G, W>(&mut patient.link, &key, no_key).await;
+            patient
+                .be_as_before(fetched.is_ok())
+                .await
+                .map_err(failed)?;
+            match fetched.map_err(failed)? {
+                Fetched::One(row) => {
+                    let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
+                    if snapshot && !only_itself {
+                        return Err(LockError::FixedSnapshot(attempt()));
+                    }
+                    let transaction = Transaction { scope, began };
+                    let row = T::from_row(&row).map_err(failed)?;
+                    return Ok(W::locked(G::guard(row, transaction)));
+                }
+                Fetched::Several => return Err(LockError::NotUnique(attempt())),
+                Fetched::None => {}
+            }
+            // Skipped, or not there at all? A plain read tells.
+            if let Some(skipped) = W::skipped() {
+                let mut statement = Statement::literal(T::SELECT);
+                T::bind_key(&key, &mut Compared(&mut statement));
+                let there = statement
+                    .fetch_all(&mut patient.link)
+                    .await
+                    .map_err(failed)?;
+                if !there.is_empty() {
+                    return Ok(skipped);
+                }
+            }
+            Err(LockError::NotFound(attempt()))
+        })
+    }
+}
+
+/// When the transaction began, and whether it reads other rows from a snapshot; `behind` columns follow the one that says so.
+fn began<DB: Backend, T: LockableSql<DB>>(
+    row: &DB::Row,
+    behind: usize,
+) -> Result<(Option<i64>, bool), sqlx::Error> {
+    // Without row locks, who has the lock reads the newest.
+    if T::WRITE_LOCK.is_some() {
+        return Ok((None, false));
+    }
+    let began = DB::get_i64(row, row.len().saturating_sub(1 + behind))?;
+    Ok((began.map(i64::abs), began < Some(0)))
+}
+
+async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
+    connection: &mut Link<'_, DB>,
+    key: &T::Key<'_>,
+    no_key: bool,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let mut statement = Statement::composed(T::SELECT);
+    T::bind_key(key, &mut Compared(&mut statement));
+    if let Some(write_lock) = T::WRITE_LOCK {
+        connection.plain(write_lock).await?;
+    } else {
+        statement.push(G::clause(no_key));
+        statement.push(W::CLAUSE);
+    }
+    statement.fetch_one(connection).await
+}
+
+impl<'t, 'k: 't, DB, T, G, W> IntoFuture for Lock<'t, DB, T, Many<'k, T>, G, W>
+where
+    DB: Backend,
+    T: LockableSql<DB>,
+    G: Strength,
+    W: Patience,
+{
+    type Output = Result<Vec<G::Guard<T>>, LockError>;
+    type IntoFuture = BoxFuture<'t, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Lock {
+                link,
+                scope,
+                which: Many(keys),
+                no_key,
+                only_itself,
+                timeout,
+                ..
+            } = self;
+            let limited = timeout.is_some() || !W::CLAUSE.is_empty();
+            let failed = |error| {
+                let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
+                LockError::new(attempt, error, limited)
+            };
+            if keys.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
+                .await
+                .map_err(failed)?;
+            let rows = select_many::<DB, T, G, W>(&mut patient.link, &keys, no_key).await;
+            patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
+            let attempt = |key| attempt_on::<T>(key, "lock_many");
+            let mut found = vec![false; keys.len()];
+            let mut transaction = Transaction { scope, began: None };
+            let mut locked: Vec<T> = Vec::with_capacity(keys.len());
+            for row in &rows.map_err(failed)? {
+                let (began, snapshot) = began::<DB, T>(row, 1).map_err(failed)?;
+                transaction.began = began;
+                if snapshot && !only_itself {
+                    let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
+                    return Err(LockError::FixedSnapshot(attempt));
+                }
+                // A number from 1 for each row, or the database is not one that rowlock knows.
+                let number = DB::get_i64(row, row.len().saturating_sub(1)).map_err(failed)?;
+                let place = number.and_then(|number| usize::try_from(number - 1).ok());
+                if let Some(place) = place.filter(|place| *place < keys.len()) {
+                    if found[place] {
+                        return Err(LockError::NotUnique(attempt(&keys[place])));
+                    }
+                    found[place] = true;
+                }
+                let row = T::from_row(row).map_err(failed)?;
+                // The same row again: it was given twice, or in two ways that the database considers equal.
+                if locked.last().is_none_or(|last| last.key() != row.key()) {
+                    locked.push(row);
+                }
+            }
+            let missing = found.iter().zip(&keys).find(|(found, _)| !**found);
+            if let Some((_, key)) = missing.filter(|_| !W::SKIPS) {
+                return Err(LockError::NotFound(attempt(key)));
+            }
+            let guard = |row| G::guard(row, transaction);
+            Ok(locked.into_iter().map(guard).collect())
+        })
+    }
+}
+
+async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
+    connection: &mut Link<'_, DB>,
+    keys: &[T::Key<'_>],
+    no_key: bool,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let mut statement;
+    if DB::HAS_ARRAYS {
+        statement = Statement::composed(T::SELECT_MANY_HEAD);
+        let keys: Vec<_> = keys.iter().collect();
+        T::bind_keys(&keys, &mut statement);
+    } else {
+        statement = Statement::one_off(T::SELECT_MANY_HEAD);
+        for (index, key) in keys.iter().enumerate() {
+            statement.push(if index == 0 { "(" } else { ", (" });
+            T::bind_key(key, &mut Listed(&mut statement));
+            statement.push(", ");
+            statement.push_number(index + 1);
+            statement.push(")");
+        }
+        statement.push(T::SELECT_MANY_TAIL);
+    }
+    if let Some(write_lock) = T::WRITE_LOCK {
+        connection.plain(write_lock).await?;
+    } else {
+        statement.push(G::clause(no_key));
+        statement.push(W::CLAUSE);
+    }
+    statement.fetch_all(connection).await
+}
+
+/// Why a loaded copy was not locked.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum LockCheckedError<T> {
+    /// Somebody changed the row since this copy was read. The row as it is now is locked.
+    #[error("{0}")]
+    Stale(Box<Conflict<T>>),
+    /// The row was not locked.
+    #[error(transparent)]
+    Lock(LockError),
+}
+
+impl<T> fmt::Debug for LockCheckedError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale(conflict) => f.debug_tuple("Stale").field(conflict).finish(),
+            Self::Lock(error) => f.debug_tuple("Lock").field(error).finish(),
+        }
+    }
+}
+
+/// Locks the row of a copy that was loaded before, if the copy is still current.
+pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
+    row: &T,
+    tx: impl InTransaction<'t, Database = DB>,
+) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
+    let scope = tx.scope();
+    let mut connection = tx.link();
+    async move {
+        let attempt = || attempt_on::<T>(&row.key(), "lock_checked");
+        let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error, false));
+        let key = row.key();
+        let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
+        let (current, began) = match fetched.map_err(failed)? {
+            Fetched::One(row) => {
+                let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
+                if snapshot {
+                    return Err(LockCheckedError::Lock(LockError::FixedSnapshot(attempt())));
+                }
+                (T::from_row(&row).map_err(failed)?, began)
+            }
+            Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),
+            Fetched::Several => {
+                return Err(LockCheckedError::Lock(LockError::NotUnique(attempt())));
+            }
+        };
+        let (expected, found) = (row.version(), current.version());
+        if expected == found {
+            return Ok(Exclusive::guard(current, Transaction { scope, began }));
+        }
+        let versions = (T::VERSION, expected, found);
+        let changes =
+            |a: &T, b: &T| stored::changes::<DB>(|to| a.bind_columns(to), |to| b.bind_columns(to));
+        let conflict = Conflict::new(current, row.copy(), changes, attempt(), versions);
+        Err(LockCheckedError::Stale(Box::new(conflict)))
+    }
+}
