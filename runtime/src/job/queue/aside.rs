@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::batch::dropped;
-use super::{Backoff, Claimed, Claims, QueueSql, QueueState, Rescued, Retried, stored, waited_for};
+use super::claim::{Claims, Rescued, waited_for};
+use super::claimed::{Backoff, Claimed, Retried, stored};
+use super::{QueueSql, QueueState};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
 use crate::db::error::{Attempt, DatabaseError, KeyText};

@@ -6,10 +6,11 @@ use std::time::Duration;
 use sqlx::Pool;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    Attended, Ended, FIRST_PAUSE, Failure, Held, LONGEST_PAUSE, WorkerStats, add, claims, in_time,
-    warn,
-};
+use super::connection::{Attended, Failure, in_time};
+use super::held::{Ended, Held};
+use super::running::{claims, warn};
+use super::stats::{WorkerStats, add};
+use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::fault::Fault;

@@ -1,19 +1,24 @@
 //! Row locks: rows that nobody else can change until the transaction ends.
 
-use std::any::Any;
+mod error;
+mod locked;
+mod strength;
+
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::Row;
 
+pub use self::error::{LockCheckedError, LockError};
+use self::locked::Transaction;
+pub use self::locked::{Locked, Shared};
+pub use self::strength::{Exclusive, NoWait, Share, SkipLocked, Wait};
+use self::strength::{NotDecided, NotShared, Patience, Strength};
 use crate::db::Backend;
-use crate::db::error::{Attempt, DatabaseError, KeyText};
-use crate::db::fault::Fault;
+use crate::db::error::{Attempt, KeyText};
 use crate::db::fence::Fence;
 use crate::db::source::Link;
 use crate::db::statement::{Bind, Compared, Fetched, Listed, Statement};
@@ -123,130 +128,6 @@ pub struct One<'k, T: Lockable>(T::Key<'k>);
 /// Many rows, for [`Lock`].
 pub struct Many<'k, T: Lockable>(Vec<T::Key<'k>>);
 
-/// FOR UPDATE or FOR NO KEY UPDATE: yields [`Locked`].
-#[derive(Debug)]
-pub struct Exclusive;
-/// FOR SHARE: yields [`Shared`].
-#[derive(Debug)]
-pub struct Share;
-/// Waits until the row is free.
-#[derive(Debug)]
-pub struct Wait;
-/// NOWAIT.
-#[derive(Debug)]
-pub struct NoWait;
-/// SKIP LOCKED.
-#[derive(Debug)]
-pub struct SkipLocked;
-
-/// What is known of the transaction that has a lock.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transaction {
-    /// Of those of rowlock, which one it is, or which savepoint.
-    scope: Option<u64>,
-    /// Where there are row locks, when it began, by the clock of the database.
-    began: Option<i64>,
-}
-
-#[doc(hidden)]
-pub trait Strength: Send + 'static {
-    type Guard<T: Send>: Send;
-    fn clause(no_key: bool) -> &'static str;
-    fn guard<T: Lockable>(row: T, transaction: Transaction) -> Self::Guard<T>;
-}
-
-/// The strength of a lock that is not shared.
-#[doc(hidden)]
-#[diagnostic::on_unimplemented(
-    message = "this lock is shared already",
-    label = "`share` was called before",
-    note = "a lock is either FOR SHARE or for a change: remove one of the two options"
-)]
-pub trait NotShared: Strength {}
-#[diagnostic::do_not_recommend]
-impl NotShared for Exclusive {}
-
-impl Strength for Exclusive {
-    type Guard<T: Send> = Locked<T>;
-    fn clause(no_key: bool) -> &'static str {
-        if no_key {
-            " FOR NO KEY UPDATE"
-        } else {
-            " FOR UPDATE"
-        }
-    }
-    fn guard<T: Lockable>(row: T, transaction: Transaction) -> Locked<T> {
-        Locked {
-            key: LockedKey(Arc::new(row.owned_key())),
-            row,
-            transaction,
-        }
-    }
-}
-
-impl Strength for Share {
-    type Guard<T: Send> = Shared<T>;
-    fn clause(_: bool) -> &'static str {
-        " FOR SHARE"
-    }
-    fn guard<T: Lockable>(row: T, _: Transaction) -> Shared<T> {
-        Shared(row)
-    }
-}
-
-#[doc(hidden)]
-pub trait Patience: Send + 'static {
-    /// What a single lock yields.
-    type Outcome<G: Send>: Send;
-    const CLAUSE: &'static str;
-    /// Whether a row that is locked by somebody else is left out.
-    const SKIPS: bool;
-    fn locked<G: Send>(guard: G) -> Self::Outcome<G>;
-    /// `None` if a row cannot be skipped.
-    fn skipped<G: Send>() -> Option<Self::Outcome<G>>;
-}
-
-/// What a lock does unless an option says otherwise.
-#[doc(hidden)]
-#[diagnostic::on_unimplemented(
-    message = "`nowait` and `skip_locked` exclude each other",
-    label = "one of them was called before",
-    note = "for a row that somebody holds, `nowait` gives an error and `skip_locked` leaves it out: keep one of them"
-)]
-pub trait NotDecided: Patience {}
-#[diagnostic::do_not_recommend]
-impl NotDecided for Wait {}
-
-macro_rules! all_or_nothing {
-    ($($policy:ident $clause:literal),*) => {$(
-        impl Patience for $policy {
-            type Outcome<G: Send> = G;
-            const CLAUSE: &'static str = $clause;
-            const SKIPS: bool = false;
-            fn locked<G: Send>(guard: G) -> G {
-                guard
-            }
-            fn skipped<G: Send>() -> Option<G> {
-                None
-            }
-        }
-    )*};
-}
-all_or_nothing!(Wait "", NoWait " NOWAIT");
-
-impl Patience for SkipLocked {
-    type Outcome<G: Send> = Option<G>;
-    const CLAUSE: &'static str = " SKIP LOCKED";
-    const SKIPS: bool = true;
-    fn locked<G: Send>(guard: G) -> Option<G> {
-        Some(guard)
-    }
-    fn skipped<G: Send>() -> Option<Option<G>> {
-        Some(None)
-    }
-}
-
 /// Locks one row. Called by the generated `lock`.
 pub fn lock<'t, DB: Backend, T: Lockable>(
     tx: impl InTransaction<'t, Database = DB>,
@@ -348,266 +229,6 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         W: NotDecided,
     {
         self.into_kind()
-    }
-}
-
-/// Why a lock was not taken.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LockError {
-    /// No row has this key.
-    #[error("{0}: no such row")]
-    NotFound(Attempt),
-    /// Several rows have this key. `save` has written none of them.
-    #[error("{0}: several rows have this key")]
-    NotUnique(Attempt),
-    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
-    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
-    Fenced(Attempt, Fence),
-    /// Somebody else holds the row, and the call was not to wait (any longer).
-    #[error("{0}")]
-    NotAvailable(#[source] DatabaseError),
-    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
-    /// then. Use READ COMMITTED, or [`only_itself`](Lock::only_itself) if only the locked row counts. The row is locked all the same.
-    #[error(
-        "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
-    )]
-    FixedSnapshot(Attempt),
-    /// The key of a [`Locked`] was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
-    #[error("{0}: the key was edited")]
-    KeyChanged(Attempt),
-    /// The row has another version than this [`Locked`]: it was saved through another one in the same transaction, or a save of this
-    /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
-    #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
-    Stale(Attempt),
-    /// The row belongs to another transaction than the one it was locked in.
-    #[error("{0}: the row was locked in another transaction")]
-    OtherTransaction(Attempt),
-    /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
-    /// write, or a trigger returned OLD.
-    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
-    Ignored(Attempt),
-    /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
-    /// model; or on SQLite, a trigger failed after the write in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL.
-    #[error("{0}; the row was written")]
-    Written(#[source] DatabaseError),
-    /// The transaction lost against a concurrent one: run it again from its start.
-    #[error(transparent)]
-    Serialization(DatabaseError),
-    /// The database or the connection failed.
-    #[error(transparent)]
-    Database(DatabaseError),
-}
-
-impl LockError {
-    /// `limited`: the caller asked not to wait, or not for long. Then a database that is busy is the answer to that, and not
-    /// a reason to run the transaction again.
-    fn new(attempt: Attempt, error: sqlx::Error, limited: bool) -> Self {
-        let mut error = DatabaseError::new(attempt, error);
-        if limited && error.fault() == Fault::Busy {
-            error = error.with_fault(Fault::LockTimeout);
-        }
-        match error.fault() {
-            Fault::LockTimeout | Fault::Busy => Self::NotAvailable(error),
-            Fault::Serialization => Self::Serialization(error),
-            _ => Self::Database(error),
-        }
-    }
-}
-
-/// A row that nobody else can change until the transaction ends. It dereferences to the row.
-///
-/// The lock belongs to the transaction, not to this value: dropping it releases nothing. After a rollback this value has what was not
-/// written, with a raised version, and so has the row that [`into_inner`](Self::into_inner) returns: let the closure of
-/// `rowlock::transaction` return rows, so that they get out by `Ok` only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Locked<T> {
-    row: T,
-    key: LockedKey,
-    transaction: Transaction,
-}
-
-/// The key as it was when the row was locked, of a type that only `save` needs to know.
-#[derive(Clone)]
-struct LockedKey(Arc<dyn Any + Send + Sync>);
-
-impl fmt::Debug for LockedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LockedKey")
-    }
-}
-
-// Two locked rows are equal if their rows are, keys included.
-impl PartialEq for LockedKey {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for LockedKey {}
-
-/// A row that nobody can change until the transaction ends, this transaction included unless it is the only one that
-/// shares it. It dereferences to the row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shared<T>(T);
-
-impl<T> Deref for Locked<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.row
-    }
-}
-
-impl<T> DerefMut for Locked<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.row
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> Shared<T> {
-    /// The row.
-    pub fn into_inner(self) -> T {
-        self.0
-    }
-}
-
-impl<T> Locked<T> {
-    /// The row, without the proof that it is locked. What was saved is part of it, whether the transaction is committed or not.
-    pub fn into_inner(self) -> T {
-        self.row
-    }
-
-    /// Writes all columns. A version is checked and goes up: nobody else can have changed the row, but this transaction can, through
-    /// another `Locked` of it. Without a version column the last save of a transaction wins.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Stale`] if this transaction saved the row through another `Locked`, or rolled a save of this one back with a
-    /// savepoint. [`LockError::KeyChanged`] if the key was edited.
-    ///
-    /// [`LockError::NotUnique`] if several rows have this key by now, and [`LockError::Ignored`] if a trigger or a row security policy
-    /// dropped the write, or a trigger returned OLD. Nothing was written.
-    ///
-    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row, or if the row was locked in a savepoint
-    /// of `rowlock::Tx` that was undone. Transactions of `rowlock::transaction` are told apart, on PostgreSQL also those of sqlx, by the
-    /// time at which they began. Two of sqlx on SQLite are not: passing the right one is up to the caller.
-    pub fn save<'t, DB: Backend>(
-        &mut self,
-        tx: impl InTransaction<'t, Database = DB>,
-    ) -> impl Future<Output = Result<(), LockError>> + Send
-    where
-        T: LockableSql<DB>,
-    {
-        async move {
-            let attempt = |row: &T| attempt_on::<T>(&row.key(), "save");
-            if !tx.has(self.transaction.scope) {
-                return Err(LockError::OtherTransaction(attempt(&self.row)));
-            }
-            let locked = self.key.0.downcast_ref::<T::OwnedKey>();
-            if !locked.is_some_and(|key| self.row.has_key(key)) {
-                return Err(LockError::KeyChanged(attempt(&self.row)));
-            }
-            let connection = &mut tx.link();
-            let mut statement = Statement::literal(T::UPDATE);
-            self.row.bind_columns(&mut statement);
-            T::bind_key(&self.row.key(), &mut Compared(&mut statement));
-            let version = self.row.locked_version();
-            if let Some(version) = version {
-                statement.bind_i64(version);
-            }
-            if let Some(fence) = self.row.fence() {
-                statement.bind_i64(fence.get());
-            }
-            if let Some(began) = self.transaction.began {
-                statement.bind_i64(began);
-            }
-            let failed = |error| LockError::new(attempt(&self.row), error, false);
-            let row = match statement.fetch_one(connection).await {
-                Ok(Fetched::One(row)) => row,
-                Ok(Fetched::None) => return Err(self.refused(connection).await),
-                Ok(Fetched::Several) => return Err(LockError::NotUnique(attempt(&self.row))),
-                Err(error) if DB::has_written(connection, &error).await => {
-                    let error = DatabaseError::new(attempt(&self.row), error);
-                    return Err(LockError::Written(error));
-                }
-                Err(error) => return Err(failed(error)),
-            };
-            // What a trigger returned instead of the new row is what comes back: here the old one.
-            let unchanged = match version {
-                None if T::WRITE_LOCK.is_none() => {
-                    DB::get_i64(&row, row.len().saturating_sub(1)).map_err(failed)? == Some(1)
-                }
-                _ => false,
-            };
-            if unchanged && self.differs(connection).await.map_err(failed)? {
-                return Err(LockError::Ignored(attempt(&self.row)));
-            }
-            self.row.read_back(&row).map_err(|error| {
-                LockError::Written(DatabaseError::new(attempt(&self.row), error))
-            })?;
-            if version.is_some() && self.row.locked_version() == version {
-                return Err(LockError::Ignored(attempt(&self.row)));
-            }
-            Ok(())
-        }
-    }
-
-    /// Whether the stored row is another one than this, as far as `save` writes it.
-    async fn differs<DB: Backend>(&self, connection: &mut Link<'_, DB>) -> Result<bool, sqlx::Error>
-    where
-        T: LockableSql<DB>,
-    {
-        let mut statement = Statement::literal(T::SELECT);
-        T::bind_key(&self.row.key(), &mut Compared(&mut statement));
-        let Fetched::One(row) = statement.fetch_one(connection).await? else {
-            return Ok(false);
-        };
-        let stored = T::from_row(&row)?;
-        let changes =
-            stored::changes::<DB>(|to| stored.bind_columns(to), |to| self.row.bind_columns(to));
-        Ok(!changes.is_empty())
-    }
-
-    /// Why `save` met no row.
-    async fn refused<DB: Backend>(&self, connection: &mut Link<'_, DB>) -> LockError
-    where
-        T: LockableSql<DB>,
-    {
-        let (mine, attempt) = (&self.row, attempt_on::<T>(&self.row.key(), "save"));
-        let mut statement = Statement::literal(T::SELECT);
-        T::bind_key(&mine.key(), &mut Compared(&mut statement));
-        let row = match statement.fetch_one(connection).await {
-            Ok(Fetched::One(row)) => row,
-            Ok(Fetched::None) => return LockError::NotFound(attempt),
-            Ok(Fetched::Several) => return LockError::NotUnique(attempt),
-            Err(error) => return LockError::new(attempt, error, false),
-        };
-        match began::<DB, T>(&row, 0) {
-            Ok((began, _)) if began != self.transaction.began => {
-                return LockError::OtherTransaction(attempt);
-            }
-            Ok(_) => {}
-            Err(error) => return LockError::new(attempt, error, false),
-        }
-        if mine.fence().is_none() && mine.locked_version().is_none() {
-            return LockError::Ignored(attempt);
-        }
-        match T::from_row(&row) {
-            Ok(stored) if stored.fence() > mine.fence() => {
-                LockError::Fenced(attempt, stored.fence().unwrap_or_default())
-            }
-            Ok(stored) if stored.locked_version() != mine.locked_version() => {
-                LockError::Stale(attempt)
-            }
-            Ok(_) => LockError::Ignored(attempt),
-            Err(error) => LockError::new(attempt, error, false),
-        }
     }
 }
 
@@ -837,27 +458,6 @@ async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
         statement.push(W::CLAUSE);
     }
     statement.fetch_all(connection).await
-}
-
-/// Why a loaded copy was not locked.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum LockCheckedError<T> {
-    /// Somebody changed the row since this copy was read. The row as it is now is locked.
-    #[error("{0}")]
-    Stale(Box<Conflict<T>>),
-    /// The row was not locked.
-    #[error(transparent)]
-    Lock(LockError),
-}
-
-impl<T> fmt::Debug for LockCheckedError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stale(conflict) => f.debug_tuple("Stale").field(conflict).finish(),
-            Self::Lock(error) => f.debug_tuple("Lock").field(error).finish(),
-        }
-    }
 }
 
 /// Locks the row of a copy that was loaded before, if the copy is still current.

@@ -1,0 +1,629 @@
+//! A row that is claimed, and how its claim ends.
+
+use super::batch::{Batch, Fate, Locks};
+use super::error::{FinishError, Unfinished};
+use super::state::QueueState;
+use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_ERROR, Queue, QueueSql, unwritten};
+use crate::backoff::full_jitter;
+use crate::db::Backend;
+use crate::db::atomic::in_transaction;
+use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure};
+use crate::db::fault::Fault;
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Compared, Statement};
+use crate::tx::InTransaction;
+use std::fmt::Display;
+use std::future::Future;
+use std::ops::Deref;
+use std::time::Duration;
+
+/// The values of a column in many rows.
+pub fn each<T, V: Clone>(rows: &[&T], value: impl Fn(&T) -> &V) -> Vec<V> {
+    rows.iter().map(|row| value(row).clone()).collect()
+}
+
+/// What [`Claimed::retry`] made of the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It is due again after this time.
+    Later(Duration),
+    /// That was its last attempt, or the database does not let it be ready again, beside a newer row of the same job say: it is
+    /// [`QueueState::Dead`].
+    Dead,
+}
+
+/// The ceiling of the random wait before the next attempt: it doubles from the first to the longest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: FIRST_BACKOFF,
+            longest: LONGEST_BACKOFF,
+        }
+    }
+}
+
+impl Backoff {
+    pub(crate) fn after(self, attempts: i64) -> Duration {
+        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+        full_jitter(attempts, self.first, self.longest)
+    }
+}
+
+/// A row that is this claim's until its lease ends. Dereferences to the row.
+///
+/// The row is finished with [`complete`](Self::complete), [`retry`](Self::retry), [`fail`](Self::fail), [`snooze`](Self::snooze) or
+/// [`release`](Self::release), each of which takes the claim and writes only if it still holds. Dropped without that, the
+/// row comes back when its lease has ended.
+///
+/// Every claim of a row has a greater fence than the one before, which is how a claim that was lost is told from the one that
+/// holds. So work at least once is what a queue gives; what is written in the transaction of [`complete_in`](Self::complete_in)
+/// happens once.
+#[must_use = "a claimed row that is not finished comes back when its lease has ended"]
+pub struct Claimed<T> {
+    pub(super) row: T,
+    pub(super) backoff: Backoff,
+    pub(super) waited: Duration,
+}
+
+impl<T> Deref for Claimed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.row
+    }
+}
+
+impl<T: Queue> std::fmt::Debug for Claimed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Claimed({}, attempt {})",
+            at("claim", &self.row),
+            self.row.attempts()
+        )
+    }
+}
+
+pub(crate) fn at<T: Queue>(operation: &'static str, row: &T) -> Attempt {
+    let mut text = KeyText::default();
+    row.describe(&mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+/// What becomes of a row that is not done.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) state: QueueState,
+    /// When it is due again; `None`: when it was due.
+    pub(crate) delay: Option<Duration>,
+    /// The attempt does not count.
+    pub(crate) refund: bool,
+    pub(crate) error: Option<String>,
+}
+
+impl Change {
+    pub(crate) fn later(delay: Duration, error: String) -> Self {
+        Self {
+            state: QueueState::Ready,
+            delay: Some(delay),
+            refund: false,
+            error: Some(error),
+        }
+    }
+
+    pub(crate) fn dead(error: String) -> Self {
+        Self {
+            state: QueueState::Dead,
+            delay: None,
+            refund: false,
+            error: Some(error),
+        }
+    }
+
+    pub(crate) fn back(delay: Option<Duration>) -> Self {
+        Self {
+            state: QueueState::Ready,
+            delay,
+            refund: true,
+            error: None,
+        }
+    }
+
+    /// What becomes instead of a row that the database does not let be ready again: it is dead, like in a rescue.
+    pub(crate) fn instead(&self, error: &sqlx::Error) -> Option<Self> {
+        let after = self.error.as_deref().unwrap_or("unfinished");
+        let dead = || {
+            Self::dead(stored(&format_args!(
+                "{after}; the row could not be ready again: {error}"
+            )))
+        };
+        (self.state == QueueState::Ready).then(dead)
+    }
+
+    /// How many attempts the row has had, if this is the one of that number.
+    pub(super) fn attempts(&self, this: i64) -> i64 {
+        this - i64::from(self.refund)
+    }
+
+    fn retried(&self) -> Retried {
+        match self.delay {
+            Some(delay) if self.state == QueueState::Ready => Retried::Later(delay),
+            _ => Retried::Dead,
+        }
+    }
+}
+
+/// The text of an error as it is stored: without NUL, which PostgreSQL's texts cannot have, and of bounded length.
+pub(crate) fn stored(error: &impl Display) -> String {
+    // The alternate form of `anyhow::Error` is the whole chain.
+    let mut text = format!("{error:#}").replace('\0', "\u{fffd}");
+    if text.len() > LONGEST_ERROR {
+        let end = (0..=LONGEST_ERROR)
+            .rev()
+            .find(|index| text.is_char_boundary(*index))
+            .unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+impl<T: Queue> Claimed<T> {
+    /// How long the row had been due when it was claimed, by the clock of the database.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    pub(crate) fn retry_change(&self, delay: Option<Duration>, error: String) -> Change {
+        if self.row.attempts() >= T::MAX_ATTEMPTS {
+            return Change::dead(error);
+        }
+        let delay = delay.unwrap_or_else(|| self.backoff.after(self.row.attempts()));
+        Change::later(delay, error)
+    }
+
+    /// The work is done: the row becomes [`QueueState::Done`].
+    ///
+    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`, and a look at the row if it wrote
+    /// none. With `&mut *tx` it commits with the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end
+    /// of the lease it succeeds as long as nobody has taken the row back. Cancel safety: if the future is dropped, it was executed
+    /// completely or not at all.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` if another claim has the row, or it was finished or deleted; `Ignored` if the claim holds, and a trigger, a row
+    /// security policy or ON CONFLICT IGNORE dropped the write. Nothing was written then. `Serialization`, `Unknown`, `Database`.
+    pub fn complete<'c, DB: Backend>(
+        self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move {
+            let at = || at("complete", &self.row);
+            let mut opened = acquire(db, at).await?;
+            let mut connection = opened.link();
+            let in_transaction = in_transaction::<DB>(&connection);
+            complete_one(at(), &self.row, in_transaction, &mut connection).await
+        }
+    }
+
+    /// The same in a transaction: what else the transaction wrote and the completion commit together, so the effect of the job
+    /// happens once, however often the job is run.
+    ///
+    /// By reference, because a transaction that is retried runs its closure again. If it fails, return the error, so that the
+    /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::JobOutcome::Completed) after it.
+    ///
+    /// The statement, the cancel safety and the errors are those of [`complete`](Self::complete).
+    pub fn complete_in<'t, DB: Backend>(
+        &self,
+        tx: impl InTransaction<'t, Database = DB>,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move {
+            let at = at("complete_in", &self.row);
+            complete_one(at, &self.row, true, &mut tx.link()).await
+        }
+    }
+
+    /// The attempt failed: the row is due again after a random time, or [`QueueState::Dead`] if that was its last attempt. The
+    /// text of the error is stored, if the model has a `last_error`.
+    ///
+    /// The time is between zero and a ceiling that doubles with every attempt (full jitter), from 4 seconds to an hour or as the claim's
+    /// [`backoff`](Claim::backoff) says. One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn retry<'c, DB: Backend>(
+        self,
+        db: impl Source<'c, DB>,
+        error: impl Display,
+    ) -> impl Future<Output = Result<Retried, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = self.retry_change(None, stored(&error));
+        async move { self.settle_retry("retry", db, change).await }
+    }
+
+    /// Like [`retry`](Self::retry), after a time of the caller's choice: the `Retry-After` of a server, say.
+    pub fn retry_after<'c, DB: Backend>(
+        self,
+        db: impl Source<'c, DB>,
+        error: impl Display,
+        delay: Duration,
+    ) -> impl Future<Output = Result<Retried, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = self.retry_change(Some(delay), stored(&error));
+        async move { self.settle_retry("retry_after", db, change).await }
+    }
+
+    /// The job can never succeed: the row becomes [`QueueState::Dead`] at once.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn fail<'c, DB: Backend>(
+        self,
+        db: impl Source<'c, DB>,
+        error: impl Display,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = Change::dead(stored(&error));
+        async move { self.settle("fail", db, change).await }
+    }
+
+    /// Not now: the row is due again after `delay`, and this attempt does not count.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete), and `NotReady` if the database does not let
+    /// the row be ready: then it is dead.
+    pub fn snooze<'c, DB: Backend>(
+        self,
+        db: impl Source<'c, DB>,
+        delay: Duration,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move { self.settle("snooze", db, Change::back(Some(delay))).await }
+    }
+
+    /// Gives the row back as if it had not been claimed: it is due when it was, and this attempt does not count.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete), and `NotReady` if the database does not let
+    /// the row be ready: then it is dead.
+    pub fn release<'c, DB: Backend>(
+        self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move { self.settle("release", db, Change::back(None)).await }
+    }
+
+    /// Begins a new lease from now, by the clock of the database.
+    ///
+    /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    pub fn extend<'c, DB: Backend>(
+        &self,
+        db: impl Source<'c, DB>,
+        lease: Duration,
+    ) -> impl Future<Output = Result<(), FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move { self.run_alone("extend", db, Batch::Extend(lease)).await }
+    }
+
+    async fn settle_retry<'c, DB: Backend>(
+        &self,
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        change: Change,
+    ) -> Result<Retried, FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let retried = change.retried();
+        match self.settle(operation, db, change).await {
+            Ok(()) => Ok(retried),
+            Err(FinishError::NotReady(_)) => Ok(Retried::Dead),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn settle<'c, DB: Backend>(
+        &self,
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        change: Change,
+    ) -> Result<(), FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        self.run_alone(operation, db, Batch::Settle(&[change]))
+            .await
+    }
+
+    /// A batch of one row.
+    async fn run_alone<'c, DB: Backend>(
+        &self,
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        batch: Batch<'_>,
+    ) -> Result<(), FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let at = || at(operation, &self.row);
+        let mut opened = acquire(db, at).await?;
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let fates = batch
+            .run_each::<DB, T>(&[&self.row], Locks::Wait, &mut connection)
+            .await
+            .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
+        for fate in fates {
+            self.finished(operation, batch.change(0), fate, &mut connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// What became of this row of a batch.
+    async fn finished<DB: Backend>(
+        &self,
+        operation: &'static str,
+        change: Option<&Change>,
+        fate: Fate,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<(), FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let at = at(operation, &self.row);
+        let error = match fate {
+            Fate::Written => return Ok(()),
+            Fate::Refused(error) => error,
+            Fate::Lost | Fate::Done | Fate::Later => {
+                return Err(unwritten(at, &self.row, connection).await);
+            }
+        };
+        if Fault::of(&error).is_of_a_row()
+            && let Some(dead) = change.and_then(|change| change.instead(&error))
+        {
+            let (rows, changes) = ([&self.row], [dead]);
+            let batch = Batch::Settle(&changes);
+            let buried = batch.run_each::<DB, T>(&rows, Locks::Wait, connection);
+            if matches!(buried.await.as_deref(), Ok([Fate::Written])) {
+                return Err(FinishError::NotReady(DatabaseError::new(at, error)));
+            }
+        }
+        Err(WriteFailure::new(at, error, false).into())
+    }
+
+    /// All of this work is done, in one statement. Returns those that were not finished, each with its
+    /// error: nothing was written to them, or they are dead ([`NotReady`](FinishError::NotReady)).
+    ///
+    /// ```sql
+    /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
+    /// WITH held AS (SELECT key FROM …
+    ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) ORDER BY key FOR NO KEY UPDATE),
+    /// written AS (UPDATE … SET state = 'done' WHERE key IN (SELECT key FROM held) RETURNING key, fence)
+    /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
+    /// ```
+    ///
+    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty
+    /// batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
+    /// statement was executed completely or not at all; what was not finished comes back when its lease has ended.
+    ///
+    /// If the database refuses one of the rows, by a constraint or a trigger, each is written alone, in a statement of its own, and only that
+    /// one is returned. In a transaction of the caller the error is that of the batch; on PostgreSQL it has aborted the transaction.
+    ///
+    /// # Errors
+    ///
+    /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead,
+    /// `Ignored` if the write was dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
+    /// `Database`; the rows that were not finished come back when their leases have ended.
+    pub fn complete_many<'c, DB: Backend>(
+        db: impl Source<'c, DB>,
+        batch: impl IntoIterator<Item = Self>,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let batch: Vec<Self> = batch.into_iter().collect();
+        async move { Self::finish_many("complete_many", db, batch, Batch::Complete).await }
+    }
+
+    /// [`retry`](Self::retry) for many rows, each with its error, in one statement. Returns those of which
+    /// that was not written.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn retry_many<'c, DB: Backend, E: Display>(
+        db: impl Source<'c, DB>,
+        batch: impl IntoIterator<Item = (Self, E)>,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = |claimed: &Self, error: &E| claimed.retry_change(None, stored(error));
+        Self::settle_many("retry_many", db, batch, change)
+    }
+
+    /// [`fail`](Self::fail) for many rows, each with its error, in one statement. Returns those of which
+    /// that was not written.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn fail_many<'c, DB: Backend, E: Display>(
+        db: impl Source<'c, DB>,
+        batch: impl IntoIterator<Item = (Self, E)>,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let change = |_: &Self, error: &E| Change::dead(stored(error));
+        Self::settle_many("fail_many", db, batch, change)
+    }
+
+    /// [`snooze`](Self::snooze) for many rows, in one statement. Returns those of which
+    /// that was not written.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn snooze_many<'c, DB: Backend>(
+        db: impl Source<'c, DB>,
+        batch: impl IntoIterator<Item = Self>,
+        delay: Duration,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let batch = batch.into_iter().map(|claimed| (claimed, ()));
+        let change = move |_: &Self, (): &()| Change::back(Some(delay));
+        Self::settle_many("snooze_many", db, batch, change)
+    }
+
+    /// [`release`](Self::release) for many rows, in one statement. Returns those of which
+    /// that was not written.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
+    pub fn release_many<'c, DB: Backend>(
+        db: impl Source<'c, DB>,
+        batch: impl IntoIterator<Item = Self>,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let batch = batch.into_iter().map(|claimed| (claimed, ()));
+        Self::settle_many("release_many", db, batch, |_, ()| Change::back(None))
+    }
+
+    /// Begins new leases for all of these rows, in one statement. Takes those to which that was not written out of the batch, and
+    /// returns them: claims that were lost, and rows that the database refuses to write.
+    ///
+    /// Cancel safety and errors: those of [`complete_many`](Self::complete_many); after an error the batch is as it was.
+    pub fn extend_many<'c, DB: Backend>(
+        db: impl Source<'c, DB>,
+        batch: &mut Vec<Self>,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        async move {
+            let extend = Batch::Extend(lease);
+            let results = Self::run_many("extend_many", db, batch, extend).await?;
+            let mut unfinished = Vec::new();
+            for (claimed, result) in std::mem::take(batch).into_iter().zip(results) {
+                match result {
+                    Ok(()) => batch.push(claimed),
+                    Err(error) => unfinished.push(Unfinished { claimed, error }),
+                }
+            }
+            Ok(unfinished)
+        }
+    }
+
+    fn settle_many<'c, DB: Backend, E>(
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        batch: impl IntoIterator<Item = (Self, E)>,
+        change: impl Fn(&Self, &E) -> Change,
+    ) -> impl Future<Output = Result<Vec<Unfinished<T>>, FinishError>> + Send
+    where
+        T: QueueSql<DB>,
+    {
+        let (batch, changes): (Vec<Self>, Vec<Change>) = batch
+            .into_iter()
+            .map(|(claimed, error)| {
+                let change = change(&claimed, &error);
+                (claimed, change)
+            })
+            .unzip();
+        async move { Self::finish_many(operation, db, batch, Batch::Settle(&changes)).await }
+    }
+
+    async fn finish_many<'c, DB: Backend>(
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        batch: Vec<Self>,
+        what: Batch<'_>,
+    ) -> Result<Vec<Unfinished<T>>, FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        let results = Self::run_many(operation, db, &batch, what).await?;
+        let unfinished = batch
+            .into_iter()
+            .zip(results)
+            .filter_map(|(claimed, result)| {
+                let error = result.err()?;
+                Some(Unfinished { claimed, error })
+            });
+        Ok(unfinished.collect())
+    }
+
+    async fn run_many<'c, DB: Backend>(
+        operation: &'static str,
+        db: impl Source<'c, DB>,
+        batch: &[Self],
+        what: Batch<'_>,
+    ) -> Result<Vec<Result<(), FinishError>>, FinishError>
+    where
+        T: QueueSql<DB>,
+    {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at = || Attempt::new(operation, T::TABLE, KeyText::default());
+        let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
+        let mut opened = acquire(db, at).await?;
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let fates = what
+            .run_each::<DB, T>(&rows, Locks::Wait, &mut connection)
+            .await
+            .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
+        let mut results = Vec::with_capacity(batch.len());
+        for (index, (claimed, fate)) in batch.iter().zip(fates).enumerate() {
+            let change = what.change(index);
+            let finished = claimed.finished(operation, change, fate, &mut connection);
+            results.push(finished.await);
+        }
+        Ok(results)
+    }
+}
+
+async fn complete_one<DB: Backend, T: QueueSql<DB>>(
+    at: Attempt,
+    row: &T,
+    in_transaction: bool,
+    connection: &mut Link<'_, DB>,
+) -> Result<(), FinishError> {
+    let mut statement = Statement::<DB>::literal(T::COMPLETE);
+    row.bind_key(&mut Compared(&mut statement));
+    statement.bind_i64(row.fence().get());
+    match statement.execute(connection).await {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(unwritten(at, row, connection).await),
+        Err(error) => Err(WriteFailure::new(at, error, in_transaction).into()),
+    }
+}
+
+async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
+    db: A,
+    at: impl Fn() -> Attempt,
+) -> Result<A::Opened, FinishError> {
+    db.open()
+        .await
+        .map_err(|error| FinishError::Database(DatabaseError::new(at(), error)))
+}

@@ -1,0 +1,79 @@
+//! How claims and their ends fail.
+
+use super::Queue;
+use super::claimed::Claimed;
+use crate::db::error::{Attempt, DatabaseError};
+use std::ops::Deref;
+
+/// Why nothing was claimed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The transaction of a stricter isolation level lost against a concurrent one. Nothing was claimed.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. What was claimed comes back when its lease has ended, and its attempt has
+    /// counted.
+    #[error("{0}; it is unknown whether rows were claimed")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed. Nothing was claimed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// Why a claimed row could not be finished or extended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// The claim holds no more: its lease ended and the row was taken back, or the row was finished or deleted. Nothing was
+    /// written.
+    #[error("{0}: the lease was lost, the row is no longer this claim's")]
+    LeaseLost(Attempt),
+    /// The claim holds, and yet nothing was written: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite)
+    /// dropped the write. The row comes back when its lease has ended.
+    #[error(
+        "{0}: the claim still holds, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write"
+    )]
+    Ignored(Attempt),
+    /// The database does not let the row be ready again, as `UNIQUE (…) WHERE state = 'ready'` does if the same job was added
+    /// in the meantime. The row is [`QueueState::Dead`], with this as its last error.
+    #[error("{0}; the row could not be ready again, and is dead")]
+    NotReady(#[source] DatabaseError),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. If nothing was written, the row comes back when its lease has ended.
+    #[error("{0}; it is unknown whether the write took effect")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed. Nothing was written; the row comes back when its lease has ended.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// A row of a batch that did not become what was asked for, and why. Dereferences to the claim, and so to the row.
+#[non_exhaustive]
+pub struct Unfinished<T> {
+    /// The claim. It still holds if the error is [`FinishError::Ignored`] or [`FinishError::Database`], until its lease ends: the row can be
+    /// finished otherwise.
+    pub claimed: Claimed<T>,
+    /// [`LeaseLost`](FinishError::LeaseLost), [`Ignored`](FinishError::Ignored), [`NotReady`](FinishError::NotReady), or why the database
+    /// refused to write this row.
+    pub error: FinishError,
+}
+
+impl<T> Deref for Unfinished<T> {
+    type Target = Claimed<T>;
+
+    fn deref(&self) -> &Claimed<T> {
+        &self.claimed
+    }
+}
+
+impl<T: Queue> std::fmt::Debug for Unfinished<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unfinished")
+            .field("claimed", &self.claimed)
+            .field("error", &self.error)
+            .finish()
+    }
+}

@@ -1,0 +1,76 @@
+//! How the mutex fails.
+
+use crate::db::error::{Attempt, DatabaseError};
+use ::redis::RedisError;
+use std::time::Duration;
+
+/// Why the lock was not taken, or could not be relied on any more.
+///
+/// Texts have the mutex's name and the kind of Redis's error; [`source`](std::error::Error::source) is that error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MutexError {
+    /// Somebody else held the lock until the timeout.
+    #[error("{0}: somebody else held it until the timeout")]
+    Held(Attempt),
+    /// The lock was lost while the work ran: it expired, or somebody deleted the key.
+    #[error("{0}: the lock was lost")]
+    Lost(Attempt),
+    /// Redis did not answer in time, or only with errors that may pass: it starts, is busy with a script, has too many
+    /// clients, is no master, has too few replicas, cannot write its disk. If a command was under way, a task deletes the key.
+    #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
+    Unavailable(Attempt, #[source] RedisError),
+    /// Redis answered with an error that trying again would not mend: no permission, wrong password, a key of another
+    /// type, no memory. Errors that may pass are [`Unavailable`](Self::Unavailable), at the end of the time.
+    #[error("{0}: Redis refused ({kind})", kind = .1.category())]
+    Refused(Attempt, #[source] RedisError),
+    /// The ttl is not between 100 milliseconds and 30 days.
+    #[error("{0}: a ttl of {1:?} is not between 100 milliseconds and 30 days")]
+    Ttl(Attempt, Duration),
+    /// The operating system gave no random numbers.
+    #[error("{0}: no random numbers")]
+    Random(Attempt, #[source] std::io::Error),
+}
+
+/// What became of a release. In every case the guard is gone and renews nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The key was not ours any more: it expired, or somebody deleted it. Others may have held the lock meanwhile.
+    #[error("{0}: the lock was lost before")]
+    NotHeld(Attempt),
+    /// The key is gone, but the answer to an earlier try was lost: either that try released the lock, or it was lost
+    /// before.
+    #[error("{0}: the lock is gone, it is unknown whether it was lost before ({kind})", kind = .1.category())]
+    Unknown(Attempt, #[source] RedisError),
+    /// Redis did not answer in time. A task goes on trying; the key stays for its ttl at worst.
+    #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
+    Unavailable(Attempt, #[source] RedisError),
+    /// Redis answered with an error that trying again would not mend. The key stays for its ttl.
+    #[error("{0}: Redis refused ({kind})", kind = .1.category())]
+    Refused(Attempt, #[source] RedisError),
+}
+
+/// Why there is no fence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FenceError {
+    /// The lock is lost: somebody else may hold it by now.
+    #[error("{0}: the lock was lost")]
+    Lost(Attempt),
+    /// The connection is inside a transaction. If that were rolled back, the next holder would get the same number.
+    #[error("{0}: a fence is made outside of transactions; make it before the transaction begins")]
+    InTransaction(Attempt),
+    /// The table of the fences is missing, or is another one.
+    #[error("{0}; create the table of the fences with the SQL of `Fence::ddl`")]
+    Table(#[source] DatabaseError),
+    /// The database or the connection failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+    /// Redis could not be asked, for as long as the lock lasted, whether the lock is still ours.
+    #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
+    Unavailable(Attempt, #[source] RedisError),
+    /// Redis answered with an error that trying again would not mend.
+    #[error("{0}: Redis refused ({kind})", kind = .1.category())]
+    Refused(Attempt, #[source] RedisError),
+}

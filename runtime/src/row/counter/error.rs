@@ -1,0 +1,79 @@
+//! How an addition is refused.
+
+use crate::db::error::{Attempt, DatabaseError};
+
+/// Why nothing was added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CounterError {
+    /// The total would leave the declared bounds. Nothing was changed, in a batch nothing of the whole batch.
+    #[error("{0}")]
+    OutOfBounds(Box<OutOfBounds>),
+    /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed.
+    #[error("{0}: the total does not fit the counter's type")]
+    Overflow(Attempt),
+    /// The row does not exist, and the model is declared with `existing_rows`. Nothing was changed.
+    #[error("{0}: no such row")]
+    NotFound(Attempt),
+    /// The counter is NULL in the database, and NULL + 1 is NULL. Nothing was changed.
+    #[error("{0}: the counter is NULL in the database; set it to 0 and make the column NOT NULL")]
+    NullValue(Attempt),
+    /// The database changed nothing, although a look right after says that it could: another caller moved the counter in
+    /// between, or a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. Nothing was
+    /// changed; call again.
+    #[error("{0}: nothing was changed, although there would be room by now")]
+    Contended(Attempt),
+    /// The key is not unique in the database. Nothing was changed.
+    #[error("{0}: several rows have this key")]
+    NotUnique(Attempt),
+    /// The addition was made, and the total that the database returned is NULL or does not fit the field; or on SQLite, a trigger
+    /// failed after it in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is
+    /// committed. A batch is then undone, and its error is `Database`.
+    #[error("{0}; the addition was made")]
+    Written(#[source] DatabaseError),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. The addition happened or it did not; doing it again could count
+    /// twice.
+    #[error("{0}; it is unknown whether the addition took effect")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed. Nothing was changed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+/// An addition that would have left the counter's bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutOfBounds {
+    /// What was attempted.
+    pub attempt: Attempt,
+    /// The counter's field.
+    pub field: &'static str,
+    /// What should have been added.
+    pub delta: i64,
+    /// The value when it was looked at right after, which another caller may have changed in between. `None` if there
+    /// is no row.
+    pub current: Option<i64>,
+    /// The declared lower bound.
+    pub min: Option<i64>,
+    /// The declared upper bound.
+    pub max: Option<i64>,
+}
+
+impl std::fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {:+} would take {} out of its bounds",
+            self.attempt, self.delta, self.field
+        )?;
+        match (self.min, self.max) {
+            (Some(min), Some(max)) => write!(f, " {min} to {max}"),
+            (Some(min), None) => write!(f, ", at least {min}"),
+            (None, Some(max)) => write!(f, ", at most {max}"),
+            (None, None) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Counters: additions that the database does, in one statement, within bounds.
+
+mod batch;
+mod error;
+
+use std::future::Future;
+
+pub use self::batch::{BatchSql, add_batch, with_keys};
+pub use self::error::{CounterError, OutOfBounds};
+use crate::db::Backend;
+use crate::db::atomic::in_transaction;
+use crate::db::column::CounterNumber;
+use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::db::fault::Fault;
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
+
+/// What `#[derive(Counter)]` knows about a model, the same for every database.
+pub trait CounterRow: Sized + Send + Sync + 'static {
+    /// The key columns as the caller gives them; text is borrowed.
+    type Key<'k>: Ord + Clone + Send + Sync;
+    /// The key columns as the database returns them.
+    type OwnedKey: Ord + Send;
+    /// As written by the user.
+    const TABLE: &'static str;
+    /// The number of key columns.
+    const KEYS: usize;
+
+    /// Writes the key into an error.
+    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
+}
+
+/// One of a model's counters, by its position among them.
+pub trait Counter<const N: usize>: CounterRow {
+    /// The type of the column.
+    type Number: CounterNumber;
+    /// The counter's field.
+    const FIELD: &'static str;
+    /// The name of the method that adds to it, and of the one that adds a batch.
+    const METHODS: (&'static str, &'static str);
+    /// The declared lower bound.
+    const MIN: Option<i64>;
+    /// The declared upper bound.
+    const MAX: Option<i64>;
+    /// Where a new row starts.
+    const START: i64;
+}
+
+/// The statements that all counters of a model share, for one database.
+pub trait CounterRowSql<DB: Backend>: CounterRow {
+    /// Reads all columns.
+    const GET: &'static str;
+    /// Locks the rows of a batch that exist; `None` where there are no row locks.
+    const LOCK_BATCH: Option<&'static str>;
+    /// Reads all columns.
+    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
+    /// Binds the key as `$1…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds the keys of many rows, an array per column, where the database has arrays.
+    fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
+    /// Reads the key from the first columns of a row.
+    fn read_key(row: &DB::Row) -> Result<Self::OwnedKey, sqlx::Error>;
+}
+
+/// The statements of one counter for one database.
+pub trait CounterSql<DB: Backend, const N: usize>: Counter<N> + CounterRowSql<DB> {
+    /// Adds or creates; `None` for a model of existing rows.
+    const ADD: Option<&'static str>;
+    /// Adds to a row that exists.
+    const ADD_EXISTING: &'static str;
+    /// Reads the key and the counter.
+    const READ: &'static str;
+    /// `ADD` for many rows.
+    const BATCH: Option<BatchSql>;
+    /// `ADD_EXISTING` for many rows.
+    const EXISTING_BATCH: BatchSql;
+}
+
+from_write_failure!(CounterError);
+
+/// The values that a counter can take: its declared bounds, within its type.
+fn bounds<const N: usize, T: Counter<N>>() -> (i64, i64) {
+    (
+        T::MIN.unwrap_or(i64::MIN).max(T::Number::MIN),
+        T::MAX.unwrap_or(i64::MAX).min(T::Number::MAX),
+    )
+}
+
+/// The lowest and highest old value to which `delta` can be added, or an empty range.
+///
+/// Comparing the old value instead of the new one keeps the database from computing a sum that does not fit.
+fn room(delta: i64, (min, max): (i64, i64)) -> (i64, i64) {
+    let low = i128::from(min) - i128::from(delta);
+    let high = i128::from(max) - i128::from(delta);
+    if low > i128::from(i64::MAX) || high < i128::from(i64::MIN) {
+        return (i64::MAX, i64::MIN);
+    }
+    let clamp = |value: i128| {
+        let value = value.clamp(i64::MIN.into(), i64::MAX.into());
+        i64::try_from(value).unwrap_or_default()
+    };
+    (clamp(low), clamp(high))
+}
+
+/// Whether a row that does not exist yet could start with this addition.
+fn can_start<const N: usize, T: Counter<N>>(delta: i64) -> bool {
+    let (min, max) = bounds::<N, T>();
+    let total = i128::from(T::START) + i128::from(delta);
+    (i128::from(min)..=i128::from(max)).contains(&total)
+}
+
+fn attempt_on<T: CounterRow>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
+    let mut text = KeyText::default();
+    T::describe(key, &mut text);
+    Attempt::new(operation, T::TABLE, text)
+}
+
+/// Reads the row with this key.
+pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+) -> impl Future<Output = Result<Option<T>, DatabaseError>> + Send {
+    async move {
+        let failed = |error| DatabaseError::new(attempt_on::<T>(&key, "get"), error);
+        let mut opened = db.open().await.map_err(failed)?;
+        let mut connection = opened.link();
+        let mut statement = Statement::literal(T::GET);
+        T::bind_key(&key, &mut Compared(&mut statement));
+        let rows = statement.fetch_all(&mut connection).await.map_err(failed)?;
+        rows.first().map(T::from_row).transpose().map_err(failed)
+    }
+}
+
+/// Adds `delta` and returns the new total.
+pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+    delta: i64,
+) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
+    async move {
+        let attempt = || attempt_on::<T>(&key, T::METHODS.0);
+        let mut opened = db
+            .open()
+            .await
+            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
+        let mut connection = opened.link();
+        let mut added =
+            add_one::<DB, N, T>(&key, delta, T::METHODS.0, delta < 0, &mut connection).await;
+        // A row whose first number would be refused may be there all the same.
+        if let Err(CounterError::Database(error)) = &added
+            && error.fault() == Fault::CheckViolation
+            && delta >= 0
+            && !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(&connection))
+        {
+            added = add_one::<DB, N, T>(&key, delta, T::METHODS.0, true, &mut connection).await;
+        }
+        total::<DB, N, T>(&added?, 0)
+            .map_err(|error| CounterError::Written(DatabaseError::new(attempt(), error)))
+    }
+}
+
+/// Adds to one row and returns the row with the new total.
+///
+/// An upsert checks constraints on the row that it proposes, which is the bare addition: `CHECK (units >= 0)` would refuse
+/// to take 1 from 10. So where something is taken the row is looked for first: with `existing_first`.
+async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    key: &T::Key<'_>,
+    delta: i64,
+    operation: &'static str,
+    existing_first: bool,
+    connection: &mut Link<'_, DB>,
+) -> Result<DB::Row, CounterError> {
+    let attempt = || attempt_on::<T>(key, operation);
+    let in_transaction = in_transaction::<DB>(connection);
+    let (low, high) = room(delta, bounds::<N, T>());
+    // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either exists or the
+    // answer is no, and an UPDATE says both.
+    let create = T::ADD.filter(|_| can_start::<N, T>(delta));
+    let existing = (existing_first || create.is_none()).then_some(T::ADD_EXISTING);
+    let steps = [(existing, true), (create, false)];
+    for (sql, compares) in steps
+        .into_iter()
+        .filter_map(|(sql, compares)| Some((sql?, compares)))
+    {
+        let statement = || {
+            let mut statement = Statement::literal(sql);
+            if compares {
+                T::bind_key(key, &mut Compared(&mut statement));
+            } else {
+                T::bind_key(key, &mut statement);
+            }
+            statement.bind_i64(delta);
+            statement.bind_i64(low);
+            statement.bind_i64(high);
+            statement
+        };
+        let fetched = match write_one(statement, connection).await {
+            Ok(fetched) => fetched,
+            Err(error) if DB::has_written(connection, &error).await => {
+                return Err(CounterError::Written(DatabaseError::new(attempt(), error)));
+            }
+            Err(error) => return Err(failed(attempt(), error, in_transaction)),
+        };
+        match fetched {
+            Fetched::One(row) => return Ok(row),
+            Fetched::Several => return Err(CounterError::NotUnique(attempt())),
+            Fetched::None => {
+                if let Explained::Refused(error) =
+                    explain::<DB, N, T>(key, delta, attempt(), connection).await
+                {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Err(CounterError::Contended(attempt()))
+}
+
+/// Whether a batch without a guard met a row whose counter is NULL: it divides by zero then.
+fn met_null(error: &sqlx::Error) -> bool {
+    crate::db::fault::divided_by_zero(error)
+}
+
+/// An overflow in the database is the counter's own business, everything else goes the usual way.
+fn failed(attempt: Attempt, error: sqlx::Error, in_transaction: bool) -> CounterError {
+    if Fault::of(&error) == Fault::NumericOutOfRange {
+        return CounterError::Overflow(attempt);
+    }
+    WriteFailure::new(attempt, error, in_transaction).into()
+}
+
+/// A total that a write returned. Bounds keep it within the type, unless a trigger or a wider column does not.
+fn total<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    row: &DB::Row,
+    index: usize,
+) -> Result<T::Number, sqlx::Error> {
+    DB::get_i64(row, index)?
+        .and_then(T::Number::from_i64)
+        .ok_or_else(|| sqlx::Error::Decode("the total is NULL or does not fit the field".into()))
+}
+
+/// What a look at the row says about a change that was refused.
+enum Explained {
+    /// By now it would be accepted.
+    Fits,
+    Refused(CounterError),
+}
+
+/// Looks at the counter to find out why the write met no row.
+async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    key: &T::Key<'_>,
+    delta: i64,
+    attempt: Attempt,
+    connection: &mut Link<'_, DB>,
+) -> Explained {
+    let mut statement = Statement::literal(T::READ);
+    T::bind_key(key, &mut Compared(&mut statement));
+    let current = match statement.fetch_one(connection).await {
+        // A read: whatever happened to it, nothing was written.
+        Err(error) => return Explained::Refused(WriteFailure::new(attempt, error, true).into()),
+        Ok(Fetched::None) if T::ADD.is_none() => {
+            return Explained::Refused(CounterError::NotFound(attempt));
+        }
+        Ok(Fetched::None) => None,
+        Ok(Fetched::Several) => return Explained::Refused(CounterError::NotUnique(attempt)),
+        Ok(Fetched::One(row)) => match DB::get_i64(&row, T::KEYS) {
+            Ok(Some(value)) => Some(value),
+            Ok(None) => return Explained::Refused(CounterError::NullValue(attempt)),
+            Err(error) => {
+                let error = DatabaseError::new(attempt, error);
+                return Explained::Refused(CounterError::Database(error));
+            }
+        },
+    };
+    let total = i128::from(current.unwrap_or(T::START)) + i128::from(delta);
+    let fits = |(min, max): (i64, i64)| (i128::from(min)..=i128::from(max)).contains(&total);
+    if fits(bounds::<N, T>()) {
+        Explained::Fits
+    } else if fits((T::Number::MIN, T::Number::MAX)) {
+        Explained::Refused(CounterError::OutOfBounds(Box::new(OutOfBounds {
+            attempt,
+            field: T::FIELD,
+            delta,
+            current,
+            min: T::MIN,
+            max: T::MAX,
+        })))
+    } else {
+        Explained::Refused(CounterError::Overflow(attempt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room;
+
+    /// For every old value: it has room exactly if the sum, computed without overflow, is within the bounds.
+    #[test]
+    fn room_is_exact_at_the_edges() {
+        let edges = [
+            i64::MIN,
+            i64::MIN + 1,
+            -7,
+            -1,
+            0,
+            1,
+            7,
+            i64::MAX - 1,
+            i64::MAX,
+        ];
+        for delta in edges {
+            for min in edges {
+                for max in edges.into_iter().filter(|max| *max >= min) {
+                    let (low, high) = room(delta, (min, max));
+                    for old in edges {
+                        let total = i128::from(old) + i128::from(delta);
+                        assert_eq!(
+                            (low..=high).contains(&old),
+                            (i128::from(min)..=i128::from(max)).contains(&total),
+                            "old {old}, delta {delta}, bounds {min} to {max}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

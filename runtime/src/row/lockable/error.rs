@@ -1,0 +1,92 @@
+//! How a lock is refused.
+
+use crate::db::error::{Attempt, DatabaseError};
+use crate::db::fault::Fault;
+use crate::db::fence::Fence;
+use crate::row::versioned::Conflict;
+use std::fmt;
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// No row has this key.
+    #[error("{0}: no such row")]
+    NotFound(Attempt),
+    /// Several rows have this key. `save` has written none of them.
+    #[error("{0}: several rows have this key")]
+    NotUnique(Attempt),
+    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
+    Fenced(Attempt, Fence),
+    /// Somebody else holds the row, and the call was not to wait (any longer).
+    #[error("{0}")]
+    NotAvailable(#[source] DatabaseError),
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
+    /// then. Use READ COMMITTED, or [`only_itself`](Lock::only_itself) if only the locked row counts. The row is locked all the same.
+    #[error(
+        "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
+    )]
+    FixedSnapshot(Attempt),
+    /// The key of a [`Locked`] was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
+    #[error("{0}: the key was edited")]
+    KeyChanged(Attempt),
+    /// The row has another version than this [`Locked`]: it was saved through another one in the same transaction, or a save of this
+    /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
+    #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
+    Stale(Attempt),
+    /// The row belongs to another transaction than the one it was locked in.
+    #[error("{0}: the row was locked in another transaction")]
+    OtherTransaction(Attempt),
+    /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
+    /// write, or a trigger returned OLD.
+    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
+    Ignored(Attempt),
+    /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
+    /// model; or on SQLite, a trigger failed after the write in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
+    /// The transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The database or the connection failed.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+impl LockError {
+    /// `limited`: the caller asked not to wait, or not for long. Then a database that is busy is the answer to that, and not
+    /// a reason to run the transaction again.
+    pub(super) fn new(attempt: Attempt, error: sqlx::Error, limited: bool) -> Self {
+        let mut error = DatabaseError::new(attempt, error);
+        if limited && error.fault() == Fault::Busy {
+            error = error.with_fault(Fault::LockTimeout);
+        }
+        match error.fault() {
+            Fault::LockTimeout | Fault::Busy => Self::NotAvailable(error),
+            Fault::Serialization => Self::Serialization(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// Why a loaded copy was not locked.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum LockCheckedError<T> {
+    /// Somebody changed the row since this copy was read. The row as it is now is locked.
+    #[error("{0}")]
+    Stale(Box<Conflict<T>>),
+    /// The row was not locked.
+    #[error(transparent)]
+    Lock(LockError),
+}
+
+impl<T> fmt::Debug for LockCheckedError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale(conflict) => f.debug_tuple("Stale").field(conflict).finish(),
+            Self::Lock(error) => f.debug_tuple("Lock").field(error).finish(),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A copy of a row that is changed and saved: only the changed columns are written.
+
+use super::error::{DeleteError, LoadError, UpdateError};
+use super::{
+    Versioned, VersionedSql, attempt, bind_unchanged, delete, reload, touch, update, write,
+};
+use crate::db::Backend;
+use crate::db::column::{Changes, Column};
+use crate::db::error::Attempt;
+use crate::db::source::Source;
+use crate::db::statement::{Bind, Statement};
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+
+/// A copy of a row to change, that remembers how the row was.
+///
+/// Made by the generated method `edit`. It dereferences to the model. The key stays the row's: once it was edited, every method
+/// here is refused with `KeyChanged` and sends nothing.
+#[derive(Debug, Clone)]
+#[must_use = "an edit does nothing until it is saved"]
+pub struct Edit<T> {
+    base: T,
+    mine: T,
+}
+
+impl<T> Deref for Edit<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.mine
+    }
+}
+
+impl<T> DerefMut for Edit<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.mine
+    }
+}
+
+impl<T: Versioned> Edit<T> {
+    /// Starts from a row as it was read.
+    pub fn new(base: T) -> Self {
+        Self {
+            mine: base.copy(),
+            base,
+        }
+    }
+
+    /// The row as it was read.
+    pub fn base(&self) -> &T {
+        &self.base
+    }
+
+    /// The fields that were changed so far, so that a database of the model would store something else.
+    pub fn changed_fields(&self) -> Vec<&'static str> {
+        self.base.changes(&self.mine).names(T::COLUMNS)
+    }
+
+    /// Writes the changed columns if the row still has the version it was read with, and returns the row as it now is.
+    ///
+    /// If nothing was changed, nothing is sent and the row is returned as it was read. Two edits of different columns
+    /// still conflict: [`Conflict::merge`] puts them together.
+    ///
+    /// # SQL
+    ///
+    /// `UPDATE t SET "changed" = $3, "version" = "version" + 1 WHERE "key" = $1 AND "version" = $2 RETURNING …`, the
+    /// same on PostgreSQL and SQLite; after a conflict, one SELECT of the current row.
+    ///
+    /// # Errors
+    ///
+    /// Those of `update`, and [`UpdateError::KeyChanged`] if the key was edited.
+    ///
+    /// # Cancel safety
+    ///
+    /// One statement: if the future is dropped, it was executed completely or not at all.
+    pub fn save<'c, DB: Backend>(
+        &self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("save")
+                .map_err(UpdateError::KeyChanged)?;
+            let changes = self.base.stored_changes(&self.mine);
+            // A new holder marks the row with its fence, if with nothing else.
+            if changes.is_empty() && self.base.fence() == self.mine.fence() {
+                return Ok(self.base.copy());
+            }
+            let statement = || {
+                let mut statement = Statement::composed(T::SAVE_HEAD);
+                bind_unchanged(&self.mine, &mut statement);
+                self.mine.bind_columns(&mut Changed {
+                    statement: &mut statement,
+                    columns: T::SET,
+                    changes: &changes,
+                });
+                statement.push(T::SAVE_TAIL);
+                statement
+            };
+            write("save", &self.mine, Some(&self.base), statement, db).await
+        }
+    }
+
+    /// The model's `update`, with the edited values: writes all columns, changed or not.
+    ///
+    /// # Errors
+    ///
+    /// Those of `update`, and [`UpdateError::KeyChanged`] if the key was edited.
+    pub fn update<'c, DB: Backend>(
+        &self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("update")
+                .map_err(UpdateError::KeyChanged)?;
+            update(&self.mine, db).await
+        }
+    }
+
+    /// The model's `touch`: raises the version and writes nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Those of `touch`, and [`UpdateError::KeyChanged`] if the key was edited.
+    pub fn touch<'c, DB: Backend>(
+        &self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("touch")
+                .map_err(UpdateError::KeyChanged)?;
+            touch(&self.mine, db).await
+        }
+    }
+
+    /// The model's `reload`: reads the row as it now is.
+    ///
+    /// # Errors
+    ///
+    /// Those of `reload`, and [`LoadError::KeyChanged`] if the key was edited.
+    pub fn reload<'c, DB: Backend>(
+        &self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<T, LoadError>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("reload")
+                .map_err(LoadError::KeyChanged)?;
+            reload(&self.mine, db).await
+        }
+    }
+
+    /// The model's `delete`: deletes the row if it still has the version it was read with.
+    ///
+    /// # Errors
+    ///
+    /// Those of `delete`, and [`DeleteError::KeyChanged`] if the key was edited.
+    pub fn delete<'c, DB: Backend>(
+        &self,
+        db: impl Source<'c, DB>,
+    ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send
+    where
+        T: VersionedSql<DB>,
+    {
+        async move {
+            self.unchanged_key("delete")
+                .map_err(DeleteError::KeyChanged)?;
+            delete(&self.mine, db).await
+        }
+    }
+
+    /// Another edit of the same row, with the changes so far.
+    pub fn edit(&self) -> Self {
+        Self {
+            base: self.base.copy(),
+            mine: self.mine.copy(),
+        }
+    }
+
+    /// A row is found by its key: a changed one would be another row, which this edit has never seen.
+    fn unchanged_key(&self, operation: &'static str) -> Result<(), Attempt> {
+        if self.base.key() == self.mine.key() {
+            return Ok(());
+        }
+        Err(attempt(&self.base, operation))
+    }
+}
+
+/// Binds the changed columns only, with their names.
+struct Changed<'s, DB: Backend> {
+    statement: &'s mut Statement<DB>,
+    columns: &'static [&'static str],
+    changes: &'s Changes,
+}
+
+impl<DB: Backend> Bind<DB> for Changed<'_, DB> {
+    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
+        if self.changes.contains(index) {
+            self.statement.push(self.columns[index]);
+            self.statement.push_parameter();
+            self.statement.push(", ");
+            self.statement.bind(index, value);
+        }
+    }
+}
