@@ -220,7 +220,7 @@ pub(crate) fn check_storable(column: &Column, backends: &[Dialect], diag: &Diag)
         _ => return,
     };
     let small = ["u8", "u16", "u32"].contains(&name.as_str());
-    if small && backends.contains(&Dialect::Sqlite) {
+    if small && backends.iter().any(|dialect| dialect.has_unsigned()) {
         return;
     }
     let databases: Vec<&str> = backends.iter().map(|dialect| dialect.name()).collect();

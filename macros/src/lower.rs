@@ -126,10 +126,8 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     }
 
     let attempted = Attempted(attempted);
-    let mut backends = Dialect::ALL.to_vec();
-    if let Some(only) = &attrs.backends {
-        backends.retain(|dialect| only.contains(dialect));
-    }
+    let backends = attrs.backends.clone();
+    let backends = backends.unwrap_or_else(|| Dialect::ALL.to_vec());
     for column in &columns {
         check_storable(column, &backends, diag);
     }

@@ -171,19 +171,19 @@ fn fields(tokens: &TokenStream) -> Option<Vec<Ident>> {
 
 fn backends(names: &[Ident], diag: &Diag) -> Vec<Dialect> {
     let all = Dialect::ALL.map(Dialect::name);
-    let mut known = Vec::new();
     for name in names {
-        match Dialect::ALL.iter().find(|dialect| name == dialect.name()) {
-            Some(dialect) => known.push(*dialect),
-            None => diag.error(
+        if !all.iter().any(|known| name == known) {
+            diag.error(
                 name,
                 format_args!(
                     "unknown backend `{name}`\n{}",
                     suggest(&name.to_string(), &all)
                 ),
-            ),
+            );
         }
     }
+    let mut known = Dialect::ALL.to_vec();
+    known.retain(|dialect| names.iter().any(|name| name == dialect.name()));
     known
 }
 

@@ -9,15 +9,15 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
-    for_backend, from_row, key_argument, key_lifetime, literal, name_at, optional_literal, reads,
-    sql_doc, stub_fields, stub_impl, stub_method, tuple,
+    for_backend, from_row, key_argument, key_lifetime, literal, name_at, optional_statement, reads,
+    sql_doc, statement, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, Role, is_option, last_segment};
 use crate::options::FieldOption;
-use crate::sql::{self, Dialect};
+use crate::sql::{self, Dialect, Slot, Statement};
 
 pub(crate) struct Counter;
 
@@ -260,7 +260,7 @@ fn get(plan: &Plan<'_>) -> TokenStream {
         docs: format!(
             "Reads the row of `{}` with this key; `None` if nothing was counted yet.\n\n{}\n\nError: the database failed.",
             model.table.display(),
-            sql_doc(model, |_| sql::select(model, keys))
+            sql_doc(model, |dialect| sql::select(model, keys, dialect))
         ),
         receiver: quote!(),
         key: keys,
@@ -305,10 +305,10 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
              `Unknown`, `Database`. The addition has happened after `Written`, and can have after `Unknown`.\n\n\
              A negative delta is tried on the row that exists first.\n\n\
              Cancel safety: one statement adds; if the future is dropped it was executed completely or not at all.",
-            sql_doc(model, |_| if model.existing_rows {
-                sql::counter::add_existing(model, counter)
+            sql_doc(model, |dialect| if model.existing_rows {
+                sql::counter::add_existing(model, counter, dialect)
             } else {
-                sql::counter::add(model, counter)
+                sql::counter::add(model, counter, dialect)
             })
         ),
         receiver: quote!(),
@@ -435,11 +435,11 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let get = literal(dialect, &sql::select(model, keys));
+    let get = statement(&sql::select(model, keys, dialect));
     let (key, owned) = (plan.key(), plan.owned_key());
     let bind_key = key.bind();
     let bind_keys = key.bind_keys(dialect);
-    let lock_batch = optional_literal(dialect, sql::counter::lock_batch(model, dialect).as_deref());
+    let lock_batch = optional_statement(sql::counter::lock_batch(model, dialect).as_ref());
     let read_key = if keys.len() == 1 && !owned.is_wrapped() {
         quote!(__rt::get(__row, 0))
     } else {
@@ -451,17 +451,15 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     };
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let index = Index::from(index);
-        let existing = literal(dialect, &sql::counter::add_existing(model, counter));
-        let read = literal(dialect, &sql::counter::read(model, counter));
-        let existing_batch = batch(
-            dialect,
-            sql::counter::add_existing_batch(model, counter, dialect),
-        );
+        let existing = statement(&sql::counter::add_existing(model, counter, dialect));
+        let read = statement(&sql::counter::read(model, counter, dialect));
+        let existing_batch = sql::counter::add_existing_batch(model, counter, dialect);
+        let existing_batch = batch(&existing_batch, false);
         let (add, add_batch) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
-            let add = literal(dialect, &sql::counter::add(model, counter));
-            let batch = batch(dialect, sql::counter::add_batch(model, counter, dialect));
+            let add = statement(&sql::counter::add(model, counter, dialect));
+            let batch = batch(&sql::counter::add_batch(model, counter, dialect), true);
             (quote!(__rt::Some(#add)), quote!(__rt::Some(#batch)))
         };
         quote! {
@@ -491,19 +489,17 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     }
 }
 
-fn batch(dialect: Dialect, batch: sql::counter::Batch) -> TokenStream {
-    let sql::counter::Batch {
-        head,
-        row_tail,
-        tail,
-        creates,
-        behind_bounds,
-    } = batch;
-    let [head, row_tail, tail] = [head, row_tail, tail].map(|sql| literal(dialect, &sql));
+/// The parts of a batch. On PostgreSQL the first is all of it.
+fn batch(sql: &Statement, creates: bool) -> TokenStream {
+    let guarded = sql.slots.contains(&Slot::Lowest);
+    let mut parts = sql.parts().into_iter();
+    let mut part = || literal(sql.dialect, &parts.next().unwrap_or_default());
+    let [head, row_tail, tail] = [part(), part(), part()];
+    let behind_bounds = parts.next().or_else(|| guarded.then(String::new));
     let behind_bounds = match behind_bounds {
-        Some(sql) => {
-            let sql = literal(dialect, &sql);
-            quote!(__rt::Some(#sql))
+        Some(part) => {
+            let part = literal(sql.dialect, &part);
+            quote!(__rt::Some(#part))
         }
         None => quote!(__rt::None),
     };

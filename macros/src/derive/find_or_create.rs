@@ -11,8 +11,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::max_version;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
-    for_backend, from_row, key_lifetime, literal, name_at, optional_literal, passed, position,
-    reads, sql_doc, stub_fields, stub_impl, stub_method,
+    for_backend, from_row, key_lifetime, name_at, optional_statement, passed, position, reads,
+    sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -275,7 +275,7 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         format!(
             "Reads the row of `{table}` with this {names}; `None` if there is none.\n\n{}\n\n\
              Errors: `NotUnique`, `Database`.",
-            sql_doc(model, |_| sql::select(model, &key.columns))
+            sql_doc(model, |dialect| sql::select(model, &key.columns, dialect))
         ),
         quote!(#(#arguments),*),
         quote!(__rt::Option<Self>, __rt::FindError),
@@ -294,8 +294,10 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
              Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a \
              violation of another constraint).\n\n\
              Cancel safety: if the future is dropped, the row was created completely or not at all; calling again finds out.",
-            sql_doc(model, |_| sql::select(model, &key.columns)),
-            sql_doc(model, |_| sql::find_or_create::insert(model, key.key))
+            sql_doc(model, |dialect| sql::select(model, &key.columns, dialect)),
+            sql_doc(model, |dialect| sql::find_or_create::insert(
+                model, key.key, dialect
+            ))
         ),
         quote!(new: #new),
         quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
@@ -308,7 +310,8 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         ""
     };
     let upsert_sql = |dialect| sql::find_or_create::upsert(model, key.key, dialect);
-    let upsert_docs = if upsert_sql(Dialect::Postgres).is_none() {
+    let overwrites = |dialect: &Dialect| upsert_sql(*dialect).is_some();
+    let upsert_docs = if !model.backends.iter().any(overwrites) {
         "Creates the row unless it exists, and returns it: there is no column to overwrite. Runs as the method that finds or \
          creates, with its errors."
             .to_owned()
@@ -319,7 +322,11 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
              Errors: `NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Written`, `Serialization`, `Unknown`, \
              `Database` (also a violation of another constraint).\n\n\
              Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
-            sql_doc(model, |dialect| upsert_sql(dialect).unwrap_or_default())
+            text_doc(model, |dialect| {
+                upsert_sql(dialect)
+                    .map(|upsert| upsert.shown())
+                    .unwrap_or_default()
+            })
         )
     };
     let upsert = method(
@@ -429,10 +436,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
         let bind_key = key.value(model, index).bind();
         let index = Index::from(index);
-        let find = literal(dialect, &sql::select(model, &key.columns));
-        let insert = literal(dialect, &sql::find_or_create::insert(model, key.key));
+        let find = statement(&sql::select(model, &key.columns, dialect));
+        let insert = statement(&sql::find_or_create::insert(model, key.key, dialect));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
-        let upsert = optional_literal(dialect, upsert.as_deref());
+        let upsert = optional_statement(upsert.as_ref());
         quote! {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {

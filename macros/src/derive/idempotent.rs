@@ -8,7 +8,7 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
-    for_backend, key_argument, literal, name_at, reads, report_missing, sql_doc, stub_fields,
+    for_backend, key_argument, name_at, reads, report_missing, sql_doc, statement, stub_fields,
     stub_impl, stub_method,
 };
 use crate::attr::FieldAttrs;
@@ -379,12 +379,12 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
 fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
     let ident = &ledger.model.ident;
     let database = database(dialect);
-    let claim = literal(dialect, &ledger.claim(dialect));
-    let read = literal(dialect, &ledger.read(dialect));
-    let finish = literal(dialect, &ledger.finish(dialect));
-    let release = literal(dialect, &ledger.release(dialect));
-    let extend = literal(dialect, &ledger.extend(dialect));
-    let purge = literal(dialect, &ledger.purge(dialect));
+    let claim = statement(&ledger.claim(dialect));
+    let read = statement(&ledger.read(dialect));
+    let finish = statement(&ledger.finish(dialect));
+    let release = statement(&ledger.release(dialect));
+    let extend = statement(&ledger.extend(dialect));
+    let purge = statement(&ledger.purge(dialect));
     let bind_key = own_key(ledger).bind();
     let fingerprint = &ledger.fingerprint.ty;
     let (digest, to) = (quote!(__digest), quote!(__to));

@@ -200,7 +200,7 @@ impl<'m> KeyValue<'m> {
 
     /// Binds the columns of many keys as arrays, where statements take those.
     pub(super) fn bind_keys(&self, dialect: Dialect) -> TokenStream {
-        if dialect == Dialect::Sqlite {
+        if !dialect.has_arrays() {
             return TokenStream::new();
         }
         let binds = self.columns.iter().zip(self.references()).enumerate();

@@ -7,13 +7,13 @@ use syn::{DeriveInput, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
-    for_backend, from_row, key_argument, literal, name_at, optional_literal, read_back, sql_doc,
-    stub_impl,
+    for_backend, from_row, halves, key_argument, name_at, optional_statement, read_back, statement,
+    stub_impl, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model};
-use crate::sql::{self, Dialect};
+use crate::sql::{self, Dialect, Statement};
 
 pub(crate) struct Lockable;
 
@@ -158,33 +158,21 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     } else {
         quote!(keys)
     };
-    let one = |dialect| {
-        let select = sql::lockable::select(model, dialect);
-        match sql::lockable::write_lock(model, dialect) {
-            Some(write_lock) => format!("{write_lock};\n{select}"),
-            None => format!("{select} FOR UPDATE"),
-        }
-    };
-    let many = |dialect| {
-        let (head, tail) = sql::lockable::select_many(model, dialect);
-        let list = keys.iter().map(|_| "?, ").collect::<String>();
-        match sql::lockable::write_lock(model, dialect) {
-            Some(write_lock) => format!("{write_lock};\n{head}({list}1), …{tail}"),
-            None => format!("{head} FOR UPDATE"),
-        }
-    };
+    let shown = |select: Statement| sql::lockable::shown(model, &select);
+    let one = |dialect| shown(sql::lockable::select(model, dialect));
+    let many = |dialect| shown(sql::lockable::select_many(model, dialect));
     let lock_docs = format!(
         "Locks the row of `{table}` with this key until the transaction ends, waiting for whoever holds it, and reads it as it \
          then is. Options: `no_key`, `share`, `nowait`, `skip_locked`, `lock_timeout`, `only_itself`.\n\n{}\n\n\
          Errors: `NotFound`, `NotUnique`, `NotAvailable`, `FixedSnapshot`, `Serialization`, `Database` (also a deadlock).\n\n\
          Cancel safety: if the future is dropped, the row may be locked; the lock ends with the transaction.",
-        sql_doc(model, one)
+        text_doc(model, one)
     );
     let many_docs = format!(
         "Locks many rows of `{table}` in the database's order of their keys, so that two callers never wait for each other, and \
          returns them in that order. Keys that are given twice count once; no key, no SQL.\n\n{}\n\n\
          Errors: those of `lock`; `NotFound` names the first key without a row, unless `skip_locked` is set.",
-        sql_doc(model, many)
+        text_doc(model, many)
     );
     let checked = model.version().map(|version| {
         let name = name_at("lock_checked", version.asked);
@@ -295,14 +283,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let select = literal(dialect, &sql::lockable::select(model, dialect));
-    let (head, tail) = sql::lockable::select_many(model, dialect);
-    let (head, tail) = (literal(dialect, &head), literal(dialect, &tail));
-    let write_lock = optional_literal(
-        dialect,
-        sql::lockable::write_lock(model, dialect).as_deref(),
-    );
-    let update = literal(dialect, &sql::lockable::update(model, dialect));
+    let select = statement(&sql::lockable::select(model, dialect));
+    let [head, tail] = halves(&sql::lockable::select_many(model, dialect));
+    let write_lock = optional_statement(sql::lockable::write_lock(model, dialect).as_ref());
+    let update = statement(&sql::lockable::update(model, dialect));
     let bind_key = plan.key().bind();
     let bind_keys = plan.key().bind_keys(dialect);
     let binds = bind_columns(&model.writable());

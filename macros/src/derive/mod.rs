@@ -28,7 +28,7 @@ use crate::diag::Diag;
 use crate::lower::{Attempted, lower};
 use crate::model::{Column, Model, last_segment};
 use crate::options::FieldOption;
-use crate::sql::Dialect;
+use crate::sql::{Dialect, Statement};
 
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
@@ -199,21 +199,33 @@ fn from_row(model: &Model, dialect: Dialect) -> TokenStream {
     }
 }
 
-/// A statement as a raw string, so that quoted names stay readable in the output.
+/// A statement, for a constant.
+fn statement(statement: &Statement) -> Literal {
+    literal(statement.dialect, &statement.shown())
+}
+
+/// `Some(r#"..."#)` or `None`.
+fn optional_statement(sql: Option<&Statement>) -> TokenStream {
+    match sql.map(statement) {
+        Some(sql) => quote!(__rt::Some(#sql)),
+        None => quote!(__rt::None),
+    }
+}
+
+/// What is before and after the gap of a statement; nothing after it if there is none.
+fn halves(statement: &Statement) -> [Literal; 2] {
+    let mut parts = statement.parts().into_iter();
+    let head = parts.next().unwrap_or_default();
+    [head, parts.collect()].map(|part| literal(statement.dialect, &part))
+}
+
+/// SQL as a raw string, so that quoted names stay readable in the output.
 fn literal(dialect: Dialect, sql: &str) -> Literal {
     let sql = dialect.spell(sql);
     let hashes = "#".repeat(1 + sql.matches('#').count());
     format!("r{hashes}\"{sql}\"{hashes}")
         .parse()
         .unwrap_or_else(|_| Literal::string(&sql))
-}
-
-/// `Some(r#"..."#)` or `None`.
-fn optional_literal(dialect: Dialect, sql: Option<&str>) -> TokenStream {
-    match sql.map(|sql| literal(dialect, sql)) {
-        Some(sql) => quote!(__rt::Some(#sql)),
-        None => quote!(__rt::None),
-    }
 }
 
 /// `to.bind::<Type>(index, value);`, with errors about the type at the field's type.
@@ -341,7 +353,7 @@ fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
 
 /// Statements about many rows bind an array per column of the key.
 fn array_keys(model: &Model, keys: &[&Column], diag: &Diag) {
-    if !model.backends.contains(&Dialect::Postgres) {
+    if !model.backends.iter().any(|dialect| dialect.has_arrays()) {
         return;
     }
     for key in keys.iter().filter(|key| is_array(&key.ty)) {
@@ -406,8 +418,13 @@ fn report_missing(model: &Model, option: FieldOption, diag: &Diag) {
     }
 }
 
+/// The statement of a method for its documentation.
+fn sql_doc(model: &Model, sql: impl Fn(Dialect) -> Statement) -> String {
+    text_doc(model, |dialect| sql(dialect).shown())
+}
+
 /// The SQL of a method for its documentation: one text if all databases share it.
-fn sql_doc(model: &Model, sql: impl Fn(Dialect) -> String) -> String {
+fn text_doc(model: &Model, sql: impl Fn(Dialect) -> String) -> String {
     let texts: Vec<(Dialect, String)> = model
         .backends
         .iter()

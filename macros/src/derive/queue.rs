@@ -9,15 +9,15 @@ use syn::{DeriveInput, Index, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
-    connection_name, database, for_backend, from_row, literal, name_at, reads, report_missing,
-    sql_doc, stub_impl, stub_method,
+    connection_name, database, for_backend, from_row, halves, literal, name_at, reads,
+    report_missing, sql_doc, statement, stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option, last_segment};
 use crate::options::FieldOption;
-use crate::sql::Dialect;
-use crate::sql::queue::{Locks, Queue as Plan};
+use crate::sql::queue::{self as sql, Locks, Queue as Plan};
+use crate::sql::{Dialect, Statement};
 
 /// After so many attempts a job is dead, unless the attribute says otherwise.
 const MAX_ATTEMPTS: i64 = 20;
@@ -206,8 +206,6 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
     let asked = plan.state.asked;
-    let claim_sql = |dialect| plan.claim(dialect).text();
-    let rescue_sql = |dialect| plan.rescue(dialect).text();
 
     let claim = name_at("claim", asked);
     let docs = format!(
@@ -218,7 +216,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
          back any.\n\n\
          Errors: `Serialization`, `Unknown`, `Database`.\n\n\
          Cancel safety: if the future is dropped, rows may have been claimed; they come back when their leases have ended.",
-        sql_doc(model, claim_sql)
+        sql_doc(model, |dialect| plan.claim(dialect))
     );
     let claim = quote! {
         #[doc = #docs]
@@ -259,7 +257,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
              A row that the database refuses to make ready is dead as well, and the others are taken back all the same. \
              `claim` and workers do that by themselves.\n\n{}\n\nErrors: the database's.\n\n\
              Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
-            sql_doc(model, rescue_sql)
+            sql_doc(model, |dialect| plan.rescue(dialect))
         ),
         receiver: quote!(),
         key: &[],
@@ -275,7 +273,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let docs = format!(
         "The indexes that the statements on `{table}` need, and on PostgreSQL the settings of the table; for a migration. Running it \
          again changes nothing.\n\n{}",
-        sql_doc(model, |dialect| plan.ddl(dialect))
+        text_doc(model, |dialect| plan.ddl(dialect))
     );
     let ddl = quote! {
         #[doc = #docs]
@@ -291,7 +289,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let filters = filters.iter().map(|column| {
         let name = name_at(&column.field.to_shouty_snake_case(), column.ident.span());
         let ty = &column.ty;
-        let condition = format!(" AND {}", crate::sql::quote(&column.name));
+        let condition = sql::filter(column);
         let docs = format!(
             "The column `{}`, for `.only(...)` of a claim or a worker.",
             column.name
@@ -329,7 +327,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             .unwrap_or_default()
     };
     let key = plan.keys.iter().map(|key| {
-        let condition = format!(" AND {} = ", crate::sql::quote(&key.name));
+        let condition = sql::is_key(key);
         let name = &key.field;
         let place = Index::from(place(key));
         quote!((#name, #condition, #place))
@@ -373,23 +371,22 @@ fn own_key<'p>(plan: &'p Plan<'_>) -> KeyValue<'p> {
 fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &plan.model.ident;
     let database = database(dialect);
-    let batch = |batch: crate::sql::queue::Batch| {
-        let (head, tail) = (literal(dialect, &batch.head), literal(dialect, &batch.tail));
+    let batch = |sql: Statement| {
+        let [head, tail] = halves(&sql);
         quote!([#head, #tail])
     };
     let claim = batch(plan.claim(dialect));
-    let complete = literal(dialect, &plan.complete(dialect));
-    let look = literal(dialect, &plan.look(dialect));
+    let complete = statement(&plan.complete(dialect));
+    let look = statement(&plan.look(dialect));
     let list_due = batch(plan.list_due(dialect));
     let complete_many = batch(plan.complete_many(Locks::AsWritten, dialect));
     let settle = batch(plan.settle(Locks::AsWritten, dialect));
     let start = batch(plan.start(Locks::AsWritten, dialect));
     let extend = batch(plan.extend(Locks::AsWritten, dialect));
     let rescue = batch(plan.rescue(dialect));
-    let list_ended = literal(dialect, &plan.list_ended(dialect));
-    let has_ended = literal(dialect, &format!(" AND {}", plan.lease_is_over(dialect)));
-    let set_aside =
-        [false, true].map(|for_ever| literal(dialect, &plan.set_aside(for_ever, dialect)));
+    let list_ended = statement(&plan.list_ended(dialect));
+    let has_ended = literal(dialect, &plan.and_lease_is_over(dialect));
+    let set_aside = [false, true].map(|for_ever| statement(&plan.set_aside(for_ever, dialect)));
     let ddl = literal(dialect, &plan.ddl(dialect));
     let from_row = from_row(plan.model, dialect);
     let bind_key = bind_columns(&plan.keys);
@@ -419,8 +416,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         Dialect::Sqlite => TokenStream::new(),
     };
     let order = order(plan);
-    let notify = (dialect == Dialect::Postgres).then(|| {
-        let sql = plan.notify_ddl();
+    let notify = plan.notify_ddl(dialect).map(|sql| {
         let name = name_at("notify_ddl", plan.state.asked);
         let docs = format!(
             "A trigger that wakes the workers which listen, once per statement that adds rows; for a migration. Without it \

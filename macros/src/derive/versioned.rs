@@ -7,8 +7,8 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
-    database, fence, for_backend, from_row, key_argument, key_lifetime, literal, name_at, position,
-    read_back, sql_doc, stub_fields, stub_impl, stub_method, wrapper,
+    database, fence, for_backend, from_row, halves, key_argument, key_lifetime, literal, name_at,
+    position, read_back, sql_doc, statement, stub_fields, stub_impl, stub_method, wrapper,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -217,7 +217,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         format!(
             "Reads the row of `{table}` with this key.\n\n{}\n\n\
              Errors: `NotFound`, `NullVersion`, `NotUnique`, `Database`.",
-            sql_doc(model, |_| sql::select(model, keys))
+            sql_doc(model, |dialect| sql::select(model, keys, dialect))
         ),
         false,
         quote!(key: #key),
@@ -229,7 +229,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         format!(
             "Reads this row of `{table}` again, by its key.\n\n{}\n\n\
              Errors: `NotFound`, `NullVersion`, `NotUnique`, `Database`.",
-            sql_doc(model, |_| sql::select(model, keys))
+            sql_doc(model, |dialect| sql::select(model, keys, dialect))
         ),
         true,
         quote!(),
@@ -243,7 +243,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
              The copy itself stays as it is.\n\n{}\n\n{conflict_note}\n\n\
              Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `VersionOverflow`, `Ignored`, `NotUnique`, \
              `Written`, `Serialization`, `Unknown`, `Database`.\n\n{cancel}",
-            sql_doc(model, |_| sql::versioned::update(model, version))
+            sql_doc(model, |dialect| sql::versioned::update(
+                model, version, dialect
+            ))
         ),
         true,
         quote!(),
@@ -255,7 +257,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         format!(
             "Raises `{version_name}` if the row still has this copy's, writes nothing else, and returns the row with what \
              the database renewed.\n\n{}\n\n{conflict_note}\n\nErrors: those of `update`.\n\n{cancel}",
-            sql_doc(model, |_| sql::versioned::touch(model, version))
+            sql_doc(model, |dialect| sql::versioned::touch(
+                model, version, dialect
+            ))
         ),
         true,
         quote!(),
@@ -268,7 +272,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             "Deletes the row if it still has this copy's `{version_name}`.\n\n{}\n\n{conflict_note}\n\n\
              Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `Ignored`, `NotUnique`, `Serialization`, \
              `Unknown`, `Database`.\n\n{cancel}",
-            sql_doc(model, |_| sql::versioned::delete(model, version))
+            sql_doc(model, |dialect| sql::versioned::delete(
+                model, version, dialect
+            ))
         ),
         true,
         quote!(),
@@ -383,16 +389,15 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let from_row = from_row(model, dialect);
-    let load = literal(dialect, &sql::select(model, keys));
-    let update = literal(dialect, &sql::versioned::update(model, version));
-    let touch = literal(dialect, &sql::versioned::touch(model, version));
-    let delete = literal(dialect, &sql::versioned::delete(model, version));
-    let (head, tail) = sql::versioned::save(model, version);
-    let (head, tail) = (literal(dialect, &head), literal(dialect, &tail));
+    let load = statement(&sql::select(model, keys, dialect));
+    let update = statement(&sql::versioned::update(model, version, dialect));
+    let touch = statement(&sql::versioned::touch(model, version, dialect));
+    let delete = statement(&sql::versioned::delete(model, version, dialect));
+    let [head, tail] = halves(&sql::versioned::save(model, version, dialect));
     let writable = model.writable();
     let sets = writable
         .iter()
-        .map(|column| literal(dialect, &format!("{} = ", sql::quote(&column.name))));
+        .map(|column| literal(dialect, &sql::versioned::set(column)));
     let bind_key = plan.key().bind();
     let binds = bind_columns(&writable);
     let reads = read_back(&sql::versioned::returned(model));

@@ -1,5 +1,6 @@
 //! `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
 
+use super::given::{given, key_arrays, parts, same_key};
 use super::*;
 
 /// The columns that a new counter row needs besides its key, with their values.
@@ -37,193 +38,171 @@ fn trailing_values(model: &Model, counter: &Column) -> String {
         .collect()
 }
 
-fn room(value: &str, first: usize) -> String {
-    format!("{value} BETWEEN ${first} AND ${}", first + 1)
+/// `value BETWEEN $n AND $n`
+fn room(sql: &mut Sql, value: &str) -> String {
+    format!(
+        "{value} BETWEEN {} AND {}",
+        sql.slot(Slot::Lowest),
+        sql.slot(Slot::Highest)
+    )
 }
 
 /// Adds to the row, which is created when it is missing.
-pub(crate) fn add(model: &Model, counter: &Column) -> String {
-    let keys = model.keys();
-    let change = keys.len() + 1;
-    let old = existing(model, counter);
-    format!(
-        "INSERT INTO {} ({}) VALUES ({}, {}{}) ON CONFLICT ({}) DO UPDATE SET {} = {old} + ${change} WHERE {} RETURNING {}",
-        table(model),
+pub(crate) fn add(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let (rows, name) = (table(model), quote(&counter.name));
+    let (columns, others) = (
         new_row_columns(model, counter),
-        comma(1..=keys.len(), |index| format!("${index}")),
-        from_start(counter, &format!("${change}")),
         trailing_values(model, counter),
-        names(&keys),
-        quote(&counter.name),
-        room(&old, change + 1),
-        quote(&counter.name),
-    )
+    );
+    let (keys, values) = (names(&model.keys()), sql.keys(&model.keys()));
+    let change = sql.slot(Slot::Delta);
+    let (first, old) = (from_start(counter, &change), existing(model, counter));
+    let room = room(&mut sql, &old);
+    let text = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => format!(
+            "INSERT INTO {rows} ({columns}) VALUES ({values}, {first}{others}) ON CONFLICT ({keys}) DO UPDATE SET {name} = {old} + {change} WHERE {room}"
+        ),
+    };
+    sql.statement(text).returning(vec![name])
 }
 
 /// Adds to the row if it exists.
-pub(crate) fn add_existing(model: &Model, counter: &Column) -> String {
-    let keys = model.keys();
-    let change = keys.len() + 1;
-    let name = quote(&counter.name);
-    format!(
-        "UPDATE {} SET {name} = {name} + ${change} WHERE {} AND {}{} RETURNING {name}",
-        table(model),
-        equal(&keys, 1),
-        room(&name, change + 1),
-        and_alone(model, 1),
-    )
+pub(crate) fn add_existing(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let (rows, name) = (table(model), quote(&counter.name));
+    let same_key = sql.equal(&model.keys());
+    let change = sql.slot(Slot::Delta);
+    let (room, alone) = (room(&mut sql, &name), and_alone(&mut sql, model));
+    let text =
+        format!("UPDATE {rows} SET {name} = {name} + {change} WHERE {same_key} AND {room}{alone}");
+    sql.statement(text).returning(vec![name])
 }
 
 /// Reads the key as it is stored and the counter, to explain why nothing was added.
-pub(crate) fn read(model: &Model, counter: &Column) -> String {
+pub(crate) fn read(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
     let keys = model.keys();
-    format!(
+    let text = format!(
         "SELECT {}, {} FROM {} WHERE {}",
         names(&keys),
         quote(&counter.name),
         table(model),
-        equal(&keys, 1)
-    )
+        sql.equal(&keys)
+    );
+    sql.statement(text)
 }
 
-/// A batch. On PostgreSQL `head` is all of it, with an array per column of the key and one of the changes, and then, if there
-/// is a guard, the lowest and the highest total. On SQLite: `head`, one `(?, ?, ?` + `row_tail` per row, `tail`; and if there is
-/// a guard `? AND ?`, the same two, and what is `behind_bounds`.
-pub(crate) struct Batch {
-    pub head: String,
-    pub row_tail: String,
-    pub tail: String,
-    /// Whether rows that are missing are created.
-    pub creates: bool,
-    /// What follows the guard's bounds, if there is one.
-    pub behind_bounds: Option<String>,
-}
-
-impl Batch {
-    /// A text with all of its parameters.
-    fn literal(head: String, creates: bool, guarded: bool) -> Self {
-        Self {
-            head,
-            row_tail: String::new(),
-            tail: String::new(),
-            creates,
-            behind_bounds: guarded.then(String::new),
-        }
-    }
-}
-
-pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
+/// Adds to many rows, creating those that are missing. On PostgreSQL an array per column of the key and one of the changes are bound,
+/// and then, if there is a guard, the lowest and the highest total. On SQLite the rows are listed, and the same two follow.
+pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
     let keys = model.keys();
-    let name = quote(&counter.name);
+    let (rows, columns) = (table(model), new_row_columns(model, counter));
+    let (others, parts) = (trailing_values(model, counter), parts(&keys));
+    let text = match dialect {
+        Dialect::Postgres => {
+            let given = given_deltas(&mut sql, model);
+            let update = update_batch(&mut sql, model, counter);
+            format!(
+                "WITH {given} INSERT INTO {rows} ({columns}) SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" ORDER BY {parts} {update}"
+            )
+        }
+        Dialect::Sqlite => {
+            let row = row(model);
+            let (row, more) = (Gap::Row(&row), Gap::MoreRows);
+            let update = update_batch(&mut sql, model, counter);
+            format!("INSERT INTO {rows} ({columns}) VALUES {row}{others}){more} {update}")
+        }
+    };
+    sql.statement(text).returning(key_and_total(model, counter))
+}
+
+/// What a batch does to a row that exists.
+fn update_batch(sql: &mut Sql, model: &Model, counter: &Column) -> String {
+    let (keys, name) = (names(&model.keys()), quote(&counter.name));
     let old = existing(model, counter);
     let change = match counter.initial() {
         0 => format!("\"excluded\".{name}"),
         start => format!("(\"excluded\".{name} - {start})"),
     };
-    let guarded = guarded(counter, dialect);
-    let mut total = format!("{old} + {change}");
-    let mut guard = String::new();
-    if guarded {
-        guard = format!(" WHERE {}", total_between(&old, &change, dialect));
-    } else {
+    let set = match guard(sql, counter, &old, &change) {
+        Some(guard) => format!("{name} = {old} + {change} WHERE {guard}"),
         // Without a guard nothing tells a row that refused from one that changed, so NULL has to fail.
-        total = format!("CASE WHEN {old} IS NULL THEN {change} / 0 ELSE {total} END");
-    }
-    let insert = format!(
-        "INSERT INTO {} ({})",
-        table(model),
-        new_row_columns(model, counter)
-    );
-    let update = format!(
-        " ON CONFLICT ({}) DO UPDATE SET {name} = {total}{guard}",
-        names(&keys),
-    );
-    let returning = returning(model, counter);
-    match dialect {
-        Dialect::Postgres => {
-            let (given, parts) = (given_deltas(model), parts(&keys));
-            let others = trailing_values(model, counter);
-            let bounds = bounds(&keys, guarded);
-            Batch::literal(
-                format!(
-                    "WITH {given} {insert} SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" ORDER BY {parts}{update}{bounds}{returning}"
-                ),
-                true,
-                guarded,
-            )
+        None => {
+            format!("{name} = CASE WHEN {old} IS NULL THEN {change} / 0 ELSE {old} + {change} END")
         }
-        Dialect::Sqlite => Batch {
-            head: format!("{insert} VALUES "),
-            row_tail: format!("{})", trailing_values(model, counter)),
-            tail: update,
-            creates: true,
-            behind_bounds: Some(returning),
-        },
+    };
+    match sql.dialect {
+        Dialect::Postgres | Dialect::Sqlite => {
+            format!("ON CONFLICT ({keys}) DO UPDATE SET {set}")
+        }
     }
 }
 
-/// A batch for rows that exist.
+/// Adds to many rows that exist.
 ///
 /// PostgreSQL locks the rows in the order of their keys before it changes the first, as an upsert does by itself; two batches that
 /// overlap would else deadlock. SQLite has one writer at a time.
-pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Batch {
+pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
     let keys = model.keys();
-    let name = quote(&counter.name);
-    let rows = table(model);
-    let parts = parts(&keys);
-    let own_join = given_row(&keys);
+    let (rows, parts) = (table(model), parts(&keys));
+    let (name, old) = (quote(&counter.name), of_row(counter));
     let change = "\"rowlock_given\".\"rowlock_by\"";
-    let own = format!("\"rowlock_row\".{name}");
-    let guarded = guarded(counter, dialect);
-    let guard = if guarded {
-        let total = total_between(&own, change, dialect);
-        format!(" AND {total}")
-    } else {
-        String::new()
-    };
-    let update = format!("UPDATE {rows} AS \"rowlock_row\" SET {name} = {own} + {change} FROM");
-    let returning = returning(model, counter);
-    match dialect {
+    let update = format!("UPDATE {rows} AS \"rowlock_row\" SET {name} = {old} + {change}");
+    let same_key = same_key(&keys, "rowlock_given");
+    let text = match dialect {
         Dialect::Postgres => {
-            let (given, held) = (given_deltas(model), lock_rows(model));
-            let bounds = bounds(&keys, guarded);
-            Batch::literal(
-                format!(
-                    "WITH {given}, \"rowlock_held\" ({parts}) AS MATERIALIZED ({held}) {update} \"rowlock_given\" JOIN \"rowlock_held\" USING ({parts}) WHERE {own_join}{guard}{bounds}{returning}"
-                ),
-                false,
-                guarded,
+            let (given, held) = (given_deltas(&mut sql, model), lock_rows(model));
+            let guard = and_guard(&mut sql, counter, &old, change);
+            format!(
+                "WITH {given}, \"rowlock_held\" ({parts}) AS MATERIALIZED ({held}) {update} FROM \"rowlock_given\" JOIN \"rowlock_held\" USING ({parts}) WHERE {same_key}{guard}"
             )
         }
-        // Without an alias in RETURNING, which SQLite does not take and does not need: the names of the other columns in the
-        // statement are ours.
-        Dialect::Sqlite => Batch {
-            head: format!("WITH \"rowlock_given\" ({parts}, \"rowlock_by\") AS (VALUES "),
-            row_tail: ")".to_owned(),
-            tail: format!(") {update} \"rowlock_given\" WHERE {own_join}{guard}"),
-            creates: false,
-            behind_bounds: Some(returning),
-        },
-    }
+        Dialect::Sqlite => {
+            let row = row(model);
+            let (row, more) = (Gap::Row(&row), Gap::MoreRows);
+            let guard = and_guard(&mut sql, counter, &old, change);
+            format!(
+                "WITH \"rowlock_given\" ({parts}, \"rowlock_by\") AS (VALUES {row}){more}) {update} FROM \"rowlock_given\" WHERE {same_key}{guard}"
+            )
+        }
+    };
+    // SQLite takes no alias in RETURNING and needs none: the names of the other columns in the statement are ours.
+    sql.statement(text).returning(key_and_total(model, counter))
 }
 
 /// Locks the rows of a batch that exist, in the order of their keys, where there are row locks.
-pub(crate) fn lock_batch(model: &Model, dialect: Dialect) -> Option<String> {
+pub(crate) fn lock_batch(model: &Model, dialect: Dialect) -> Option<Statement> {
     match dialect {
-        Dialect::Postgres => Some(format!("WITH {} {}", given_deltas(model), lock_rows(model))),
+        Dialect::Postgres => {
+            let mut sql = Sql::new(dialect);
+            let text = format!(
+                "WITH {} {}",
+                given_deltas(&mut sql, model),
+                lock_rows(model)
+            );
+            Some(sql.statement(text))
+        }
         Dialect::Sqlite => None,
     }
 }
 
-/// The keys of a batch and its changes.
-fn given_deltas(model: &Model) -> String {
-    let keys = model.keys();
+/// The keys of a batch and its changes, on PostgreSQL.
+fn given_deltas(sql: &mut Sql, model: &Model) -> String {
     let unnested = format!(
-        "unnest({}, (SELECT ${}::bigint[]))",
-        key_arrays(&keys),
-        keys.len() + 1
+        "unnest({}, (SELECT {}::bigint[]))",
+        key_arrays(sql, &model.keys()),
+        sql.slot(Slot::Deltas)
     );
     given(model, &unnested, "rowlock_by")
+}
+
+/// The same on SQLite, of one row.
+fn row(model: &Model) -> Vec<Slot> {
+    let keys = model.keys().into_iter().map(Slot::key);
+    keys.chain([Slot::Delta]).collect()
 }
 
 fn lock_rows(model: &Model) -> String {
@@ -232,41 +211,36 @@ fn lock_rows(model: &Model) -> String {
     format!(
         "SELECT {parts} FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY {parts} FOR NO KEY UPDATE OF \"rowlock_row\"",
         table(model),
-        given_row(&keys)
+        same_key(&keys, "rowlock_given")
     )
 }
 
-/// The bounds of the guard as PostgreSQL has them, behind the arrays.
-fn bounds(keys: &[&Column], guarded: bool) -> String {
-    let behind = keys.len() + 1;
-    if guarded {
-        format!("${} AND ${}", behind + 1, behind + 2)
-    } else {
-        String::new()
-    }
+fn key_and_total(model: &Model, counter: &Column) -> Vec<String> {
+    let mut columns = model.keys();
+    columns.push(counter);
+    each_name(&columns)
 }
 
-fn returning(model: &Model, counter: &Column) -> String {
-    let keys = names(&model.keys());
-    format!(" RETURNING {keys}, {}", quote(&counter.name))
-}
-
-/// PostgreSQL refuses an overflow itself; SQLite would turn the total into a floating-point number.
-fn guarded(counter: &Column, dialect: Dialect) -> bool {
+/// The total is within its bounds. PostgreSQL refuses an overflow itself; SQLite would turn the total into a floating-point
+/// number.
+fn guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> Option<String> {
     let declared = matches!(
         counter.role,
         Role::Counter { min: Some(_), .. } | Role::Counter { max: Some(_), .. }
     );
-    declared || dialect == Dialect::Sqlite
+    match sql.dialect {
+        // `numeric` has no largest value, so the guard itself cannot overflow.
+        Dialect::Postgres => declared.then(|| room(sql, &format!("{old}::numeric + {change}"))),
+        Dialect::Sqlite => Some(format!(
+            "typeof({old} + {change}) = 'integer' AND {old} + {change} BETWEEN {}",
+            Gap::Bounds
+        )),
+    }
 }
 
-/// The guard, up to its bounds.
-fn total_between(old: &str, change: &str, dialect: Dialect) -> String {
-    match dialect {
-        // `numeric` has no largest value, so the guard itself cannot overflow.
-        Dialect::Postgres => format!("{old}::numeric + {change} BETWEEN "),
-        Dialect::Sqlite => {
-            format!("typeof({old} + {change}) = 'integer' AND {old} + {change} BETWEEN ")
-        }
-    }
+fn and_guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> String {
+    let guard = guard(sql, counter, old, change);
+    guard
+        .map(|guard| format!(" AND {guard}"))
+        .unwrap_or_default()
 }

@@ -3,38 +3,41 @@
 use super::*;
 use crate::model::LedgerRole;
 
-fn insert_into(model: &Model) -> String {
+/// What the caller gives is bound.
+fn insert_into(sql: &mut Sql, model: &Model) -> String {
     let given = model.given();
     let fixed: Vec<&Column> = model
         .columns
         .iter()
         .filter(|column| column.role == Role::Version || column.is_counter())
         .collect();
-    let mut columns = given.clone();
-    columns.extend(&fixed);
-    let mut values: Vec<String> = (1..=given.len()).map(|index| format!("${index}")).collect();
-    values.extend(fixed.iter().map(|column| column.initial().to_string()));
+    let given_values = given.iter().map(|column| sql.slot(Slot::column(column)));
+    let fixed_values = fixed.iter().map(|column| column.initial().to_string());
     format!(
         "INSERT INTO {} ({}) VALUES ({})",
         table(model),
-        names(&columns),
-        values.join(", ")
+        names(given.iter().chain(&fixed)),
+        comma(given_values.chain(fixed_values), |value| value)
     )
 }
 
-fn returning(model: &Model) -> String {
-    let all: Vec<&Column> = model.columns.iter().collect();
-    format!("RETURNING {}", names(&all))
+fn returned(model: &Model) -> Vec<String> {
+    model
+        .columns
+        .iter()
+        .map(|column| quote(&column.name))
+        .collect()
 }
 
 /// Creates the row unless another one holds the key.
-pub(crate) fn insert(model: &Model, key: &UniqueKey) -> String {
-    format!(
-        "{} ON CONFLICT ({}) DO NOTHING {}",
-        insert_into(model),
-        names(&model.unique_columns(key)),
-        returning(model)
-    )
+pub(crate) fn insert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let insert = insert_into(&mut sql, model);
+    let key = names(&model.unique_columns(key));
+    let text = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => format!("{insert} ON CONFLICT ({key}) DO NOTHING"),
+    };
+    sql.statement(text).returning(returned(model))
 }
 
 /// The columns that an upsert overwrites when the row exists: what the caller gave, but neither the key that
@@ -65,7 +68,7 @@ fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
 /// would turn an overflow into a floating-point number.
 ///
 /// A job is enqueued again, as if it were new. Whoever has claimed it must not finish it, so its fence goes up.
-pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<String> {
+pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
     let mut columns = overwritten(model, key);
     let queue = model.is_queue();
     if queue {
@@ -74,6 +77,8 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
     if columns.is_empty() {
         return None;
     }
+    let mut sql = Sql::new(dialect);
+    let insert = insert_into(&mut sql, model);
     let mut set = comma(&columns, |column| {
         format!("{0} = \"excluded\".{0}", quote(&column.name))
     });
@@ -88,11 +93,12 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
             format!("CASE WHEN {same} THEN 0 ELSE 1 END")
         };
         set.push_str(&format!(", {} = {old} + {by}", quote(&version.name)));
-        // 1.5 is below the highest as well: the row would be written, with 2.5 for a version that nobody can read.
-        if dialect == Dialect::Sqlite {
-            guards.push(format!("typeof({old}) = 'integer'"));
+        match dialect {
+            Dialect::Postgres => {}
+            // 1.5 is below the highest as well: the row would be written, with 2.5 for a version that nobody can read.
+            Dialect::Sqlite => guards.push(format!("typeof({old}) = 'integer'")),
         }
-        guards.push(format!("{old} < ${}", model.given().len() + 1));
+        guards.push(format!("{old} < {}", sql.slot(Slot::MaxVersion)));
     }
     if let Some(fence) = model.fence().filter(|_| queue) {
         let old = existing(model, fence);
@@ -108,12 +114,13 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
     if !guard.is_empty() {
         guard.insert_str(0, " WHERE ");
     }
-    Some(format!(
-        "{} ON CONFLICT ({}) DO UPDATE SET {set}{guard} {}",
-        insert_into(model),
-        names(&model.unique_columns(key)),
-        returning(model)
-    ))
+    let key = names(&model.unique_columns(key));
+    let text = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => {
+            format!("{insert} ON CONFLICT ({key}) DO UPDATE SET {set}{guard}")
+        }
+    };
+    Some(sql.statement(text).returning(returned(model)))
 }
 
 /// Whether the stored values of these columns are the proposed ones, as they are and not as their type compares them: `Ada`

@@ -1,4 +1,4 @@
-//! `Idempotent`: a ledger of requests. The key is bound first, as `$1…`, except in `finish`.
+//! `Idempotent`: a ledger of requests. The key is bound first, except in `finish`.
 
 use super::clock::{first_fence, next_fence, now, now_and};
 use super::*;
@@ -23,51 +23,47 @@ impl Ledger<'_> {
     /// inserts nothing. Its key is made of the table and of the row's key; if two keys should meet in one lock, one of
     /// the callers is told `Busy`. And an update would wait for whoever is finishing: so the row is locked first,
     /// unless somebody has it.
-    pub(crate) fn claim(&self, dialect: Dialect) -> String {
-        let keys = self.keys.len();
-        let (fingerprint, lease) = (keys + 1, keys + 2);
-        let key_values = comma(1..=keys, |index| format!("${index}"));
-        let until = now_and('+', &format!("${lease}"), dialect);
-        let values = format!(
-            "{key_values}, ${fingerprint}, {}, {until}",
-            first_fence(dialect)
-        );
-        let mut columns = self.keys.clone();
-        columns.extend([self.fingerprint, self.fence, self.lease]);
+    pub(crate) fn claim(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
         let rows = table(self.model);
+        let (keys, key_values) = (names(&self.keys), sql.keys(&self.keys));
+        let same_key = sql.equal(&self.keys);
+        let fingerprint = sql.slot(Slot::Fingerprint);
+        let until = now_and('+', &sql.slot(Slot::Seconds), dialect);
+        let first = first_fence(dialect);
+        let columns = names(
+            self.keys
+                .iter()
+                .chain(&[self.fingerprint, self.fence, self.lease]),
+        );
+        let values = format!("{key_values}, {fingerprint}, {first}, {until}");
+        let (fence, lease) = (quote(&self.fence.name), quote(&self.lease.name));
         let old = |column: &Column| existing(self.model, column);
-        let upsert = |source: &str| {
-            format!(
-                "INSERT INTO {rows} ({}) {source} ON CONFLICT ({}) DO UPDATE SET {fence} = {}, {} = {until} WHERE {} RETURNING {fence}",
-                names(&columns),
-                names(&self.keys),
-                next_fence(&old(self.fence), dialect),
-                quote(&self.lease.name),
-                self.free(&old, fingerprint, dialect),
-                fence = quote(&self.fence.name),
-            )
-        };
-        let same = and(self.keys.iter().enumerate(), |(index, key)| {
-            format!("{} = ${}", quote(&key.name), index + 1)
-        });
+        let next = next_fence(&old(self.fence), dialect);
+        let old_is_free = self.free(&old, &fingerprint, dialect);
         match dialect {
-            Dialect::Postgres => format!(
-                "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {}::regclass::oid::bigint)) AS \"rowlock_taken\"), \
-                 \"rowlock_free\" AS MATERIALIZED (SELECT 1 FROM {rows} WHERE {} AND {} FOR NO KEY UPDATE SKIP LOCKED), \
-                 \"rowlock_claimed\" (\"rowlock_fence\", \"rowlock_same\") AS ({}, {same}) \
-                 SELECT \"rowlock_fence\", CASE WHEN NOT \"rowlock_taken\" THEN 0 WHEN \"rowlock_same\" THEN 1 ELSE 2 END FROM \"rowlock_lock\" LEFT JOIN \"rowlock_claimed\" ON true",
-                text(&rows),
-                equal(&self.keys, 1),
-                self.free(&|column: &Column| quote(&column.name), fingerprint, dialect),
-                upsert(&format!(
-                    "SELECT {values} FROM \"rowlock_lock\" WHERE \"rowlock_taken\" AND (NOT EXISTS (SELECT FROM {rows} WHERE {}) OR EXISTS (SELECT FROM \"rowlock_free\"))",
-                    equal(&self.keys, 1),
-                )),
-            ),
-            Dialect::Sqlite => format!(
-                "{}, CASE WHEN {same} THEN 1 ELSE 2 END",
-                upsert(&format!("VALUES ({values})"))
-            ),
+            Dialect::Postgres => {
+                let table = text(&rows);
+                let is_free = self.free(&|column| quote(&column.name), &fingerprint, dialect);
+                sql.statement(format!(
+                    "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {table}::regclass::oid::bigint)) AS \"rowlock_taken\"), \
+                     \"rowlock_free\" AS MATERIALIZED (SELECT 1 FROM {rows} WHERE {same_key} AND {is_free} FOR NO KEY UPDATE SKIP LOCKED), \
+                     \"rowlock_claimed\" (\"rowlock_fence\", \"rowlock_same\") AS (\
+                     INSERT INTO {rows} ({columns}) SELECT {values} FROM \"rowlock_lock\" \
+                     WHERE \"rowlock_taken\" AND (NOT EXISTS (SELECT FROM {rows} WHERE {same_key}) OR EXISTS (SELECT FROM \"rowlock_free\")) \
+                     ON CONFLICT ({keys}) DO UPDATE SET {fence} = {next}, {lease} = {until} WHERE {old_is_free} \
+                     RETURNING {fence}, {same_key}) \
+                     SELECT \"rowlock_fence\", CASE WHEN NOT \"rowlock_taken\" THEN 0 WHEN \"rowlock_same\" THEN 1 ELSE 2 END FROM \"rowlock_lock\" LEFT JOIN \"rowlock_claimed\" ON true"
+                ))
+            }
+            Dialect::Sqlite => {
+                let same = format!("CASE WHEN {same_key} THEN 1 ELSE 2 END");
+                sql.statement(format!(
+                    "INSERT INTO {rows} ({columns}) VALUES ({values}) \
+                     ON CONFLICT ({keys}) DO UPDATE SET {fence} = {next}, {lease} = {until} WHERE {old_is_free}"
+                ))
+                .returning(vec![fence, same])
+            }
         }
     }
 
@@ -75,11 +71,11 @@ impl Ledger<'_> {
     fn free(
         &self,
         name: &dyn Fn(&Column) -> String,
-        fingerprint: usize,
+        fingerprint: &str,
         dialect: Dialect,
     ) -> String {
         format!(
-            "{} IS NULL AND ({} > {}) IS NOT TRUE AND {} = ${fingerprint}",
+            "{} IS NULL AND ({} > {}) IS NOT TRUE AND {} = {fingerprint}",
             name(self.finished),
             name(self.lease),
             now(dialect),
@@ -89,66 +85,74 @@ impl Ledger<'_> {
 
     /// 1: another request, 2: finished, 3: leased, 4: free, 5: a fingerprint of another version, which says nothing about the
     /// request; and the outcome.
-    pub(crate) fn read(&self, dialect: Dialect) -> String {
-        format!(
-            "SELECT CASE WHEN substr({fingerprint}, 1, 2) <> substr(${value}, 1, 2) THEN 5 WHEN {fingerprint} <> ${value} THEN 1 \
-             WHEN {} IS NOT NULL THEN 2 WHEN {} > {} THEN 3 ELSE 4 END, {} FROM {} WHERE {}",
+    pub(crate) fn read(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let same_key = sql.equal(&self.keys);
+        let text = format!(
+            "SELECT CASE WHEN substr({fingerprint}, 1, 2) <> substr({value}, 1, 2) THEN 5 WHEN {fingerprint} <> {value} THEN 1 \
+             WHEN {} IS NOT NULL THEN 2 WHEN {} > {} THEN 3 ELSE 4 END, {} FROM {} WHERE {same_key}",
             quote(&self.finished.name),
             quote(&self.lease.name),
             now(dialect),
             quote(&self.outcome.name),
             table(self.model),
-            equal(&self.keys, 1),
             fingerprint = quote(&self.fingerprint.name),
-            value = self.keys.len() + 1,
-        )
+            value = sql.slot(Slot::Fingerprint),
+        );
+        sql.statement(text)
     }
 
-    /// `WHERE` the row is still this attempt's; the key is bound from `first` on, then the fence.
-    fn still_mine(&self, first: usize) -> String {
+    /// `WHERE` the row is still this attempt's: the key, then the fence.
+    fn still_mine(&self, sql: &mut Sql) -> String {
         format!(
-            "WHERE {} AND {} = ${} AND {} IS NULL",
-            equal(&self.keys, first),
+            "WHERE {} AND {} = {} AND {} IS NULL",
+            sql.equal(&self.keys),
             quote(&self.fence.name),
-            first + self.keys.len(),
+            sql.slot(Slot::Fence),
             quote(&self.finished.name),
         )
     }
 
-    pub(crate) fn finish(&self, dialect: Dialect) -> String {
-        format!(
-            "UPDATE {} SET {} = $1, {} = {} {}",
+    pub(crate) fn finish(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!(
+            "UPDATE {} SET {} = {}, {} = {} {}",
             table(self.model),
             quote(&self.outcome.name),
+            sql.slot(Slot::Outcome),
             quote(&self.finished.name),
             now(dialect),
-            self.still_mine(2),
-        )
+            self.still_mine(&mut sql),
+        );
+        sql.statement(text)
     }
 
-    pub(crate) fn release(&self, dialect: Dialect) -> String {
-        self.set_lease(now(dialect))
+    pub(crate) fn release(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let mine = self.still_mine(&mut sql);
+        sql.statement(self.set_lease(now(dialect), &mine))
     }
 
-    pub(crate) fn extend(&self, dialect: Dialect) -> String {
-        self.set_lease(&now_and('+', &format!("${}", self.keys.len() + 2), dialect))
+    pub(crate) fn extend(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let mine = self.still_mine(&mut sql);
+        let until = now_and('+', &sql.slot(Slot::Seconds), dialect);
+        sql.statement(self.set_lease(&until, &mine))
     }
 
-    fn set_lease(&self, until: &str) -> String {
-        format!(
-            "UPDATE {} SET {} = {until} {}",
-            table(self.model),
-            quote(&self.lease.name),
-            self.still_mine(1),
-        )
+    fn set_lease(&self, until: &str, mine: &str) -> String {
+        let lease = quote(&self.lease.name);
+        format!("UPDATE {} SET {lease} = {until} {mine}", table(self.model))
     }
 
-    pub(crate) fn purge(&self, dialect: Dialect) -> String {
-        format!(
+    pub(crate) fn purge(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!(
             "DELETE FROM {} WHERE {} < {}",
             table(self.model),
             quote(&self.finished.name),
-            now_and('-', "$1", dialect),
-        )
+            now_and('-', &sql.slot(Slot::Seconds), dialect),
+        );
+        sql.statement(text)
     }
 }

@@ -1,5 +1,6 @@
-//! `Lockable`: rows that nobody else can change until the transaction ends. The lock clause is put behind a SELECT.
+//! `Lockable`: rows that nobody else can change until the transaction ends.
 
+use super::given::{given, key_arrays, parts, same_key};
 use super::*;
 
 /// When the transaction began, in microseconds: no two that follow each other have the same.
@@ -17,63 +18,86 @@ fn began(dialect: Dialect) -> String {
     }
 }
 
-/// Reads the row with this key.
-pub(crate) fn select(model: &Model, dialect: Dialect) -> String {
-    let all: Vec<&Column> = model.columns.iter().collect();
-    format!(
-        "SELECT {}{} FROM {} WHERE {}",
-        names(&all),
-        began(dialect),
-        table(model),
-        equal(&model.keys(), 1)
-    )
-}
-
-/// Reads many rows in key order, each with the number of the key that it was found by. On PostgreSQL the first part is all of
-/// it, with an array per column; on SQLite the keys and their numbers, from 1, stand between the two.
-///
-/// The database says which key a row belongs to: what it considers equal, Rust need not.
-pub(crate) fn select_many(model: &Model, dialect: Dialect) -> (String, String) {
-    let keys = model.keys();
-    let select = format!(
-        "SELECT {}{}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY",
-        comma(&model.columns, |column| format!(
-            "\"rowlock_row\".{}",
-            quote(&column.name)
-        )),
-        began(dialect),
-        table(model),
-        given_row(&keys)
-    );
+/// Where a SELECT says how it locks, which SQLite cannot.
+fn lock(dialect: Dialect) -> String {
     match dialect {
-        Dialect::Postgres => {
-            let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(&keys));
-            let given = given(model, &unnested, "rowlock_n");
-            let sql = format!("WITH {given} {select} {}", parts(&keys));
-            (sql, String::new())
-        }
-        Dialect::Sqlite => (
-            format!(
-                "WITH \"rowlock_given\" ({}, \"rowlock_n\") AS (VALUES ",
-                parts(&keys)
-            ),
-            format!(
-                ") {select} {}",
-                comma(&keys, |key| format!("\"rowlock_row\".{}", quote(&key.name)))
-            ),
-        ),
+        Dialect::Postgres => Gap::Lock.to_string(),
+        Dialect::Sqlite => String::new(),
     }
 }
 
+/// Reads the row with this key.
+pub(crate) fn select(model: &Model, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let text = format!(
+        "SELECT {}{} FROM {} WHERE {}{}",
+        comma(&model.columns, |column| quote(&column.name)),
+        began(dialect),
+        table(model),
+        sql.equal(&model.keys()),
+        lock(dialect),
+    );
+    sql.statement(text)
+}
+
+/// Reads many rows in key order, each with the number of the key that it was found by: on PostgreSQL there is an array per column,
+/// on SQLite the keys are listed with their numbers, from 1.
+///
+/// The database says which key a row belongs to: what it considers equal, Rust need not.
+pub(crate) fn select_many(model: &Model, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let keys = model.keys();
+    let parts = parts(&keys);
+    let select = format!(
+        "SELECT {}{}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY",
+        comma(&model.columns, of_row),
+        began(dialect),
+        table(model),
+        same_key(&keys, "rowlock_given")
+    );
+    let text = match dialect {
+        Dialect::Postgres => {
+            let arrays = key_arrays(&mut sql, &keys);
+            let unnested = format!("unnest({arrays}) WITH ORDINALITY");
+            let given = given(model, &unnested, "rowlock_n");
+            format!("WITH {given} {select} {parts}{}", Gap::Lock)
+        }
+        Dialect::Sqlite => {
+            let row: Vec<Slot> = keys.iter().map(|key| Slot::key(key)).collect();
+            let (rows, order) = (Gap::Rows(&row), comma(keys, of_row));
+            format!(
+                "WITH \"rowlock_given\" ({parts}, \"rowlock_n\") AS (VALUES {rows}) {select} {order}"
+            )
+        }
+    };
+    sql.statement(text)
+}
+
 /// Takes the write lock of a database that has no row locks, without changing anything.
-pub(crate) fn write_lock(model: &Model, dialect: Dialect) -> Option<String> {
+pub(crate) fn write_lock(model: &Model, dialect: Dialect) -> Option<Statement> {
     let key = quote(&model.keys().first()?.name);
     match dialect {
         Dialect::Postgres => None,
-        Dialect::Sqlite => Some(format!(
-            "UPDATE {} SET {key} = {key} WHERE false",
-            table(model)
-        )),
+        Dialect::Sqlite => {
+            let text = format!("UPDATE {} SET {key} = {key} WHERE false", table(model));
+            Some(Sql::new(dialect).statement(text))
+        }
+    }
+}
+
+/// What a lock runs, as it is shown to readers.
+pub(crate) fn shown(model: &Model, select: &Statement) -> String {
+    let parts = select.parts();
+    match write_lock(model, select.dialect) {
+        Some(write_lock) => {
+            let row = model.keys().iter().map(|_| "?, ").collect::<String>();
+            format!(
+                "{};\n{}",
+                write_lock.shown(),
+                parts.join(&format!("({row}1), …"))
+            )
+        }
+        None => parts.join(" FOR UPDATE"),
     }
 }
 
@@ -88,32 +112,40 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
     }
 }
 
-/// Writes all columns of a row that is locked: `$1…` are the columns, then the key, then the version and the fence if there is one. A
+/// Writes all columns of a row that is locked: they are bound first, then the key, then the version and the fence if there is one. A
 /// version must be the one that was read, or another save of the same transaction would be lost, and goes up. On PostgreSQL then
 /// comes when the transaction began that locked the row: another one has no lock.
 ///
 /// What a trigger returned instead of the new row is what RETURNING shows. The version tells; without one the last column says
 /// on PostgreSQL whether the row is as it was before. SQLite's triggers return nothing.
-pub(crate) fn update(model: &Model, dialect: Dialect) -> String {
-    let (columns, keys) = (model.writable(), model.keys());
-    let first = columns.len() + 1;
-    let version = first + keys.len();
-    let fence = version + model.version().iter().count();
-    let began = fence + model.fence().iter().count();
-    let same_version = model.version().map(|column| {
-        let name = quote(&column.name);
-        format!(" AND {name} = ${version}")
-    });
-    let mut set: Vec<String> = columns
-        .iter()
-        .enumerate()
-        .map(|(index, column)| format!("{} = ${}", quote(&column.name), index + 1))
+pub(crate) fn update(model: &Model, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let keys = model.keys();
+    let mut set: Vec<String> = model
+        .writable()
+        .into_iter()
+        .map(|column| {
+            format!(
+                "{} = {}",
+                quote(&column.name),
+                sql.slot(Slot::column(column))
+            )
+        })
         .collect();
+    let same_key = sql.equal(&keys);
+    let same_version = model.version().map(|version| {
+        format!(
+            " AND {} = {}",
+            quote(&version.name),
+            sql.slot(Slot::Version)
+        )
+    });
+    let not_fenced = and_not_fenced(&mut sql, model);
     set.extend(model.version().map(bump));
     set.extend(
         model
             .fence()
-            .map(|column| format!("{} = ${fence}", quote(&column.name))),
+            .map(|fence| format!("{} = {}", quote(&fence.name), sql.slot(Slot::Fence))),
     );
     if set.is_empty() {
         set.extend(
@@ -121,31 +153,24 @@ pub(crate) fn update(model: &Model, dialect: Dialect) -> String {
                 .map(|key| format!("{0} = {0}", quote(&key.name))),
         );
     }
-    let (same_transaction, unchanged) = match dialect {
+    let (rows, set) = (table(model), set.join(", "));
+    let mut returning = each_name(&returned(model));
+    let (row, same_transaction) = match dialect {
         Dialect::Postgres => {
-            let unchanged = format!(
-                ", (SELECT \"rowlock_old\"::record *= \"rowlock_row\"::record FROM {} AS \"rowlock_old\" WHERE {})::int",
-                table(model),
-                equal(&keys, first)
-            );
-            let unchanged = model.version().is_none().then_some(unchanged);
-            (format!(" AND {BEGAN} = ${began}"), unchanged)
+            if model.version().is_none() {
+                returning.push(format!(
+                    "(SELECT \"rowlock_old\"::record *= \"rowlock_row\"::record FROM {rows} AS \"rowlock_old\" WHERE {same_key})::int"
+                ));
+            }
+            let began = sql.slot(Slot::Began);
+            (" AS \"rowlock_row\"", format!(" AND {BEGAN} = {began}"))
         }
-        Dialect::Sqlite => (String::new(), None),
+        Dialect::Sqlite => ("", String::new()),
     };
-    let row = match dialect {
-        Dialect::Postgres => " AS \"rowlock_row\"",
-        Dialect::Sqlite => "",
-    };
-    format!(
-        "UPDATE {}{row} SET {} WHERE {}{}{}{same_transaction}{} RETURNING {}{}",
-        table(model),
-        set.join(", "),
-        equal(&keys, first),
-        same_version.unwrap_or_default(),
-        and_not_fenced(model, fence),
-        and_alone(model, first),
-        names(&returned(model)),
-        unchanged.unwrap_or_default(),
-    )
+    let same_version = same_version.unwrap_or_default();
+    let alone = and_alone(&mut sql, model);
+    let text = format!(
+        "UPDATE {rows}{row} SET {set} WHERE {same_key}{same_version}{not_fenced}{same_transaction}{alone}"
+    );
+    sql.statement(text).returning(returning)
 }

@@ -1,4 +1,4 @@
-//! `Versioned`: what identifies the row is bound first as `$1…`.
+//! `Versioned`: what identifies the row is the key, then the version, then the fence if there is one.
 
 use super::*;
 
@@ -11,66 +11,66 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
     version.chain(others).collect()
 }
 
-/// The key is bound from `first` on, then the version, then the fence if there is one.
-fn where_unchanged(model: &Model, version: &Column, first: usize) -> String {
-    let keys = model.keys();
+fn where_unchanged(sql: &mut Sql, model: &Model, version: &Column) -> String {
     format!(
-        "WHERE {} AND {} = ${}{}{}",
-        equal(&keys, first),
+        "WHERE {} AND {} = {}{}{}",
+        sql.equal(&model.keys()),
         quote(&version.name),
-        first + keys.len(),
-        and_not_fenced(model, first + keys.len() + 1),
-        and_alone(model, first),
+        sql.slot(Slot::Version),
+        and_not_fenced(sql, model),
+        and_alone(sql, model),
     )
 }
 
 /// The next version, and the fence.
-fn set_version(model: &Model, version: &Column, first: usize) -> String {
-    let fence = first + model.keys().len() + 1;
-    format!("{}{}", bump(version), and_set_fence(model, fence))
+fn set_version(sql: &mut Sql, model: &Model, version: &Column) -> String {
+    let fence = model
+        .fence()
+        .map(|fence| format!(", {} = {}", quote(&fence.name), sql.slot(Slot::Fence)));
+    format!("{}{}", bump(version), fence.unwrap_or_default())
 }
 
-/// Writes all columns: `$1…` are the columns, then the key, then the version.
-pub(crate) fn update(model: &Model, version: &Column) -> String {
-    let columns = model.writable();
-    let mut set = comma(columns.iter().enumerate(), |(index, column)| {
-        format!("{} = ${}", quote(&column.name), index + 1)
-    });
-    if !set.is_empty() {
-        set.push_str(", ");
-    }
-    format!(
-        "UPDATE {} SET {set}{} {} RETURNING {}",
-        table(model),
-        set_version(model, version, columns.len() + 1),
-        where_unchanged(model, version, columns.len() + 1),
-        names(&returned(model))
-    )
+/// `set` is empty, or ends with a comma.
+fn write(mut sql: Sql, set: &str, model: &Model, version: &Column) -> Statement {
+    // The fence is bound after the version, though SET comes first.
+    let unchanged = where_unchanged(&mut sql, model, version);
+    let version = set_version(&mut sql, model, version);
+    let text = format!("UPDATE {} SET {set}{version} {unchanged}", table(model));
+    sql.statement(text).returning(each_name(&returned(model)))
+}
+
+/// Writes all columns, which are bound first.
+pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let columns = model.writable().into_iter();
+    let set: String = columns
+        .map(|column| format!("{}{}, ", set(column), sql.slot(Slot::column(column))))
+        .collect();
+    write(sql, &set, model, version)
 }
 
 /// Bumps the version and nothing else.
-pub(crate) fn touch(model: &Model, version: &Column) -> String {
-    let (head, tail) = save(model, version);
-    format!("{head}{tail}")
+pub(crate) fn touch(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+    write(Sql::new(dialect), "", model, version)
 }
 
-/// Writes the changed columns, which go between the two parts as `"name" = $n, `.
-pub(crate) fn save(model: &Model, version: &Column) -> (String, String) {
-    (
-        format!("UPDATE {} SET ", table(model)),
-        format!(
-            "{} {} RETURNING {}",
-            set_version(model, version, 1),
-            where_unchanged(model, version, 1),
-            names(&returned(model))
-        ),
-    )
+/// Writes the changed columns.
+pub(crate) fn save(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+    let changes = Gap::Changes.to_string();
+    write(Sql::new(dialect), &changes, model, version)
 }
 
-pub(crate) fn delete(model: &Model, version: &Column) -> String {
-    format!(
+/// `"name" = `, which stands before a value in [`Gap::Changes`].
+pub(crate) fn set(column: &Column) -> String {
+    format!("{} = ", quote(&column.name))
+}
+
+pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let text = format!(
         "DELETE FROM {} {}",
         table(model),
-        where_unchanged(model, version, 1)
-    )
+        where_unchanged(&mut sql, model, version)
+    );
+    sql.statement(text)
 }

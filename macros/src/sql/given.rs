@@ -1,0 +1,41 @@
+//! The keys of many rows, as a table beside the table.
+
+use super::*;
+
+/// `"rowlock_k1", "rowlock_k2"`: the columns of a key beside the table.
+pub(super) fn parts(keys: &[&Column]) -> String {
+    comma(1..=keys.len(), |index| format!("\"rowlock_k{index}\""))
+}
+
+/// `"rowlock_row"."a" = "beside"."rowlock_k1"`, for each column of the key.
+pub(super) fn same_key(keys: &[&Column], beside: &str) -> String {
+    and(keys.iter().zip(1..), |(key, part)| {
+        let name = quote(&key.name);
+        format!("\"rowlock_row\".{name} = \"{beside}\".\"rowlock_k{part}\"")
+    })
+}
+
+/// The keys of many rows on PostgreSQL, as the CTE `"rowlock_given"`: `unnested` yields them and a bigint, which is called
+/// `number`.
+///
+/// The half that is empty gives them the collation of the table's columns. So ORDER BY them is the same order for
+/// whoever locks several rows, whether he finds them or creates them; two orders would deadlock. It comes first,
+/// because of two types that are equally good that of the first half is taken: texts become `char(n)` with a column of that type,
+/// and blanks at their ends do not count.
+pub(super) fn given(model: &Model, unnested: &str, number: &str) -> String {
+    let keys = model.keys();
+    format!(
+        "\"rowlock_given\" ({}, \"{number}\") AS (SELECT {}, NULL::bigint FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
+        parts(&keys),
+        names(&keys),
+        table(model)
+    )
+}
+
+/// `(SELECT $1), (SELECT $2)`: an array per column of the key. As a subquery its length is nothing to plan by, so that one
+/// plan serves all calls.
+pub(super) fn key_arrays(sql: &mut Sql, keys: &[&Column]) -> String {
+    comma(keys, |key| {
+        format!("(SELECT {})", sql.slot(Slot::keys(key)))
+    })
+}

@@ -1,0 +1,259 @@
+//! Statements about many claims: an array per column on PostgreSQL, a list of rows on SQLite. A row is written if its claim
+//! still holds.
+
+use super::*;
+
+/// What a batch says about each row beside its key and its fence: the name, and the type of the array.
+type Said = &'static [(&'static str, &'static str)];
+
+/// How a batch locks its rows.
+#[derive(Clone, Copy)]
+pub(crate) enum Locks {
+    /// Each when it is written.
+    AsWritten,
+    /// All of them before, in the order of their keys.
+    InOrder,
+}
+
+impl Queue<'_> {
+    pub(crate) fn complete_many(&self, locks: Locks, dialect: Dialect) -> Statement {
+        let set = format!("{}{}", self.is("done"), self.now_finished(dialect));
+        self.many(self.claims(dialect), &set, &[], locks)
+    }
+
+    /// Puts rows back, or gives them up. A row says: its next state, in how many seconds it is due again or NULL for the time it
+    /// has, how many attempts it has had, and the error or NULL.
+    pub(crate) fn settle(&self, locks: Locks, dialect: Dialect) -> Statement {
+        const SAID: Said = &[
+            ("rowlock_state", "text"),
+            ("rowlock_delay", "float8"),
+            ("rowlock_attempts", "bigint"),
+            ("rowlock_error", "text"),
+        ];
+        let set = self.settled(dialect);
+        self.many(self.claims(dialect), &set, SAID, locks)
+    }
+
+    fn settled(&self, dialect: Dialect) -> String {
+        let (run_at, attempts) = (quote(&self.run_at.name), quote(&self.attempts.name));
+        let later = now_and('+', "\"rowlock_delay\"", dialect);
+        let mut set = format!(
+            "{} = {}, \
+             {run_at} = CASE WHEN \"rowlock_delay\" IS NULL THEN {run_at} ELSE {later} END, \
+             {attempts} = \"rowlock_attempts\"",
+            quote(&self.state.name),
+            self.chosen(
+                "WHEN \"rowlock_state\" = 'ready' THEN 'ready' WHEN \"rowlock_state\" = 'dead' THEN 'dead'"
+            ),
+        );
+        if let Some(error) = self.last_error {
+            let error = quote(&error.name);
+            set.push_str(&format!(", {error} = coalesce(\"rowlock_error\", {error})"));
+        }
+        set.push_str(&self.finished_if("\"rowlock_state\" = 'dead'", dialect));
+        set
+    }
+
+    /// Counts attempts that begin now. A row says how many that makes: the same again if the answer was lost.
+    pub(crate) fn start(&self, locks: Locks, dialect: Dialect) -> Statement {
+        const SAID: Said = &[("rowlock_attempts", "bigint")];
+        let set = format!("{} = \"rowlock_attempts\"", quote(&self.attempts.name));
+        self.many(self.claims(dialect), &set, SAID, locks)
+    }
+
+    /// Begins new leases. On SQLite a row says for how many seconds; on PostgreSQL that is bound once, behind the arrays.
+    ///
+    /// A heartbeat waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
+    /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease, and is not lost.
+    pub(crate) fn extend(&self, locks: Locks, dialect: Dialect) -> Statement {
+        let mut sql = self.claims(dialect);
+        let (seconds, said): (_, Said) = match dialect {
+            Dialect::Postgres => (sql.slot(Slot::Seconds), &[]),
+            Dialect::Sqlite => (
+                "\"rowlock_lease\"".to_owned(),
+                &[("rowlock_lease", "float8")],
+            ),
+        };
+        let later = now_and('+', &seconds, dialect);
+        let set = format!("{} = {later}", quote(&self.lease.name));
+        self.many(sql, &set, said, locks)
+    }
+
+    /// Binds the claims before anything else: where there are arrays, those of the keys, and that of the fences.
+    fn claims(&self, dialect: Dialect) -> Sql {
+        let mut sql = Sql::new(dialect);
+        match dialect {
+            Dialect::Postgres => {
+                self.unnested(&mut sql);
+            }
+            Dialect::Sqlite => {}
+        }
+        sql
+    }
+
+    /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
+    /// PostgreSQL.
+    fn many(&self, mut sql: Sql, set: &str, said: Said, locks: Locks) -> Statement {
+        let rows = table(self.model);
+        let update = format!("UPDATE {rows} AS \"rowlock_row\" SET {set}");
+        match (sql.dialect, locks) {
+            (Dialect::Postgres, Locks::InOrder) => self.locked_or_lost(sql, set, said),
+            (Dialect::Postgres, Locks::AsWritten) if said.is_empty() => {
+                let (batch, condition) = self.held(&mut sql);
+                let from = batch.map(|batch| format!(" FROM {batch}"));
+                let from = from.unwrap_or_default();
+                self.or_lost(sql, &format!("{update}{from} WHERE {condition}"))
+            }
+            (Dialect::Postgres, Locks::AsWritten) => {
+                let said = self.said(&mut sql, said);
+                self.or_lost(sql, &format!("{update} {said}"))
+            }
+            // SQLite takes no alias in RETURNING, and returns nothing but the row. It has no locks of rows.
+            (Dialect::Sqlite, Locks::AsWritten | Locks::InOrder) => {
+                let claim = self.keys.iter().map(|key| Slot::key(key));
+                let row: Vec<Slot> = claim
+                    .chain([Slot::Fence])
+                    .chain(said.iter().map(|(name, _)| Slot::Said(name)))
+                    .collect();
+                let text = format!(
+                    "WITH \"rowlock_batch\" ({}) AS (VALUES {}) {update} FROM \"rowlock_batch\" WHERE {}",
+                    self.columns_said(said),
+                    Gap::Rows(&row),
+                    self.joined_with_batch(),
+                );
+                let mut claim = self.keys.clone();
+                claim.push(self.fence);
+                sql.statement(text).returning(each_name(&claim))
+            }
+        }
+    }
+
+    /// An update of a batch on PostgreSQL, which returns the keys and fences of the claims that were lost: mostly none, where all
+    /// the others would be as many rows as the batch. A condition can be added.
+    fn or_lost(&self, mut sql: Sql, update: &str) -> Statement {
+        let text = format!(
+            "WITH \"rowlock_written\" AS ({update}{} RETURNING {}) SELECT {} {}",
+            Gap::Conditions,
+            self.claim_columns(),
+            self.claim_parts(),
+            self.not_written(&mut sql)
+        );
+        sql.statement(text)
+    }
+
+    /// The same, after the rows were locked in the one order that row locks and batches of counters have as well. With SKIP LOCKED
+    /// it is about those that are free. Beside the others it says whether they only are locked (1), or lost (0).
+    fn locked_or_lost(&self, mut sql: Sql, set: &str, said: Said) -> Statement {
+        let (rows, parts) = (table(self.model), parts(&self.keys));
+        let (claim, columns) = (self.claim_parts(), self.claim_columns());
+        let own = comma(&self.keys, |key| of_row(key));
+        let (batch, condition) = self.held(&mut sql);
+        let beside = batch.map(|batch| format!(", {batch}")).unwrap_or_default();
+        let mine = format!("{rows} AS \"rowlock_row\"{beside} WHERE {condition}");
+        let found = match said {
+            [] => self.found_in("rowlock_held"),
+            _ => format!(
+                "{} AND ({own}) IN (SELECT * FROM \"rowlock_held\")",
+                self.said(&mut sql, said)
+            ),
+        };
+        let text = format!(
+            "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {columns} FROM {mine}), \
+             \"rowlock_held\" ({parts}) AS MATERIALIZED (SELECT {own} FROM {mine} ORDER BY {own} FOR NO KEY UPDATE OF \"rowlock_row\"{}), \
+             \"rowlock_written\" AS (UPDATE {rows} AS \"rowlock_row\" SET {set} {found} RETURNING {columns}) \
+             SELECT {claim}, (({claim}) IN (SELECT * FROM \"rowlock_mine\"))::int {}",
+            Gap::SkipLocked,
+            self.not_written(&mut sql),
+        );
+        sql.statement(text)
+    }
+
+    /// The rows of a batch whose claims hold, on PostgreSQL: what stands beside the table, if anything, and the condition.
+    ///
+    /// Looked up by the primary key, as in [`found_in`](Self::found_in); the pairs of key and fence are in a hash table. Joined, each row can be
+    /// compared with each pair.
+    fn held(&self, sql: &mut Sql) -> (Option<String>, String) {
+        let unnested = self.unnested(sql);
+        let fence = of_row(self.fence);
+        let running = format!("\"rowlock_row\".{}", self.is("running"));
+        if let [key] = self.keys.as_slice() {
+            let key = of_row(key);
+            let condition = format!(
+                "{key} = ANY ({}) AND {running} AND (({key}, {fence}) IN (SELECT * FROM {unnested})) IS TRUE",
+                self.key_arrays(sql)
+            );
+            return (None, condition);
+        }
+        let batch = format!("{unnested} AS \"rowlock_batch\" ({})", self.claim_parts());
+        let joined = same_key(&self.keys, "rowlock_batch");
+        let condition = format!("{joined} AND {fence} = \"rowlock_fence\" AND {running}");
+        (Some(batch), condition)
+    }
+
+    /// The key and the fence, which tell claims apart.
+    fn claim_columns(&self) -> String {
+        comma(self.keys.iter().chain(&[self.fence]), |column| {
+            of_row(column)
+        })
+    }
+
+    fn claim_parts(&self) -> String {
+        format!("{}, \"rowlock_fence\"", parts(&self.keys))
+    }
+
+    fn not_written(&self, sql: &mut Sql) -> String {
+        let (unnested, claim) = (self.unnested(sql), self.claim_parts());
+        format!(
+            "FROM {unnested} AS \"rowlock_lost\" ({claim}) WHERE ({claim}) NOT IN (SELECT * FROM \"rowlock_written\")"
+        )
+    }
+
+    /// The rows of a batch on PostgreSQL with what it says about them, behind SET.
+    fn said(&self, sql: &mut Sql, said: Said) -> String {
+        let keys = self.key_arrays(sql);
+        let fences = sql.slot(Slot::Fences);
+        let arrays: String = said
+            .iter()
+            .map(|(name, ty)| format!(", {}::{ty}[]", sql.slot(Slot::Said(name))))
+            .collect();
+        format!(
+            "FROM unnest({keys}, {fences}::bigint[]{arrays}) AS \"rowlock_batch\" ({}) WHERE {}",
+            self.columns_said(said),
+            self.joined_with_batch()
+        )
+    }
+
+    fn columns_said(&self, said: Said) -> String {
+        let said = said.iter().map(|(name, _)| format!(", \"{name}\""));
+        self.claim_parts() + &said.collect::<String>()
+    }
+
+    fn joined_with_batch(&self) -> String {
+        format!(
+            "{} AND {} = \"rowlock_fence\" AND \"rowlock_row\".{}",
+            same_key(&self.keys, "rowlock_batch"),
+            of_row(self.fence),
+            self.is("running"),
+        )
+    }
+
+    /// The keys and fences of a batch, as a table.
+    fn unnested(&self, sql: &mut Sql) -> String {
+        let (keys, fences) = (self.key_arrays(sql), sql.slot(Slot::Fences));
+        format!("unnest({keys}, {fences}::bigint[])")
+    }
+
+    /// An array per column of the key. Texts become those of the column: blanks at their ends do not count in a `char(n)`, and the
+    /// keys that a claim returned have them.
+    fn key_arrays(&self, sql: &mut Sql) -> String {
+        comma(&self.keys, |key| {
+            let array = sql.slot(Slot::keys(key));
+            if last_segment(&key.ty).is_some_and(|name| name == "String") {
+                let (name, rows) = (quote(&key.name), table(self.model));
+                format!("array_cat(ARRAY(SELECT {name} FROM {rows} WHERE false), {array})")
+            } else {
+                array
+            }
+        })
+    }
+}

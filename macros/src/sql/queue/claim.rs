@@ -1,0 +1,137 @@
+//! From ready to running, and out of the way of claims.
+
+use super::*;
+
+impl Queue<'_> {
+    /// Claims so many rows for so many seconds; conditions about the columns can be added. Their attempts begin now, or
+    /// [`start`](Self::start) is going to count them.
+    ///
+    /// On PostgreSQL the rows are chosen in a CTE that runs once, whatever the planner thinks of it: as a subquery in WHERE it
+    /// can be run for each row of the table, and every run skips what the one before has locked. `statement_timestamp()` and not
+    /// `clock_timestamp()`, with which no index can be searched.
+    pub(crate) fn claim(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let [limit, lease, counted] =
+            [Slot::Limit, Slot::Seconds, Slot::Counted].map(|slot| sql.slot(slot));
+        let (rows, keys) = (table(self.model), names(&self.keys));
+        let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
+        let due = format!(
+            "SELECT {keys} FROM {rows} WHERE {}{} ORDER BY {} LIMIT {limit}{}",
+            self.is_due(dialect),
+            Gap::Conditions,
+            self.order(dialect),
+            passing_over(dialect),
+        );
+        let set = format!(
+            "SET {}, {attempts} = {} + {counted}, {fence} = {}, {} = {}",
+            self.is("running"),
+            self.room_for_one(dialect),
+            next_fence(&fence, dialect),
+            quote(&self.lease.name),
+            now_and('+', &lease, dialect),
+        );
+        let columns = self.model.columns.iter();
+        let (text, mut returning): (String, Vec<String>) = match dialect {
+            Dialect::Postgres => (
+                format!(
+                    "WITH \"rowlock_due\" ({}) AS MATERIALIZED ({due}) UPDATE {rows} AS \"rowlock_row\" {set} {}",
+                    parts(&self.keys),
+                    self.found_in("rowlock_due"),
+                ),
+                columns.map(of_row).collect(),
+            ),
+            Dialect::Sqlite => (
+                format!(
+                    "UPDATE {rows} {set} WHERE ({keys}) IN ({due}) AND {}",
+                    self.is("ready")
+                ),
+                columns.map(|column| quote(&column.name)).collect(),
+            ),
+        };
+        returning.push(self.waited(dialect));
+        sql.statement(text).returning(returning)
+    }
+
+    /// For how many seconds the row has been due.
+    ///
+    /// Epochs, because PostgreSQL cannot subtract an infinite timestamp.
+    fn waited(&self, dialect: Dialect) -> String {
+        let run_at = quote(&self.run_at.name);
+        let waited = match dialect {
+            Dialect::Postgres => {
+                format!("date_part('epoch', statement_timestamp()) - date_part('epoch', {run_at})")
+            }
+            Dialect::Sqlite => {
+                format!("(julianday('now') - julianday({run_at})) * 86400.0")
+            }
+        };
+        format!("{waited} AS \"rowlock_waited\"")
+    }
+
+    /// The attempts, as far as one more can be counted: a claim finds also rows with more than there may be, and all that the column
+    /// holds.
+    fn room_for_one(&self, dialect: Dialect) -> String {
+        let most = match last_segment(&self.attempts.ty).as_deref() {
+            Some("i16") => i64::from(i16::MAX),
+            Some("i32") => i64::from(i32::MAX),
+            _ => i64::MAX,
+        };
+        let least = match dialect {
+            Dialect::Postgres => "least",
+            Dialect::Sqlite => "min",
+        };
+        format!("{least}({}, {})", quote(&self.attempts.name), most - 1)
+    }
+
+    fn is_due(&self, dialect: Dialect) -> String {
+        let at = match dialect {
+            Dialect::Postgres => "statement_timestamp()",
+            Dialect::Sqlite => "julianday('now')",
+        };
+        // Also a row without attempts left, which ends as dead: it would be ready for ever.
+        format!("{} AND {} <= {at}", self.is("ready"), self.due(dialect))
+    }
+
+    /// Looks which rows a claim of so many would take, for when one of them cannot be claimed.
+    pub(crate) fn list_due(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!(
+            "SELECT {} FROM {} WHERE {}{} ORDER BY {} LIMIT {}{}",
+            self.identity(),
+            table(self.model),
+            self.is_due(dialect),
+            Gap::Conditions,
+            self.order(dialect),
+            sql.slot(Slot::Limit),
+            passing_over(dialect),
+        );
+        sql.statement(text)
+    }
+
+    /// Takes one row out of the way: the fence it has, its attempts, the error if there is a column for it, and the seconds until
+    /// it is due again; then the conditions about its key. For ever, without the seconds.
+    pub(crate) fn set_aside(&self, for_ever: bool, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let [fence, attempts] = [Slot::Fence, Slot::Attempts].map(|slot| sql.slot(slot));
+        let state = self.is(if for_ever { "dead" } else { "ready" });
+        let mut set = format!("{state}, {} = {attempts}", quote(&self.attempts.name));
+        if let Some(error) = self.last_error {
+            let reason = sql.slot(Slot::Error);
+            set.push_str(&format!(", {} = {reason}", quote(&error.name)));
+        }
+        if for_ever {
+            set.push_str(&self.now_finished(dialect));
+        } else {
+            let later = now_and('+', &sql.slot(Slot::Seconds), dialect);
+            set.push_str(&format!(", {} = {later}", quote(&self.run_at.name)));
+        }
+        sql.statement(format!(
+            "UPDATE {} SET {set} WHERE {} = {fence} AND ({} OR {}){}",
+            table(self.model),
+            quote(&self.fence.name),
+            self.is("ready"),
+            self.is("running"),
+            Gap::Conditions,
+        ))
+    }
+}

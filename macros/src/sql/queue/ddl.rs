@@ -1,0 +1,112 @@
+//! What the table of a queue needs besides its columns.
+
+use super::*;
+
+impl Queue<'_> {
+    /// The indexes, and on PostgreSQL the settings of the table.
+    ///
+    /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
+    pub(crate) fn ddl(&self, dialect: Dialect) -> String {
+        let rows = table(self.model);
+        // SQLite wants the schema at the index.
+        let (schema, on) = match (dialect, &self.model.table.schema) {
+            (Dialect::Sqlite, Some(schema)) => {
+                (format!("{}.", quote(schema)), quote(&self.model.table.name))
+            }
+            (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), rows.clone()),
+        };
+        // The name has the definition in it, so that another one is another index.
+        let index = |purpose: &str, columns: &str, state: &str| {
+            let definition = format!("({columns}) WHERE {}", self.is(state));
+            let hash = hash(&definition) as u32;
+            let name = self.derived_name(&format!("{purpose}_{hash:08x}"));
+            let create = format!(
+                "CREATE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
+                quote(&name)
+            );
+            (name, create)
+        };
+        let order = self.order(dialect);
+        let mut indexes = vec![index("claim", &order, "ready")];
+        for filter in self.filters() {
+            let purpose = format!("claim_{}", filter.field);
+            let columns = format!("{}, {order}", quote(&filter.name));
+            indexes.push(index(&purpose, &columns, "ready"));
+        }
+        indexes.push(index("running", &names(&self.keys), "running"));
+        let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
+        let create = create.concat();
+        match dialect {
+            Dialect::Postgres => format!(
+                "ALTER TABLE {rows} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n\
+                 {create}{}",
+                self.drop_other_indexes(&names)
+            ),
+            Dialect::Sqlite => create,
+        }
+    }
+
+    /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created.
+    fn drop_other_indexes(&self, names: &[String]) -> String {
+        let kept = comma(names, |name| text(name));
+        let begin: String = self.model.table.name.chars().take(KEPT).collect();
+        format!(
+            "DO $rowlock$ DECLARE \"rowlock_index\" text; BEGIN \
+             FOR \"rowlock_index\" IN SELECT indexrelid::regclass FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
+             WHERE indrelid = {}::regclass AND starts_with(relname, {}) AND relname LIKE '%\\_rowlock\\_%' AND relname <> ALL (ARRAY[{kept}]) \
+             LOOP EXECUTE 'DROP INDEX ' || \"rowlock_index\"; END LOOP; END $rowlock$;\n",
+            text(&table(self.model)),
+            text(&begin),
+        )
+    }
+
+    /// What workers listen to.
+    pub(crate) fn channel(&self) -> String {
+        self.derived_name("queue")
+    }
+
+    /// A trigger that wakes the workers, once per statement that adds rows, where a database can.
+    pub(crate) fn notify_ddl(&self, dialect: Dialect) -> Option<String> {
+        match dialect {
+            Dialect::Postgres => Some(self.notify()),
+            Dialect::Sqlite => None,
+        }
+    }
+
+    fn notify(&self) -> String {
+        let rows = table(self.model);
+        let name = quote(&self.derived_name("notify"));
+        let function = match &self.model.table.schema {
+            Some(schema) => format!("{}.{name}", quote(schema)),
+            None => name.clone(),
+        };
+        format!(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $rowlock$ BEGIN NOTIFY {}; RETURN NULL; END $rowlock$;\n\
+             DROP TRIGGER IF EXISTS {name} ON {rows};\n\
+             CREATE TRIGGER {name} AFTER INSERT ON {rows} FOR EACH STATEMENT EXECUTE FUNCTION {function}();\n",
+            quote(&self.channel()),
+        )
+    }
+
+    /// `emails_rowlock_claim`, shortened where PostgreSQL would cut it: two names that are cut to the same are one name, and the
+    /// second index is not created.
+    fn derived_name(&self, purpose: &str) -> String {
+        let table = &self.model.table.name;
+        let name = format!("{table}_rowlock_{purpose}");
+        if name.len() <= 63 {
+            return name;
+        }
+        let kept: String = table.chars().take(KEPT).collect();
+        format!("{kept}_rowlock_{:016x}", hash(&name))
+    }
+}
+
+/// So much of a long table's name is in the names that are made of it.
+const KEPT: usize = 8;
+
+/// FNV-1a: the same in every version of the compiler.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,170 @@
+//! `Queue`: rows that are claimed, worked on and finished.
+
+mod batch;
+mod claim;
+mod ddl;
+mod lease;
+
+use super::clock::{next_fence, now, now_and};
+use super::given::{parts, same_key};
+use super::*;
+use crate::model::{Priority, last_segment};
+
+pub(crate) use self::batch::Locks;
+
+/// The columns by their roles, which the derive has checked to be there.
+pub(crate) struct Queue<'m> {
+    pub model: &'m Model,
+    pub keys: Vec<&'m Column>,
+    pub state: &'m Column,
+    pub run_at: &'m Column,
+    pub attempts: &'m Column,
+    pub fence: &'m Column,
+    pub lease: &'m Column,
+    pub last_error: Option<&'m Column>,
+    pub finished: Option<&'m Column>,
+    pub max_attempts: i64,
+}
+
+fn passing_over(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => " FOR NO KEY UPDATE SKIP LOCKED",
+        Dialect::Sqlite => "",
+    }
+}
+
+impl<'m> Queue<'m> {
+    pub(crate) fn priorities(&self) -> Vec<(&'m Column, Priority)> {
+        let columns = self.model.columns.iter();
+        columns
+            .filter_map(|column| Some((column, column.priority?)))
+            .collect()
+    }
+
+    pub(crate) fn filters(&self) -> Vec<&'m Column> {
+        let columns = self.model.columns.iter();
+        columns.filter(|column| column.filter).collect()
+    }
+
+    /// The order of claims: the priorities, the time, the key. The claim index has the same.
+    fn order(&self, dialect: Dialect) -> String {
+        let priorities = self.priorities();
+        let priorities = priorities.iter().map(|(column, first)| match first {
+            Priority::LowestFirst => quote(&column.name),
+            Priority::HighestFirst => format!("{} DESC", quote(&column.name)),
+        });
+        let run_at = std::iter::once(self.due(dialect));
+        let keys = self.keys.iter().map(|key| quote(&key.name));
+        comma(priorities.chain(run_at).chain(keys), |term| term)
+    }
+
+    /// The time when the row is due, as it can be compared. SQLite has no type for it: sqlx writes texts in another format than
+    /// SQLite does, and only a number compares with both.
+    fn due(&self, dialect: Dialect) -> String {
+        let run_at = quote(&self.run_at.name);
+        match dialect {
+            Dialect::Postgres => run_at,
+            Dialect::Sqlite => format!("julianday({run_at})"),
+        }
+    }
+
+    fn is(&self, state: &str) -> String {
+        format!("{} = {}", quote(&self.state.name), text(state))
+    }
+
+    /// One of several states. The column itself is among them, so that the literals have its type: to a column of an enum
+    /// PostgreSQL assigns no text.
+    fn chosen(&self, cases: &str) -> String {
+        format!("CASE {cases} ELSE {} END", quote(&self.state.name))
+    }
+
+    fn now_finished(&self, dialect: Dialect) -> String {
+        match self.finished {
+            Some(finished) => format!(", {} = {}", quote(&finished.name), now(dialect)),
+            None => String::new(),
+        }
+    }
+
+    fn finished_if(&self, condition: &str, dialect: Dialect) -> String {
+        let Some(finished) = self.finished else {
+            return String::new();
+        };
+        let finished = quote(&finished.name);
+        format!(
+            ", {finished} = CASE WHEN {condition} THEN {} ELSE {finished} END",
+            now(dialect)
+        )
+    }
+
+    /// What tells a row apart that cannot be read as a whole: the key, the fence, the attempts.
+    fn identity(&self) -> String {
+        names(self.keys.iter().chain(&[self.fence, self.attempts]))
+    }
+
+    /// The rows whose keys are in a CTE of PostgreSQL, behind SET.
+    ///
+    /// As an array they are looked up by the primary key, whatever the planner knows of the table: a join may read all of it.
+    fn found_in(&self, cte: &str) -> String {
+        match self.keys.as_slice() {
+            [key] => format!(
+                "WHERE {} = ANY (ARRAY(SELECT \"rowlock_k1\" FROM \"{cte}\"))",
+                of_row(key)
+            ),
+            keys => format!("FROM \"{cte}\" WHERE {}", same_key(keys, cte)),
+        }
+    }
+
+    /// The key, then the fence.
+    fn is_claim(&self, sql: &mut Sql) -> String {
+        format!(
+            "{} AND {} = {}",
+            sql.equal(&self.keys),
+            quote(&self.fence.name),
+            sql.slot(Slot::Fence)
+        )
+    }
+
+    /// Ends the work on a row.
+    pub(crate) fn complete(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!(
+            "UPDATE {} SET {}{} WHERE {} AND {}",
+            table(self.model),
+            self.is("done"),
+            self.now_finished(dialect),
+            self.is_claim(&mut sql),
+            self.is("running"),
+        );
+        sql.statement(text)
+    }
+
+    /// Looks what became of a row whose claim could not be finished. Returns its state, if no other claim has it.
+    pub(crate) fn look(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!(
+            "SELECT {} FROM {} WHERE {}",
+            self.state_text(quote(&self.state.name), dialect),
+            table(self.model),
+            self.is_claim(&mut sql),
+        );
+        sql.statement(text)
+    }
+
+    /// The state as a text, which a column of an enum is not.
+    fn state_text(&self, state: String, dialect: Dialect) -> String {
+        match dialect {
+            Dialect::Postgres => format!("{state}::text"),
+            Dialect::Sqlite => state,
+        }
+    }
+}
+
+/// ` AND "name"`, which a filter's comparison follows in [`Gap::Conditions`].
+pub(crate) fn filter(column: &Column) -> String {
+    format!(" AND {}", quote(&column.name))
+}
+
+/// ` AND "name" = `, which a value follows there.
+pub(crate) fn is_key(column: &Column) -> String {
+    format!(" AND {} = ", quote(&column.name))
+}
