@@ -1,5 +1,7 @@
 //! The texts, read.
 
+mod slots;
+
 use proptest::prelude::*;
 use quote::quote;
 

@@ -1,0 +1,256 @@
+//! What the statements of all derives bind, in which order, and what they return.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::model::{LedgerRole, QueueRole};
+
+/// Everything that changes the statements of the derives other than `Idempotent` and `Queue`.
+fn seating() -> Model {
+    model(quote! {
+        #[rowlock(table = "shop.seating", unique(code))]
+        struct Seating {
+            #[rowlock(key)] hall: String,
+            #[rowlock(key)] day: i64,
+            code: String,
+            title: String,
+            #[rowlock(counter(min = 0))] taken: i64,
+            #[rowlock(counter)] asked: i64,
+            #[rowlock(version)] version: i64,
+            #[rowlock(fence)] fence: Fence,
+        }
+    })
+}
+
+fn payment() -> Model {
+    model(quote! {
+        #[rowlock(table = "payments")]
+        struct Payment {
+            #[rowlock(key)] client: i64,
+            #[rowlock(key)] key: String,
+            #[rowlock(fingerprint)] request: Vec<u8>,
+            #[rowlock(outcome)] receipt: Option<String>,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Timestamp,
+            #[rowlock(finished)] done: Option<Timestamp>,
+        }
+    })
+}
+
+fn job() -> Model {
+    model(quote! {
+        #[rowlock(table = "jobs")]
+        struct Job {
+            #[rowlock(key)] id: i64,
+            #[rowlock(priority)] urgency: i32,
+            #[rowlock(state)] state: JobState,
+            #[rowlock(run_at)] run_at: Timestamp,
+            #[rowlock(attempts)] attempts: i32,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Option<Timestamp>,
+        }
+    })
+}
+
+fn job_of_tenant() -> Model {
+    model(quote! {
+        #[rowlock(table = "mail.jobs")]
+        struct Job {
+            #[rowlock(key)] tenant: String,
+            #[rowlock(key)] id: i64,
+            #[rowlock(state)] state: JobState,
+            #[rowlock(run_at)] run_at: Timestamp,
+            #[rowlock(attempts)] attempts: i64,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Option<Timestamp>,
+            #[rowlock(last_error)] error: Option<String>,
+            #[rowlock(finished)] done: Option<Timestamp>,
+        }
+    })
+}
+
+fn queue(model: &Model) -> queue::Queue<'_> {
+    let attempts = model.queue(|role| matches!(role, QueueRole::Attempts { .. }));
+    queue::Queue {
+        model,
+        keys: model.keys(),
+        state: model.queue(|role| role == QueueRole::State).unwrap(),
+        run_at: model.queue(|role| role == QueueRole::RunAt).unwrap(),
+        attempts: attempts.unwrap(),
+        fence: model.fence().unwrap(),
+        lease: model.ledger(LedgerRole::Lease).unwrap(),
+        last_error: model.queue(|role| role == QueueRole::LastError),
+        finished: model.ledger(LedgerRole::Finished),
+        max_attempts: 20,
+    }
+}
+
+/// Every operation with its statement, if the database has one for it.
+fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, statement: Option<Statement>| all.push((name.to_owned(), statement));
+
+    let seating = seating();
+    let version = seating.version().unwrap();
+    add("select", Some(select(&seating, &seating.keys(), dialect)));
+    add(
+        "versioned::update",
+        Some(versioned::update(&seating, version, dialect)),
+    );
+    add(
+        "versioned::touch",
+        Some(versioned::touch(&seating, version, dialect)),
+    );
+    add(
+        "versioned::save",
+        Some(versioned::save(&seating, version, dialect)),
+    );
+    add(
+        "versioned::delete",
+        Some(versioned::delete(&seating, version, dialect)),
+    );
+    let (bounded, free) = (seating.counters()[0], seating.counters()[1]);
+    add(
+        "counter::add",
+        Some(counter::add(&seating, bounded, dialect)),
+    );
+    add(
+        "counter::add_existing",
+        Some(counter::add_existing(&seating, bounded, dialect)),
+    );
+    add(
+        "counter::read",
+        Some(counter::read(&seating, bounded, dialect)),
+    );
+    add(
+        "counter::lock_batch",
+        counter::lock_batch(&seating, dialect),
+    );
+    for (bounds, counter) in [("within bounds", bounded), ("without bounds", free)] {
+        let batch = counter::add_batch(&seating, counter, dialect);
+        add(&format!("counter::add_batch {bounds}"), Some(batch));
+        let batch = counter::add_existing_batch(&seating, counter, dialect);
+        add(
+            &format!("counter::add_existing_batch {bounds}"),
+            Some(batch),
+        );
+    }
+    let unique = &seating.unique[0];
+    add(
+        "find_or_create::insert",
+        Some(find_or_create::insert(&seating, unique, dialect)),
+    );
+    add(
+        "find_or_create::upsert",
+        find_or_create::upsert(&seating, unique, dialect),
+    );
+    add(
+        "lockable::select",
+        Some(lockable::select(&seating, dialect)),
+    );
+    add(
+        "lockable::select_many",
+        Some(lockable::select_many(&seating, dialect)),
+    );
+    add(
+        "lockable::write_lock",
+        lockable::write_lock(&seating, dialect),
+    );
+    add(
+        "lockable::update",
+        Some(lockable::update(&seating, dialect)),
+    );
+
+    let payment = payment();
+    let ledger = ledger(&payment);
+    add("idempotent::claim", Some(ledger.claim(dialect)));
+    add("idempotent::read", Some(ledger.read(dialect)));
+    add("idempotent::finish", Some(ledger.finish(dialect)));
+    add("idempotent::release", Some(ledger.release(dialect)));
+    add("idempotent::extend", Some(ledger.extend(dialect)));
+    add("idempotent::purge", Some(ledger.purge(dialect)));
+
+    for (key, model) in [("one column", job()), ("two columns", job_of_tenant())] {
+        let queue = queue(&model);
+        let mut add = |name: &str, statement: Statement| {
+            add(&format!("queue::{name}, a key of {key}"), Some(statement));
+        };
+        add("claim", queue.claim(dialect));
+        add("list_due", queue.list_due(dialect));
+        add("complete", queue.complete(dialect));
+        add("look", queue.look(dialect));
+        add("rescue", queue.rescue(dialect));
+        add("list_ended", queue.list_ended(dialect));
+        add("set_aside", queue.set_aside(false, dialect));
+        add("set_aside for ever", queue.set_aside(true, dialect));
+        let as_written = queue::Locks::AsWritten;
+        add("complete_many", queue.complete_many(as_written, dialect));
+        add("settle", queue.settle(as_written, dialect));
+        add("start", queue.start(as_written, dialect));
+        add("extend", queue.extend(as_written, dialect));
+        let in_order = queue::Locks::InOrder;
+        add(
+            "complete_many in order",
+            queue.complete_many(in_order, dialect),
+        );
+        add("settle in order", queue.settle(in_order, dialect));
+        add("start in order", queue.start(in_order, dialect));
+        add("extend in order", queue.extend(in_order, dialect));
+    }
+    all
+}
+
+/// As it is kept in the snapshot: what fills a gap is between ‹ and ›.
+fn listed(statement: &Statement) -> String {
+    let mut parts = statement.text.split('\u{1}');
+    let mut listed = parts.next().unwrap_or_default().to_owned();
+    while let (Some(gap), Some(part)) = (parts.next(), parts.next()) {
+        listed.push_str(&format!("‹{gap}›{part}"));
+    }
+    let slots = statement.slots.iter().zip(1..);
+    let slots = comma(slots, |(slot, number)| format!("${number} {slot:?}"));
+    let returning = statement.returning.join(", ");
+    for (what, list) in [("binds", slots), ("returns", returning)] {
+        if !list.is_empty() {
+            listed.push_str(&format!("\n  {what} {list}"));
+        }
+    }
+    listed
+}
+
+/// The runtime binds by position: another order here has to be another order there.
+#[test]
+fn what_every_statement_binds_and_returns() {
+    let [postgres, sqlite] = BOTH.map(operations);
+    let mut all = String::new();
+    for ((name, postgres), (_, sqlite)) in postgres.iter().zip(&sqlite) {
+        let [postgres, sqlite] = [postgres, sqlite].map(|s| s.as_ref().map(listed));
+        let mut add = |databases: &str, text: &str| {
+            all.push_str(&format!("{name}, on {databases}\n  {text}\n\n"));
+        };
+        match (&postgres, &sqlite) {
+            (Some(one), Some(other)) if one == other => add("both", one),
+            _ => {
+                add("PostgreSQL", postgres.as_deref().unwrap_or("-"));
+                add("SQLite", sqlite.as_deref().unwrap_or("-"));
+            }
+        }
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn every_parameter_has_its_slot_and_every_slot_its_parameter() {
+    for (name, statement) in BOTH.into_iter().flat_map(operations) {
+        let Some(statement) = statement else { continue };
+        let text = statement.shown();
+        let numbers = text.split('$').skip(1).map(|rest| {
+            let end = rest.find(|next: char| !next.is_ascii_digit());
+            let digits = &rest[..end.unwrap_or(rest.len())];
+            digits.parse::<usize>().unwrap()
+        });
+        let numbers: BTreeSet<usize> = numbers.collect();
+        let slots: BTreeSet<usize> = (1..=statement.slots.len()).collect();
+        assert_eq!(numbers, slots, "{name}: {text}");
+    }
+}
