@@ -41,8 +41,10 @@ impl Dialect {
 
     /// A write, and what it says about the rows that it wrote.
     pub(super) fn returning(self, write: &str, columns: &[String]) -> String {
+        if columns.is_empty() {
+            return write.to_owned();
+        }
         match self {
-            Self::Postgres | Self::Sqlite if columns.is_empty() => write.to_owned(),
             Self::Postgres | Self::Sqlite => format!("{write} RETURNING {}", columns.join(", ")),
         }
     }

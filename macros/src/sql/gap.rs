@@ -19,11 +19,11 @@ pub(crate) enum Gap<'a> {
     Lock,
     /// ` SKIP LOCKED`, or nothing.
     SkipLocked,
-    /// `(?, ?, …), (?, ?, …)`: rows, each with these values; a last one of `select_many` is its number.
+    /// `(?, ?, …), (?, ?, …)`: rows, each with these values; in `select_many` its number follows them.
     Rows(&'a [Slot]),
-    /// `(?, ?, …`: a row with these values, which the text itself ends.
+    /// `(?, ?, …`: a row with these values. The text ends it.
     Row(&'a [Slot]),
-    /// More of those rows, each with the same end.
+    /// More of those rows, each ended in the same way.
     MoreRows,
     /// `? AND ?`: the lowest and the highest.
     Bounds,

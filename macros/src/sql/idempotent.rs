@@ -43,10 +43,10 @@ impl Ledger<'_> {
         let old_is_free = self.free(&old, &fingerprint, dialect);
         match dialect {
             Dialect::Postgres => {
-                let table = text(&rows);
+                let name = text(&rows);
                 let is_free = self.free(&|column| quote(&column.name), &fingerprint, dialect);
                 sql.statement(format!(
-                    "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {table}::regclass::oid::bigint)) AS \"rowlock_taken\"), \
+                    "WITH \"rowlock_lock\" AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended(jsonb_build_array({key_values})::text, {name}::regclass::oid::bigint)) AS \"rowlock_taken\"), \
                      \"rowlock_free\" AS MATERIALIZED (SELECT 1 FROM {rows} WHERE {same_key} AND {is_free} FOR NO KEY UPDATE SKIP LOCKED), \
                      \"rowlock_claimed\" (\"rowlock_fence\", \"rowlock_same\") AS (\
                      INSERT INTO {rows} ({columns}) SELECT {values} FROM \"rowlock_lock\" \
