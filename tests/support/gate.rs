@@ -47,17 +47,16 @@ impl Gate {
     /// lost; else it rolls back. Opens the gate.
     pub async fn lose_commit(&mut self, proxy: &Proxy, committed: bool) {
         self.until_somebody_waits().await;
-        if committed {
-            proxy.hold_replies(true);
-            self.open().await;
-            proxy.reply_held().await;
-            proxy.cut().await;
-            proxy.hold_replies(false);
-        } else {
+        // Whatever the server has to say of it.
+        proxy.hold_replies(true);
+        if !committed {
             let kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'gate'::regclass AND NOT granted";
             run(&mut self.0, kill).await;
-            self.open().await;
         }
+        self.open().await;
+        proxy.reply_held().await;
+        proxy.cut().await;
+        proxy.hold_replies(false);
     }
 }
 

@@ -403,9 +403,11 @@ pub(crate) fn lacks_mark(error: &sqlx::Error) -> bool {
     has_code(error, &["22P02", "42704"])
 }
 
-/// Whether the server ended the session before it came to the COMMIT that this is the first answer to: `pg_terminate_backend`, a
-/// shutdown, and `idle_in_transaction_session_timeout`. A session is not interrupted while it commits, and behind a COMMIT it would
-/// be the second answer.
+/// Whether this, as the first answer to a COMMIT, says that the server ended the session and rolled back: `pg_terminate_backend`, a
+/// shutdown, `idle_in_transaction_session_timeout`.
+///
+/// Once it has committed, PostgreSQL raises no such error in place of the answer, as the client would take the transaction for aborted:
+/// a session that is ended while it waits for a standby then (`SyncRepWaitForLSN`) warns and says no more.
 #[cfg(feature = "postgres")]
 pub(crate) fn ended_before_commit(error: &sqlx::Error) -> bool {
     has_code(error, &["57P01", "25P03"])

@@ -287,7 +287,8 @@ pub trait Backend:
     ) -> impl Future<Output = bool> + Send;
 
     /// Sets a savepoint of a `Tx` as number `floor`, and yields how many are set then. `height` are set now; those from `floor` on have
-    /// ended, and are released with it. Dropping the future leaves at most one more, which changes nothing.
+    /// ended, and are released with it. `marks`: the transaction is marked before. Dropping the future leaves at most one more of each,
+    /// which changes nothing, and can have come no further than the release.
     ///
     /// They are sqlx's own on PostgreSQL, because only these can be undone where nothing can be awaited. SQLite has names of ours: there
     /// sqlx counts in another thread, and what it has counted by the time that a future is dropped cannot be known.
@@ -296,6 +297,7 @@ pub trait Backend:
         connection: &mut Self::Connection,
         floor: usize,
         height: usize,
+        marks: bool,
     ) -> impl Future<Output = Result<usize, sqlx::Error>> + Send;
 
     /// Undoes what was written since that savepoint was set, and yields how many are set then.

@@ -172,11 +172,7 @@ impl Notes {
     /// Whether a mark is missing, and can be made without waiting: not in a transaction that may be another one by now, and on a
     /// server not in one that was given up, nor before all answers are read.
     pub(crate) fn wants_mark(&self, embedded: bool) -> bool {
-        let at_once = match embedded {
-            // It would end with the savepoint when that is undone again.
-            true => self.dropped_savepoint.is_none(),
-            false => self.first.is_none() && !self.unread,
-        };
+        let at_once = embedded || self.first.is_none() && !self.unread;
         !self.marked && !self.lent_since && at_once
     }
 

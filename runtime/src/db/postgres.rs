@@ -423,6 +423,7 @@ impl Backend for Postgres {
         connection: &mut PgConnection,
         floor: usize,
         height: usize,
+        _: bool,
     ) -> Result<usize, sqlx::Error> {
         if floor == height {
             Self::savepoint(connection).await?;

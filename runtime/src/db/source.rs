@@ -192,9 +192,16 @@ impl<'c, DB: Backend> Link<'c, DB> {
         &mut self,
         floor: usize,
         height: usize,
+        marks: bool,
     ) -> Result<usize, sqlx::Error> {
         self.may_be_set().await?;
-        let result = DB::set_savepoint(self.connection, floor, height).await;
+        let mut result = DB::set_savepoint(self.connection, floor, height, marks).await;
+        if DB::EMBEDDED && result.is_err() && floor < height {
+            // What there was to release can be released: by one that was dropped before it was set.
+            self.probe(Call::Savepoint).await;
+            self.check(Call::Savepoint).await?;
+            result = DB::set_savepoint(self.connection, floor, floor, marks).await;
+        }
         match self.notes.as_deref_mut() {
             Some(notes) => notes.ended(DB::ERROR_ABORTS_TRANSACTION, result),
             None => result,

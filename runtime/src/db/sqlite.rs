@@ -342,12 +342,17 @@ impl Backend for Sqlite {
         connection: &mut SqliteConnection,
         floor: usize,
         height: usize,
+        marks: bool,
     ) -> Result<usize, sqlx::Error> {
-        let release = match floor < height {
-            true => format!("RELEASE rowlock_{floor}; "),
-            false => String::new(),
-        };
-        let sql = format!("{release}SAVEPOINT rowlock_{floor}");
+        let mut sql = String::new();
+        if floor < height {
+            sql.push_str(&format!("RELEASE rowlock_{floor}; "));
+        }
+        if marks {
+            sql.push_str(MARK);
+            sql.push_str("; ");
+        }
+        sql.push_str(&format!("SAVEPOINT rowlock_{floor}"));
         let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
         connection.execute(sql).await?;
         Ok(floor + 1)

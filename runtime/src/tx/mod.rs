@@ -46,7 +46,9 @@ use crate::db::source::{Link, Opened, Source};
 /// `COMMIT` by hand committed stays.
 ///
 /// So that it can be told from another one, the transaction is marked when the connection is handed out for the first time: on
-/// PostgreSQL `SET LOCAL rowlock.tx = 1`, which leaves together with the next statement, on SQLite `SAVEPOINT rowlock`.
+/// PostgreSQL `SET LOCAL rowlock.tx = 1`, which leaves together with the next statement, on SQLite `SAVEPOINT rowlock`. That is a message to
+/// sqlx's worker thread for whose delivery nobody can wait: with `command_buffer_size(0)` it can be lost, and `run` ends as
+/// [`Aborted`](crate::TransactionError::Aborted).
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {

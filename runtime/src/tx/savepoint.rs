@@ -136,11 +136,21 @@ impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
 
 impl<'t, DB: Backend> Savepoint<'t, DB> {
     async fn set(tx: &'t mut Tx<DB>) -> Result<Self, sqlx::Error> {
-        // A mark from before outlives it, and after one that was dropped there is no room for another.
-        tx.mark();
+        // A mark from before outlives it, and after one that was dropped there is no room for another. SQLite's is part of the
+        // statement: a message of its own could get lost.
+        let marks = DB::EMBEDDED && {
+            tx.link().check(Call::Savepoint).await?;
+            tx.notes.wants_mark(true)
+        };
+        if !DB::EMBEDDED {
+            tx.mark();
+        }
         let floor = tx.floors.last().copied().unwrap_or_default();
         let height = tx.height;
-        tx.height = tx.link().set_savepoint(floor, height).await?;
+        tx.height = tx.link().set_savepoint(floor, height, marks).await?;
+        if marks {
+            tx.notes.mark();
+        }
         let (before, scopes, hooks) = (tx.notes.before(), tx.scopes.len(), tx.hooks.len());
         tx.scopes.push(next_id());
         let open = tx.floors.len();
