@@ -52,9 +52,9 @@ macro_rules! database {
                 #[error(transparent)]
                 Sqlx(#[from] sqlx::Error),
                 #[error(transparent)]
-                Lock(#[from] rowlock::LockError),
+                Lock(#[from] rowlock::row::LockError),
                 #[error(transparent)]
-                Counter(#[from] rowlock::CounterError),
+                Counter(#[from] rowlock::row::CounterError),
             }
 
             const SELL: &str = "INSERT INTO sales VALUES ($1, $2)";

@@ -114,7 +114,7 @@ fn check_type(ty: &Type, rule: &Rule, diag: &Diag) {
         ),
         Holds::State if NO_STATES.contains(&name) => (
             "it is one of `ready`, `running`, `done` and `dead`, as text",
-            "use `rowlock::QueueState`",
+            "use `rowlock::queue::QueueState`",
         ),
         Holds::Time(note) if NO_TIMES.contains(&name) => (
             note,

@@ -417,7 +417,7 @@ options! {
                 name: "state",
                 takes: Takes::Nothing,
                 example: "state",
-                page: (&["Queue"], "`ready`, `running`, `done` or `dead`: a `rowlock::QueueState`."),
+                page: (&["Queue"], "`ready`, `running`, `done` or `dead`: a `rowlock::queue::QueueState`."),
             },
             Rule {
                 is: "the state",
@@ -427,7 +427,7 @@ options! {
                 missing: Some(Missing {
                     what: "the state of a job",
                     names: &["state", "status"],
-                    field: "state: rowlock::QueueState",
+                    field: "state: rowlock::queue::QueueState",
                 }),
                 ..ROLE
             },

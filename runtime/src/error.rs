@@ -3,14 +3,17 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::DatabaseError;
 use crate::db::error::{Attempt, KeyText};
 use crate::db::fault::Fault;
-use crate::{
-    AcquireError, AdvisoryLockError, CallError, ClaimError, CounterError, DatabaseError,
-    DeleteError, FindError, FindOrCreateError, FinishError, FirstError, LoadError,
-    LockCheckedError, LockError, MergeError, TooFewSucceeded, TransactionError, UpdateError,
-    UpsertError, WorkerError,
+use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
+use crate::lock::{AcquireError, AdvisoryLockError};
+use crate::queue::{ClaimError, FinishError, WorkerError};
+use crate::row::{
+    CounterError, DeleteError, FindError, FindOrCreateError, LoadError, LockCheckedError,
+    LockError, MergeError, UpdateError, UpsertError,
 };
+use crate::tx::TransactionError;
 
 /// Any error of this crate, or of sqlx.
 ///
@@ -27,7 +30,8 @@ use crate::{
 /// #     ).execute(&pool).await?;
 /// #     Ok(pool)
 /// # }
-/// use rowlock::{Counter, CounterError, transaction};
+/// use rowlock::{Counter, transaction};
+/// use rowlock::row::CounterError;
 ///
 /// #[derive(sqlx::FromRow, Counter)]
 /// #[rowlock(table = "stock", existing_rows)]
@@ -61,7 +65,7 @@ use crate::{
 /// [`source`](StdError::source) is the error that it was made of, with its type. `Display` and `Debug` are those of that error, and
 /// show no value of a row; of a `sqlx::Error` they show the [`Fault`], the code and the constraint, as [`DatabaseError`] does.
 ///
-/// The errors that carry one of yours ([`TransactionError`], [`AdvisoryLockError`], `OnceError`, those of [`fan_out`](crate::fan_out))
+/// The errors that carry one of yours ([`TransactionError`], [`AdvisoryLockError`], `OnceError`, those of [`fan_out`](fn@crate::fan_out))
 /// become this one if yours is this one. What the closure of a transaction returned is then what comes out.
 pub struct Error(Box<Inner>);
 
@@ -176,7 +180,7 @@ mod of_rows {
 #[cfg(feature = "postgres")]
 mod of_session_locks {
     use super::Error;
-    use crate::ReleaseError;
+    use crate::lock::ReleaseError;
     from! {
         ReleaseError [];
     }
@@ -185,7 +189,7 @@ mod of_session_locks {
 #[cfg(feature = "idempotent")]
 mod of_ledgers {
     use super::Error;
-    use crate::{AttemptError, OnceError, RequestError, StartError};
+    use crate::idempotent::{AttemptError, OnceError, RequestError, StartError};
     from! {
         AttemptError [TakenOver];
         RequestError [];
@@ -297,7 +301,7 @@ mod all_errors {
     fn every_error_of_the_crate_has_its_place() {
         has_from::<TransactionError<Error>>();
         has_from::<AdvisoryLockError<Error>>();
-        has_from::<crate::OnceError<Error>>();
+        has_from::<crate::idempotent::OnceError<Error>>();
         has_from::<CallError<Error>>();
         has_from::<FirstError<Error>>();
         has_from::<TooFewSucceeded<(), Error>>();

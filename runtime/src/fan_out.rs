@@ -34,7 +34,8 @@ const YIELD_AFTER: usize = 64;
 /// use std::num::NonZero;
 /// use std::time::Duration;
 ///
-/// use rowlock::{CallError, fan_out};
+/// use rowlock::fan_out;
+/// use rowlock::fan_out::CallError;
 ///
 /// async fn price(shop: &str) -> Result<u32, String> {
 ///     match shop {
@@ -68,7 +69,7 @@ const YIELD_AFTER: usize = 64;
 ///
 /// ```
 /// # use std::num::NonZero;
-/// # async fn digest(parts: Vec<Vec<u8>>) -> Result<Vec<u64>, rowlock::FirstError<tokio::task::JoinError>> {
+/// # async fn digest(parts: Vec<Vec<u8>>) -> Result<Vec<u64>, rowlock::fan_out::FirstError<tokio::task::JoinError>> {
 /// rowlock::fan_out(NonZero::new(4).unwrap())
 ///     .try_collect(parts.into_iter().map(|part| tokio::task::spawn_blocking(move || {
 ///         part.iter().map(|byte| u64::from(*byte)).sum::<u64>()
@@ -307,7 +308,8 @@ impl FanOut {
     /// # use std::num::NonZero;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// use rowlock::{CallError, fan_out};
+    /// use rowlock::fan_out;
+    /// use rowlock::fan_out::CallError;
     ///
     /// let texts = ["1", "2", "three", "4"];
     /// let numbers = fan_out(NonZero::new(2).unwrap()).try_collect(texts.iter().map(async |text| text.parse::<u8>()));

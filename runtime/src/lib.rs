@@ -10,13 +10,13 @@
 mod backoff;
 mod db;
 mod error;
-mod fan_out;
+pub mod fan_out;
 mod job;
-mod lock;
+pub mod lock;
 #[cfg(test)]
 mod rooms;
-mod row;
-mod tx;
+pub mod row;
+pub mod tx;
 
 #[cfg(feature = "idempotent")]
 pub use rowlock_macros::Idempotent;
@@ -28,41 +28,30 @@ pub use crate::db::fault::Fault;
 pub use crate::db::fence::Fence;
 pub use crate::db::source::Source;
 pub use crate::error::Error;
-pub use crate::fan_out::{Call, CallError, FanOut, FirstError, TooFewSucceeded, fan_out};
+pub use crate::fan_out::fan_out;
+pub use crate::tx::{Tx, transaction};
+
+/// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue).
+pub mod queue {
+    #[doc(hidden)]
+    pub use crate::job::queue::QueueColumn;
+    pub use crate::job::queue::{
+        BadRow, Claim, ClaimError, Claimed, FinishError, QueueState, Rescued, Retried, Unfinished,
+    };
+    #[doc(hidden)]
+    pub use crate::job::worker::HandlerOutcome;
+    pub use crate::job::worker::{Job, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats};
+}
+
+/// What `once` and `start` take and return: see [`Idempotent`](derive@crate::Idempotent).
 #[cfg(feature = "idempotent")]
-pub use crate::job::fingerprint::{Keyed, Request, RequestError};
-#[cfg(feature = "idempotent")]
-pub use crate::job::idempotent::{
-    AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
-};
-pub use crate::job::queue::{
-    BadRow, Claim, ClaimError, Claimed, FinishError, QueueColumn, QueueState, Rescued, Retried,
-    Unfinished,
-};
-pub use crate::job::worker::{
-    HandlerOutcome, Job, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats,
-};
-pub use crate::lock::advisory::{
-    AcquireError, AdvisoryLock, AdvisoryLockError, AdvisoryLocks, AdvisoryMode,
-};
-pub use crate::lock::key::{LockKeyPart, LockKeyParts};
-#[cfg(feature = "redis")]
-#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-pub use crate::lock::redis;
-#[cfg(feature = "postgres")]
-pub use crate::lock::session::{ReleaseError, SessionLock};
-pub use crate::row::counter::{CounterError, OutOfBounds};
-pub use crate::row::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
-pub use crate::row::lockable::{
-    Exclusive, Lock, LockCheckedError, LockError, Locked, Many, NoWait, One, RowLocks, Share,
-    Shared, SkipLocked, Wait,
-};
-pub use crate::row::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
-pub use crate::tx::budget::RetryBudget;
-pub use crate::tx::{
-    Body, ByError, ByReference, ByText, FailureOf, InTransaction, LastFailure, Retry, Savepoint,
-    SavepointBody, TransactionBuilder, TransactionError, Tx, transaction,
-};
+#[cfg_attr(docsrs, doc(cfg(feature = "idempotent")))]
+pub mod idempotent {
+    pub use crate::job::fingerprint::{Keyed, Request, RequestError};
+    pub use crate::job::idempotent::{
+        AttemptError, Once, OnceCall, OnceError, Running, StartError, Started,
+    };
+}
 
 /// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
 #[doc(hidden)]
@@ -126,9 +115,11 @@ pub mod __private {
     pub mod idempotent {
         pub use sqlx::Pool;
 
+        pub use crate::Tx;
+        pub use crate::idempotent::{OnceCall, OnceError, StartError, Started};
         pub use crate::job::fingerprint::{Digest, Fingerprint, Request};
         pub use crate::job::idempotent::{Idempotent, IdempotentSql, once, purge, start};
-        pub use crate::{Body, FailureOf, OnceCall, OnceError, StartError, Started, Tx};
+        pub use crate::tx::{Body, FailureOf};
     }
     /// For `#[derive(Queue)]`.
     pub mod queue {
@@ -145,13 +136,14 @@ pub mod __private {
             FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create, upsert,
         };
     }
-    pub use crate::{__changes as changes, __postgres as postgres, __sqlite as sqlite};
-    pub use crate::{Claim, QueueColumn, Rescued, Worker};
-    pub use crate::{
-        CounterError, DatabaseError, DeleteError, Edit, Fence, FindError, FindOrCreateError,
-        FoundOrCreated, LoadError, UpdateError, UpsertError,
+    pub use crate::queue::{Claim, QueueColumn, Rescued, Worker};
+    pub use crate::row::{
+        CounterError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated, LoadError,
+        Lock, LockCheckedError, LockError, Locked, Many, One, UpdateError, UpsertError,
     };
-    pub use crate::{InTransaction, Lock, LockCheckedError, LockError, Locked, Many, One};
+    pub use crate::tx::InTransaction;
+    pub use crate::{__changes as changes, __postgres as postgres, __sqlite as sqlite};
+    pub use crate::{DatabaseError, Fence};
 }
 
 /// Keeps the generated code for PostgreSQL if this crate was built for it.

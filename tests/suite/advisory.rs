@@ -1,10 +1,12 @@
-//! `rowlock::AdvisoryLock`: section A of `docs/behaviours.md`, on every database.
+//! `rowlock::lock::AdvisoryLock`: section A of `docs/behaviours.md`, on every database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rowlock::{AdvisoryLock, AdvisoryLockError, Fault, TransactionError};
+use rowlock::Fault;
+use rowlock::lock::{AdvisoryLock, AdvisoryLockError};
+use rowlock::tx::TransactionError;
 use rowlock_tests::cancel::polled;
 use rowlock_tests::postgres::unique_name;
 use tokio::sync::Barrier;

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rowlock::{AdvisoryLock, AdvisoryLockError, ReleaseError, SessionLock, Tx};
+use rowlock::Tx;
+use rowlock::lock::{AdvisoryLock, AdvisoryLockError, ReleaseError, SessionLock};
 use rowlock_tests::pgbouncer::PgBouncer;
 use rowlock_tests::postgres::unique_name;
 use sqlx::{AssertSqlSafe, Executor, Row};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rowlock::{
-    AcquireError, AdvisoryLock, AdvisoryLockError, Exclusive, Fault, ReleaseError, SessionLock,
-    Share, TransactionError, Tx, transaction,
-};
+use rowlock::lock::{AcquireError, AdvisoryLock, AdvisoryLockError, ReleaseError, SessionLock};
+use rowlock::row::{Exclusive, Share};
+use rowlock::tx::TransactionError;
+use rowlock::{Fault, Tx, transaction};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::postgres::unique_name;
 use rowlock_tests::proxy::Proxy;
@@ -134,7 +134,7 @@ async fn a_04_shared_and_exclusive() {
 }
 
 /// The six ways to ask, one after the other.
-async fn asked<G: rowlock::AdvisoryMode<Db>>(
+async fn asked<G: rowlock::lock::AdvisoryMode<Db>>(
     pool: &Pool,
     tx: &mut sqlx::PgTransaction<'_>,
     lock: &AdvisoryLock<G>,

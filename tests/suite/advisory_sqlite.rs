@@ -1,9 +1,9 @@
-//! `rowlock::AdvisoryLock` where SQLite differs: there is one lock, whatever the name, and the wait for it is a setting of the
+//! `rowlock::lock::AdvisoryLock` where SQLite differs: there is one lock, whatever the name, and the wait for it is a setting of the
 //! connection.
 
 use std::time::Duration;
 
-use rowlock::{AdvisoryLock, AdvisoryLockError};
+use rowlock::lock::{AdvisoryLock, AdvisoryLockError};
 use rowlock_tests::cancel::polled;
 use sqlx::Executor;
 

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock::{
-    BadRow, Claimed, Fault, Fence, FinishError, Job, Queue, QueueState, Retried, Unfinished, Worker,
-};
+use rowlock::queue::{BadRow, Claimed, FinishError, Job, QueueState, Retried, Unfinished, Worker};
+use rowlock::{Fault, Fence, Queue};
 use sqlx::AssertSqlSafe;
 
 use super::worker::{HOUR, SHORT, until};
@@ -140,7 +139,7 @@ async fn work_off(
     worker: Worker<Db, Task>,
     pool: &Pool,
     left: &[i64],
-) -> (Vec<i64>, rowlock::WorkerCounts) {
+) -> (Vec<i64>, rowlock::queue::WorkerCounts) {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let seen = Seen::default();
     let seen_by_all = seen.clone();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use rowlock::{Counter, FindOrCreate, FoundOrCreated, UpdateError, Versioned};
+use rowlock::row::{FoundOrCreated, UpdateError};
+use rowlock::{Counter, FindOrCreate, Versioned};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 

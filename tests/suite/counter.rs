@@ -1,7 +1,8 @@
 //! `add_<counter>`: one row, one statement, the database's total.
 
 use chrono::NaiveDate;
-use rowlock::{Counter, CounterError, Fault, Versioned};
+use rowlock::row::CounterError;
+use rowlock::{Counter, Fault, Versioned};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, Pool, PoolOptions, database};

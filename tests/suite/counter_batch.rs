@@ -1,6 +1,7 @@
 //! `add_<counter>_batch`: many rows, all or none.
 
-use rowlock::{Counter, CounterError, Versioned};
+use rowlock::row::CounterError;
+use rowlock::{Counter, Versioned};
 use sqlx::AssertSqlSafe;
 
 use super::{Pool, database};

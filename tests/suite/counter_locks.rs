@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use rowlock::{Counter, CounterError, Fault};
+use rowlock::row::CounterError;
+use rowlock::{Counter, Fault};
 use sqlx::{Acquire, AssertSqlSafe, Connection as _, Executor};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};

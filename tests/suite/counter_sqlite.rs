@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use rowlock::{Counter, CounterError, Fault};
+use rowlock::row::CounterError;
+use rowlock::{Counter, Fault};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{PoolOptions, database};

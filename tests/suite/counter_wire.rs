@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use rowlock::{Counter, CounterError};
+use rowlock::Counter;
+use rowlock::row::CounterError;
 use rowlock_tests::proxy::Proxy;
 use sqlx::{Acquire, Connection as _};
 use tokio::time::{sleep, timeout};

@@ -4,7 +4,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use rowlock::{Counter, CounterError, Fault, FindOrCreate, FoundOrCreated, UpdateError, Versioned};
+use rowlock::row::{CounterError, FoundOrCreated, UpdateError};
+use rowlock::{Counter, Fault, FindOrCreate, Versioned};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::sync::Barrier;
 
@@ -96,7 +97,7 @@ async fn the_loser_of_a_race_is_stale(level: &str) {
     let (note, on) = (load().await, pool.clone());
     let deleted = after(&database, EDIT, async move { note.delete(&on).await }).await;
     assert!(
-        matches!(deleted, Err(rowlock::DeleteError::Stale(_))),
+        matches!(deleted, Err(rowlock::row::DeleteError::Stale(_))),
         "{deleted:?}"
     );
 

@@ -3,10 +3,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use rowlock::{
-    DatabaseError, DeleteError, Fault, FindOrCreate, FindOrCreateError, LoadError, UpdateError,
-    UpsertError, Versioned,
-};
+use rowlock::row::{DeleteError, FindOrCreateError, LoadError, UpdateError, UpsertError};
+use rowlock::{DatabaseError, Fault, FindOrCreate, Versioned};
 use rowlock_tests::cancel::polled;
 use sqlx::Executor;
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use proptest::prelude::*;
 use proptest::{collection, option};
-use rowlock::{Call, CallError, FanOut, TooFewSucceeded, fan_out};
+use rowlock::fan_out;
+use rowlock::fan_out::{Call, CallError, FanOut, TooFewSucceeded};
 use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::Duration;
 
-use rowlock::{Fault, TransactionError, Tx, transaction};
+use rowlock::tx::TransactionError;
+use rowlock::{Fault, Tx, transaction};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Db, NAME, PoolOptions, database};

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use rowlock::{CounterError, Fault, TransactionError, transaction};
+use rowlock::row::CounterError;
+use rowlock::tx::TransactionError;
+use rowlock::{Fault, transaction};
 use sqlx::postgres::PgSslMode;
 use sqlx::{AssertSqlSafe, Connection as _, Executor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};

@@ -1,6 +1,7 @@
 //! Each `Fault` that takes an SQLite.
 
-use rowlock::{Fault, UpdateError, Versioned};
+use rowlock::row::UpdateError;
+use rowlock::{Fault, Versioned};
 use sqlx::sqlite::SqliteJournalMode;
 use sqlx::{Connection as _, Executor};
 

@@ -1,9 +1,8 @@
 //! `#[rowlock(fence)]`: who lost a lock to a later holder cannot write any more.
 
-use rowlock::{
-    DeleteError, Fence, FindOrCreate, LockError, Lockable, TransactionError, UpdateError,
-    UpsertError, Versioned, transaction,
-};
+use rowlock::row::{DeleteError, LockError, UpdateError, UpsertError};
+use rowlock::tx::TransactionError;
+use rowlock::{Fence, FindOrCreate, Lockable, Versioned, transaction};
 
 use super::{Database, database};
 

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use rowlock::{
-    Counter, Fault, FindError, FindOrCreate, FindOrCreateError, FoundOrCreated, UpsertError,
-    Versioned,
-};
+use rowlock::row::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+use rowlock::{Counter, Fault, FindOrCreate, Versioned};
 use sqlx::Executor;
 use tokio::sync::Barrier;
 
@@ -654,7 +652,10 @@ async fn u_04_u_20_an_upsert_bumps_the_version_and_leaves_key_and_counters_alone
     );
     // So a copy from before is stale.
     let stale = account_1.update(pool).await.unwrap_err();
-    assert!(matches!(stale, rowlock::UpdateError::Stale(_)), "{stale:?}");
+    assert!(
+        matches!(stale, rowlock::row::UpdateError::Stale(_)),
+        "{stale:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,9 +1,7 @@
 //! `#[derive(FindOrCreate)]` where only PostgreSQL can show it: types that normalise keys, triggers, indexes that are being built.
 
-use rowlock::{
-    Counter, CounterError, Fault, FindOrCreate, FindOrCreateError, UpdateError, UpsertError,
-    Versioned,
-};
+use rowlock::row::{CounterError, FindOrCreateError, UpdateError, UpsertError};
+use rowlock::{Counter, Fault, FindOrCreate, Versioned};
 use sqlx::Executor;
 
 use super::{Database, Pool, PoolOptions, database};

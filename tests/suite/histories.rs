@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adya::{History, Opts, Report, Valid, Workload};
-use rowlock::{TransactionBuilder, TransactionError, Tx, transaction};
+use rowlock::tx::{TransactionBuilder, TransactionError};
+use rowlock::{Tx, transaction};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::random::Random;
 use tokio::sync::Barrier;

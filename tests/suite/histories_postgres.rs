@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use rowlock::TransactionBuilder;
+use rowlock::tx::TransactionBuilder;
 use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use rowlock_tests::random::Random;

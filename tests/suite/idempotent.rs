@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rowlock::{
-    AttemptError, Fence, Idempotent, Keyed, Once, OnceError, StartError, Started, TransactionError,
-    Tx, transaction,
-};
+use rowlock::idempotent::{AttemptError, Keyed, Once, OnceError, StartError, Started};
+use rowlock::tx::TransactionError;
+use rowlock::{Fence, Idempotent, Tx, transaction};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::random::Random;
 use serde::{Deserialize, Serialize};
@@ -93,7 +92,7 @@ async fn ledger(database: &Database) -> Vec<Payment> {
         .unwrap()
 }
 
-fn running<'k>(started: Started<'k, Payment>) -> rowlock::Running<'k, Payment> {
+fn running<'k>(started: Started<'k, Payment>) -> rowlock::idempotent::Running<'k, Payment> {
     match started {
         Started::Running(running) => running,
         other => panic!("{other:?}"),
@@ -565,7 +564,7 @@ async fn i_14_any_order_of_events_leaves_one_outcome() {
         let key = format!("k{round}");
         let key = (1, key.as_str());
         let request = charge(5);
-        let mut attempts: Vec<rowlock::Running<'_, Payment>> = Vec::new();
+        let mut attempts: Vec<rowlock::idempotent::Running<'_, Payment>> = Vec::new();
         let mut outcome: Option<i64> = None;
         // Whether the lease of the last attempt runs.
         let mut leased = false;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rowlock::{Idempotent, Once, OnceError, StartError, Started, TransactionError, Tx};
+use rowlock::idempotent::{Once, OnceError, StartError, Started};
+use rowlock::tx::TransactionError;
+use rowlock::{Idempotent, Tx};
 use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use sqlx::{Executor, Postgres};
@@ -324,7 +326,8 @@ async fn start_in_a_strict_default_isolation() {
 mod processes {
     //! Holders that die or stop as processes.
 
-    use rowlock::{AttemptError, transaction};
+    use rowlock::idempotent::AttemptError;
+    use rowlock::transaction;
     use rowlock_tests::postgres::url;
     use rowlock_tests::process::{self, Process};
     use sqlx::postgres::PgConnectOptions;

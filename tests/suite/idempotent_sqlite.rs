@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use rowlock::{Idempotent, Once, Started};
+use rowlock::Idempotent;
+use rowlock::idempotent::{Once, Started};
 
 use super::{BEGIN_WRITE, PoolOptions, database};
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use rowlock::{
-    Counter, CounterError, DeleteError, Fault, Fence, FindOrCreate, FindOrCreateError, FinishError,
-    Idempotent, LockError, Lockable, Once, OnceError, Queue, QueueState, StartError, UpdateError,
-    UpsertError, Versioned,
+use rowlock::idempotent::{Once, OnceError, StartError};
+use rowlock::queue::{FinishError, QueueState};
+use rowlock::row::{
+    CounterError, DeleteError, FindOrCreateError, LockError, UpdateError, UpsertError,
 };
+use rowlock::{Counter, Fault, Fence, FindOrCreate, Idempotent, Lockable, Queue, Versioned};
 use sqlx::Executor;
 
 use super::{BEGIN_WRITE, Database, Pool, database};

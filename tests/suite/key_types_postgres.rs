@@ -1,10 +1,9 @@
 //! Text keys in columns of other types than text: rows are found as the column compares them, by every derive.
 
 use chrono::{DateTime, Utc};
-use rowlock::{
-    Claimed, Counter, Fence, FindOrCreate, LockError, Lockable, Queue, QueueState, UpdateError,
-    Versioned,
-};
+use rowlock::queue::{Claimed, QueueState};
+use rowlock::row::{LockError, UpdateError};
+use rowlock::{Counter, Fence, FindOrCreate, Lockable, Queue, Versioned};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, PoolOptions, database};

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rowlock::{LockError, Lockable};
+use rowlock::Lockable;
+use rowlock::row::LockError;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, NAME, database};

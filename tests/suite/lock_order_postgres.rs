@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use rowlock::{
-    Claimed, Counter, CounterError, Fence, FinishError, LockError, Lockable, Queue, QueueState,
-    Unfinished,
-};
+use rowlock::queue::{Claimed, FinishError, QueueState, Unfinished};
+use rowlock::row::{CounterError, LockError};
+use rowlock::{Counter, Fence, Lockable, Queue};
 use sqlx::{AssertSqlSafe, Connection as _, Executor};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};

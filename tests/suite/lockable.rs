@@ -1,6 +1,8 @@
 //! `#[derive(Lockable)]`: section L of `docs/behaviours.md`, on every database.
 
-use rowlock::{LockCheckedError, LockError, Lockable, TransactionError, Versioned, transaction};
+use rowlock::row::{LockCheckedError, LockError};
+use rowlock::tx::TransactionError;
+use rowlock::{Lockable, Versioned, transaction};
 use rowlock_tests::cancel::polled;
 use sqlx::Executor;
 

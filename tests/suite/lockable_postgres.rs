@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rowlock::{Fault, LastFailure, LockError, Lockable, TransactionError, Tx, transaction};
+use rowlock::row::LockError;
+use rowlock::tx::{LastFailure, TransactionError};
+use rowlock::{Fault, Lockable, Tx, transaction};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};

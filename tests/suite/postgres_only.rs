@@ -1,6 +1,7 @@
 //! What only PostgreSQL has: row security, and a server that ends a connection.
 
-use rowlock::{DatabaseError, Fault, FindOrCreate, FindOrCreateError, UpdateError, Versioned};
+use rowlock::row::{FindOrCreateError, UpdateError};
+use rowlock::{DatabaseError, Fault, FindOrCreate, Versioned};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, database};

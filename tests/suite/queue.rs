@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use rowlock::{
-    BadRow, ClaimError, Claimed, Fault, Fence, FindOrCreate, FinishError, Queue, QueueState,
-};
+use rowlock::queue::{BadRow, ClaimError, Claimed, FinishError, QueueState};
+use rowlock::{Fault, Fence, FindOrCreate, Queue};
 use rowlock_tests::random::Random;
 use sqlx::AssertSqlSafe;
 use tokio::sync::Barrier;

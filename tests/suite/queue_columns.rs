@@ -1,7 +1,8 @@
 //! Columns of a queue that are not as usual: a filter that can be NULL, a state of another type.
 
 use chrono::{DateTime, Utc};
-use rowlock::{Claimed, Counter, Fence, Queue, QueueState};
+use rowlock::queue::{Claimed, QueueState};
+use rowlock::{Counter, Fence, Queue};
 use sqlx::Executor;
 
 use super::{NAME, Pool, database};

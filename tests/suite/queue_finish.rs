@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rowlock::{
-    Claimed, Fault, FinishError, QueueState, Retried, TransactionError, Tx, Unfinished, transaction,
-};
+use rowlock::queue::{Claimed, FinishError, QueueState, Retried, Unfinished};
+use rowlock::tx::TransactionError;
+use rowlock::{Fault, Tx, transaction};
 use rowlock_tests::random::Random;
 
 use super::queue::{

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use rowlock::__private::queue::QueueSql;
-use rowlock::{ClaimError, Claimed, Fence, FinishError, Queue, QueueState};
+use rowlock::queue::{ClaimError, Claimed, FinishError, QueueState};
+use rowlock::{Fence, Queue};
 use rowlock_tests::postgres::{Server, ddl};
 use rowlock_tests::proxy::Proxy;
 use serde_json::Value;

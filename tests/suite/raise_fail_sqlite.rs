@@ -1,9 +1,9 @@
 //! `RAISE(FAIL)` and ON CONFLICT FAIL: SQLite keeps what the statement wrote before it failed, and commits it.
 
-use rowlock::{
-    Counter, CounterError, DeleteError, Fault, FindOrCreate, FindOrCreateError, LockError,
-    Lockable, UpdateError, UpsertError, Versioned,
+use rowlock::row::{
+    CounterError, DeleteError, FindOrCreateError, LockError, UpdateError, UpsertError,
 };
+use rowlock::{Counter, Fault, FindOrCreate, Lockable, Versioned};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::{Database, Pool, database};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use redis::Commands;
-use rowlock::redis::{FenceError, Guard, Mutex, MutexError, ReleaseError};
+use rowlock::lock::redis::{FenceError, Guard, Mutex, MutexError, ReleaseError};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::proxy::Proxy;
 use rowlock_tests::redis::{self as server, Redis};
@@ -1194,7 +1194,8 @@ async fn a_fence_waits_for_a_blocked_database_no_longer_than_the_lock_lasts() {
 mod stopped {
     //! A holder whose whole process is stopped beyond its ttl.
 
-    use rowlock::{Fence, UpdateError, Versioned};
+    use rowlock::row::UpdateError;
+    use rowlock::{Fence, Versioned};
     use rowlock_tests::postgres::{self, Pool, PoolOptions};
     use rowlock_tests::process::{self, Process};
     use sqlx::postgres::PgConnectOptions;

@@ -1,6 +1,8 @@
 //! How often each method goes to the server and back, counted on the wire.
 
-use rowlock::{Claimed, Counter, FindOrCreate, Lockable, UpdateError, Versioned, transaction};
+use rowlock::queue::Claimed;
+use rowlock::row::UpdateError;
+use rowlock::{Counter, FindOrCreate, Lockable, Versioned, transaction};
 use rowlock_tests::proxy::Proxy;
 
 use super::queue::{Email, MINUTE, emails};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rowlock::{Counter, CounterError, Tx, transaction};
+use rowlock::row::CounterError;
+use rowlock::{Counter, Tx, transaction};
 use rowlock_tests::cancel::polled;
 
 use super::{Database, Db, NAME, Pool, database};

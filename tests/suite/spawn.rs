@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use rowlock::{Claimed, Counter, FindOrCreate, Queue, Source, Versioned};
+use rowlock::queue::Claimed;
+use rowlock::{Counter, FindOrCreate, Queue, Source, Versioned};
 
 use super::{Db, database};
 
@@ -165,7 +166,7 @@ struct Job {
     #[rowlock(run_at)]
     run_at: chrono::DateTime<chrono::Utc>,
     #[rowlock(state)]
-    state: rowlock::QueueState,
+    state: rowlock::queue::QueueState,
     #[rowlock(attempts)]
     attempts: i32,
     #[rowlock(fence)]

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rowlock::{Fault, TransactionBuilder, TransactionError, Tx, Versioned, transaction};
+use rowlock::tx::{TransactionBuilder, TransactionError};
+use rowlock::{Fault, Tx, Versioned, transaction};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::random::Random;
 use sqlx::Executor;
@@ -143,7 +144,7 @@ enum ShopError {
     #[error("no database")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
-    Update(#[from] rowlock::UpdateError<Account>),
+    Update(#[from] rowlock::row::UpdateError<Account>),
 }
 
 /// A stale copy is a decision for the caller, not a reason to run the same thing again.
@@ -162,7 +163,7 @@ async fn t_23_a_stale_version_is_not_retried() {
         .unwrap_err();
     assert!(matches!(
         refused,
-        TransactionError::Failed(ShopError::Update(rowlock::UpdateError::Stale(_)))
+        TransactionError::Failed(ShopError::Update(rowlock::row::UpdateError::Stale(_)))
     ));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
@@ -342,7 +343,7 @@ async fn t_20_naive_twin_keeps_the_row_of_the_first_attempt() {
     assert!(
         matches!(
             refused,
-            TransactionError::Failed(ShopError::Update(rowlock::UpdateError::Stale(_)))
+            TransactionError::Failed(ShopError::Update(rowlock::row::UpdateError::Stale(_)))
         ),
         "{refused:?}"
     );

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rowlock::{Counter, CounterError, Fault, TransactionError, Tx, transaction};
+use rowlock::row::CounterError;
+use rowlock::tx::TransactionError;
+use rowlock::{Counter, Fault, Tx, transaction};
 use rowlock_tests::gate::Gate;
 use rowlock_tests::proxy::Proxy;
 use sqlx::Executor;
@@ -151,7 +153,7 @@ async fn t_04_the_last_error_is_inside_the_one_that_says_how_often() {
     let TransactionError::Exhausted { attempts: 3, last } = &gave_up else {
         panic!("{gave_up:?}");
     };
-    assert!(matches!(last, rowlock::LastFailure::Closure(_)));
+    assert!(matches!(last, rowlock::tx::LastFailure::Closure(_)));
     assert_eq!(Fault::in_chain(&gave_up), Some(Fault::Serialization));
     assert_eq!(
         (runs.load(Ordering::SeqCst), balance(&database, 1).await),
@@ -617,7 +619,7 @@ async fn timeouts_cost_no_round_trip() {
 #[tokio::test]
 async fn a_shared_budget_bounds_the_retries_of_all() {
     let database = database(ACCOUNTS).await;
-    let budget = rowlock::RetryBudget::new(3, 0);
+    let budget = rowlock::tx::RetryBudget::new(3, 0);
     let runs = AtomicU32::new(0);
     for _ in 0..4 {
         let gave_up = transaction(&database.pool)

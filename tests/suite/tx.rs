@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rowlock::{Counter, Fault, LastFailure, TransactionError, Tx, transaction};
+use rowlock::tx::{LastFailure, TransactionError};
+use rowlock::{Counter, Fault, Tx, transaction};
 use rowlock_tests::cancel::polled;
 use sqlx::{Acquire, Executor};
 
@@ -31,7 +32,7 @@ pub(super) async fn all(database: &Database) -> Vec<i64> {
         .unwrap()
 }
 
-async fn add(tx: &mut Tx<Db>, id: i64, delta: i64) -> Result<(), rowlock::CounterError> {
+async fn add(tx: &mut Tx<Db>, id: i64, delta: i64) -> Result<(), rowlock::row::CounterError> {
     Views::add_n(tx, id, delta).await.map(drop)
 }
 
@@ -436,7 +437,7 @@ async fn a_hook_that_panics_keeps_no_other() {
             tx.on_commit(async move || {
                 last.fetch_add(1, Ordering::SeqCst);
             });
-            Ok::<_, rowlock::CounterError>(())
+            Ok::<_, rowlock::row::CounterError>(())
         });
         run.await
     });

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::TryStreamExt;
-use rowlock::{Fault, TransactionError, Tx, transaction};
+use rowlock::tx::TransactionError;
+use rowlock::{Fault, Tx, transaction};
 use rowlock_tests::cancel::polled;
 use sqlx::{Executor, Row, SqlSafeStr, Statement};
 

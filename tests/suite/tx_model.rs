@@ -5,7 +5,8 @@
 //! `ROWLOCK_PROGRAMS` says how many there are.
 
 use futures_util::future::BoxFuture;
-use rowlock::{Counter, Savepoint, TransactionError, Tx, transaction};
+use rowlock::tx::{Savepoint, TransactionError};
+use rowlock::{Counter, Tx, transaction};
 use rowlock_tests::cancel::polled;
 use rowlock_tests::random::Random;
 use sqlx::{Acquire, AssertSqlSafe, Executor};

@@ -1,6 +1,7 @@
 //! `#[derive(Versioned)]`: sections V and D of `docs/behaviours.md`.
 
-use rowlock::{Counter, DeleteError, FindOrCreate, LoadError, MergeError, UpdateError, Versioned};
+use rowlock::row::{DeleteError, LoadError, MergeError, UpdateError};
+use rowlock::{Counter, FindOrCreate, Versioned};
 use sqlx::Executor;
 
 use super::{Database, Pool, database};

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rowlock::{FindOrCreate, LockCheckedError, Lockable, MergeError, UpdateError, Versioned};
+use rowlock::row::{LockCheckedError, MergeError, UpdateError};
+use rowlock::{FindOrCreate, Lockable, Versioned};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use rowlock::{
-    Claimed, Fence, HandlerOutcome, Job, JobOutcome, Queue, QueueState, Worker, WorkerCounts,
-    WorkerError, WorkerStats, transaction,
+use rowlock::queue::{
+    Claimed, HandlerOutcome, Job, JobOutcome, QueueState, Worker, WorkerCounts, WorkerError,
+    WorkerStats,
 };
+use rowlock::{Fence, Queue, transaction};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock::{Fence, JobOutcome, Queue, QueueState, Worker, WorkerCounts, WorkerError};
+use rowlock::queue::{JobOutcome, QueueState, Worker, WorkerCounts, WorkerError};
+use rowlock::{Fence, Queue};
 use rowlock_tests::random::Random;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Semaphore, oneshot};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rowlock::{Claimed, Job, JobOutcome, QueueState};
+use rowlock::queue::{Claimed, Job, JobOutcome, QueueState};
 use rowlock_tests::postgres::{Server, ddl};
 use rowlock_tests::proxy::Proxy;
 use sqlx::postgres::{PgConnectOptions, PgListener};

@@ -1,6 +1,7 @@
 //! The worker of `#[derive(Queue)]` in several processes on one file.
 
-use rowlock::{JobOutcome, QueueState, transaction};
+use rowlock::queue::{JobOutcome, QueueState};
+use rowlock::transaction;
 use rowlock_tests::process::{self, Process};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::sleep;

@@ -1,9 +1,7 @@
 //! What a write says when the database wrote, and the model cannot read what came back; and when a trigger wrote nothing.
 
-use rowlock::{
-    Counter, CounterError, FindOrCreate, FindOrCreateError, LockError, Lockable, UpdateError,
-    UpsertError, Versioned,
-};
+use rowlock::row::{CounterError, FindOrCreateError, LockError, UpdateError, UpsertError};
+use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
 use sqlx::Executor;
 
 use super::{Database, NAME, Pool, database};

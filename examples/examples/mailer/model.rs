@@ -4,7 +4,8 @@
 #![allow(dead_code)]
 
 use chrono::{DateTime, Utc};
-use rowlock::{Fence, Queue, QueueState};
+use rowlock::queue::QueueState;
+use rowlock::{Fence, Queue};
 
 /// A mail that is to be sent.
 #[derive(Debug, sqlx::FromRow, Queue)]

@@ -1,6 +1,6 @@
 //! The mailer on PostgreSQL.
 
-use rowlock::Worker;
+use rowlock::queue::Worker;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::model::Email;

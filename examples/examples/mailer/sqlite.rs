@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rowlock::Worker;
+use rowlock::queue::Worker;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::model::Email;

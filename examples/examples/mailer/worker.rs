@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rowlock::{Job, JobOutcome};
+use rowlock::queue::{Job, JobOutcome};
 use tokio::io::{AsyncReadExt, stdin};
 
 use super::{Db, Pool, awake};

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
-use rowlock::{AttemptError, Call, CallError, Idempotent, Running, Started, fan_out, transaction};
+use rowlock::fan_out::{Call, CallError};
+use rowlock::idempotent::{AttemptError, Running, Started};
+use rowlock::{Idempotent, fan_out, transaction};
 
 use super::Pool;
 use crate::provider::{self, ChargeError, ChargeId, Client};
@@ -211,9 +213,9 @@ async fn finish(
     });
     match done.await {
         Ok(()) => Ok(true),
-        Err(rowlock::TransactionError::Failed(FinishError::Ledger(AttemptError::TakenOver(_)))) => {
-            Ok(false)
-        }
+        Err(rowlock::tx::TransactionError::Failed(FinishError::Ledger(
+            AttemptError::TakenOver(_),
+        ))) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use rowlock::{Counter, CounterError, LockError, Lockable, TransactionError, transaction};
+use rowlock::row::{CounterError, LockError};
+use rowlock::tx::TransactionError;
+use rowlock::{Counter, Lockable, transaction};
 use rowlock_examples::race::{Turn, race};
 
 use super::{Db, Pool};

@@ -4,7 +4,8 @@
 #![allow(dead_code)]
 
 use chrono::{DateTime, Utc};
-use rowlock::{Counter, FindOrCreate, Idempotent, Lockable, Queue, QueueState, Versioned};
+use rowlock::queue::QueueState;
+use rowlock::{Counter, FindOrCreate, Idempotent, Lockable, Queue, Versioned};
 
 /// A text that several people edit.
 #[derive(Debug, Clone, sqlx::FromRow, Versioned)]
@@ -63,7 +64,7 @@ pub struct Sku {
 #[derive(Debug, thiserror::Error)]
 pub enum SaleError {
     #[error("cannot lock the product")]
-    Lock(#[from] rowlock::LockError),
+    Lock(#[from] rowlock::row::LockError),
     #[error("cannot write the reservation")]
     Reservation(#[from] sqlx::Error),
 }

@@ -21,8 +21,8 @@ const SHORTEST_AGE: Duration = Duration::from_secs(60 * 60);
 /// somebody else already holds the lock. A row can stop it. It remembers the greatest fence that wrote it, and the write
 /// says `WHERE fence <= $fence`: the paused holder's number is too small, and its write changes nothing.
 ///
-/// Only a lock's guard makes a new one (`rowlock::redis::Guard::fence`, with the cargo feature `redis`), and an attempt at an idempotent
-/// request (`rowlock::Running::fence`, feature `idempotent`). A row that was
+/// Only a lock's guard makes a new one (`rowlock::lock::redis::Guard::fence`, with the cargo feature `redis`), and an attempt at an idempotent
+/// request (`rowlock::idempotent::Running::fence`, feature `idempotent`). A row that was
 /// read has the fence which wrote it, so `Fence` is a column type: a `bigint` on PostgreSQL, an `INTEGER` on SQLite, NOT
 /// NULL. Fences of different locks have nothing to do with each other.
 ///

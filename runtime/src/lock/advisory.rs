@@ -26,7 +26,7 @@ use crate::tx::{Body, InTransaction, TransactionError, Tx, Work, describe, trans
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
 /// # sqlx::raw_sql("CREATE TABLE reports (night text NOT NULL)").execute(&pool).await?;
-/// use rowlock::AdvisoryLock;
+/// use rowlock::lock::AdvisoryLock;
 ///
 /// let written = AdvisoryLock::new("nightly-report")
 ///     .try_run(&pool, async |tx| {
@@ -183,7 +183,7 @@ impl AdvisoryLock {
     /// namespace, numbers, booleans and UUIDs, and not the other parts.
     ///
     /// ```
-    /// use rowlock::AdvisoryLock;
+    /// use rowlock::lock::AdvisoryLock;
     ///
     /// let lock = AdvisoryLock::of("invoice", (42, "2026-11"));
     /// assert_eq!(lock.key(), 5_171_724_266_116_172_653);
@@ -202,7 +202,7 @@ impl AdvisoryLock {
     /// ```no_run
     /// # #[cfg(feature = "postgres")]
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
-    /// use rowlock::AdvisoryLock;
+    /// use rowlock::lock::AdvisoryLock;
     ///
     /// // Any number of exports, but none while an import has the same lock exclusively.
     /// let lines = AdvisoryLock::new("catalogue")
@@ -278,7 +278,7 @@ impl<G> AdvisoryLock<G> {
     /// # sqlx::raw_sql("CREATE TABLE invoices (tenant bigint NOT NULL, number bigint NOT NULL)").execute(&pool).await?;
     /// use std::time::Duration;
     ///
-    /// use rowlock::{AdvisoryLock, AdvisoryLockError};
+    /// use rowlock::lock::{AdvisoryLock, AdvisoryLockError};
     ///
     /// // Numbers without gaps, per tenant.
     /// let tenant = 42;
@@ -415,7 +415,7 @@ impl<G> AdvisoryLock<G> {
     /// ```
     /// # #[cfg(feature = "postgres")]
     /// # async fn example(pool: sqlx::PgPool, from: i64, to: i64) -> Result<(), Box<dyn std::error::Error>> {
-    /// use rowlock::AdvisoryLock;
+    /// use rowlock::lock::AdvisoryLock;
     ///
     /// let mut tx = pool.begin().await?;
     /// // In the same order everywhere, so that nobody waits in a circle.

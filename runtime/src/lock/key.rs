@@ -48,7 +48,7 @@ impl LockKey {
     }
 }
 
-/// A value that is part of the key of an [`AdvisoryLock`](crate::AdvisoryLock): an integer of up to 64 bits, `bool`, text,
+/// A value that is part of the key of an [`AdvisoryLock`](crate::lock::AdvisoryLock): an integer of up to 64 bits, `bool`, text,
 /// bytes, or a tuple of up to eight of them.
 ///
 /// All types of integers are the same to it, as are `&str` and `String`: an `i32` column in one service and an `i64` column
@@ -57,7 +57,7 @@ impl LockKey {
 /// Implement it for an id type of your own by adding what is inside:
 ///
 /// ```
-/// use rowlock::{AdvisoryLock, LockKeyPart, LockKeyParts};
+/// use rowlock::lock::{AdvisoryLock, LockKeyPart, LockKeyParts};
 ///
 /// struct TenantId(i64);
 ///
@@ -72,7 +72,7 @@ impl LockKey {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a lock's key",
     note = "integers of up to 64 bits, `bool`, text, bytes and tuples of these can; give a UUID as `id.into_bytes()`",
-    note = "for a type of your own, implement `rowlock::LockKeyPart`"
+    note = "for a type of your own, implement `rowlock::lock::LockKeyPart`"
 )]
 pub trait LockKeyPart {
     /// Adds this value's parts to the key, always the same number of them.

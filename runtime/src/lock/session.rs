@@ -23,7 +23,7 @@ use crate::tx::describe;
 ///
 /// ```no_run
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
-/// use rowlock::{AdvisoryLock, SessionLock};
+/// use rowlock::lock::{AdvisoryLock, SessionLock};
 ///
 /// let lock = AdvisoryLock::new("reindex");
 /// let Some(mut held) = SessionLock::try_acquire(&pool, &lock).await? else {

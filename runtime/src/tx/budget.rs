@@ -13,7 +13,7 @@ const RETRY: u64 = 100;
 /// if there is none. The idea is that of the retry budgets of Finagle and tower. Clones share one budget.
 ///
 /// ```
-/// use rowlock::RetryBudget;
+/// use rowlock::tx::RetryBudget;
 ///
 /// // At most one retry for five transactions in the long run, and ten at once.
 /// let budget = RetryBudget::new(10, 20);

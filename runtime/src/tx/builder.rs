@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sqlx::Pool;
 
+use super::budget::RetryBudget;
 use crate::db::Backend;
 use crate::db::begin::{Isolation, TakeLock};
 use crate::db::fault::Fault;
-use crate::tx::budget::RetryBudget;
 
 /// How often a transaction is run unless [`TransactionBuilder::attempts`] says otherwise.
 const ATTEMPTS: u32 = 5;
@@ -211,7 +211,7 @@ impl TransactionBuilder<sqlx::Postgres> {
 
     /// If the connection is lost during COMMIT, asks the server on another connection what became of the transaction
     /// (`pg_xact_status`): committed is `Ok`, rolled back is retried, and only no answer is
-    /// [`TransactionError::CommitUnknown`](crate::TransactionError::CommitUnknown). Costs nothing as long as no connection is lost.
+    /// [`TransactionError::CommitUnknown`](crate::tx::TransactionError::CommitUnknown). Costs nothing as long as no connection is lost.
     ///
     /// The question, with the wait for a connection, takes five seconds at most, which are not part of the deadline: a COMMIT
     /// that the deadline cut short is asked about, too.

@@ -16,7 +16,8 @@ use crate::db::error::DatabaseError;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let pool = setup().await?;
-/// use rowlock::{Fault, TransactionError, transaction};
+/// use rowlock::{Fault, transaction};
+/// use rowlock::tx::TransactionError;
 ///
 /// let outcome = transaction(&pool)
 ///     .run(async |tx| {

@@ -24,7 +24,7 @@ use crate::db::{Backend, Results};
 ///   the next statement, or of COMMIT. SQLite stops it: the rest of a text of several statements is not run, so this counts as
 ///   dropped there.
 /// - `COMMIT`, `END`, `ABORT`, `PREPARE TRANSACTION` and `ROLLBACK` (without `TO`) are not sent. They are an error, and so is every
-///   statement after it: `run` ends as [`Aborted`](crate::TransactionError::Aborted) and nothing is committed. A text of several
+///   statement after it: `run` ends as [`Aborted`](crate::tx::TransactionError::Aborted) and nothing is committed. A text of several
 ///   statements is sent, and if one of the others ended the transaction, the next statement finds that out.
 ///
 /// It needs the cargo feature `executor`, which is on by default.

@@ -1,7 +1,7 @@
 //! Transactions: what begins them, what runs in them, and how they end.
 
 mod begin;
-pub(crate) mod budget;
+mod budget;
 mod builder;
 mod error;
 #[cfg(feature = "executor")]
@@ -20,11 +20,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::BoxFuture;
 use sqlx_core::transaction::TransactionManager;
 
+pub use self::budget::RetryBudget;
 pub use self::builder::{Retry, TransactionBuilder, transaction};
 pub use self::error::{LastFailure, TransactionError};
 pub use self::in_transaction::InTransaction;
 pub(crate) use self::run::Work;
-pub use self::run::{Body, ByError, ByReference, ByText, FailureOf};
+pub use self::run::{Body, FailureOf};
+#[doc(hidden)]
+pub use self::run::{ByError, ByReference, ByText};
 pub use self::savepoint::{Savepoint, SavepointBody};
 use crate::db::Backend;
 use crate::db::error::{Attempt, DatabaseError, KeyText};
@@ -48,7 +51,7 @@ use crate::db::source::{Link, Opened, Source};
 /// So that it can be told from another one, the transaction is marked when the connection is handed out for the first time: on
 /// PostgreSQL `SET LOCAL rowlock.tx = 1`, which leaves together with the next statement, on SQLite `SAVEPOINT rowlock`. That is a message to
 /// sqlx's worker thread for whose delivery nobody can wait: with `command_buffer_size(0)` it can be lost, and `run` ends as
-/// [`Aborted`](crate::TransactionError::Aborted).
+/// [`Aborted`](crate::tx::TransactionError::Aborted).
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {

@@ -11,6 +11,7 @@ use sqlx::Connection as _;
 use tracing::Instrument;
 
 use super::begin::{ToTheEnd, begin};
+use super::budget::RetryBudget;
 use super::builder::Hook;
 use super::{End, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe};
 use crate::backoff::full_jitter;
@@ -18,7 +19,6 @@ use crate::db::begin::{Begin, TakeLock};
 use crate::db::fault::Fault;
 use crate::db::notes::{Call, Torn};
 use crate::db::{Backend, Commit};
-use crate::tx::budget::RetryBudget;
 
 /// How long the question what became of a lost COMMIT may take. Not the deadline, which may be what cut the COMMIT short.
 const LONGEST_QUESTION: Duration = Duration::from_secs(5);

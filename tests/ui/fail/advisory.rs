@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rowlock::{AdvisoryLock, SessionLock};
+use rowlock::lock::{AdvisoryLock, SessionLock};
 
 async fn shared_on_sqlite(pool: sqlx::SqlitePool) {
     let _ = AdvisoryLock::new("a").shared().run(&pool, async |_| Ok::<_, sqlx::Error>(())).await;

@@ -31,7 +31,7 @@ async fn calls(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>>
     edit.slug.push('!');
     let article = edit.save(&pool).await?;
     match article.update(&pool).await {
-        Err(rowlock::UpdateError::Stale(conflict)) => drop(conflict.merge()),
+        Err(rowlock::row::UpdateError::Stale(conflict)) => drop(conflict.merge()),
         other => drop(other?),
     }
     Article::update_with(&pool, 7, |article| article.slug.push('!')).await?;

@@ -10,7 +10,7 @@ struct Job {
     #[rowlock(run_at)]
     run_at: chrono::DateTime<chrono::Utc>,
     #[rowlock(state)]
-    state: rowlock::QueueState,
+    state: rowlock::queue::QueueState,
     #[rowlock(attempts(max = 40000))]
     attempts: i16,
     #[rowlock(fence)]
@@ -28,7 +28,7 @@ struct Full {
     #[rowlock(run_at)]
     run_at: chrono::DateTime<chrono::Utc>,
     #[rowlock(state)]
-    state: rowlock::QueueState,
+    state: rowlock::queue::QueueState,
     #[rowlock(attempts(max = 2147483647))]
     attempts: i32,
     #[rowlock(fence)]

@@ -76,7 +76,7 @@ async fn calls(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
         sqlx::query("SELECT 1").execute(&mut **tx).await?;
         Ok::<_, sqlx::Error>("done".to_owned())
     });
-    if let rowlock::Once::Ran(text) = receipt.await? {
+    if let rowlock::idempotent::Once::Ran(text) = receipt.await? {
         drop(text.len());
     }
     Ok(())

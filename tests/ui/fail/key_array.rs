@@ -1,7 +1,8 @@
 //! A key that is an array cannot be one of many.
 
 use chrono::{DateTime, Utc};
-use rowlock::{Counter, Fence, Lockable, Queue, QueueState};
+use rowlock::{Counter, Fence, Lockable, Queue};
+use rowlock::queue::QueueState;
 
 #[derive(sqlx::FromRow, Counter, Lockable)]
 #[rowlock(table = "paths", backend(Postgres))]

@@ -1,6 +1,7 @@
 //! Options of a lock that the database does not have, or that exclude each other.
 
-use rowlock::{Lockable, Shared};
+use rowlock::Lockable;
+use rowlock::row::Shared;
 
 #[derive(Clone, sqlx::FromRow, Lockable)]
 #[rowlock(table = "stock")]

@@ -34,7 +34,7 @@ async fn a_copy_on_a_pool(pool: sqlx::PgPool, sku: Sku) {
     let _ = sku.lock_checked(&pool).await;
 }
 
-async fn saved_on_a_pool(pool: sqlx::PgPool, mut sku: rowlock::Locked<Sku>) {
+async fn saved_on_a_pool(pool: sqlx::PgPool, mut sku: rowlock::row::Locked<Sku>) {
     let _ = sku.save(&pool).await;
 }
 

@@ -60,21 +60,21 @@ async fn calls(pool: sqlx::PgPool, mut tx: sqlx::PgTransaction<'_>, note: Note) 
     let letter: Letter = letter.into_inner();
     drop(Letter::lock(&mut tx, 1).no_key().nowait().await?.text.len());
     let skipped: Option<_> = Letter::lock(&mut tx, letter.id).skip_locked().await?;
-    drop(skipped.map(rowlock::Locked::into_inner));
+    drop(skipped.map(rowlock::row::Locked::into_inner));
     drop(Letter::lock(&mut tx, 1).share().lock_timeout(std::time::Duration::ZERO).await?.into_inner());
     for mut letter in Letter::lock_many(&mut tx, [1, 2]).await? {
         letter.text.clear();
     }
     drop(Letter::lock_many(&mut tx, [1, 2]).skip_locked().await?.len());
     match note.lock_checked(&mut tx).await {
-        Err(rowlock::LockCheckedError::Stale(conflict)) => drop(conflict.current),
+        Err(rowlock::row::LockCheckedError::Stale(conflict)) => drop(conflict.current),
         other => drop(other?),
     }
     rowlock::transaction(&pool)
         .run(async |tx| {
             let mut letter = Letter::lock(&mut *tx, 1).nowait().await?;
             letter.save(&mut *tx).await?;
-            Ok::<_, rowlock::LockError>(())
+            Ok::<_, rowlock::row::LockError>(())
         })
         .await?;
     Ok(())

@@ -1,6 +1,7 @@
 //! What `Queue` asks of a struct; the calls of its methods do not fail as well.
 
-use rowlock::{Claimed, Fence, Queue, QueueState};
+use rowlock::{Fence, Queue};
+use rowlock::queue::{Claimed, QueueState};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 

@@ -1,6 +1,7 @@
 //! Mistakes in the use of a queue.
 
-use rowlock::{Claimed, Fence, Job, Queue, QueueState};
+use rowlock::{Fence, Queue};
+use rowlock::queue::{Claimed, Job, QueueState};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 
@@ -24,34 +25,34 @@ struct Email {
 }
 
 /// A claim is finished once.
-async fn twice(pool: sqlx::PgPool, email: Claimed<Email>) -> Result<(), rowlock::FinishError> {
+async fn twice(pool: sqlx::PgPool, email: Claimed<Email>) -> Result<(), rowlock::queue::FinishError> {
     email.complete(&pool).await?;
     email.fail(&pool, "no").await
 }
 
 /// Nobody finishes what he has not claimed.
-async fn unclaimed(pool: sqlx::PgPool, email: Email) -> Result<(), rowlock::FinishError> {
+async fn unclaimed(pool: sqlx::PgPool, email: Email) -> Result<(), rowlock::queue::FinishError> {
     email.complete(&pool).await
 }
 
 /// The effect of the job is in a transaction, or it is not.
-async fn outside(mut db: sqlx::PgConnection, email: Claimed<Email>) -> Result<(), rowlock::FinishError> {
+async fn outside(mut db: sqlx::PgConnection, email: Claimed<Email>) -> Result<(), rowlock::queue::FinishError> {
     email.complete_in(&mut db).await
 }
 
 /// `*tx` is a connection, which may be in no transaction.
-async fn inside(mut tx: sqlx::Transaction<'_, sqlx::Postgres>, email: Claimed<Email>) -> Result<(), rowlock::FinishError> {
+async fn inside(mut tx: sqlx::Transaction<'_, sqlx::Postgres>, email: Claimed<Email>) -> Result<(), rowlock::queue::FinishError> {
     email.complete_in(&mut *tx).await
 }
 
 /// A filter has the type of its column.
-async fn filter(pool: sqlx::PgPool) -> Result<(), rowlock::ClaimError> {
+async fn filter(pool: sqlx::PgPool) -> Result<(), rowlock::queue::ClaimError> {
     Email::claim(&pool, 1).only(Email::TENANT, "seven").await?;
     Ok(())
 }
 
 /// Handlers run at once, in tasks of their own.
-async fn handler(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+async fn handler(pool: sqlx::PgPool) -> Result<(), rowlock::queue::WorkerError> {
     let mut sent = 0;
     Email::worker(&pool)
         .run(async |email: Job<Email>| {
@@ -63,7 +64,7 @@ async fn handler(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
 }
 
 /// A job is finished by what its handler returns.
-async fn by_hand(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+async fn by_hand(pool: sqlx::PgPool) -> Result<(), rowlock::queue::WorkerError> {
     let db = pool.clone();
     Email::worker(&pool)
         .run(move |email: Job<Email>| {
@@ -75,7 +76,7 @@ async fn by_hand(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
 }
 
 /// What a handler returns says what becomes of the job.
-async fn outcome(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
+async fn outcome(pool: sqlx::PgPool) -> Result<(), rowlock::queue::WorkerError> {
     Email::worker(&pool)
         .run(async |email: Job<Email>| email.id)
         .await?;
@@ -83,7 +84,7 @@ async fn outcome(pool: sqlx::PgPool) -> Result<(), rowlock::WorkerError> {
 }
 
 /// SQLite has nothing to listen to.
-async fn listen(pool: sqlx::SqlitePool) -> Result<(), rowlock::WorkerError> {
+async fn listen(pool: sqlx::SqlitePool) -> Result<(), rowlock::queue::WorkerError> {
     Email::worker(&pool)
         .listen()
         .run(async |_: Job<Email>| ())

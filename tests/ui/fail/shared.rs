@@ -8,7 +8,7 @@ struct Sku {
     left: i64,
 }
 
-fn changed(sku: rowlock::Shared<Sku>) {
+fn changed(sku: rowlock::row::Shared<Sku>) {
     sku.left -= 1;
 }
 

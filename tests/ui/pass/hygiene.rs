@@ -33,7 +33,7 @@ mod shadowed {
         #[rowlock(run_at)]
         now: ::chrono::DateTime<::chrono::Utc>,
         #[rowlock(state)]
-        key: ::db::QueueState,
+        key: ::db::queue::QueueState,
         #[rowlock(attempts)]
         to: i16,
         #[rowlock(fence)]

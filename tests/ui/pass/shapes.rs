@@ -2,7 +2,8 @@
 
 #![deny(warnings, missing_debug_implementations)]
 
-use rowlock::{Counter, Fence, FindOrCreate, Idempotent, Lockable, Queue, QueueState, Versioned};
+use rowlock::queue::QueueState;
+use rowlock::{Counter, Fence, FindOrCreate, Idempotent, Lockable, Queue, Versioned};
 
 type Pool = sqlx::Pool<sqlx::Sqlite>;
 

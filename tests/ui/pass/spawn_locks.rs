@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use rowlock::{
-    LockCheckedError, LockError, Lockable, Locked, Shared, TransactionError, transaction,
-};
+use rowlock::row::{LockCheckedError, LockError, Locked, Shared};
+use rowlock::tx::TransactionError;
+use rowlock::{Lockable, transaction};
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Lockable)]
 #[rowlock(table = "stock")]

@@ -4,7 +4,8 @@ use std::future::ready;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use rowlock::{Claimed, Fence, Queue, QueueState};
+use rowlock::{Fence, Queue};
+use rowlock::queue::{Claimed, QueueState};
 use sqlx::PgPool;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;

@@ -1,7 +1,7 @@
 //! A job for one at a time.
 
 use anyhow::Result;
-use rowlock::AdvisoryLock;
+use rowlock::lock::AdvisoryLock;
 use rowlock_examples::race::race;
 
 use super::{CALLS, Pool, ROUNDS, TASKS};

@@ -1,7 +1,7 @@
 //! Views that are counted, and seats that run out.
 
 use anyhow::Result;
-use rowlock::CounterError;
+use rowlock::row::CounterError;
 use rowlock_examples::race::race;
 
 use super::{BY_HAND, CALLS, GENERATED, Pool, ROUNDS, TASKS};

@@ -1,7 +1,7 @@
 //! Tags that several tasks need first.
 
 use anyhow::Result;
-use rowlock::FoundOrCreated;
+use rowlock::row::FoundOrCreated;
 use rowlock_examples::race::race;
 
 use super::{CALLS, Pool, ROUNDS, TASKS};

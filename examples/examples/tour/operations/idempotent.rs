@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rowlock::Once;
+use rowlock::idempotent::Once;
 use rowlock_examples::race::race;
 
 use super::{CALLS, Pool, ROUNDS, TASKS};

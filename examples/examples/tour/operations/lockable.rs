@@ -1,7 +1,8 @@
 //! Rows that are locked until the transaction ends.
 
 use anyhow::Result;
-use rowlock::{LockError, transaction};
+use rowlock::row::LockError;
+use rowlock::transaction;
 use rowlock_examples::race::race;
 
 use super::{BY_HAND, CALLS, GENERATED, Pool, ROUNDS, TASKS};

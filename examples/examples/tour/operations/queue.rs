@@ -1,7 +1,7 @@
 //! Mails that are to be sent, each by one task.
 
 use anyhow::Result;
-use rowlock::Claimed;
+use rowlock::queue::Claimed;
 use rowlock_examples::race::race;
 
 use super::{CALLS, Pool, ROUNDS, TASKS};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rowlock::redis::{Client, Mutex};
+use rowlock::lock::redis::{Client, Mutex};
 use rowlock_examples::race::race;
 
 use super::advisory_lock::{DONE, RUN, repeated};

@@ -1,7 +1,7 @@
 //! Edits of one document.
 
 use anyhow::Result;
-use rowlock::UpdateError;
+use rowlock::row::UpdateError;
 use rowlock_examples::race::race;
 
 use super::{BY_HAND, CALLS, GENERATED, Pool, ROUNDS, TASKS};

@@ -84,7 +84,7 @@ impl Digest {
 
 /// What a call with an idempotency key is asked to do: anything that is `serde::Serialize`, or that in a [`Keyed`].
 ///
-/// The bound of a function of yours that hands a request on: `request: &(impl rowlock::Request + ?Sized)`.
+/// The bound of a function of yours that hands a request on: `request: &(impl rowlock::idempotent::Request + ?Sized)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a request: it has no fingerprint",
     label = "needs `serde::Serialize`",
@@ -105,10 +105,11 @@ impl<R: Serialize + ?Sized> Request for R {
 ///
 /// A plain fingerprint can be guessed by whoever reads the ledger: hash every amount and every account number, and see which one
 /// fits. Under a secret nobody can. All processes that serve the same keys need the same secret: under another one the same
-/// request is [`Mismatch`](crate::OnceError::Mismatch).
+/// request is [`Mismatch`](crate::idempotent::OnceError::Mismatch).
 ///
 /// ```
-/// # use rowlock::{Idempotent, Keyed, OnceCall};
+/// # use rowlock::Idempotent;
+/// # use rowlock::idempotent::{Keyed, OnceCall};
 /// # #[derive(Idempotent)]
 /// # #[rowlock(table = "payments")]
 /// # struct Payment {

@@ -145,7 +145,7 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
     /// write a trigger drops.
     ///
     /// Such a row is not among those that are returned, and keeps none of them. It has had an attempt: it is due again after
-    /// a random time, or [`QueueState::Dead`] if that was its last one, with the reason as its last error; or as it was, if that cannot be written. It is logged as well.
+    /// a random time, or [`QueueState::Dead`](crate::queue::QueueState::Dead) if that was its last one, with the reason as its last error; or as it was, if that cannot be written. It is logged as well.
     pub fn on_bad_row(mut self, report: impl FnMut(&BadRow) + Send + 'c) -> Self {
         self.report = Box::new(report);
         self

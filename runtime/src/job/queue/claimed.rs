@@ -219,7 +219,7 @@ impl<T: Queue> Claimed<T> {
     /// happens once, however often the job is run.
     ///
     /// By reference, because a transaction that is retried runs its closure again. If it fails, return the error, so that the
-    /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::JobOutcome::Completed) after it.
+    /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::queue::JobOutcome::Completed) after it.
     ///
     /// The statement, the cancel safety and the errors are those of [`complete`](Self::complete).
     pub fn complete_in<'t, DB: Backend>(
@@ -239,7 +239,7 @@ impl<T: Queue> Claimed<T> {
     /// text of the error is stored, if the model has a `last_error`.
     ///
     /// The time is between zero and a ceiling that doubles with every attempt (full jitter), from 4 seconds to an hour or as the claim's
-    /// [`backoff`](Claim::backoff) says. One statement. Cancel safety and errors: those of [`complete`](Self::complete).
+    /// [`backoff`](crate::queue::Claim::backoff) says. One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn retry<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,

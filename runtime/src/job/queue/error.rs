@@ -36,7 +36,7 @@ pub enum FinishError {
     )]
     Ignored(Attempt),
     /// The database does not let the row be ready again, as `UNIQUE (…) WHERE state = 'ready'` does if the same job was added
-    /// in the meantime. The row is [`QueueState::Dead`], with this as its last error.
+    /// in the meantime. The row is [`QueueState::Dead`](crate::queue::QueueState::Dead), with this as its last error.
     #[error("{0}; the row could not be ready again, and is dead")]
     NotReady(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.

@@ -53,7 +53,8 @@ pub enum WorkerError {
 ///
 /// ```
 /// # use chrono::{DateTime, Utc};
-/// # use rowlock::{Fence, Queue, QueueState};
+/// # use rowlock::{Fence, Queue};
+/// # use rowlock::queue::QueueState;
 /// # use std::time::Duration;
 /// #[derive(sqlx::FromRow, Queue)]
 /// #[rowlock(table = "emails")]
@@ -242,7 +243,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// The handler returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is stored (`{:#}`, up to 8 KiB). What
     /// it needs besides the job it clones for each: `move |job| { let pool = pool.clone(); async move { … } }`. A panic is a failed
     /// attempt. If the claim is lost, the handler is dropped at its next await
-    /// point; what it wrote outside of a transaction with [`Claimed::complete_in`] stays.
+    /// point; what it wrote outside of a transaction with [`Claimed::complete_in`](crate::queue::Claimed::complete_in) stays.
     ///
     /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, one that counts the
     /// attempts of rows which were claimed in advance, and a heartbeat. On PostgreSQL they wait for no lock of a row, or for 100 ms, so

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub enum JobOutcome {
     /// The work is done.
     Complete,
-    /// The handler has completed the row itself, with [`Claimed::complete_in`], as the last thing it did: what it does after the
+    /// The handler has completed the row itself, with [`Claimed::complete_in`](crate::queue::Claimed::complete_in), as the last thing it did: what it does after the
     /// commit can be stopped by the next heartbeat, which finds that the claim holds no more.
     Completed,
     /// The attempt failed.
@@ -40,7 +40,7 @@ impl JobOutcome {
         }
     }
 
-    /// The job can never succeed: its row becomes [`QueueState::Dead`](crate::QueueState::Dead).
+    /// The job can never succeed: its row becomes [`QueueState::Dead`](crate::queue::QueueState::Dead).
     pub fn fail(error: impl Display) -> Self {
         Self::Fail {
             error: stored(&error),
@@ -52,7 +52,7 @@ impl JobOutcome {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what becomes of the job",
     label = "the handler returns this",
-    note = "return `()`, a `rowlock::JobOutcome`, or a `Result` of either whose error can be displayed"
+    note = "return `()`, a `rowlock::queue::JobOutcome`, or a `Result` of either whose error can be displayed"
 )]
 pub trait HandlerOutcome: Send + 'static {
     /// What becomes of the job.

@@ -16,7 +16,7 @@ pub struct WorkerCounts {
     pub retried: u64,
     /// Rows given up: by the handler, after the last attempt, or when the lease of the last attempt ended.
     pub dead: u64,
-    /// Rows put back by [`JobOutcome::Snooze`].
+    /// Rows put back by [`JobOutcome::Snooze`](crate::queue::JobOutcome::Snooze).
     pub snoozed: u64,
     /// Rows given back unfinished because the worker stopped.
     pub released: u64,

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use rowlock::redis::{Client, Mutex};
+//! use rowlock::lock::redis::{Client, Mutex};
 //!
 //! # async fn rebuild() {}
 //! # async fn show(pool: &sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {

@@ -23,15 +23,15 @@ pub enum LockError {
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
     /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
-    /// then. Use READ COMMITTED, or [`only_itself`](Lock::only_itself) if only the locked row counts. The row is locked all the same.
+    /// then. Use READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row counts. The row is locked all the same.
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
     )]
     FixedSnapshot(Attempt),
-    /// The key of a [`Locked`] was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
+    /// The key of a [`Locked`](crate::row::Locked) was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
-    /// The row has another version than this [`Locked`]: it was saved through another one in the same transaction, or a save of this
+    /// The row has another version than this [`Locked`](crate::row::Locked): it was saved through another one in the same transaction, or a save of this
     /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
     #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
     Stale(Attempt),

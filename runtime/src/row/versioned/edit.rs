@@ -58,7 +58,7 @@ impl<T: Versioned> Edit<T> {
     /// Writes the changed columns if the row still has the version it was read with, and returns the row as it now is.
     ///
     /// If nothing was changed, nothing is sent and the row is returned as it was read. Two edits of different columns
-    /// still conflict: [`Conflict::merge`] puts them together.
+    /// still conflict: [`Conflict::merge`](crate::row::Conflict::merge) puts them together.
     ///
     /// # SQL
     ///

@@ -18,7 +18,7 @@ pub enum LoadError {
     /// Several rows have this key: it is not unique in the database.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
-    /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
+    /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
     /// The database, the connection or the pool failed.
@@ -55,7 +55,7 @@ pub enum UpdateError<T> {
     /// from the key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
-    /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
+    /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
     /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
@@ -97,7 +97,7 @@ pub enum DeleteError<T> {
     /// from the key.
     #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
-    /// The key of an [`Edit`] was changed, and a key never changes. Nothing was sent.
+    /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
     /// The row was deleted, and then a trigger of SQLite failed in a way that keeps that: RAISE(FAIL), or ON CONFLICT FAIL. Inside a
