@@ -393,7 +393,7 @@ fn about_rows(rows: usize) -> Vec<(String, String, String)> {
             ", 60".to_owned(),
         ),
     ];
-    let in_order = <Email as QueueSql<Postgres>>::IN_ORDER;
+    let in_order = <Email as QueueSql<Postgres>>::IN_ORDER.unwrap();
     let mut statements = Vec::new();
     for ((sql, types, values), [head, tail]) in many.into_iter().zip(in_order) {
         for sql in [

@@ -9,8 +9,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
-    for_backend, from_row, key_argument, key_lifetime, literal, name_at, optional_statement, reads,
-    sql_doc, statement, stub_fields, stub_impl, stub_method, tuple,
+    for_backend, from_row, key_argument, key_lifetime, name_at, optional_statement, reads, sql_doc,
+    statement, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -489,27 +489,13 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     }
 }
 
-/// The parts of a batch. On PostgreSQL the first is all of it.
 fn batch(sql: &Statement, creates: bool) -> TokenStream {
-    let guarded = sql.slots.contains(&Slot::Lowest);
-    let mut parts = sql.parts().into_iter();
-    let mut part = || literal(sql.dialect, &parts.next().unwrap_or_default());
-    let [head, row_tail, tail] = [part(), part(), part()];
-    let behind_bounds = parts.next().or_else(|| guarded.then(String::new));
-    let behind_bounds = match behind_bounds {
-        Some(part) => {
-            let part = literal(sql.dialect, &part);
-            quote!(__rt::Some(#part))
-        }
-        None => quote!(__rt::None),
-    };
+    let (text, guarded) = (statement(sql), sql.slots.contains(&Slot::Lowest));
     quote! {
         __rt::counter::BatchSql {
-            head: #head,
-            row_tail: #row_tail,
-            tail: #tail,
+            sql: #text,
             creates: #creates,
-            behind_bounds: #behind_bounds,
+            guarded: #guarded,
         }
     }
 }

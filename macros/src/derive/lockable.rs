@@ -7,7 +7,7 @@ use syn::{DeriveInput, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
-    for_backend, from_row, halves, key_argument, name_at, optional_statement, read_back, statement,
+    for_backend, from_row, key_argument, name_at, optional_statement, read_back, statement,
     stub_impl, text_doc,
 };
 use crate::diag::Diag;
@@ -133,8 +133,7 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
         }
         impl #with_database __rt::lockable::LockableSql<__DB> for #ident #arguments #predicates {
             const SELECT: &'static str = "";
-            const SELECT_MANY_HEAD: &'static str = "";
-            const SELECT_MANY_TAIL: &'static str = "";
+            const SELECT_MANY: &'static str = "";
             const WRITE_LOCK: __rt::Option<&'static str> = __rt::None;
             const UPDATE: &'static str = "";
             fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
@@ -284,7 +283,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
     let from_row = from_row(model, dialect);
     let select = statement(&sql::lockable::select(model, dialect));
-    let [head, tail] = halves(&sql::lockable::select_many(model, dialect));
+    let select_many = statement(&sql::lockable::select_many(model, dialect));
     let write_lock = optional_statement(sql::lockable::write_lock(model, dialect).as_ref());
     let update = statement(&sql::lockable::update(model, dialect));
     let bind_key = plan.key().bind();
@@ -295,8 +294,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::lockable::LockableSql<#database> for #ident {
             const SELECT: &'static str = #select;
-            const SELECT_MANY_HEAD: &'static str = #head;
-            const SELECT_MANY_TAIL: &'static str = #tail;
+            const SELECT_MANY: &'static str = #select_many;
             const WRITE_LOCK: __rt::Option<&'static str> = #write_lock;
             const UPDATE: &'static str = #update;
             #from_row

@@ -409,7 +409,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             let start = batch(plan.start(Locks::InOrder, dialect));
             let extend = batch(plan.extend(Locks::InOrder, dialect));
             quote! {
-                const IN_ORDER: [[&'static str; 2]; 4] = [#complete, #settle, #start, #extend];
+                const IN_ORDER: __rt::Option<[[&'static str; 2]; 4]> = __rt::Some([#complete, #settle, #start, #extend]);
                 fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
             }
         }

@@ -1,6 +1,6 @@
 //! `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
 
-use super::given::{given, key_arrays, parts, same_key};
+use super::given::{given, key_arrays, of_json, parts, same_key};
 use super::*;
 
 /// The columns that a new counter row needs besides its key, with their values.
@@ -93,8 +93,8 @@ pub(crate) fn read(model: &Model, counter: &Column, dialect: Dialect) -> Stateme
     sql.statement(text)
 }
 
-/// Adds to many rows, creating those that are missing. On PostgreSQL an array per column of the key and one of the changes are bound,
-/// and then, if there is a guard, the lowest and the highest total. On SQLite the rows are listed, and the same two follow.
+/// Adds to many rows, creating those that are missing. The rows are bound, keys and changes, and then, if there is a guard, the
+/// lowest and the highest total.
 pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let keys = model.keys();
@@ -109,10 +109,12 @@ pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> St
             )
         }
         Dialect::Sqlite => {
-            let row = row(model);
-            let (row, more) = (Gap::Row(&row), Gap::MoreRows);
+            let (row, given) = json_deltas(&mut sql, model);
             let update = update_batch(&mut sql, model, counter);
-            format!("INSERT INTO {rows} ({columns}) VALUES {row}{others}){more} {update}")
+            // Without WHERE the parser takes ON for the condition of a join.
+            format!(
+                "INSERT INTO {rows} ({columns}) SELECT {row}{others} FROM {given} WHERE true {update}"
+            )
         }
     };
     sql.statement(text).returning(key_and_total(model, counter))
@@ -161,11 +163,11 @@ pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Diale
             )
         }
         Dialect::Sqlite => {
-            let row = row(model);
-            let (row, more) = (Gap::Row(&row), Gap::MoreRows);
+            let (row, given) = json_deltas(&mut sql, model);
             let guard = and_guard(&mut sql, counter, &old, change);
+            // Materialized, or without an index the JSON would be parsed anew for each row of the table.
             format!(
-                "WITH \"rowlock_given\" ({parts}, \"rowlock_by\") AS (VALUES {row}){more}) {update} FROM \"rowlock_given\" WHERE {same_key}{guard}"
+                "WITH \"rowlock_given\" ({parts}, \"rowlock_by\") AS MATERIALIZED (SELECT {row} FROM {given}) {update} FROM \"rowlock_given\" WHERE {same_key}{guard}"
             )
         }
     };
@@ -199,10 +201,12 @@ fn given_deltas(sql: &mut Sql, model: &Model) -> String {
     given(model, &unnested, "rowlock_by")
 }
 
-/// The same on SQLite, of one row.
-fn row(model: &Model) -> Vec<Slot> {
-    let keys = model.keys().into_iter().map(Slot::key);
-    keys.chain([Slot::Delta]).collect()
+/// The same on SQLite: the values of a row, and where it comes from.
+fn json_deltas(sql: &mut Sql, model: &Model) -> (String, String) {
+    let keys = model.keys();
+    let slots = keys.iter().map(|key| Slot::key(key));
+    let rows = Slot::Rows(slots.chain([Slot::Delta]).collect());
+    (of_json(&keys, 1), format!("json_each({})", sql.slot(rows)))
 }
 
 fn lock_rows(model: &Model) -> String {
@@ -232,8 +236,8 @@ fn guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> Option<Str
         // `numeric` has no largest value, so the guard itself cannot overflow.
         Dialect::Postgres => declared.then(|| room(sql, &format!("{old}::numeric + {change}"))),
         Dialect::Sqlite => Some(format!(
-            "typeof({old} + {change}) = 'integer' AND {old} + {change} BETWEEN {}",
-            Gap::Bounds
+            "typeof({old} + {change}) = 'integer' AND {}",
+            room(sql, &format!("{old} + {change}"))
         )),
     }
 }

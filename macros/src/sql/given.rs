@@ -1,6 +1,7 @@
-//! The keys of many rows, as a table beside the table.
+//! The keys of many rows, as a table beside the table: out of an array per column on PostgreSQL, out of one JSON text on SQLite.
 
 use super::*;
+use crate::model::last_segment;
 
 /// `"rowlock_k1", "rowlock_k2"`: the columns of a key beside the table.
 pub(super) fn parts(keys: &[&Column]) -> String {
@@ -38,4 +39,29 @@ pub(super) fn key_arrays(sql: &mut Sql, keys: &[&Column]) -> String {
     comma(keys, |key| {
         format!("(SELECT {})", sql.slot(Slot::keys(key)))
     })
+}
+
+/// `value ->> 0, value ->> 1`: the values of a row of `json_each($n)` on SQLite, as [`Slot::Rows`] has them.
+///
+/// They have no affinity and no collation, so those of the column count where they are compared. JSON has no blobs: instead of one
+/// it has NULL, and its hexadecimal digits after the last value of the row.
+pub(super) fn of_json(keys: &[&Column], beside: usize) -> String {
+    let count = keys.len() + beside;
+    comma(0..count, |index| match keys.get(index) {
+        Some(key) if may_be_blob(key) => {
+            format!(
+                "coalesce(value ->> {index}, unhex(value ->> {}))",
+                count + index
+            )
+        }
+        _ => format!("value ->> {index}"),
+    })
+}
+
+/// Whether sqlx may write a value of this type as a blob: what it does with a type of the user nobody knows before.
+fn may_be_blob(column: &Column) -> bool {
+    const NEVER: &[&str] = &[
+        "bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "String",
+    ];
+    !last_segment(&column.ty).is_some_and(|name| NEVER.contains(&name.as_str()))
 }

@@ -1,6 +1,6 @@
 //! `Lockable`: rows that nobody else can change until the transaction ends.
 
-use super::given::{given, key_arrays, parts, same_key};
+use super::given::{given, key_arrays, of_json, parts, same_key};
 use super::*;
 
 /// When the transaction began, in microseconds: no two that follow each other have the same.
@@ -40,8 +40,7 @@ pub(crate) fn select(model: &Model, dialect: Dialect) -> Statement {
     sql.statement(text)
 }
 
-/// Reads many rows in key order, each with the number of the key that it was found by: on PostgreSQL there is an array per column,
-/// on SQLite the keys are listed with their numbers, from 1.
+/// Reads many rows in key order, each with the number of the key that it was found by, from 1.
 ///
 /// The database says which key a row belongs to: what it considers equal, Rust need not.
 pub(crate) fn select_many(model: &Model, dialect: Dialect) -> Statement {
@@ -63,10 +62,11 @@ pub(crate) fn select_many(model: &Model, dialect: Dialect) -> Statement {
             format!("WITH {given} {select} {parts}{}", Gap::Lock)
         }
         Dialect::Sqlite => {
-            let row: Vec<Slot> = keys.iter().map(|key| Slot::key(key)).collect();
-            let (rows, order) = (Gap::Rows(&row), comma(keys, of_row));
+            let row = Slot::Rows(keys.iter().map(|key| Slot::key(key)).collect());
+            let (values, rows) = (of_json(&keys, 0), sql.slot(row));
+            let order = comma(keys, of_row);
             format!(
-                "WITH \"rowlock_given\" ({parts}, \"rowlock_n\") AS (VALUES {rows}) {select} {order}"
+                "WITH \"rowlock_given\" ({parts}, \"rowlock_n\") AS MATERIALIZED (SELECT {values}, key + 1 FROM json_each({rows})) {select} {order}"
             )
         }
     };
@@ -87,17 +87,10 @@ pub(crate) fn write_lock(model: &Model, dialect: Dialect) -> Option<Statement> {
 
 /// What a lock runs, as it is shown to readers.
 pub(crate) fn shown(model: &Model, select: &Statement) -> String {
-    let parts = select.parts();
+    let select_shown = select.parts().join(" FOR UPDATE");
     match write_lock(model, select.dialect) {
-        Some(write_lock) => {
-            let row = model.keys().iter().map(|_| "?, ").collect::<String>();
-            format!(
-                "{};\n{}",
-                write_lock.shown(),
-                parts.join(&format!("({row}1), …"))
-            )
-        }
-        None => parts.join(" FOR UPDATE"),
+        Some(write_lock) => format!("{};\n{select_shown}", write_lock.shown()),
+        None => select_shown,
     }
 }
 

@@ -42,8 +42,10 @@ pub(crate) enum Slot {
     Fences,
     /// An array of what is added.
     Deltas,
-    /// What a batch says about its rows under this name: an array of it, or one per row where rows are listed.
+    /// What a batch says about its rows under this name: an array of it, or a value of a row.
     Said(&'static str),
+    /// Rows with these values: all as one JSON text.
+    Rows(Vec<Self>),
 }
 
 impl Slot {

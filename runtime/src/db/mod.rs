@@ -6,6 +6,8 @@ pub(crate) mod column;
 pub(crate) mod error;
 pub(crate) mod fault;
 pub(crate) mod fence;
+#[cfg(feature = "sqlite")]
+mod json_rows;
 #[cfg(feature = "postgres")]
 pub(crate) mod key_array;
 pub(crate) mod notes;
@@ -57,9 +59,6 @@ pub trait Backend:
     /// How many parameters one statement can have.
     #[doc(hidden)]
     const MAX_PARAMETERS: usize;
-    /// Whether many parameters are faster as `?` than as `$n`.
-    #[doc(hidden)]
-    const PREFERS_UNNAMED_PARAMETERS: bool;
     /// Starts a transaction that is going to write.
     #[doc(hidden)]
     const BEGIN: &'static str;
@@ -223,12 +222,14 @@ pub trait Backend:
     #[doc(hidden)]
     fn encoded<T: Column<Self>>(value: &T) -> Encoded;
 
-    /// Whether a statement can take the values of many rows as one array per column.
+    /// Binds so many rows, whose keys are bound, and nothing else, with what is in these columns beside them: an array per
+    /// column, or one JSON text.
     #[doc(hidden)]
-    const HAS_ARRAYS: bool;
-
-    #[doc(hidden)]
-    fn bind_array(arguments: &mut Self::Arguments, array: Array) -> Result<(), BoxDynError>;
+    fn bind_rows(
+        arguments: &mut Self::Arguments,
+        count: usize,
+        columns: &[Array],
+    ) -> Result<(), BoxDynError>;
 
     /// Whether the value is stored as NULL.
     #[doc(hidden)]

@@ -19,7 +19,6 @@ use crate::db::notes::Torn;
 
 impl Backend for Postgres {
     const MAX_PARAMETERS: usize = 65_535;
-    const PREFERS_UNNAMED_PARAMETERS: bool = false;
     const BEGIN: &'static str = "BEGIN";
     // A schema of its own: which table a bare name means would depend on the search_path of whoever asks, and a number from
     // another table may be lower.
@@ -35,7 +34,6 @@ impl Backend for Postgres {
     const STATEMENTS_GO_STALE: bool = true;
     const HAS_ADVISORY_LOCKS: bool = true;
     const EMBEDDED: bool = false;
-    const HAS_ARRAYS: bool = true;
 
     fn run<'e, 'q: 'e>(
         connection: &'e mut PgConnection,
@@ -338,12 +336,16 @@ impl Backend for Postgres {
         }
     }
 
-    fn bind_array(arguments: &mut PgArguments, array: Array) -> Result<(), BoxDynError> {
-        match array {
+    fn bind_rows(
+        arguments: &mut PgArguments,
+        _: usize,
+        columns: &[Array],
+    ) -> Result<(), BoxDynError> {
+        columns.iter().try_for_each(|column| match column {
             Array::Integers(values) => arguments.add(values),
             Array::Floats(values) => arguments.add(values),
             Array::Texts(values) => arguments.add(values),
-        }
+        })
     }
 
     fn is_null<T: Column<Self>>(value: &T) -> bool {

@@ -14,6 +14,7 @@ use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
 
 use super::*;
 use crate::db::fault::Fault;
+use crate::db::json_rows::json_rows;
 use crate::db::notes::Torn;
 
 type Manager = <Sqlite as sqlx::Database>::TransactionManager;
@@ -44,8 +45,6 @@ fn hand_over(connection: &mut SqliteConnection, sql: sqlx::RawSql) {
 
 impl Backend for Sqlite {
     const MAX_PARAMETERS: usize = 32_766;
-    // To SQLite `$1` is a name, which it looks up among all the others when it parses and again when sqlx binds.
-    const PREFERS_UNNAMED_PARAMETERS: bool = true;
     // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
     // A temporary table, or an attached file, could have one of this name too.
@@ -60,7 +59,6 @@ impl Backend for Sqlite {
     const STATEMENTS_GO_STALE: bool = false;
     const HAS_ADVISORY_LOCKS: bool = false;
     const EMBEDDED: bool = true;
-    const HAS_ARRAYS: bool = false;
 
     fn run<'e, 'q: 'e>(
         connection: &'e mut SqliteConnection,
@@ -261,8 +259,14 @@ impl Backend for Sqlite {
         }
     }
 
-    fn bind_array(_: &mut SqliteArguments, _: Array) -> Result<(), BoxDynError> {
-        Err("SQLite has no arrays".into())
+    fn bind_rows(
+        arguments: &mut SqliteArguments,
+        count: usize,
+        columns: &[Array],
+    ) -> Result<(), BoxDynError> {
+        let rows = json_rows(count, arguments, columns)?;
+        *arguments = SqliteArguments::default();
+        arguments.add(rows)
     }
 
     fn is_null<T: Column<Self>>(value: &T) -> bool {

@@ -49,14 +49,13 @@ pub(crate) enum Fetched<R> {
 
 /// A statement with its values.
 ///
-/// Its text is made of `&'static str` pieces, of numbers, and of `$n` or `?`, nothing else: this is the one place where SQL is put
+/// Its text is made of `&'static str` pieces and of `$n`, nothing else: this is the one place where SQL is put
 /// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
 /// same, but panics when a value cannot be encoded.)
 pub(crate) struct Statement<DB: Backend> {
     text: Text,
     arguments: DB::Arguments,
     error: Option<BoxDynError>,
-    persistent: bool,
 }
 
 #[derive(Clone)]
@@ -76,21 +75,15 @@ impl Text {
 impl<DB: Backend> Statement<DB> {
     /// A literal, prepared once per connection.
     pub(crate) fn literal(sql: &'static str) -> Self {
-        Self::new(Text::Literal(sql), true)
+        Self::new(Text::Literal(sql))
     }
 
     /// A statement whose text depends on the call, and which is prepared once per connection all the same.
     pub(crate) fn composed(head: &'static str) -> Self {
-        Self::new(Text::composed(head), true)
+        Self::new(Text::composed(head))
     }
 
-    /// A statement whose text is different nearly every time: keeping it prepared would push the others out of the
-    /// connection's statement cache.
-    pub(crate) fn one_off(head: &'static str) -> Self {
-        Self::new(Text::composed(head), false)
-    }
-
-    fn new(text: Text, persistent: bool) -> Self {
+    fn new(text: Text) -> Self {
         let mut arguments = DB::Arguments::default();
         // Room for the values of most statements: one allocation instead of one for each time that a vector grows.
         arguments.reserve(8, 128);
@@ -98,7 +91,6 @@ impl<DB: Backend> Statement<DB> {
             text,
             arguments,
             error: None,
-            persistent,
         }
     }
 
@@ -117,21 +109,6 @@ impl<DB: Backend> Statement<DB> {
         }
     }
 
-    /// The same, or `?` where that is faster. `?` counts by itself, so a statement that has it may not have `$n`.
-    pub(crate) fn push_next_parameter(&mut self) {
-        if DB::PREFERS_UNNAMED_PARAMETERS {
-            self.push("?");
-        } else {
-            self.push_parameter();
-        }
-    }
-
-    pub(crate) fn push_number(&mut self, number: usize) {
-        if let Text::Composed(text) = &mut self.text {
-            let _ = write!(text, "{number}");
-        }
-    }
-
     pub(crate) fn bind_i64(&mut self, value: i64) {
         let bound = DB::bind_i64(&mut self.arguments, value);
         self.note(bound);
@@ -143,8 +120,9 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
-    pub(crate) fn bind_array(&mut self, array: Array) {
-        let bound = DB::bind_array(&mut self.arguments, array);
+    /// Binds so many rows, after their keys and before anything else, with what is in these columns beside them.
+    pub(crate) fn bind_rows(&mut self, count: usize, columns: &[Array]) {
+        let bound = DB::bind_rows(&mut self.arguments, count, columns);
         self.note(bound);
     }
 
@@ -178,7 +156,7 @@ impl<DB: Backend> Statement<DB> {
             Text::Literal(sql) => sql.into_sql_str(),
             Text::Composed(sql) => AssertSqlSafe(sql).into_sql_str(),
         };
-        Ok(sqlx::query_with(sql, self.arguments).persistent(self.persistent))
+        Ok(sqlx::query_with(sql, self.arguments))
     }
 
     /// Runs to the end.
@@ -194,8 +172,7 @@ impl<DB: Backend> Statement<DB> {
         connection: &mut Link<'_, DB>,
         mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
     ) -> Result<(), sqlx::Error> {
-        let can_run_again =
-            DB::STATEMENTS_GO_STALE && self.persistent && !in_transaction::<DB>(connection);
+        let can_run_again = DB::STATEMENTS_GO_STALE && !in_transaction::<DB>(connection);
         let again = can_run_again.then(|| self.copy());
         let stale = match self.run_once(connection, &mut each).await {
             Err(error) if DB::STATEMENTS_GO_STALE && Fault::of(&error) == Fault::StaleStatement => {
@@ -230,7 +207,6 @@ impl<DB: Backend> Statement<DB> {
             text: self.text.clone(),
             arguments: self.arguments.clone(),
             error: None,
-            persistent: self.persistent,
         }
     }
 
@@ -295,19 +271,6 @@ impl<DB: Backend> Bind<DB> for Statement<DB> {
     fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
         let bound = self.arguments.add(value);
         self.note(bound);
-    }
-}
-
-/// Binds values as `$n, $n, …` or `?, ?, …` in a composed statement.
-pub(crate) struct Listed<'s, DB: Backend>(pub(crate) &'s mut Statement<DB>);
-
-impl<DB: Backend> Bind<DB> for Listed<'_, DB> {
-    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
-        if index > 0 {
-            self.0.push(", ");
-        }
-        self.0.push_next_parameter();
-        self.0.bind(index, value);
     }
 }
 

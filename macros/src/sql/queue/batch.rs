@@ -1,9 +1,9 @@
-//! Statements about many claims: an array per column on PostgreSQL, a list of rows on SQLite. A row is written if its claim
+//! Statements about many claims: an array per column on PostgreSQL, one JSON text on SQLite. A row is written if its claim
 //! still holds.
 
 use super::*;
 
-/// What a batch says about each row beside its key and its fence: the name, and the type of the array.
+/// What a batch says about each row beside its key and its fence: the name, and the type of the array if there is one.
 type Said = &'static [(&'static str, &'static str)];
 
 /// How a batch locks its rows.
@@ -18,7 +18,7 @@ pub(crate) enum Locks {
 impl Queue<'_> {
     pub(crate) fn complete_many(&self, locks: Locks, dialect: Dialect) -> Statement {
         let set = format!("{}{}", self.is("done"), self.now_finished(dialect));
-        self.many(self.claims(dialect), &set, &[], locks)
+        self.many(self.claims(&[], dialect), &set, &[], locks)
     }
 
     /// Puts rows back, or gives them up. A row says: its next state, in how many seconds it is due again or NULL for the time it
@@ -31,7 +31,7 @@ impl Queue<'_> {
             ("rowlock_error", "text"),
         ];
         let set = self.settled(dialect);
-        self.many(self.claims(dialect), &set, SAID, locks)
+        self.many(self.claims(SAID, dialect), &set, SAID, locks)
     }
 
     fn settled(&self, dialect: Dialect) -> String {
@@ -58,37 +58,36 @@ impl Queue<'_> {
     pub(crate) fn start(&self, locks: Locks, dialect: Dialect) -> Statement {
         const SAID: Said = &[("rowlock_attempts", "bigint")];
         let set = format!("{} = \"rowlock_attempts\"", quote(&self.attempts.name));
-        self.many(self.claims(dialect), &set, SAID, locks)
+        self.many(self.claims(SAID, dialect), &set, SAID, locks)
     }
 
-    /// Begins new leases. On SQLite a row says for how many seconds; on PostgreSQL that is bound once, behind the arrays.
+    /// Begins new leases. For how many seconds is bound after the rows.
     ///
     /// A heartbeat waits for nobody: a row may be locked by the very job that is working on it, in a transaction, and the
     /// other rows of the worker must not lose their leases meanwhile. A row that is locked keeps its lease, and is not lost.
     pub(crate) fn extend(&self, locks: Locks, dialect: Dialect) -> Statement {
-        let mut sql = self.claims(dialect);
-        let (seconds, said): (_, Said) = match dialect {
-            Dialect::Postgres => (sql.slot(Slot::Seconds), &[]),
-            Dialect::Sqlite => (
-                "\"rowlock_lease\"".to_owned(),
-                &[("rowlock_lease", "float8")],
-            ),
-        };
-        let later = now_and('+', &seconds, dialect);
+        let mut sql = self.claims(&[], dialect);
+        let later = now_and('+', &sql.slot(Slot::Seconds), dialect);
         let set = format!("{} = {later}", quote(&self.lease.name));
-        self.many(sql, &set, said, locks)
+        self.many(sql, &set, &[], locks)
     }
 
-    /// Binds the claims before anything else: where there are arrays, those of the keys, and that of the fences.
-    fn claims(&self, dialect: Dialect) -> Sql {
+    /// Binds the claims before anything else: arrays of the keys and of the fences, or all that is said about the rows.
+    fn claims(&self, said: Said, dialect: Dialect) -> Sql {
         let mut sql = Sql::new(dialect);
         match dialect {
-            Dialect::Postgres => {
-                self.unnested(&mut sql);
-            }
-            Dialect::Sqlite => {}
-        }
+            Dialect::Postgres => self.unnested(&mut sql),
+            Dialect::Sqlite => self.json(&mut sql, said),
+        };
         sql
+    }
+
+    /// The rows of a batch on SQLite.
+    fn json(&self, sql: &mut Sql, said: Said) -> String {
+        let claim = self.keys.iter().map(|key| Slot::key(key));
+        let said = said.iter().map(|(name, _)| Slot::Said(name));
+        let row = claim.chain([Slot::Fence]).chain(said).collect();
+        format!("json_each({})", sql.slot(Slot::Rows(row)))
     }
 
     /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
@@ -110,15 +109,12 @@ impl Queue<'_> {
             }
             // SQLite takes no alias in RETURNING, and returns nothing but the row. It has no locks of rows.
             (Dialect::Sqlite, Locks::AsWritten | Locks::InOrder) => {
-                let claim = self.keys.iter().map(|key| Slot::key(key));
-                let row: Vec<Slot> = claim
-                    .chain([Slot::Fence])
-                    .chain(said.iter().map(|(name, _)| Slot::Said(name)))
-                    .collect();
+                // Materialized, or without an index the JSON would be parsed anew for each row of the table.
                 let text = format!(
-                    "WITH \"rowlock_batch\" ({}) AS (VALUES {}) {update} FROM \"rowlock_batch\" WHERE {}",
+                    "WITH \"rowlock_batch\" ({}) AS MATERIALIZED (SELECT {} FROM {}) {update} FROM \"rowlock_batch\" WHERE {}",
                     self.columns_said(said),
-                    Gap::Rows(&row),
+                    of_json(&self.keys, 1 + said.len()),
+                    self.json(&mut sql, said),
                     self.joined_with_batch(),
                 );
                 let mut claim = self.keys.clone();

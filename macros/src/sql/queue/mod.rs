@@ -6,7 +6,7 @@ mod ddl;
 mod lease;
 
 use super::clock::{next_fence, now, now_and};
-use super::given::{parts, same_key};
+use super::given::{of_json, parts, same_key};
 use super::*;
 use crate::model::{Priority, last_segment};
 

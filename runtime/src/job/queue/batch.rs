@@ -6,7 +6,7 @@ use super::{Change, QueueSql, QueueState};
 use crate::db::atomic::in_transaction;
 use crate::db::fault::Fault;
 use crate::db::source::Link;
-use crate::db::statement::{Listed, Statement, seconds};
+use crate::db::statement::{Statement, seconds};
 use crate::db::{Array, Backend};
 
 /// A statement about many rows.
@@ -122,7 +122,6 @@ impl Batch<'_> {
         }
     }
 
-    /// One statement; where the database takes no arrays, one per some thousands of rows, each of which holds for itself.
     async fn send<DB: Backend, T: QueueSql<DB>>(
         self,
         rows: &[&T],
@@ -132,143 +131,79 @@ impl Batch<'_> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let [complete, settle, start, extend] = T::IN_ORDER;
-        let ([head, tail], in_order) = match self {
-            Self::Complete => (T::COMPLETE_MANY, complete),
-            Self::Settle(_) => (T::SETTLE, settle),
-            Self::Start => (T::START, start),
-            Self::Extend(_) => (T::EXTEND, extend),
+        let ([head, tail], place) = match self {
+            Self::Complete => (T::COMPLETE_MANY, 0),
+            Self::Settle(_) => (T::SETTLE, 1),
+            Self::Start => (T::START, 2),
+            Self::Extend(_) => (T::EXTEND, 3),
         };
-        if DB::HAS_ARRAYS {
-            // Whoever waits with some rows locked deadlocks with whoever locks in another order. One row has no order.
-            let [head, between, tail] = match locks {
-                Locks::PassOver => [in_order[0], " SKIP LOCKED", in_order[1]],
-                Locks::Wait if rows.len() > 1 => [in_order[0], "", in_order[1]],
-                Locks::Wait => [head, "", tail],
-                // It gives up before the server looks for deadlocks, after a second, and costs two thirds of the other.
-                Locks::WaitBriefly => [head, DB::WAITING_BRIEFLY, tail],
-            };
-            let mut statement = Statement::<DB>::composed(head);
-            statement.push(between);
-            statement.push(tail);
-            T::bind_keys(rows, &mut statement);
-            let fences = rows.iter().map(|row| row.fence().get()).collect();
-            statement.bind_array(Array::Integers(fences));
-            self.bind_arrays(rows, &mut statement);
-            // Those that were not written.
-            let mut fates: Vec<Fate> = Vec::new();
-            fates.resize_with(rows.len(), || Fate::Written);
-            let returned = statement.fetch_all(connection).await?;
-            each_returned::<DB, T>(rows, &returned, |place, row| {
-                let locked = locks == Locks::PassOver
-                    && DB::get_i64(row, sqlx::Row::len(row).saturating_sub(1))? == Some(1);
-                if let Some(fate) = fates.get_mut(place) {
-                    *fate = if locked { Fate::Later } else { Fate::Lost };
-                }
-                Ok(())
-            })?;
-            return Ok(fates);
-        }
-        // The key has no more columns than this leaves room for.
-        let most = DB::MAX_PARAMETERS / 16;
-        let mut fates = Vec::with_capacity(rows.len());
-        for (index, rows) in rows.chunks(most).enumerate() {
-            let mut statement = if rows.len() == 1 {
-                Statement::<DB>::composed(head)
-            } else {
-                Statement::<DB>::one_off(head)
-            };
-            for (place, row) in rows.iter().enumerate() {
-                statement.push(if place == 0 { "(" } else { ", (" });
-                row.bind_key(&mut Listed(&mut statement));
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_i64(row.fence().get());
-                self.bind_row(*row, index * most + place, &mut statement);
-                statement.push(")");
+        // Whoever waits with some rows locked deadlocks with whoever locks in another order. One row has no order.
+        let [head, between, tail] = match (T::IN_ORDER, locks) {
+            (None, _) => [head, "", tail],
+            (Some(in_order), Locks::PassOver) => {
+                [in_order[place][0], " SKIP LOCKED", in_order[place][1]]
             }
-            statement.push(tail);
-            let returned = statement.fetch_all(connection).await?;
-            let first = fates.len();
-            fates.resize_with(first + rows.len(), || Fate::Lost);
-            each_returned::<DB, T>(rows, &returned, |place, _| {
-                if let Some(fate) = fates.get_mut(first + place) {
-                    *fate = Fate::Written;
-                }
-                Ok(())
-            })?;
+            (Some(in_order), Locks::Wait) if rows.len() > 1 => {
+                [in_order[place][0], "", in_order[place][1]]
+            }
+            (Some(_), Locks::Wait) => [head, "", tail],
+            // It gives up before the server looks for deadlocks, after a second, and costs two thirds of the other.
+            (Some(_), Locks::WaitBriefly) => [head, DB::WAITING_BRIEFLY, tail],
+        };
+        let mut statement = Statement::<DB>::composed(head);
+        statement.push(between);
+        statement.push(tail);
+        T::bind_keys(rows, &mut statement);
+        statement.bind_rows(rows.len(), &self.columns::<DB, T>(rows));
+        if let Self::Extend(lease) = self {
+            statement.bind_seconds(lease);
         }
+        let returned = statement.fetch_all(connection).await?;
+        // Where the database locks rows, it returns those that were not written; else those that were.
+        let returns_written = T::IN_ORDER.is_none();
+        let [found, others] = match returns_written {
+            true => [|| Fate::Written, || Fate::Lost],
+            false => [|| Fate::Lost, || Fate::Written],
+        };
+        let mut fates = Vec::new();
+        fates.resize_with(rows.len(), others);
+        each_returned::<DB, T>(rows, &returned, |place, row| {
+            let is_locked = !returns_written
+                && locks == Locks::PassOver
+                && DB::get_i64(row, sqlx::Row::len(row).saturating_sub(1))? == Some(1);
+            if let Some(fate) = fates.get_mut(place) {
+                *fate = if is_locked { Fate::Later } else { found() };
+            }
+            Ok(())
+        })?;
         Ok(fates)
     }
 
-    fn bind_arrays<DB: Backend, T: QueueSql<DB>>(self, rows: &[&T], statement: &mut Statement<DB>) {
+    /// The fences of these rows, and what it says about each.
+    fn columns<DB: Backend, T: QueueSql<DB>>(self, rows: &[&T]) -> Vec<Array> {
+        let fences = rows.iter().map(|row| row.fence().get());
+        let mut columns = vec![Array::Integers(fences.collect())];
         match self {
-            Self::Complete => {}
-            Self::Extend(lease) => statement.bind_seconds(lease),
+            Self::Complete | Self::Extend(_) => {}
             Self::Start => {
                 let attempts = rows.iter().map(|row| row.attempts());
-                statement.bind_array(Array::Integers(attempts.collect()));
+                columns.push(Array::Integers(attempts.collect()));
             }
             Self::Settle(changes) => {
                 let states = changes.iter().map(|change| Some(change.state.to_string()));
-                statement.bind_array(Array::Texts(states.collect()));
                 let delays = changes.iter().map(|change| change.delay.map(seconds));
-                statement.bind_array(Array::Floats(delays.collect()));
                 let attempts = changes.iter().zip(rows);
                 let attempts = attempts.map(|(change, row)| change.attempts(row.attempts()));
-                statement.bind_array(Array::Integers(attempts.collect()));
                 let errors = changes.iter().map(|change| change.error.clone());
-                statement.bind_array(Array::Texts(errors.collect()));
+                columns.extend([
+                    Array::Texts(states.collect()),
+                    Array::Floats(delays.collect()),
+                    Array::Integers(attempts.collect()),
+                    Array::Texts(errors.collect()),
+                ]);
             }
         }
-    }
-
-    fn bind_row<DB: Backend, T: QueueSql<DB>>(
-        self,
-        row: &T,
-        index: usize,
-        statement: &mut Statement<DB>,
-    ) {
-        match self {
-            Self::Complete => {}
-            Self::Extend(lease) => {
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_seconds(lease);
-            }
-            Self::Start => {
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_i64(row.attempts());
-            }
-            Self::Settle(changes) => {
-                let Some(change) = changes.get(index) else {
-                    return;
-                };
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_text(change.state.as_str());
-                match change.delay {
-                    Some(delay) => {
-                        statement.push(", ");
-                        statement.push_next_parameter();
-                        statement.bind_seconds(delay);
-                    }
-                    None => statement.push(", NULL"),
-                }
-                statement.push(", ");
-                statement.push_next_parameter();
-                statement.bind_i64(change.attempts(row.attempts()));
-                match &change.error {
-                    Some(error) => {
-                        statement.push(", ");
-                        statement.push_next_parameter();
-                        statement.bind_text(error);
-                    }
-                    None => statement.push(", NULL"),
-                }
-            }
-        }
+        columns
     }
 }
 

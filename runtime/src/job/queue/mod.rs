@@ -66,8 +66,7 @@ pub trait Queue: Sized + Send + Sync + 'static {
     fn describe(&self, to: &mut KeyText);
 }
 
-/// The statements on a queue for one database. Batches are made of two parts, with the rows between them where the database
-/// takes no arrays.
+/// The statements on a queue for one database. Those in two parts have conditions, or how they lock, between them.
 pub trait QueueSql<DB: Backend>: Queue {
     /// Claims: how many, seconds, whether their attempts begin now; then the values of the conditions between the two parts.
     const CLAIM: [&'static str; 2];
@@ -83,10 +82,10 @@ pub trait QueueSql<DB: Backend>: Queue {
     const SETTLE: [&'static str; 2];
     /// Per row: key, fence, attempts.
     const START: [&'static str; 2];
-    /// Per row: key, fence, seconds.
+    /// Per row: key, fence. Then the seconds.
     const EXTEND: [&'static str; 2];
-    /// These four, which lock the rows first, in the order of their keys, where the database locks rows. SKIP LOCKED between the two parts.
-    const IN_ORDER: [[&'static str; 2]; 4] = [[""; 2]; 4];
+    /// These four, where the database locks rows, which lock them first, in the order of their keys. SKIP LOCKED between the two parts.
+    const IN_ORDER: Option<[[&'static str; 2]; 4]> = None;
     /// Returns the new state of each row. Conditions between the two parts.
     const RESCUE: [&'static str; 2];
     /// What a rescue would take back: key, fence, attempts.
@@ -103,8 +102,12 @@ pub trait QueueSql<DB: Backend>: Queue {
     fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key of this row.
     fn bind_key(&self, to: &mut impl Bind<DB>);
-    /// Binds the keys of many rows, an array per column, where the database has arrays.
-    fn bind_keys(_rows: &[&Self], _to: &mut impl Bind<DB>) {}
+    /// Binds the keys of many rows, before [`Backend::bind_rows`]: one after the other, or an array per column.
+    fn bind_keys(rows: &[&Self], to: &mut impl Bind<DB>) {
+        for row in rows {
+            row.bind_key(to);
+        }
+    }
     /// Reads the key and the fence out of what a batch returned.
     fn read_claim(row: &DB::Row) -> Result<(Self::Key, Fence), sqlx::Error>;
     /// The order of claims. Only a row and itself are equal.

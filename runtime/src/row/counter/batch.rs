@@ -9,25 +9,20 @@ use crate::db::atomic::{Atomic, Reruns, in_transaction};
 use crate::db::error::{Attempt, DatabaseError, KeyText};
 use crate::db::fault::Fault;
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Compared, Fetched, Listed, Statement};
+use crate::db::statement::{Compared, Fetched, Statement};
 use crate::db::{Array, Backend};
 use std::collections::BTreeMap;
 use std::future::Future;
 
-/// The pieces of a statement over many rows. Where the database has arrays, `head` is all of it.
+/// A statement over many rows.
 #[derive(Clone, Copy)]
 pub struct BatchSql {
-    /// Before the first row.
-    pub head: &'static str,
-    /// Closes a row that `(` and its parameters began.
-    pub row_tail: &'static str,
-    /// Behind the last row.
-    pub tail: &'static str,
+    /// All of it.
+    pub sql: &'static str,
     /// Whether rows that are missing are created.
     pub creates: bool,
-    /// What follows the lowest and the highest total, if the statement has to know them.
-    /// These are its last parameters.
-    pub behind_bounds: Option<&'static str>,
+    /// Whether it has to know the lowest and the highest total, which are its last parameters.
+    pub guarded: bool,
 }
 
 /// Keys and their new totals.
@@ -70,17 +65,17 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 ) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
     async move {
         let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
-        let chunks = chunks::<DB, N, T>(deltas);
+        let parts = parts::<DB, N, T>(deltas);
         let in_transaction = in_transaction::<DB>(connection);
         // A CHECK can refuse what is taken, see `add_one`, and the caller's transaction must survive that.
         let in_doubt = DB::ERROR_ABORTS_TRANSACTION && in_transaction && takes(deltas);
-        if let [(sql, rows)] = chunks.as_slice()
+        if let [(sql, rows)] = parts.as_slice()
             && sql.creates
-            && sql.behind_bounds.is_none()
+            && !sql.guarded
             && !in_doubt
         {
             // Nothing can be refused for one row only, so the statement is all or nothing by itself.
-            return match add_chunk::<DB, N, T>(*sql, rows, connection).await {
+            return match add_part::<DB, N, T>(*sql, rows, connection).await {
                 Ok(rows) => totals::<DB, N, T>(&rows)
                     .map(sorted::<N, T>)
                     .map_err(|error| CounterError::Written(DatabaseError::new(attempt(), error)))?
@@ -118,18 +113,18 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             .map_err(before_commit)?;
         // Several statements would each have an order of their own.
         if let Some(lock) = T::LOCK_BATCH
-            && chunks.len() > 1
+            && parts.len() > 1
         {
             let rows: Vec<_> = deltas.iter().collect();
-            let lock = arrays::<DB, N, T>(lock, &rows, 0);
+            let lock = statement::<DB, N, T>(lock, &rows, 0);
             if let Err(error) = lock.fetch_all(atomic.link()).await {
                 let error = before_commit(error);
                 return Err(undo(atomic, error).await);
             }
         }
         let mut all = Vec::with_capacity(deltas.len());
-        for (sql, rows) in chunks {
-            let written = match add_chunk::<DB, N, T>(sql, &rows, atomic.link()).await {
+        for (sql, rows) in parts {
+            let written = match add_part::<DB, N, T>(sql, &rows, atomic.link()).await {
                 Ok(written) => written,
                 Err(error) if goes_one_by_one(&error) => {
                     atomic.rollback().await.map_err(before_commit)?;
@@ -207,34 +202,22 @@ pub(super) fn sum<'k, const N: usize, T: Counter<N>>(
 }
 
 /// One statement of a batch: its SQL, and the changes that it covers.
-type Chunk<'d, K> = (BatchSql, Vec<&'d (K, i64)>);
+type Part<'d, K> = (BatchSql, Vec<&'d (K, i64)>);
 
-/// Parts the changes that can create a row from the others, and cuts them where a statement would have too many parameters.
-fn chunks<'d, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+/// Parts the changes that can create a row from the others.
+fn parts<'d, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &'d [(T::Key<'k>, i64)],
-) -> Vec<Chunk<'d, T::Key<'k>>> {
-    let most = if DB::HAS_ARRAYS {
-        usize::MAX
-    } else {
-        // Two parameters are the guard's.
-        (DB::MAX_PARAMETERS - 2) / (T::KEYS + 1)
-    };
+) -> Vec<Part<'d, T::Key<'k>>> {
     let (creating, existing): (Vec<_>, Vec<_>) = deltas
         .iter()
         .partition(|(_, delta)| T::BATCH.is_some() && can_start::<N, T>(*delta));
     let creating = T::BATCH.map(|sql| (sql, creating));
-    creating
-        .into_iter()
-        .chain([(T::EXISTING_BATCH, existing)])
-        .flat_map(|(sql, rows)| {
-            let chunks = rows.chunks(most).map(|rows| (sql, rows.to_vec()));
-            chunks.collect::<Vec<_>>()
-        })
-        .collect()
+    let parts = creating.into_iter().chain([(T::EXISTING_BATCH, existing)]);
+    parts.filter(|(_, rows)| !rows.is_empty()).collect()
 }
 
-/// A statement with an array per column of the key, and one of the changes; `start` is added to each.
-fn arrays<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+/// A statement about these rows and what is added to them; `start` is added to each.
+fn statement<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     sql: &'static str,
     deltas: &[&(T::Key<'_>, i64)],
     start: i64,
@@ -243,44 +226,23 @@ fn arrays<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     let keys: Vec<_> = deltas.iter().map(|(key, _)| key).collect();
     T::bind_keys(&keys, &mut statement);
     let values = deltas.iter().map(|(_, delta)| start.saturating_add(*delta));
-    statement.bind_array(Array::Integers(values.collect()));
+    statement.bind_rows(deltas.len(), &[Array::Integers(values.collect())]);
     statement
 }
 
 /// Runs one statement of a batch and returns the rows that it changed.
-async fn add_chunk<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+async fn add_part<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     sql: BatchSql,
     deltas: &[&(T::Key<'_>, i64)],
     connection: &mut Link<'_, DB>,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
     // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
     let start = if sql.creates { T::START } else { 0 };
-    let (min, max) = bounds::<N, T>();
-    if DB::HAS_ARRAYS {
-        let mut statement = arrays::<DB, N, T>(sql.head, deltas, start);
-        if sql.behind_bounds.is_some() {
-            statement.bind_i64(min);
-            statement.bind_i64(max);
-        }
-        return statement.fetch_all(connection).await;
-    }
-    let mut statement = Statement::one_off(sql.head);
-    for (index, (key, delta)) in deltas.iter().enumerate() {
-        statement.push(if index == 0 { "(" } else { ", (" });
-        T::bind_key(key, &mut Listed(&mut statement));
-        statement.push(", ");
-        statement.push_next_parameter();
-        statement.bind_i64(start.saturating_add(*delta));
-        statement.push(sql.row_tail);
-    }
-    statement.push(sql.tail);
-    if let Some(end) = sql.behind_bounds {
-        statement.push_next_parameter();
+    let mut statement = statement::<DB, N, T>(sql.sql, deltas, start);
+    if sql.guarded {
+        let (min, max) = bounds::<N, T>();
         statement.bind_i64(min);
-        statement.push(" AND ");
-        statement.push_next_parameter();
         statement.bind_i64(max);
-        statement.push(end);
     }
     statement.fetch_all(connection).await
 }
@@ -348,7 +310,7 @@ async fn one_by_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     // In the order in which every batch locks its rows.
     if let Some(lock) = T::LOCK_BATCH {
         let rows: Vec<_> = deltas.iter().collect();
-        let lock = arrays::<DB, N, T>(lock, &rows, 0);
+        let lock = statement::<DB, N, T>(lock, &rows, 0);
         if let Err(error) = lock.fetch_all(atomic.link()).await {
             return Err(undo(atomic, before_commit(error)).await);
         }

@@ -21,7 +21,7 @@ use crate::db::Backend;
 use crate::db::error::{Attempt, KeyText};
 use crate::db::fence::Fence;
 use crate::db::source::Link;
-use crate::db::statement::{Bind, Compared, Fetched, Listed, Statement};
+use crate::db::statement::{Bind, Compared, Fetched, Statement};
 use crate::db::stored;
 use crate::row::versioned::Conflict;
 use crate::tx::InTransaction;
@@ -69,11 +69,8 @@ pub trait LockableSql<DB: Backend>: Lockable {
     /// Reads one row by its key; the lock clause is put behind it. Where there are row locks, a number follows the columns: when the
     /// transaction began, negative if it reads from a snapshot.
     const SELECT: &'static str;
-    /// Reads many rows in key order, and behind each, after the same, the number of its key, from 1. With arrays this is the whole statement, else
-    /// what stands before the list of keys and numbers.
-    const SELECT_MANY_HEAD: &'static str;
-    /// What stands behind the list.
-    const SELECT_MANY_TAIL: &'static str;
+    /// Reads many rows in key order; the lock clause is put behind it. After each row, and the same number, comes that of its key, from 1.
+    const SELECT_MANY: &'static str;
     /// Takes the database's write lock, where there are no row locks.
     const WRITE_LOCK: Option<&'static str>;
     /// Writes all columns of a row that is locked: the columns, the key, the version, the fence, and where there are row locks, when
@@ -84,8 +81,12 @@ pub trait LockableSql<DB: Backend>: Lockable {
     fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$n…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
-    /// Binds many keys, an array per column, where the database has arrays.
-    fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
+    /// Binds many keys, before [`Backend::bind_rows`]: one after the other, or an array per column.
+    fn bind_keys(keys: &[&Self::Key<'_>], to: &mut impl Bind<DB>) {
+        for key in keys {
+            Self::bind_key(key, to);
+        }
+    }
     /// Binds the columns that `UPDATE` writes.
     fn bind_columns(&self, to: &mut impl Bind<DB>);
     /// Takes over what the database changed.
@@ -435,22 +436,10 @@ async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
     keys: &[T::Key<'_>],
     no_key: bool,
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
-    let mut statement;
-    if DB::HAS_ARRAYS {
-        statement = Statement::composed(T::SELECT_MANY_HEAD);
-        let keys: Vec<_> = keys.iter().collect();
-        T::bind_keys(&keys, &mut statement);
-    } else {
-        statement = Statement::one_off(T::SELECT_MANY_HEAD);
-        for (index, key) in keys.iter().enumerate() {
-            statement.push(if index == 0 { "(" } else { ", (" });
-            T::bind_key(key, &mut Listed(&mut statement));
-            statement.push(", ");
-            statement.push_number(index + 1);
-            statement.push(")");
-        }
-        statement.push(T::SELECT_MANY_TAIL);
-    }
+    let mut statement = Statement::composed(T::SELECT_MANY);
+    let keys: Vec<_> = keys.iter().collect();
+    T::bind_keys(&keys, &mut statement);
+    statement.bind_rows(keys.len(), &[]);
     if let Some(write_lock) = T::WRITE_LOCK {
         connection.plain(write_lock).await?;
     } else {
