@@ -297,7 +297,7 @@ async fn c_15_a_batch_of_25_000_composite_keys() {
     assert_eq!(totals.len(), 25_000);
     assert!(totals.is_sorted());
     assert!(totals.iter().all(|((shop, _), total)| *total == shop + 1));
-    // The last of all keys is refused, after the other chunks were written.
+    // The last of all keys is refused, after the others were written.
     Stock::add_held(&database.pool, (99, "249"), 100)
         .await
         .unwrap();

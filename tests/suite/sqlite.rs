@@ -42,6 +42,8 @@ mod lock_keys;
 mod lockable;
 #[path = "lockable_sqlite.rs"]
 mod lockable_sqlite;
+#[path = "many_rows_sqlite.rs"]
+mod many_rows_sqlite;
 #[path = "queue.rs"]
 mod queue;
 #[path = "queue_columns.rs"]

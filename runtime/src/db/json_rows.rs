@@ -22,22 +22,24 @@ pub(crate) fn json_rows(
     let shown = format!("{keys:?}");
     let mut values = Shown::list(&shown).ok_or(UNREADABLE)?;
     let mut json = String::with_capacity(shown.len() + 24 * count * columns.len());
+    let mut blobs = String::new();
     json.push('[');
     for row in 0..count {
         json.push_str(if row == 0 { "[" } else { ",[" });
-        let mut blobs = String::new();
+        blobs.clear();
+        let mut has_blobs = false;
         for part in 0..parts {
             separate(&mut json, part);
-            values.write(&mut json, &mut blobs).ok_or(UNREADABLE)?;
-            blobs.push(',');
+            let digits = values.write(&mut json)?;
+            has_blobs |= digits.is_some();
+            blobs.push_str(digits.as_deref().unwrap_or(",null"));
         }
         for (column, place) in columns.iter().zip(parts..) {
             separate(&mut json, place);
             write_value(column, row, &mut json)?;
         }
-        if blobs.len() > parts {
-            json.push(',');
-            json.push_str(blobs.strip_suffix(',').unwrap_or_default());
+        if has_blobs {
+            json.push_str(&blobs);
         }
         json.push(']');
     }
@@ -60,7 +62,7 @@ fn write_value(column: &Array, row: usize, json: &mut String) -> Result<(), BoxD
     match column {
         Array::Integers(values) => write!(json, "{}", values.get(row).ok_or(FEWER)?)?,
         Array::Floats(values) => match values.get(row).ok_or(FEWER)? {
-            Some(value) => write_float(*value, json),
+            Some(value) => write_float(*value, json)?,
             None => json.push_str("null"),
         },
         Array::Texts(values) => match values.get(row).ok_or(FEWER)? {
@@ -73,14 +75,19 @@ fn write_value(column: &Array, row: usize, json: &mut String) -> Result<(), BoxD
 
 const FEWER: &str = "a column has fewer values than there are rows";
 
-/// With as many digits as SQLite needs to find the same number again; it stores NaN as NULL.
-fn write_float(value: f64, json: &mut String) {
+const TOO_FAR: &str = "a floating-point key beyond 1e60, or nearer to zero than 1e-60, cannot be one of many on SQLite";
+
+/// With as many digits as tell it from every other. SQLite reads them exactly, but for very large and very small numbers, which it rounds
+/// another time. It stores NaN as NULL.
+fn write_float(value: f64, json: &mut String) -> Result<(), &'static str> {
     // Writing to a string cannot fail.
     let _ = match value {
         _ if value.is_nan() => write!(json, "null"),
         _ if value.is_infinite() => write!(json, "{}9e999", if value < 0.0 { "-" } else { "" }),
-        _ => write!(json, "{value:.17e}"),
+        _ if value == 0.0 || (1e-60..=1e60).contains(&value.abs()) => write!(json, "{value:.17e}"),
+        _ => return Err(TOO_FAR),
     };
+    Ok(())
 }
 
 fn write_text(text: impl Iterator<Item = char>, json: &mut String) {
@@ -106,45 +113,56 @@ impl<'t> Shown<'t> {
         values.strip_suffix("]) }").map(Self)
     }
 
-    /// Writes the next value as JSON, or the digits of a blob.
-    fn write(&mut self, json: &mut String, blob: &mut String) -> Option<()> {
-        let rest = if let Some(rest) = self.0.strip_prefix("Null") {
-            json.push_str("null");
-            rest
-        } else {
-            let (kind, value) = self.0.split_once('(')?;
-            match kind {
-                "Int" | "Int64" => {
-                    let (value, rest) = value.split_once(')')?;
-                    json.push_str(value);
-                    rest
-                }
-                "Double" => {
-                    let (value, rest) = value.split_once(')')?;
-                    write_float(value.parse().ok()?, json);
-                    rest
-                }
-                "Text" | "TextSlice" => {
-                    let mut text = Unescaped(value.strip_prefix('"')?);
-                    write_text(&mut text, json);
-                    text.0.strip_prefix("\")")?
-                }
-                "Blob" => {
-                    let (bytes, rest) = value.strip_prefix('[')?.split_once("])")?;
-                    json.push_str("null");
-                    blob.push('"');
-                    for byte in bytes.split(", ").filter(|byte| !byte.is_empty()) {
-                        let _ = write!(blob, "{:02x}", byte.parse::<u8>().ok()?);
-                    }
-                    blob.push('"');
-                    rest
-                }
-                _ => return None,
+    /// Writes the next value as JSON. Returns the digits of a blob, after a comma.
+    fn write(&mut self, json: &mut String) -> Result<Option<String>, &'static str> {
+        let mut digits = None;
+        let (kind, value) = match self.0.strip_prefix("Null") {
+            Some(rest) => ("Null", rest),
+            None => self.0.split_once('(').ok_or(UNREADABLE)?,
+        };
+        let up_to = |end| value.split_once(end).ok_or(UNREADABLE);
+        let rest = match kind {
+            "Null" => {
+                json.push_str("null");
+                value
             }
+            "Int" | "Int64" => {
+                let (value, rest) = up_to(")")?;
+                json.push_str(value);
+                rest
+            }
+            "Double" => {
+                let (value, rest) = up_to(")")?;
+                write_float(value.parse().map_err(|_| UNREADABLE)?, json)?;
+                rest
+            }
+            "Text" | "TextSlice" => {
+                let mut text = Unescaped(value.strip_prefix('"').ok_or(UNREADABLE)?);
+                write_text(&mut text, json);
+                text.0.strip_prefix("\")").ok_or(UNREADABLE)?
+            }
+            "Blob" => {
+                let (bytes, rest) = up_to("])")?;
+                let bytes = bytes.strip_prefix('[').ok_or(UNREADABLE)?;
+                json.push_str("null");
+                digits = Some(hexadecimal(bytes).ok_or(UNREADABLE)?);
+                rest
+            }
+            _ => return Err(UNREADABLE),
         };
         self.0 = rest.strip_prefix(", ").unwrap_or(rest);
-        Some(())
+        Ok(digits)
     }
+}
+
+/// `,"01ff"` of `1, 255`.
+fn hexadecimal(bytes: &str) -> Option<String> {
+    let mut digits = ",\"".to_owned();
+    for byte in bytes.split(", ").filter(|byte| !byte.is_empty()) {
+        let _ = write!(digits, "{:02x}", byte.parse::<u8>().ok()?);
+    }
+    digits.push('"');
+    Some(digits)
 }
 
 /// The characters of a text as `Debug` shows it, up to the quote that ends it.
@@ -173,5 +191,156 @@ impl Iterator for Unescaped<'_> {
         };
         self.0 = rest.as_str();
         Some(character)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sqlx::{Connection, SqliteConnection};
+
+    use super::*;
+
+    /// A value that a user's type may encode itself as.
+    #[derive(Debug, Clone)]
+    enum Value {
+        Null,
+        Small(i32),
+        Integer(i64),
+        Real(f64),
+        Text(String),
+        Blob(Vec<u8>),
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let edges = prop_oneof![
+            Just(i64::MIN),
+            Just(i64::MAX),
+            Just((1 << 53) + 1),
+            any::<i64>()
+        ];
+        let text = prop_oneof![
+            any::<String>(),
+            "[\\x00-\\x7f\"'\\\\ue\u{301}\u{fffd}🦀), (\\[\\]]{0,9}"
+        ];
+        // Every double that is not too far: sign and fraction are random bits, and the exponent is from 2^-199 to 2^199.
+        let real = (any::<u64>(), 824_u64..1222)
+            .prop_map(|(bits, exponent)| f64::from_bits((bits & !(0x7ff << 52)) | exponent << 52));
+        prop_oneof![
+            Just(Value::Null),
+            any::<i32>().prop_map(Value::Small),
+            edges.prop_map(Value::Integer),
+            real.prop_map(Value::Real),
+            text.prop_map(Value::Text),
+            any::<Vec<u8>>().prop_map(Value::Blob),
+        ]
+    }
+
+    fn add(value: &Value, to: &mut SqliteArguments) {
+        let added = match value {
+            Value::Null => to.add(None::<i64>),
+            Value::Small(value) => to.add(value),
+            Value::Integer(value) => to.add(value),
+            Value::Real(value) => to.add(value),
+            Value::Text(value) => to.add(value),
+            Value::Blob(value) => to.add(value),
+        };
+        added.unwrap();
+    }
+
+    /// The number of rows of which SQLite finds each value as it would be if it were bound by itself.
+    async fn found(rows: &[[Value; 3]]) -> i64 {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let mut found = 0;
+        let mut keys = SqliteArguments::default();
+        let mut texts = Vec::new();
+        let mut numbers = Vec::new();
+        for row in rows {
+            add(&row[0], &mut keys);
+            add(&row[1], &mut keys);
+            texts.push(match &row[2] {
+                Value::Text(text) => Some(text.clone()),
+                _ => None,
+            });
+            numbers.push(match &row[2] {
+                Value::Real(number) => Some(*number),
+                _ => None,
+            });
+        }
+        let beside = [Array::Texts(texts.clone()), Array::Floats(numbers.clone())];
+        let json = json_rows(rows.len(), &keys, &beside).unwrap();
+        for (place, row) in rows.iter().enumerate() {
+            let mut all = SqliteArguments::default();
+            all.add(&json).unwrap();
+            all.add(i64::try_from(place).unwrap()).unwrap();
+            add(&row[0], &mut all);
+            add(&row[1], &mut all);
+            all.add(&texts[place]).unwrap();
+            all.add(numbers[place]).unwrap();
+            let same = "SELECT count(*) FROM (SELECT coalesce(value ->> 0, unhex(value ->> 4)) AS a, \
+                 coalesce(value ->> 1, unhex(value ->> 5)) AS b, value ->> 2 AS c, value ->> 3 AS d \
+                 FROM json_each($1) WHERE key = $2) \
+                 WHERE a IS $3 AND typeof(a) = typeof($3) AND b IS $4 AND typeof(b) = typeof($4) AND c IS $5 AND d IS $6";
+            let same: i64 = sqlx::query_scalar_with(same, all)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+            found += same;
+        }
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn what_json_carries_is_what_was_bound(rows in proptest::collection::vec([value(), value(), value()], 1..9)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let found = runtime.block_on(found(&rows));
+            prop_assert_eq!(found, i64::try_from(rows.len()).unwrap());
+        }
+    }
+
+    #[test]
+    fn numbers_come_back_to_the_last_bit() {
+        let numbers = [
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            0.0,
+            -0.0,
+            0.1,
+            0.1 + 0.2,
+            1e60,
+            -1e-60,
+            2.0_f64.powi(53) + 2.0,
+            2.0_f64.powi(63),
+        ];
+        let rows = numbers.map(|number| [Value::Real(number), Value::Null, Value::Real(number)]);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        assert_eq!(
+            runtime.block_on(found(&rows)),
+            i64::try_from(rows.len()).unwrap()
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let mut keys = SqliteArguments::default();
+        keys.add(1_i64).unwrap();
+        keys.add(2_i64).unwrap();
+        keys.add(3_i64).unwrap();
+        // Three values are no two rows, and one column has a value less than there are rows.
+        assert!(json_rows(2, &keys, &[]).is_err());
+        assert!(json_rows(3, &keys, &[Array::Integers(vec![1, 2])]).is_err());
+        assert_eq!(json_rows(3, &keys, &[]).unwrap(), "[[1],[2],[3]]");
+        // These SQLite would read as their neighbours.
+        for far in [f64::MAX, 4.3863626565300580e120, -2.8e-90, 5e-324] {
+            let mut keys = SqliteArguments::default();
+            keys.add(far).unwrap();
+            assert_eq!(json_rows(1, &keys, &[]).unwrap_err().to_string(), TOO_FAR);
+        }
     }
 }
