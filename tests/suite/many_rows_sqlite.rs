@@ -1,7 +1,9 @@
 //! Many rows as one JSON text: every value that a key can have, and one statement for any number of rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rowlock::{Claimed, Counter, CounterError, Fence, Lockable, Queue, QueueState};
+use rowlock::queue::{Claimed, QueueState};
+use rowlock::row::CounterError;
+use rowlock::{Counter, Fence, Lockable, Queue};
 use sqlx::{Connection, Executor, Row};
 
 use super::database;

@@ -337,7 +337,7 @@ mod tests {
         assert!(json_rows(3, &keys, &[Array::Integers(vec![1, 2])]).is_err());
         assert_eq!(json_rows(3, &keys, &[]).unwrap(), "[[1],[2],[3]]");
         // These SQLite would read as their neighbours.
-        for far in [f64::MAX, 4.3863626565300580e120, -2.8e-90, 5e-324] {
+        for far in [f64::MAX, 4.386_362_656_530_058e120, -2.8e-90, 5e-324] {
             let mut keys = SqliteArguments::default();
             keys.add(far).unwrap();
             assert_eq!(json_rows(1, &keys, &[]).unwrap_err().to_string(), TOO_FAR);
