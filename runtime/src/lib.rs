@@ -81,18 +81,20 @@ pub mod __private {
 
     pub use crate::db::Backend;
     pub use crate::db::column::{
-        Changes, Column, CounterNumber, NotNullable, Nullable, OrNull, VersionNumber, from_row,
+        Changes, Column, CounterNumber, NotNullable, Nullable, OrNull, Read, VersionNumber,
+        from_row,
     };
     pub use crate::db::error::KeyText;
     #[cfg(feature = "postgres")]
     pub use crate::db::key_array::{ArrayType, NoArrayType, array};
+    pub use crate::db::model::Model;
     pub use crate::db::source::Source;
     pub use crate::db::statement::{Bind, get};
 
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
         pub use crate::row::versioned::{
-            Versioned, VersionedSql, delete, load, reload, touch, update, update_with,
+            Derive, Versioned, VersionedSql, delete, edit, load, reload, touch, update, update_with,
         };
     }
     /// For `#[derive(Counter)]`.
@@ -100,14 +102,14 @@ pub mod __private {
         pub use core::cmp::Ordering;
 
         pub use crate::row::counter::{
-            BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, add, add_batch, get,
+            BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, Derive, add, add_batch, get,
             with_keys,
         };
     }
     /// For `#[derive(Lockable)]`.
     pub mod lockable {
         pub use crate::row::lockable::{
-            Lockable, LockableSql, LockableVersion, lock, lock_checked, lock_many,
+            Derive, Lockable, LockableSql, lock, lock_checked, lock_many,
         };
     }
     /// For `#[derive(Idempotent)]`.
@@ -118,7 +120,7 @@ pub mod __private {
         pub use crate::Tx;
         pub use crate::idempotent::{OnceCall, OnceError, StartError, Started};
         pub use crate::job::fingerprint::{Digest, Fingerprint, Request};
-        pub use crate::job::idempotent::{Idempotent, IdempotentSql, once, purge, start};
+        pub use crate::job::idempotent::{Derive, Idempotent, IdempotentSql, once, purge, start};
         pub use crate::tx::{Body, FailureOf};
     }
     /// For `#[derive(Queue)]`.
@@ -127,13 +129,14 @@ pub mod __private {
 
         pub use sqlx::Pool;
 
-        pub use crate::job::queue::{Queue, QueueSql, claim, column, each, rescue};
+        pub use crate::job::queue::{Derive, Queue, QueueSql, claim, column, each, rescue};
         pub use crate::job::worker::worker;
     }
     /// For `#[derive(FindOrCreate)]`.
     pub mod find_or_create {
         pub use crate::row::find_or_create::{
-            FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create, upsert,
+            Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create,
+            upsert,
         };
     }
     pub use crate::queue::{Claim, QueueColumn, Rescued, Worker};

@@ -9,8 +9,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
-    for_backend, from_row, key_argument, key_lifetime, name_at, optional_statement, reads, sql_doc,
-    statement, stub_fields, stub_impl, stub_method, tuple,
+    for_backend, key_argument, key_lifetime, knows, name_at, optional_statement, read_row, reads,
+    sql_doc, statement, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -373,13 +373,12 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         counters,
     } = plan;
     let ident = &model.ident;
-    let table = model.table.display();
     let (key, owned) = (plan.key(), plan.owned_key());
     let (key_struct, owned_struct) = (key.definition(&["Clone"]), owned.definition(&["Clone"]));
     let (key_order, owned_order) = (key.order(), owned.order());
-    let (borrowed, owned) = (key.ty(&quote!('__k)), owned.ty(&quote!()));
+    let owned = owned.ty(&quote!());
     let count = Index::from(keys.len());
-    let describe = key.describe();
+    let knows = knows(model, &quote!(__rt::counter::Derive), &key, &quote!());
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let Role::Counter { min, max } = counter.role else {
             return TokenStream::new();
@@ -413,13 +412,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     quote! {
         #key_struct #key_order
         #owned_struct #owned_order
+        #knows
         #[automatically_derived]
         impl __rt::counter::CounterRow for #ident {
-            type Key<'__k> = #borrowed;
             type OwnedKey = #owned;
-            const TABLE: &'static str = #table;
             const KEYS: usize = #count;
-            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
         }
         #(#counters)*
     }
@@ -434,7 +431,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let database = database(dialect);
-    let from_row = from_row(model, dialect);
+    let read_row = read_row(model, dialect);
     let get = statement(&sql::select(model, keys, dialect));
     let (key, owned) = (plan.key(), plan.owned_key());
     let bind_key = key.bind();
@@ -476,9 +473,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl __rt::counter::CounterRowSql<#database> for #ident {
+            #read_row
             const GET: &'static str = #get;
             const LOCK_BATCH: __rt::Option<&'static str> = #lock_batch;
-            #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             #bind_keys
             fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {

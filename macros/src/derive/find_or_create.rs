@@ -11,8 +11,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::max_version;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
-    for_backend, from_row, key_lifetime, name_at, optional_statement, passed, position, reads,
-    sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+    for_backend, key_lifetime, knows, name_at, optional_statement, passed, position, read_row,
+    reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -346,12 +346,6 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let ident = &model.ident;
     let new = &model.new;
-    let table = model.table.display();
-    let name = &model.table.name;
-    let schema = match &model.table.schema {
-        Some(schema) => quote!(__rt::Some(#schema)),
-        None => quote!(__rt::None),
-    };
     let version = match model.version() {
         Some(version) => {
             let index = position(model, version);
@@ -390,18 +384,18 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         ];
         let value = key.value(model, index);
         let key_struct = value.definition(&[]);
-        let values_type = value.ty(&quote!('__k));
-        let values = value.of(&quote!(__new));
-        let describe = value.describe();
+        let key_of = value.of(&quote!(__new));
+        let position = Index::from(index);
+        let marker = quote!(__rt::find_or_create::Derive<#position>);
+        let knows = knows(model, &marker, &value, &quote!());
         quote! {
             #key_struct
+            #knows
             #[automatically_derived]
-            impl __rt::find_or_create::UniqueKey<#index> for #ident {
-                type Values<'__k> = #values_type;
+            impl __rt::find_or_create::UniqueKey<#position> for #ident {
                 const COLUMNS: &'static str = #columns;
                 const METHODS: [&'static str; 3] = [#(#methods),*];
-                fn values(__new: &Self::New) -> Self::Values<'_> { #values }
-                fn describe(__key: &Self::Values<'_>, __to: &mut __rt::KeyText) { #describe }
+                fn key_of(__new: &Self::New) -> Self::Key<'_> { #key_of }
             }
         }
     });
@@ -409,10 +403,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         #[automatically_derived]
         impl __rt::find_or_create::FindOrCreate for #ident {
             type New = #new;
-            const TABLE: &'static str = #table;
-            const SCHEMA: __rt::Option<&'static str> = #schema;
-            const TABLE_NAME: &'static str = #name;
-            const VERSION: __rt::Option<(usize, i64)> = #version;
+            const VERSION_LIMIT: __rt::Option<(usize, i64)> = #version;
             #fences
         }
         #(#keys)*
@@ -424,7 +415,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let model = plan.model;
     let ident = &model.ident;
     let database = database(dialect);
-    let from_row = from_row(model, dialect);
+    let read_row = read_row(model, dialect);
     let binds = model
         .given()
         .into_iter()
@@ -446,14 +437,14 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 const FIND: &'static str = #find;
                 const INSERT: &'static str = #insert;
                 const UPSERT: __rt::Option<&'static str> = #upsert;
-                fn bind(__key: &Self::Values<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+                fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             }
         }
     });
     quote! {
         #[automatically_derived]
         impl __rt::find_or_create::FindOrCreateSql<#database> for #ident {
-            #from_row
+            #read_row
             fn bind_new(__new: &Self::New, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
         }
         #(#keys)*

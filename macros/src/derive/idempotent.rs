@@ -8,8 +8,8 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
-    for_backend, key_argument, name_at, reads, report_missing, sql_doc, statement, stub_fields,
-    stub_impl, stub_method,
+    for_backend, key_argument, knows, name_at, reads, report_missing, sql_doc, statement,
+    stub_fields, stub_impl, stub_method,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -346,31 +346,20 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let ledger = &plan.ledger;
     let model = ledger.model;
     let ident = &model.ident;
-    let table = model.table.display();
-    let name = &model.table.name;
-    let schema = match &model.table.schema {
-        Some(schema) => quote!(__rt::Some(#schema)),
-        None => quote!(__rt::None),
-    };
     let mut columns: Vec<&str> = ledger.keys.iter().map(|key| key.name.as_str()).collect();
     columns.sort_unstable();
     let columns = columns.join(",");
     let key = own_key(ledger);
     let key_struct = key.definition(&["Clone"]);
-    let key_type = key.ty(&quote!('__k));
+    let knows = knows(model, &quote!(__rt::idempotent::Derive), &key, &quote!());
     let outcome = &plan.outcome;
-    let describe = key.describe();
     quote! {
         #key_struct
+        #knows
         #[automatically_derived]
         impl __rt::idempotent::Idempotent for #ident {
-            type Key<'__k> = #key_type;
             type Outcome = #outcome;
-            const TABLE: &'static str = #table;
-            const SCHEMA: __rt::Option<&'static str> = #schema;
-            const TABLE_NAME: &'static str = #name;
             const KEY_COLUMNS: &'static str = #columns;
-            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
         }
     }
 }
@@ -393,16 +382,13 @@ fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
     };
     let (bind_outcome, outcome) = if ledger.outcome.json {
         (
-            quote!(__to.bind(0, &__rt::sqlx::types::Json(__outcome));),
+            quote!(__to.bind(0, &__rt::sqlx::types::Json(__value));),
             quote!(__rt::Ok(
                 __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, 1)?.0
             )),
         )
     } else {
-        (
-            quote!(__to.bind(0, __outcome);),
-            quote!(__rt::get(__row, 1)),
-        )
+        (quote!(__to.bind(0, __value);), quote!(__rt::get(__row, 1)))
     };
     quote! {
         #[automatically_derived]
@@ -420,7 +406,7 @@ fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
             ) {
                 #bind_fingerprint
             }
-            fn bind_outcome(__outcome: &Self::Outcome, __to: &mut impl __rt::Bind<#database>) {
+            fn bind_outcome(__value: &Self::Outcome, __to: &mut impl __rt::Bind<#database>) {
                 #bind_outcome
             }
             fn outcome(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::Outcome> { #outcome }

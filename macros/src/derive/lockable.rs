@@ -7,8 +7,8 @@ use syn::{DeriveInput, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
-    for_backend, from_row, key_argument, name_at, optional_statement, read_back, statement,
-    stub_impl, text_doc,
+    for_backend, key_argument, knows, name_at, optional_statement, read_back, read_row, statement,
+    stub_impl, text_doc, version,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -122,21 +122,23 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
     let (with_database, _, _) = with_database.split_for_impl();
     let (generics, arguments, predicates) = generics.split_for_impl();
     quote! {
-        impl #generics __rt::lockable::Lockable for #ident #arguments #predicates {
+        impl #generics __rt::Model<__rt::lockable::Derive> for #ident #arguments #predicates {
             type Key<'__k> = ();
-            type OwnedKey = ();
             const TABLE: &'static str = "";
+            fn describe(_: &Self::Key<'_>, _: &mut __rt::KeyText) {}
+        }
+        impl #generics __rt::lockable::Lockable for #ident #arguments #predicates {
+            type OwnedKey = ();
             fn key(&self) -> Self::Key<'_> {}
             fn owned_key(&self) -> Self::OwnedKey {}
             fn has_key(&self, _: &Self::OwnedKey) -> bool { true }
-            fn describe(_: &Self::Key<'_>, _: &mut __rt::KeyText) {}
         }
         impl #with_database __rt::lockable::LockableSql<__DB> for #ident #arguments #predicates {
+            const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const SELECT: &'static str = "";
             const SELECT_MANY: &'static str = "";
             const WRITE_LOCK: __rt::Option<&'static str> = __rt::None;
             const UPDATE: &'static str = "";
-            fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
             fn bind_key(_: &Self::Key<'_>, _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_back(&mut self, _: &__rt::Row<__DB>) -> __rt::Decoded<()> { __rt::Ok(()) }
@@ -175,6 +177,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     );
     let checked = model.version().map(|version| {
         let name = name_at("lock_checked", version.asked);
+        // What is wrong with it is wrong with the struct.
+        let copy = quote_spanned!(model.ident.span()=> <Self as __rt::Clone>::clone);
         let docs = format!(
             "Locks this row if it still has this copy's `{}`: what was decided by looking at the copy stays right. If \
              somebody changed the row, the error has it as it is now.\n\nRuns the statement of `lock`.\n\n\
@@ -190,7 +194,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             where
                 Self: __rt::lockable::LockableSql<__DB>,
             {
-                __rt::lockable::lock_checked(self, tx)
+                __rt::lockable::lock_checked(self, #copy, tx)
             }
         }
     });
@@ -223,26 +227,12 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 fn facts(plan: &Plan<'_>) -> TokenStream {
     let Plan { model, .. } = plan;
     let ident = &model.ident;
-    let table = model.table.display();
     let key = plan.key();
     let key_struct = key.definition(&["Clone", "PartialEq"]);
-    let key_type = key.ty(&quote!('__k));
-    let describe = key.describe();
+    let (this_version, fence) = (version(model), fence(model));
+    let row = quote!(#this_version #fence);
+    let knows = knows(model, &quote!(__rt::lockable::Derive), &key, &row);
     let key = key.of(&quote!(self));
-    let version = model.version().map(|version| {
-        let (name, field, ty) = (&version.field, &version.ident, &version.ty);
-        let this = quote!(self);
-        let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
-        quote! {
-            #[automatically_derived]
-            impl __rt::lockable::LockableVersion for #ident {
-                const VERSION: &'static str = #name;
-                fn version(&self) -> i64 { <#ty as __rt::VersionNumber>::to_i64(self.#field) }
-                fn copy(&self) -> Self { #copy }
-            }
-        }
-    });
-    let fence = fence(model);
     let owned = plan.owned_key();
     let owned_struct = owned.definition(&[]);
     let (owned_type, owned_value, same) = (
@@ -250,29 +240,17 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         owned.of(&quote!(self)),
         owned.is_of(&quote!(self)),
     );
-    let locked_version = model.version().map(|_| {
-        quote! {
-            fn locked_version(&self) -> __rt::Option<i64> {
-                __rt::Some(__rt::lockable::LockableVersion::version(self))
-            }
-        }
-    });
     quote! {
         #key_struct
         #owned_struct
+        #knows
         #[automatically_derived]
         impl __rt::lockable::Lockable for #ident {
-            type Key<'__k> = #key_type;
             type OwnedKey = #owned_type;
-            const TABLE: &'static str = #table;
             fn key(&self) -> Self::Key<'_> { #key }
             fn owned_key(&self) -> Self::OwnedKey { #owned_value }
             fn has_key(&self, __key: &Self::OwnedKey) -> bool { #same }
-            #locked_version
-            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
-            #fence
         }
-        #version
     }
 }
 
@@ -281,7 +259,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let Plan { model, .. } = plan;
     let ident = &model.ident;
     let database = database(dialect);
-    let from_row = from_row(model, dialect);
+    let read_row = read_row(model, dialect);
     let select = statement(&sql::lockable::select(model, dialect));
     let select_many = statement(&sql::lockable::select_many(model, dialect));
     let write_lock = optional_statement(sql::lockable::write_lock(model, dialect).as_ref());
@@ -293,11 +271,11 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl __rt::lockable::LockableSql<#database> for #ident {
+            #read_row
             const SELECT: &'static str = #select;
             const SELECT_MANY: &'static str = #select_many;
             const WRITE_LOCK: __rt::Option<&'static str> = #write_lock;
             const UPDATE: &'static str = #update;
-            #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             #bind_keys
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }

@@ -189,13 +189,46 @@ fn database(dialect: Dialect) -> TokenStream {
     quote!(__rt::#name)
 }
 
-/// Reads all columns; what is wrong with that is wrong with the struct.
-fn from_row(model: &Model, dialect: Dialect) -> TokenStream {
+/// What reads all columns; what is wrong with that is wrong with the struct.
+fn read_row(model: &Model, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
-    let row = quote!(__row);
-    let read = quote_spanned!(model.ident.span()=> __rt::from_row::<#database, Self>(#row));
+    let read = quote_spanned!(model.ident.span()=> __rt::from_row::<#database, _>);
+    quote!(const ROW: __rt::Read<#database, Self> = #read;)
+}
+
+/// What every derive knows, `marker` for the one that asks. `row`: what it looks at in a row.
+fn knows(
+    model: &Model,
+    marker: &TokenStream,
+    key: &KeyValue<'_>,
+    row: &TokenStream,
+) -> TokenStream {
+    let ident = &model.ident;
+    let table = model.table.display();
+    let key_type = key.ty(&quote!('__k));
+    let describe = key.describe();
     quote! {
-        fn from_row(__row: &__rt::Row<#database>) -> __rt::Decoded<Self> { #read }
+        #[automatically_derived]
+        impl __rt::Model<#marker> for #ident {
+            type Key<'__k> = #key_type;
+            const TABLE: &'static str = #table;
+            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
+            #row
+        }
+    }
+}
+
+/// The version of `self`, if the model has one.
+fn version(model: &Model) -> TokenStream {
+    let Some(version) = model.version() else {
+        return TokenStream::new();
+    };
+    let (name, field, ty) = (&version.field, &version.ident, &version.ty);
+    let value = quote!(self.#field);
+    let number = quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value));
+    quote! {
+        const VERSION: &'static str = #name;
+        fn version(&self) -> __rt::Option<i64> { __rt::Some(#number) }
     }
 }
 

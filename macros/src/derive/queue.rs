@@ -9,12 +9,12 @@ use syn::{DeriveInput, Index, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
-    connection_name, database, for_backend, from_row, halves, literal, name_at, reads,
-    report_missing, sql_doc, statement, stub_impl, stub_method, text_doc,
+    connection_name, database, fence, for_backend, halves, knows, literal, name_at, read_row,
+    reads, report_missing, sql_doc, statement, stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
-use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option, last_segment};
+use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option};
 use crate::options::FieldOption;
 use crate::sql::queue::{self as sql, Locks, Queue as Plan};
 use crate::sql::{Dialect, Statement};
@@ -166,21 +166,23 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
     let (with_database, _, _) = with_database.split_for_impl();
     let (generics, arguments, predicates) = generics.split_for_impl();
     quote! {
-        impl #generics __rt::queue::Queue for #ident #arguments #predicates {
-            type Key = ();
+        impl #generics __rt::Model<__rt::queue::Derive> for #ident #arguments #predicates {
+            type Key<'__k> = ();
             const TABLE: &'static str = "";
+            fn describe(_: &Self::Key<'_>, _: &mut __rt::KeyText) {}
+        }
+        impl #generics __rt::queue::Queue for #ident #arguments #predicates {
             const MAX_ATTEMPTS: i64 = 0;
             const CHANNEL: &'static str = "";
             fn attempts(&self) -> i64 { 0 }
-            fn fence(&self) -> __rt::Fence { __rt::unreachable!() }
             const KEY: &'static [(&'static str, &'static str, usize)] = &[];
             const PLACES: [usize; 2] = [0, 0];
             const HAS_LAST_ERROR: bool = false;
             fn count(&mut self) {}
-            fn has_key(&self, _: &Self::Key) -> bool { true }
-            fn describe(&self, _: &mut __rt::KeyText) {}
+            fn key(&self) -> Self::Key<'_> {}
         }
         impl #with_database __rt::queue::QueueSql<__DB> for #ident #arguments #predicates {
+            const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const CLAIM: [&'static str; 2] = ["", ""];
             const LIST_DUE: [&'static str; 2] = ["", ""];
             const COMPLETE: &'static str = "";
@@ -194,9 +196,8 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const HAS_ENDED: &'static str = "";
             const SET_ASIDE: [&'static str; 2] = ["", ""];
             const DDL: &'static str = "";
-            fn from_row(_: &__rt::Row<__DB>) -> __rt::Decoded<Self> { __rt::unreachable!() }
             fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
-            fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key, __rt::Fence)> { __rt::unreachable!() }
+            fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> { __rt::unreachable!() }
             fn order(&self, _: &Self) -> __rt::queue::Ordering { __rt::queue::Ordering::Equal }
         }
     }
@@ -306,20 +307,12 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 fn facts(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let ident = &model.ident;
-    let table = model.table.display();
     let max_attempts = plan.max_attempts;
     let channel = plan.channel();
     let key = own_key(plan);
-    let key_struct = key.definition(&[]);
-    let owned_key = key.ty(&quote!());
-    let same = key.is_of(&quote!(self));
-    let describe = plan.keys.iter().map(|key| {
-        let (name, field) = (&key.field, &key.ident);
-        match last_segment(&key.ty).as_deref() {
-            Some("i16" | "i32" | "i64" | "Uuid") => quote!(__to.shown(#name, &self.#field);),
-            _ => quote!(__to.hidden(#name);),
-        }
-    });
+    let key_struct = key.definition(&["PartialEq"]);
+    let knows = knows(model, &quote!(__rt::queue::Derive), &key, &fence(model));
+    let key_of = key.of(&quote!(self));
     let place = |column: &Column| {
         let mut columns = model.columns.iter();
         columns
@@ -335,19 +328,16 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let places = [plan.fence, plan.attempts].map(|column| Index::from(place(column)));
     let has_last_error = plan.last_error.is_some();
     let (attempts, attempts_ty) = (&plan.attempts.ident, &plan.attempts.ty);
-    let (fence, fence_ty) = (&plan.fence.ident, &plan.fence.ty);
     let this = quote!(self);
-    let fence = quote_spanned!(fence_ty.span()=> #this.#fence);
     let count = quote!(self.#attempts = self.#attempts.saturating_add(1););
     let attempts = quote_spanned! {attempts_ty.span()=>
         <#attempts_ty as __rt::VersionNumber>::to_i64(#this.#attempts)
     };
     quote! {
         #key_struct
+        #knows
         #[automatically_derived]
         impl __rt::queue::Queue for #ident {
-            type Key = #owned_key;
-            const TABLE: &'static str = #table;
             const MAX_ATTEMPTS: i64 = #max_attempts;
             const CHANNEL: &'static str = #channel;
             const KEY: &'static [(&'static str, &'static str, usize)] = &[#(#key),*];
@@ -355,9 +345,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const HAS_LAST_ERROR: bool = #has_last_error;
             fn attempts(&self) -> i64 { #attempts }
             fn count(&mut self) { #count }
-            fn fence(&self) -> __rt::Fence { #fence }
-            fn has_key(&self, __key: &Self::Key) -> bool { #same }
-            fn describe(&self, __to: &mut __rt::KeyText) { #(#describe)* }
+            fn key(&self) -> Self::Key<'_> { #key_of }
         }
     }
 }
@@ -371,6 +359,7 @@ fn own_key<'p>(plan: &'p Plan<'_>) -> KeyValue<'p> {
 fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &plan.model.ident;
     let database = database(dialect);
+    let read_row = read_row(plan.model, dialect);
     let batch = |sql: Statement| {
         let [head, tail] = halves(&sql);
         quote!([#head, #tail])
@@ -388,7 +377,6 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let has_ended = literal(dialect, &plan.and_lease_is_over(dialect));
     let set_aside = [false, true].map(|for_ever| statement(&plan.set_aside(for_ever, dialect)));
     let ddl = literal(dialect, &plan.ddl(dialect));
-    let from_row = from_row(plan.model, dialect);
     let bind_key = bind_columns(&plan.keys);
     let reads = own_key(plan).value((0..plan.keys.len()).map(|index| {
         let index = Index::from(index);
@@ -433,6 +421,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl __rt::queue::QueueSql<#database> for #ident {
+            #read_row
             const CLAIM: [&'static str; 2] = #claim;
             const LIST_DUE: [&'static str; 2] = #list_due;
             const COMPLETE: &'static str = #complete;
@@ -446,9 +435,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const HAS_ENDED: &'static str = #has_ended;
             const SET_ASIDE: [&'static str; 2] = [#(#set_aside),*];
             const DDL: &'static str = #ddl;
-            #from_row
             fn bind_key(&self, __to: &mut impl __rt::Bind<#database>) { #bind_key }
-            fn read_claim(__row: &__rt::Row<#database>) -> __rt::Decoded<(Self::Key, __rt::Fence)> {
+            fn read_claim(__row: &__rt::Row<#database>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> {
                 __rt::Ok((#reads, __rt::get(__row, #fence)?))
             }
             fn order(&self, __other: &Self) -> __rt::queue::Ordering { #order }

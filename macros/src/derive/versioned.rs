@@ -7,8 +7,9 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
-    database, fence, for_backend, from_row, halves, key_argument, key_lifetime, literal, name_at,
-    position, read_back, sql_doc, statement, stub_fields, stub_impl, stub_method, wrapper,
+    database, fence, for_backend, halves, key_argument, key_lifetime, knows, literal, name_at,
+    position, read_back, read_row, sql_doc, statement, stub_fields, stub_impl, stub_method,
+    wrapper,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -117,22 +118,24 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
     let ident = &input.ident;
     Some(quote! {
         #[automatically_derived]
-        impl __rt::versioned::Versioned for #ident {
+        impl __rt::Model<__rt::versioned::Derive> for #ident {
             type Key<'__k> = ();
             const TABLE: &'static str = "";
-            const VERSION: &'static str = "";
+            fn describe(_: &(), _: &mut __rt::KeyText) {}
+        }
+        #[automatically_derived]
+        impl __rt::versioned::Versioned for #ident {
             const VERSION_INDEX: usize = 0;
             const MAX_VERSION: i64 = 0;
             const COLUMNS: &'static [&'static str] = &[];
-            fn copy(&self) -> Self { __rt::unreachable!() }
+            const COPY: fn(&Self) -> Self = |_| __rt::unreachable!();
             fn key(&self) {}
-            fn version(&self) -> i64 { 0 }
-            fn describe(_: &(), _: &mut __rt::KeyText) {}
             fn changes(&self, _: &Self) -> __rt::Changes { __rt::unreachable!() }
             fn adopt(&mut self, _: &Self, _: &__rt::Changes) {}
         }
         #[automatically_derived]
         impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident {
+            const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const LOAD: &'static str = "";
             const UPDATE: &'static str = "";
             const TOUCH: &'static str = "";
@@ -140,7 +143,6 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             const SAVE_HEAD: &'static str = "";
             const SAVE_TAIL: &'static str = "";
             const SET: &'static [&'static str] = &[];
-            fn from_row(_: &__DB::Row) -> __rt::Decoded<Self> { __rt::unreachable!() }
             fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_back(&mut self, _: &__DB::Row) -> __rt::Decoded<()> { __rt::Ok(()) }
@@ -309,7 +311,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #update_with
         #[doc = #edit_docs]
         pub fn #edit(&self) -> __rt::Edit<Self> {
-            __rt::Edit::new(__rt::versioned::Versioned::copy(self))
+            __rt::versioned::edit(self)
         }
     }
 }
@@ -318,20 +320,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 fn facts(plan: &Plan<'_>) -> TokenStream {
     let Plan { model, version, .. } = plan;
     let ident = &model.ident;
-    let table = model.table.display();
-    let version_ident = &version.ident;
-    let version_name = &version.field;
     let max_version = max_version(version);
-    let ty = &version.ty;
-    let value = quote!(self.#version_ident);
-    let version_number = quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value));
     // What is wrong with it is wrong with the struct.
-    let this = quote!(self);
-    let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone(#this));
+    let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone);
     let key = plan.key();
     let key_struct = key.definition(&["Clone", "PartialEq"]);
-    let key_type = key.ty(&quote!('__k));
-    let describe = key.describe();
+    let (this_version, fence) = (super::version(model), fence(model));
+    let row = quote!(#this_version #fence);
+    let knows = knows(model, &quote!(__rt::versioned::Derive), &key, &row);
     let key = key.of(&quote!(self));
     let version_index = position(model, version);
     let writable = model.writable();
@@ -345,29 +341,23 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let index = Index::from(index);
         quote!(__columns.copy(#index, &__from.#field, &mut self.#field);)
     });
-    let fence = fence(model);
     let adopt_fence = model.fence().map(|column| {
         let field = &column.ident;
         quote!(self.#field = __from.#field;)
     });
     quote! {
         #key_struct
+        #knows
         #[automatically_derived]
         impl __rt::versioned::Versioned for #ident {
-            type Key<'__k> = #key_type;
-            const TABLE: &'static str = #table;
-            const VERSION: &'static str = #version_name;
             const VERSION_INDEX: usize = #version_index;
             const MAX_VERSION: i64 = #max_version;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
-            fn copy(&self) -> Self { #copy }
+            const COPY: fn(&Self) -> Self = #copy;
             fn key(&self) -> Self::Key<'_> { #key }
-            fn version(&self) -> i64 { #version_number }
-            fn describe(__key: &Self::Key<'_>, __to: &mut __rt::KeyText) { #describe }
             fn changes(&self, __other: &Self) -> __rt::Changes {
                 __rt::changes!(self, __other, #(#databases),*)
             }
-            #fence
             fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* #adopt_fence }
         }
     }
@@ -388,7 +378,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     } = plan;
     let ident = &model.ident;
     let database = database(dialect);
-    let from_row = from_row(model, dialect);
+    let read_row = read_row(model, dialect);
     let load = statement(&sql::select(model, keys, dialect));
     let update = statement(&sql::versioned::update(model, version, dialect));
     let touch = statement(&sql::versioned::touch(model, version, dialect));
@@ -404,6 +394,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl __rt::versioned::VersionedSql<#database> for #ident {
+            #read_row
             const LOAD: &'static str = #load;
             const UPDATE: &'static str = #update;
             const TOUCH: &'static str = #touch;
@@ -411,7 +402,6 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const SAVE_HEAD: &'static str = #head;
             const SAVE_TAIL: &'static str = #tail;
             const SET: &'static [&'static str] = &[#(#sets),*];
-            #from_row
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
             fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {

@@ -78,12 +78,12 @@ impl TakeLock {
     /// yields anything to the one around it, from which OFFSET 0 keeps it apart.
     fn wait(&self) -> String {
         let lock = self.call("pg", "xact_");
-        match self.timeout.map(milliseconds) {
+        match self.timeout.map(limit) {
             None => lock,
-            Some(timeout) => format!(
+            Some(limit) => format!(
                 "(SELECT set_config('lock_timeout', limited.before, true) FROM (\
                  SELECT as_is.before FROM (SELECT current_setting('lock_timeout') AS before OFFSET 0) AS as_is \
-                 WHERE set_config('lock_timeout', '{timeout}', true) IS NOT NULL OFFSET 0) AS limited \
+                 WHERE {limit} IS NOT NULL OFFSET 0) AS limited \
                  WHERE {lock} IS NOT NULL)"
             ),
         }
@@ -108,8 +108,7 @@ impl TakeLock {
         }
         let timeout = self
             .timeout
-            .map(milliseconds)
-            .map(|timeout| format!("SELECT set_config('lock_timeout', '{timeout}', true); "));
+            .map(|timeout| format!("SELECT {}; ", limit(timeout)));
         format!(
             "{LOOK_FOR_CLIENT}; {}SELECT {} IS NOT NULL",
             timeout.unwrap_or_default(),
@@ -142,6 +141,13 @@ pub(crate) fn look(key: i64, own: bool) -> String {
          AND classid = '{high}' AND objid = '{low}' \
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database()){own})"
     )
+}
+
+/// An expression that limits how long a lock is waited for, until the transaction ends.
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+fn limit(timeout: Duration) -> String {
+    let milliseconds = milliseconds(timeout);
+    format!("set_config('lock_timeout', '{milliseconds}', true)")
 }
 
 /// 0 would mean no limit, and more than this is not possible.

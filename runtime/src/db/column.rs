@@ -30,6 +30,9 @@ pub trait ModelRow<DB: Database>: for<'r> FromRow<'r, DB::Row> + Send + Sync {}
 #[diagnostic::do_not_recommend]
 impl<DB: Database, T: for<'r> FromRow<'r, DB::Row> + Send + Sync> ModelRow<DB> for T {}
 
+/// What reads a row.
+pub type Read<DB, T> = fn(&<DB as Database>::Row) -> Result<T, sqlx::Error>;
+
 /// Reads a row. The errors about a struct that cannot be read come from here, not from each of our traits.
 pub fn from_row<DB: Database, T: ModelRow<DB>>(row: &DB::Row) -> Result<T, sqlx::Error> {
     T::from_row(row)

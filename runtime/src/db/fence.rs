@@ -175,7 +175,7 @@ mod mint {
                 statement.bind_text(name);
                 statement
             };
-            let row = match write_one(statement, connection).await? {
+            let row = match write_one(&statement, connection).await? {
                 Fetched::One(row) => row,
                 // Not by ON CONFLICT; a trigger or a row security policy could.
                 Fetched::None | Fetched::Several => return Err(sqlx::Error::RowNotFound),

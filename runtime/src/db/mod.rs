@@ -10,7 +10,9 @@ pub(crate) mod fence;
 mod json_rows;
 #[cfg(feature = "postgres")]
 pub(crate) mod key_array;
+pub(crate) mod model;
 pub(crate) mod notes;
+pub(crate) mod patient;
 #[cfg(feature = "postgres")]
 mod postgres;
 pub(crate) mod source;
@@ -390,6 +392,21 @@ pub struct IndexedColumns {
     pub(crate) table: &'static str,
     /// In alphabetical order, joined by commas.
     pub(crate) columns: &'static str,
+}
+
+impl IndexedColumns {
+    /// `table`: as written by the user.
+    pub(crate) fn of(table: &'static str, columns: &'static str) -> Self {
+        let (schema, table) = match table.split_once('.') {
+            Some((schema, table)) => (Some(schema), table),
+            None => (None, table),
+        };
+        Self {
+            schema,
+            table,
+            columns,
+        }
+    }
 }
 
 mod sealed {

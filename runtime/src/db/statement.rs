@@ -253,7 +253,7 @@ impl<DB: Backend> Statement<DB> {
 
 /// Runs a write that returns a row, which `make` makes anew for each of its [`Reruns`].
 pub(crate) async fn write_one<DB: Backend>(
-    make: impl Fn() -> Statement<DB> + Send,
+    make: &(dyn Fn() -> Statement<DB> + Sync),
     connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     let mut reruns = Reruns::new(in_transaction::<DB>(connection));

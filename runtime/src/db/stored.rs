@@ -34,8 +34,8 @@ impl Encoded {
 
 /// The columns whose values differ; `a` and `b` bind those of each copy.
 pub(crate) fn changes<DB: Backend>(
-    a: impl Fn(&mut Values<DB>),
-    b: impl Fn(&mut Values<DB>),
+    a: &dyn Fn(&mut Values<DB>),
+    b: &dyn Fn(&mut Values<DB>),
 ) -> Changes {
     let encoded = |bind: &dyn Fn(&mut Values<DB>)| {
         let mut values = Values::new(Wanted::Encoded(Vec::new()));
@@ -45,7 +45,7 @@ pub(crate) fn changes<DB: Backend>(
             Wanted::Json(..) => Vec::new(),
         }
     };
-    let (encoded_a, encoded_b) = (encoded(&a), encoded(&b));
+    let (encoded_a, encoded_b) = (encoded(a), encoded(b));
     let pairs = encoded_a.iter().zip(&encoded_b);
     let mut changed: Vec<bool> = pairs.map(|((a, _), (b, _))| !a.is(b)).collect();
     // The texts of equal JSON values can differ: a map of Rust has no order, and jsonb writes 1e16 out.
@@ -61,7 +61,7 @@ pub(crate) fn changes<DB: Backend>(
                     Wanted::Encoded(_) => None,
                 }
             };
-            changed[index] = match (value(&a), value(&b)) {
+            changed[index] = match (value(a), value(b)) {
                 (Some(a), Some(b)) => !same(&a, &b),
                 _ => true,
             };

@@ -4,9 +4,11 @@ use std::future::Future;
 use std::ops::Deref;
 
 use crate::db::atomic::in_transaction;
-use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::db::column::Read;
+use crate::db::error::{Attempt, DatabaseError, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
+use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
 use crate::db::{Backend, IndexedColumns};
@@ -14,18 +16,16 @@ use crate::db::{Backend, IndexedColumns};
 /// How often the row is looked for and created before something other than a race must be the reason.
 const ROUNDS: u32 = 5;
 
-/// What `#[derive(FindOrCreate)]` knows about a model, the same for every database.
+/// The derive, for [`Model`]: a model has a key for each of its unique keys, by their positions.
+#[derive(Debug)]
+pub struct Derive<const N: usize>;
+
+/// What `#[derive(FindOrCreate)]` knows about a model beyond that, the same for every database.
 pub trait FindOrCreate: Sized + Send + Sync + 'static {
     /// The generated struct with what the caller gives.
     type New: Send + Sync;
-    /// As written by the user.
-    const TABLE: &'static str;
-    /// The part before the dot.
-    const SCHEMA: Option<&'static str>;
-    /// The part behind the dot.
-    const TABLE_NAME: &'static str;
     /// Where the version of a versioned model stands among all columns, and the highest one, which an upsert must not pass.
-    const VERSION: Option<(usize, i64)>;
+    const VERSION_LIMIT: Option<(usize, i64)>;
     /// Whether the model has a fence.
     const FENCED: bool = false;
 
@@ -38,24 +38,20 @@ pub trait FindOrCreate: Sized + Send + Sync + 'static {
 /// A model's columns for one database.
 pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
     /// Reads all columns.
-    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
+    const ROW: Read<DB, Self>;
     /// Binds what the caller gave as `$1…`.
     fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
 }
 
 /// One of a model's unique keys, by its position.
-pub trait UniqueKey<const N: usize>: FindOrCreate {
-    /// The values to look for; text is borrowed.
-    type Values<'v>: Send + Sync;
+pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
     /// The key's columns in alphabetical order, joined by commas.
     const COLUMNS: &'static str;
     /// The names of the methods that find, find or create, and upsert.
     const METHODS: [&'static str; 3];
 
-    /// The values of a new row.
-    fn values(new: &Self::New) -> Self::Values<'_>;
-    /// Writes the values into an error.
-    fn describe(values: &Self::Values<'_>, to: &mut KeyText);
+    /// The key of a new row.
+    fn key_of(new: &Self::New) -> Self::Key<'_>;
 }
 
 /// The statements of one unique key for one database.
@@ -67,8 +63,8 @@ pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreate
     /// `None` if the key is all there is.
     const UPSERT: Option<&'static str>;
 
-    /// Binds the values as `$1…`.
-    fn bind(values: &Self::Values<'_>, to: &mut impl Bind<DB>);
+    /// Binds the key as `$1…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
 }
 
 /// Whether a row was there or is new. It dereferences to the row.
@@ -206,30 +202,17 @@ impl From<FindOrCreateError> for UpsertError {
     }
 }
 
-fn attempt_on<const N: usize, T: UniqueKey<N>>(
-    values: &T::Values<'_>,
-    operation: &'static str,
-) -> Attempt {
-    let mut text = KeyText::default();
-    T::describe(values, &mut text);
-    Attempt::new(operation, T::TABLE, text)
-}
-
-async fn look<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
-    values: &T::Values<'_>,
-    connection: &mut Link<'_, DB>,
-) -> Result<Fetched<DB::Row>, sqlx::Error> {
+fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(key: &T::Key<'_>) -> Statement<DB> {
     let mut statement = Statement::literal(T::FIND);
-    T::bind(values, &mut Compared(&mut statement));
-    statement.fetch_one(connection).await
+    T::bind_key(key, &mut Compared(&mut statement));
+    statement
 }
 
-async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
-    values: &T::Values<'_>,
-    connection: &mut Link<'_, DB>,
+fn selected<DB: Backend, T: FindOrCreateSql<DB>>(
+    fetched: Fetched<DB::Row>,
 ) -> Result<Fetched<T>, sqlx::Error> {
-    Ok(match look::<DB, N, T>(values, connection).await? {
-        Fetched::One(row) => Fetched::One(T::from_row(&row)?),
+    Ok(match fetched {
+        Fetched::One(row) => Fetched::One((T::ROW)(&row)?),
         Fetched::None => Fetched::None,
         Fetched::Several => Fetched::Several,
     })
@@ -238,20 +221,18 @@ async fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 /// Reads the row with this unique key.
 pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     db: impl Source<'c, DB>,
-    values: T::Values<'_>,
+    key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
     async move {
-        let attempt = || attempt_on::<N, T>(&values, T::METHODS[0]);
-        let failed = |error| FindError::Database(DatabaseError::new(attempt(), error));
-        let mut opened = db.open().await.map_err(failed)?;
-        let mut connection = opened.link();
-        match select::<DB, N, T>(&values, &mut connection)
-            .await
-            .map_err(failed)?
-        {
-            Fetched::One(row) => Ok(Some(row)),
-            Fetched::None => Ok(None),
-            Fetched::Several => Err(FindError::NotUnique(attempt())),
+        let attempt = || T::attempt(T::METHODS[0], &key);
+        let mut opened = acquire(db, &attempt).await.map_err(FindError::Database)?;
+        let select = select::<DB, N, T>(&key);
+        let fetched = select.fetch_one(&mut opened.link()).await;
+        match fetched.and_then(selected::<DB, T>) {
+            Ok(Fetched::One(row)) => Ok(Some(row)),
+            Ok(Fetched::None) => Ok(None),
+            Ok(Fetched::Several) => Err(FindError::NotUnique(attempt())),
+            Err(error) => Err(FindError::Database(DatabaseError::new(attempt(), error))),
         }
     }
 }
@@ -262,13 +243,11 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: T::New,
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
     async move {
-        let attempt = || attempt_on::<N, T>(&T::values(&new), T::METHODS[1]);
-        let mut opened = db
-            .open()
+        let attempt = || T::attempt(T::METHODS[1], &T::key_of(&new));
+        let mut opened = acquire(db, &attempt)
             .await
-            .map_err(|error| FindOrCreateError::Database(DatabaseError::new(attempt(), error)))?;
-        let mut connection = opened.link();
-        find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut connection).await
+            .map_err(FindOrCreateError::Database)?;
+        find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut opened.link()).await
     }
 }
 
@@ -277,12 +256,13 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     operation: &'static str,
     connection: &mut Link<'_, DB>,
 ) -> Result<FoundOrCreated<T>, FindOrCreateError> {
-    let values = T::values(new);
-    let attempt = || attempt_on::<N, T>(&values, operation);
+    let key = T::key_of(new);
+    let attempt = || T::attempt(operation, &key);
     let mut refused = None;
     for _ in 0..ROUNDS {
         // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
-        match select::<DB, N, T>(&values, connection).await {
+        let fetched = select::<DB, N, T>(&key).fetch_one(connection).await;
+        match fetched.and_then(selected::<DB, T>) {
             Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
             Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(attempt())),
             Ok(Fetched::None) => {}
@@ -298,9 +278,9 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             statement
         };
         let in_transaction = in_transaction::<DB>(connection);
-        match insert(statement, connection).await {
+        match insert(&statement, connection).await {
             Ok(Fetched::One(row)) => {
-                let row = T::from_row(&row).map_err(|error| {
+                let row = (T::ROW)(&row).map_err(|error| {
                     FindOrCreateError::Written(DatabaseError::new(attempt(), error))
                 })?;
                 return Ok(FoundOrCreated::Created(row));
@@ -334,7 +314,7 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 /// The savepoint is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
 /// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
 async fn insert<DB: Backend>(
-    statement: impl Fn() -> Statement<DB> + Send,
+    statement: &(dyn Fn() -> Statement<DB> + Sync),
     connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
@@ -363,12 +343,7 @@ async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>
     error: &sqlx::Error,
     connection: &mut Link<'_, DB>,
 ) -> bool {
-    let key = IndexedColumns {
-        schema: T::SCHEMA,
-        table: T::TABLE_NAME,
-        columns: T::COLUMNS,
-    };
-    DB::lacks_unique_index(connection, error, key).await
+    DB::lacks_unique_index(connection, error, IndexedColumns::of(T::TABLE, T::COLUMNS)).await
 }
 
 /// Creates the row or overwrites the one that has the key.
@@ -378,9 +353,8 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<T, UpsertError>> + Send {
     async move {
         let operation = T::METHODS[2];
-        let attempt = || attempt_on::<N, T>(&T::values(&new), operation);
-        let database = |error| UpsertError::Database(DatabaseError::new(attempt(), error));
-        let mut opened = db.open().await.map_err(database)?;
+        let attempt = || T::attempt(operation, &T::key_of(&new));
+        let mut opened = acquire(db, &attempt).await.map_err(UpsertError::Database)?;
         let mut connection = opened.link();
         let Some(sql) = T::UPSERT else {
             // Nothing but a key: a row that exists is as it should be.
@@ -392,13 +366,14 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         if let Err(error) = &written
             && Fault::of(error) == Fault::UniqueViolation
             && !DB::has_written(&mut connection, error).await
-            && let Ok(Fetched::One(_)) = look::<DB, N, T>(&T::values(&new), &mut connection).await
+            && let select = select::<DB, N, T>(&T::key_of(&new))
+            && let Ok(Fetched::One(_)) = select.fetch_one(&mut connection).await
         {
             // A concurrent call created the row, and was met in another unique index first, or in one that is being built.
             written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
         }
         match written {
-            Ok(Fetched::One(row)) => T::from_row(&row)
+            Ok(Fetched::One(row)) => (T::ROW)(&row)
                 .map_err(|error| UpsertError::Written(DatabaseError::new(attempt(), error))),
             Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
             Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, attempt(), &mut connection).await),
@@ -421,12 +396,12 @@ async fn overwrite<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     let statement = || {
         let mut statement = Statement::literal(sql);
         T::bind_new(new, &mut statement);
-        if let Some((_, max)) = T::VERSION {
+        if let Some((_, max)) = T::VERSION_LIMIT {
             statement.bind_i64(max);
         }
         statement
     };
-    insert(statement, connection).await
+    insert(&statement, connection).await
 }
 
 /// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
@@ -455,19 +430,22 @@ async fn explain<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> Result<Refused, sqlx::Error> {
     // Without conditions there is nothing to look for.
-    if T::VERSION.is_none() && !T::FENCED {
+    if T::VERSION_LIMIT.is_none() && !T::FENCED {
         return Ok(Refused::Ignored);
     }
-    let Fetched::One(row) = look::<DB, N, T>(&T::values(new), connection).await? else {
+    let Fetched::One(row) = select::<DB, N, T>(&T::key_of(new))
+        .fetch_one(connection)
+        .await?
+    else {
         return Ok(Refused::Ignored);
     };
-    if let Some((index, max)) = T::VERSION
+    if let Some((index, max)) = T::VERSION_LIMIT
         && DB::get_i64(&row, index)?.is_none_or(|version| version >= max)
     {
         return Ok(Refused::Version);
     }
     if T::FENCED
-        && let Some((shown, fence)) = T::fences(new, &T::from_row(&row)?)
+        && let Some((shown, fence)) = T::fences(new, &(T::ROW)(&row)?)
         && shown < fence
     {
         return Ok(Refused::Fenced(fence));

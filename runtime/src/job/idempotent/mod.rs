@@ -10,8 +10,9 @@ use std::time::Duration;
 pub use self::error::{AttemptError, OnceError, StartError};
 pub use self::once::{Once, OnceCall, once};
 pub use self::running::{Running, Started, start};
-use crate::db::error::{Attempt, DatabaseError, KeyText, from_write_failure};
+use crate::db::error::{DatabaseError, from_write_failure};
 use crate::db::fence::Fence;
+use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Fetched, Statement};
 use crate::db::{Backend, IndexedColumns};
@@ -25,23 +26,16 @@ const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
-/// What `#[derive(Idempotent)]` knows about a ledger, the same for every database.
-pub trait Idempotent: Sized + Send + Sync + 'static {
-    /// The key columns as the caller gives them; text is borrowed.
-    type Key<'k>: Clone + Send + Sync;
+/// The derive, for [`Model`].
+#[derive(Debug)]
+pub struct Derive;
+
+/// What `#[derive(Idempotent)]` knows about a ledger beyond that, the same for every database.
+pub trait Idempotent: Model<Derive> {
     /// What is stored and replayed.
     type Outcome: Send + Sync + 'static;
-    /// As written by the user.
-    const TABLE: &'static str;
-    /// The part before the dot.
-    const SCHEMA: Option<&'static str>;
-    /// The part behind the dot.
-    const TABLE_NAME: &'static str;
     /// The key's columns in alphabetical order, joined by commas.
     const KEY_COLUMNS: &'static str;
-
-    /// Writes a key into an error.
-    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
 }
 
 /// A ledger's statements for one database. The key is bound first, as `$1…`, except in `FINISH`.
@@ -108,12 +102,6 @@ enum Asked<R> {
     KeyTaken,
 }
 
-fn attempt_at<T: Idempotent>(operation: &'static str, key: &T::Key<'_>) -> Attempt {
-    let mut text = KeyText::default();
-    T::describe(key, &mut text);
-    Attempt::new(operation, T::TABLE, text)
-}
-
 /// Claims the key, or finds out why not.
 async fn ask<DB: Backend, T: IdempotentSql<DB>>(
     key: &T::Key<'_>,
@@ -177,11 +165,7 @@ async fn lacks_unique_index<DB: Backend, T: Idempotent>(
     error: &sqlx::Error,
     connection: &mut Link<'_, DB>,
 ) -> bool {
-    let key = IndexedColumns {
-        schema: T::SCHEMA,
-        table: T::TABLE_NAME,
-        columns: T::KEY_COLUMNS,
-    };
+    let key = IndexedColumns::of(T::TABLE, T::KEY_COLUMNS);
     DB::lacks_unique_index(connection, error, key).await
 }
 
@@ -191,12 +175,11 @@ pub fn purge<'c, DB: Backend, T: IdempotentSql<DB>>(
     age: Duration,
 ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
     async move {
-        let failed =
-            |error| DatabaseError::new(Attempt::new("purge", T::TABLE, KeyText::default()), error);
-        let mut opened = db.open().await.map_err(failed)?;
-        let mut connection = opened.link();
+        let attempt = || T::attempt_on_many("purge");
+        let mut opened = acquire(db, &attempt).await?;
         let mut statement = Statement::<DB>::literal(T::PURGE);
         statement.bind_seconds(age);
-        statement.execute(&mut connection).await.map_err(failed)
+        let purged = statement.execute(&mut opened.link()).await;
+        purged.map_err(|error| DatabaseError::new(attempt(), error))
     }
 }

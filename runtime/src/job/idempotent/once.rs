@@ -2,8 +2,7 @@
 
 use super::error::OnceError;
 use super::{
-    Asked, FIRST_WAIT, Idempotent, IdempotentSql, LONGEST_WAIT, ask, attempt_at, finish,
-    lacks_unique_index,
+    Asked, FIRST_WAIT, Idempotent, IdempotentSql, LONGEST_WAIT, ask, finish, lacks_unique_index,
 };
 use crate::backoff::full_jitter;
 use crate::db::Backend;
@@ -95,7 +94,7 @@ where
     let run = move |wait| -> BoxFuture<'r, Answer<T::Outcome, E>> {
         Box::pin(async move {
             let digest =
-                digest.map_err(|error| OnceError::Request(attempt_at::<T>("once", &key), error))?;
+                digest.map_err(|error| OnceError::Request(T::attempt("once", &key), error))?;
             let job = Job::<T, F, E, By> {
                 key,
                 digest,
@@ -135,7 +134,7 @@ enum Stop<R, E> {
 
 impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
     fn attempt(&self) -> Attempt {
-        attempt_at::<T>("once", &self.key)
+        T::attempt("once", &self.key)
     }
 
     async fn run_until_done<DB: Backend>(

@@ -2,7 +2,7 @@
 
 use super::error::{AttemptError, StartError};
 use super::{
-    ATTEMPTS, Asked, FIRST_WAIT, Idempotent, IdempotentSql, LONGEST_WAIT, ask, attempt_at, finish,
+    ATTEMPTS, Asked, FIRST_WAIT, Idempotent, IdempotentSql, LONGEST_WAIT, ask, finish,
     lacks_unique_index,
 };
 use crate::backoff::full_jitter;
@@ -11,6 +11,7 @@ use crate::db::atomic::in_transaction;
 use crate::db::error::{Attempt, DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
+use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::Statement;
 use crate::job::fingerprint::{Digest, RequestError};
@@ -51,12 +52,9 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
 ) -> impl Future<Output = Result<Started<'k, T>, StartError>> + Send + use<'k, DB, T> {
     let pool = pool.clone();
     async move {
-        let at = || attempt_at::<T>("start", &key);
+        let at = || T::attempt("start", &key);
         let digest = digest.map_err(|error| StartError::Request(at(), error))?;
-        let mut opened = pool
-            .open()
-            .await
-            .map_err(|error| StartError::Database(DatabaseError::new(at(), error)))?;
+        let mut opened = acquire(&pool, &at).await.map_err(StartError::Database)?;
         let mut connection = opened.link();
         let mut tried = 0;
         let asked = loop {
@@ -121,7 +119,7 @@ impl<T: Idempotent> Running<'_, T> {
     }
 
     fn at(&self, operation: &'static str) -> Attempt {
-        attempt_at::<T>(operation, &self.key)
+        T::attempt(operation, &self.key)
     }
 
     /// Stores the outcome, if the key is still this attempt's.
@@ -145,13 +143,13 @@ impl<T: Idempotent> Running<'_, T> {
     where
         T: IdempotentSql<DB>,
     {
-        let at = || self.at("finish");
         async move {
-            let mut opened = acquire(db, at).await?;
+            let at = || self.at("finish");
+            let mut opened = acquire(db, &at).await.map_err(AttemptError::Database)?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let done = finish::<DB, T>(&self.key, self.fence, outcome, &mut connection).await;
-            checked(done, at, in_transaction)
+            checked(done, &at, in_transaction)
         }
     }
 
@@ -170,7 +168,7 @@ impl<T: Idempotent> Running<'_, T> {
             let mut statement = Statement::<DB>::literal(T::RELEASE);
             T::bind_key(&self.key, &mut statement);
             statement.bind_i64(self.fence.get());
-            run_checked(db, statement, at).await
+            run_checked(db, statement, &at).await
         }
     }
 
@@ -190,26 +188,17 @@ impl<T: Idempotent> Running<'_, T> {
             T::bind_key(&self.key, &mut statement);
             statement.bind_i64(self.fence.get());
             statement.bind_seconds(lease);
-            run_checked(db, statement, || self.at("extend")).await
+            run_checked(db, statement, &|| self.at("extend")).await
         }
     }
-}
-
-async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
-    db: A,
-    at: impl Fn() -> Attempt,
-) -> Result<A::Opened, AttemptError> {
-    db.open()
-        .await
-        .map_err(|error| AttemptError::Database(DatabaseError::new(at(), error)))
 }
 
 async fn run_checked<'c, DB: Backend>(
     db: impl Source<'c, DB>,
     statement: Statement<DB>,
-    at: impl Fn() -> Attempt,
+    at: &(dyn Fn() -> Attempt + Sync),
 ) -> Result<(), AttemptError> {
-    let mut opened = acquire(db, &at).await?;
+    let mut opened = acquire(db, at).await.map_err(AttemptError::Database)?;
     let mut connection = opened.link();
     let in_transaction = in_transaction::<DB>(&connection);
     let affected = statement.execute(&mut connection).await;
@@ -218,7 +207,7 @@ async fn run_checked<'c, DB: Backend>(
 
 fn checked(
     done: Result<bool, sqlx::Error>,
-    at: impl Fn() -> Attempt,
+    at: &dyn Fn() -> Attempt,
     in_transaction: bool,
 ) -> Result<(), AttemptError> {
     match done {

@@ -237,7 +237,7 @@ fn decoded<DB: Backend, T: QueueSql<DB>>(row: &DB::Row) -> Result<(T, Duration),
     let read = catch_unwind(AssertUnwindSafe(|| {
         let waited = sqlx::Row::len(row).saturating_sub(1);
         let waited = waited_for(DB::get_f64(row, waited)?);
-        Ok((T::from_row(row)?, waited))
+        Ok(((T::ROW)(row)?, waited))
     }));
     read.unwrap_or_else(|panic| {
         let text = format!("the decoder panicked: {}", panic_text(panic));
@@ -350,10 +350,7 @@ impl<DB: Backend> Claims<DB> {
                 }
                 // Not even the key: it comes back when its lease has ended.
                 Err(_) => BadRow {
-                    error: DatabaseError::new(
-                        Attempt::new("claim", T::TABLE, KeyText::default()),
-                        error,
-                    ),
+                    error: DatabaseError::new(T::attempt_on_many("claim"), error),
                     became: None,
                 },
             };

@@ -181,7 +181,7 @@ impl Batch<'_> {
 
     /// The fences of these rows, and what it says about each.
     fn columns<DB: Backend, T: QueueSql<DB>>(self, rows: &[&T]) -> Vec<Array> {
-        let fences = rows.iter().map(|row| row.fence().get());
+        let fences = rows.iter().map(|row| row.claimed_as().get());
         let mut columns = vec![Array::Integers(fences.collect())];
         match self {
             Self::Complete | Self::Extend(_) => {}
@@ -214,7 +214,7 @@ pub(super) async fn look<DB: Backend, T: QueueSql<DB>>(
 ) -> Result<Fate, sqlx::Error> {
     let mut statement = Statement::<DB>::literal(T::LOOK);
     row.bind_key(&mut statement);
-    statement.bind_i64(row.fence().get());
+    statement.bind_i64(row.claimed_as().get());
     let Some(row) = statement.fetch_all(connection).await?.pop() else {
         return Ok(Fate::Lost);
     };
@@ -247,7 +247,7 @@ fn each_returned<DB: Backend, T: QueueSql<DB>>(
         let mut places = (next..rows.len()).chain(0..next);
         let place = places.find(|place| {
             let row = rows.get(*place);
-            row.is_some_and(|row| row.fence() == fence && row.has_key(&key))
+            row.is_some_and(|row| row.claimed_as() == fence && row.key() == key)
         });
         if let Some(place) = place {
             found(place, row)?;

@@ -8,7 +8,8 @@ use super::{LEASE, QueueSql};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
 use crate::db::column::Column;
-use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure};
+use crate::db::error::{DatabaseError, WriteFailure};
+use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::{Bind, Statement};
 use futures_util::future::BoxFuture;
@@ -173,12 +174,8 @@ where
             if self.limit == 0 {
                 return Ok(Vec::new());
             }
-            let at = || Attempt::new("claim", T::TABLE, KeyText::default());
-            let mut opened = self
-                .db
-                .open()
-                .await
-                .map_err(|error| ClaimError::Database(DatabaseError::new(at(), error)))?;
+            let at = || T::attempt_on_many("claim");
+            let mut opened = acquire(self.db, &at).await.map_err(ClaimError::Database)?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let failed = |error| ClaimError::from(WriteFailure::new(at(), error, in_transaction));
@@ -235,7 +232,7 @@ fn merge<DB: Backend, T: QueueSql<DB>>(claimed: &mut Vec<Claimed<T>>, more: Vec<
     claimed.extend(more);
     claimed.sort_by(|one, other| {
         let order = one.row.order(&other.row);
-        order.then_with(|| other.row.fence().cmp(&one.row.fence()))
+        order.then_with(|| other.row.claimed_as().cmp(&one.row.claimed_as()))
     });
     claimed.dedup_by(|one, other| one.row.order(&other.row).is_eq());
 }
@@ -245,11 +242,10 @@ pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<Rescued, DatabaseError>> + Send {
     async move {
-        let failed =
-            |error| DatabaseError::new(Attempt::new("rescue", T::TABLE, KeyText::default()), error);
-        let mut opened = db.open().await.map_err(failed)?;
+        let at = || T::attempt_on_many("rescue");
+        let mut opened = acquire(db, &at).await?;
         let mut refused = Refused::default();
         let rescued = rescue_on::<DB, T>(&mut refused, Look::Always, &mut opened.link()).await;
-        rescued.map_err(failed)
+        rescued.map_err(|error| DatabaseError::new(at(), error))
     }
 }

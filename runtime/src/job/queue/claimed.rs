@@ -7,8 +7,9 @@ use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_ERROR, Queue, QueueSql, unwr
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
-use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure};
+use crate::db::error::{Attempt, DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
+use crate::db::model::acquire;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Compared, Statement};
 use crate::tx::InTransaction;
@@ -91,9 +92,7 @@ impl<T: Queue> std::fmt::Debug for Claimed<T> {
 }
 
 pub(crate) fn at<T: Queue>(operation: &'static str, row: &T) -> Attempt {
-    let mut text = KeyText::default();
-    row.describe(&mut text);
-    Attempt::new(operation, T::TABLE, text)
+    T::attempt(operation, &row.key())
 }
 
 /// What becomes of a row that is not done.
@@ -208,10 +207,10 @@ impl<T: Queue> Claimed<T> {
     {
         async move {
             let at = || at("complete", &self.row);
-            let mut opened = acquire(db, at).await?;
+            let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
-            complete_one(at(), &self.row, in_transaction, &mut connection).await
+            complete_one("complete", &self.row, in_transaction, &mut connection).await
         }
     }
 
@@ -229,10 +228,7 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        async move {
-            let at = at("complete_in", &self.row);
-            complete_one(at, &self.row, true, &mut tx.link()).await
-        }
+        async move { complete_one("complete_in", &self.row, true, &mut tx.link()).await }
     }
 
     /// The attempt failed: the row is due again after a random time, or [`QueueState::Dead`] if that was its last attempt. The
@@ -365,7 +361,7 @@ impl<T: Queue> Claimed<T> {
         T: QueueSql<DB>,
     {
         let at = || at(operation, &self.row);
-        let mut opened = acquire(db, at).await?;
+        let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
         let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         let fates = batch
@@ -390,11 +386,13 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        let at = at(operation, &self.row);
-        let error = match fate {
+        let at = match fate {
             Fate::Written => return Ok(()),
+            _ => at(operation, &self.row),
+        };
+        let error = match fate {
             Fate::Refused(error) => error,
-            Fate::Lost | Fate::Done | Fate::Later => {
+            _ => {
                 return Err(unwritten(at, &self.row, connection).await);
             }
         };
@@ -584,9 +582,9 @@ impl<T: Queue> Claimed<T> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let at = || Attempt::new(operation, T::TABLE, KeyText::default());
+        let at = || T::attempt_on_many(operation);
         let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
-        let mut opened = acquire(db, at).await?;
+        let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
         let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         let fates = what
@@ -604,26 +602,17 @@ impl<T: Queue> Claimed<T> {
 }
 
 async fn complete_one<DB: Backend, T: QueueSql<DB>>(
-    at: Attempt,
+    operation: &'static str,
     row: &T,
     in_transaction: bool,
     connection: &mut Link<'_, DB>,
 ) -> Result<(), FinishError> {
     let mut statement = Statement::<DB>::literal(T::COMPLETE);
     row.bind_key(&mut Compared(&mut statement));
-    statement.bind_i64(row.fence().get());
+    statement.bind_i64(row.claimed_as().get());
     match statement.execute(connection).await {
         Ok(1) => Ok(()),
-        Ok(_) => Err(unwritten(at, row, connection).await),
-        Err(error) => Err(WriteFailure::new(at, error, in_transaction).into()),
+        Ok(_) => Err(unwritten(at(operation, row), row, connection).await),
+        Err(error) => Err(WriteFailure::new(at(operation, row), error, in_transaction).into()),
     }
-}
-
-async fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
-    db: A,
-    at: impl Fn() -> Attempt,
-) -> Result<A::Opened, FinishError> {
-    db.open()
-        .await
-        .map_err(|error| FinishError::Database(DatabaseError::new(at(), error)))
 }

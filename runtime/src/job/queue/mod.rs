@@ -12,8 +12,10 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::db::Backend;
-use crate::db::error::{Attempt, KeyText, WriteFailure, from_write_failure};
+use crate::db::column::Read;
+use crate::db::error::{Attempt, WriteFailure, from_write_failure};
 use crate::db::fence::Fence;
+use crate::db::model::Model;
 use crate::db::source::Link;
 use crate::db::statement::Bind;
 
@@ -37,12 +39,12 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 /// So much of an error's text is stored.
 const LONGEST_ERROR: usize = 8 * 1024;
 
-/// What `#[derive(Queue)]` knows about a table, the same for every database.
-pub trait Queue: Sized + Send + Sync + 'static {
-    /// The key as it is read from a row.
-    type Key: Send;
-    /// As written by the user.
-    const TABLE: &'static str;
+/// The derive, for [`Model`], whose key is here the one that is read from a row.
+#[derive(Debug)]
+pub struct Derive;
+
+/// What `#[derive(Queue)]` knows about a table beyond that, the same for every database.
+pub trait Queue: for<'k> Model<Derive, Key<'k>: PartialEq> {
     /// A row that was claimed so often is not claimed again.
     const MAX_ATTEMPTS: i64;
     /// What a worker listens to.
@@ -58,16 +60,19 @@ pub trait Queue: Sized + Send + Sync + 'static {
     fn attempts(&self) -> i64;
     /// One attempt more.
     fn count(&mut self);
+    /// The key of this row.
+    fn key(&self) -> Self::Key<'_>;
+
     /// The fence of the claim that read the row.
-    fn fence(&self) -> Fence;
-    /// Whether this is the row's key.
-    fn has_key(&self, key: &Self::Key) -> bool;
-    /// Writes the key into an error.
-    fn describe(&self, to: &mut KeyText);
+    fn claimed_as(&self) -> Fence {
+        self.fence().unwrap_or_default()
+    }
 }
 
 /// The statements on a queue for one database. Those in two parts have conditions, or how they lock, between them.
 pub trait QueueSql<DB: Backend>: Queue {
+    /// Reads all columns.
+    const ROW: Read<DB, Self>;
     /// Claims: how many, seconds, whether their attempts begin now; then the values of the conditions between the two parts.
     const CLAIM: [&'static str; 2];
     /// What a claim would take: how many; conditions between the two parts. Returns key, fence, attempts.
@@ -98,8 +103,6 @@ pub trait QueueSql<DB: Backend>: Queue {
     /// Indexes and settings.
     const DDL: &'static str;
 
-    /// Reads a row.
-    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key of this row.
     fn bind_key(&self, to: &mut impl Bind<DB>);
     /// Binds the keys of many rows, before [`Backend::bind_rows`]: one after the other, or an array per column.
@@ -109,7 +112,7 @@ pub trait QueueSql<DB: Backend>: Queue {
         }
     }
     /// Reads the key and the fence out of what a batch returned.
-    fn read_claim(row: &DB::Row) -> Result<(Self::Key, Fence), sqlx::Error>;
+    fn read_claim(row: &DB::Row) -> Result<(Self::Key<'_>, Fence), sqlx::Error>;
     /// The order of claims. Only a row and itself are equal.
     fn order(&self, other: &Self) -> Ordering;
 }

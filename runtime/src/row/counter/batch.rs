@@ -2,12 +2,13 @@
 
 use super::error::CounterError;
 use super::{
-    Counter, CounterRow, CounterSql, Explained, add_one, attempt_on, bounds, can_start, explain,
-    failed, met_null, total,
+    Counter, CounterRow, CounterSql, Explained, add_one, bounds, can_start, explain, failed,
+    met_null, total,
 };
 use crate::db::atomic::{Atomic, Reruns, in_transaction};
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::DatabaseError;
 use crate::db::fault::Fault;
+use crate::db::model::acquire;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Compared, Fetched, Statement};
 use crate::db::{Array, Backend};
@@ -32,7 +33,10 @@ type Totals<T, const N: usize> = Vec<(<T as CounterRow>::OwnedKey, <T as Counter
 pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     db: impl Source<'c, DB>,
     deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
-) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
+) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send
+where
+    T::Key<'k>: Ord,
+{
     // The iterator is read here, so that it need not be `Send`.
     let summed = sum::<N, T>(deltas);
     async move {
@@ -40,10 +44,9 @@ pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         if deltas.is_empty() {
             return Ok(Vec::new());
         }
-        let mut opened = db.open().await.map_err(|error| {
-            let attempt = Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
-            CounterError::Database(DatabaseError::new(attempt, error))
-        })?;
+        let mut opened = acquire(db, &|| T::attempt_on_many(T::METHODS.1))
+            .await
+            .map_err(CounterError::Database)?;
         let mut connection = opened.link();
         let mut reruns = Reruns::new(in_transaction::<DB>(&connection));
         loop {
@@ -64,7 +67,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &'c mut Link<'_, DB>,
 ) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
     async move {
-        let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
+        let attempt = || T::attempt_on_many(T::METHODS.1);
         let parts = parts::<DB, N, T>(deltas);
         let in_transaction = in_transaction::<DB>(connection);
         // A CHECK can refuse what is taken, see `add_one`, and the caller's transaction must survive that.
@@ -186,7 +189,10 @@ pub fn with_keys<Own, Key, Number>(
 /// Sums the changes per key.
 pub(super) fn sum<'k, const N: usize, T: Counter<N>>(
     deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
-) -> Result<Vec<(T::Key<'k>, i64)>, CounterError> {
+) -> Result<Vec<(T::Key<'k>, i64)>, CounterError>
+where
+    T::Key<'k>: Ord,
+{
     let mut summed: BTreeMap<T::Key<'k>, i128> = BTreeMap::new();
     for (key, delta) in deltas {
         // No iterator is long enough to overflow this.
@@ -196,7 +202,7 @@ pub(super) fn sum<'k, const N: usize, T: Counter<N>>(
         .into_iter()
         .map(|(key, delta)| match i64::try_from(delta) {
             Ok(delta) => Ok((key, delta)),
-            Err(_) => Err(CounterError::Overflow(attempt_on::<T>(&key, T::METHODS.1))),
+            Err(_) => Err(CounterError::Overflow(T::attempt(T::METHODS.1, &key))),
         })
         .collect()
 }
@@ -276,7 +282,7 @@ async fn find_refused<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> Option<CounterError> {
     for (key, delta) in deltas {
-        let attempt = attempt_on::<T>(key, T::METHODS.1);
+        let attempt = T::attempt(T::METHODS.1, key);
         match explain::<DB, N, T>(key, *delta, attempt, connection).await {
             Explained::Fits => {}
             Explained::Refused(error) => return Some(error),
@@ -300,7 +306,7 @@ async fn one_by_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &[(T::Key<'_>, i64)],
     connection: &mut Link<'_, DB>,
 ) -> Result<Totals<T, N>, CounterError> {
-    let attempt = || Attempt::new(T::METHODS.1, T::TABLE, KeyText::default());
+    let attempt = || T::attempt_on_many(T::METHODS.1);
     let in_transaction = in_transaction::<DB>(connection);
     // Until COMMIT is sent, a lost connection means that nothing was written.
     let before_commit = |error| failed(attempt(), error, true);
@@ -336,12 +342,8 @@ async fn add_and_read<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     delta: i64,
     connection: &mut Link<'_, DB>,
 ) -> Result<(T::OwnedKey, T::Number), CounterError> {
-    let failed = |error| {
-        CounterError::Database(DatabaseError::new(
-            attempt_on::<T>(key, T::METHODS.1),
-            error,
-        ))
-    };
+    let failed =
+        |error| CounterError::Database(DatabaseError::new(T::attempt(T::METHODS.1, key), error));
     add_one::<DB, N, T>(key, delta, T::METHODS.1, true, connection).await?;
     let mut statement = Statement::literal(T::READ);
     T::bind_key(key, &mut Compared(&mut statement));
@@ -350,6 +352,6 @@ async fn add_and_read<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             let total = total::<DB, N, T>(&row, T::KEYS).map_err(failed)?;
             Ok((T::read_key(&row).map_err(failed)?, total))
         }
-        _ => Err(CounterError::NotUnique(attempt_on::<T>(key, T::METHODS.1))),
+        _ => Err(CounterError::NotUnique(T::attempt(T::METHODS.1, key))),
     }
 }

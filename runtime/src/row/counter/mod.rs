@@ -9,25 +9,23 @@ pub use self::batch::{BatchSql, add_batch, with_keys};
 pub use self::error::{CounterError, OutOfBounds};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
-use crate::db::column::CounterNumber;
-use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::db::column::{CounterNumber, Read};
+use crate::db::error::{Attempt, DatabaseError, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
+use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
 
-/// What `#[derive(Counter)]` knows about a model, the same for every database.
-pub trait CounterRow: Sized + Send + Sync + 'static {
-    /// The key columns as the caller gives them; text is borrowed.
-    type Key<'k>: Ord + Clone + Send + Sync;
+/// The derive, for [`Model`].
+#[derive(Debug)]
+pub struct Derive;
+
+/// What `#[derive(Counter)]` knows about a model beyond that, the same for every database.
+pub trait CounterRow: Model<Derive> {
     /// The key columns as the database returns them.
     type OwnedKey: Ord + Send;
-    /// As written by the user.
-    const TABLE: &'static str;
     /// The number of key columns.
     const KEYS: usize;
-
-    /// Writes the key into an error.
-    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
 }
 
 /// One of a model's counters, by its position among them.
@@ -49,11 +47,11 @@ pub trait Counter<const N: usize>: CounterRow {
 /// The statements that all counters of a model share, for one database.
 pub trait CounterRowSql<DB: Backend>: CounterRow {
     /// Reads all columns.
+    const ROW: Read<DB, Self>;
+    /// Reads all columns.
     const GET: &'static str;
     /// Locks the rows of a batch that exist; `None` where there are no row locks.
     const LOCK_BATCH: Option<&'static str>;
-    /// Reads all columns.
-    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds the keys of many rows, before [`Backend::bind_rows`]: one after the other, or an array per column.
@@ -113,25 +111,19 @@ fn can_start<const N: usize, T: Counter<N>>(delta: i64) -> bool {
     (i128::from(min)..=i128::from(max)).contains(&total)
 }
 
-fn attempt_on<T: CounterRow>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
-    let mut text = KeyText::default();
-    T::describe(key, &mut text);
-    Attempt::new(operation, T::TABLE, text)
-}
-
 /// Reads the row with this key.
 pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, DatabaseError>> + Send {
     async move {
-        let failed = |error| DatabaseError::new(attempt_on::<T>(&key, "get"), error);
-        let mut opened = db.open().await.map_err(failed)?;
-        let mut connection = opened.link();
+        let attempt = || T::attempt("get", &key);
+        let mut opened = acquire(db, &attempt).await?;
         let mut statement = Statement::literal(T::GET);
         T::bind_key(&key, &mut Compared(&mut statement));
-        let rows = statement.fetch_all(&mut connection).await.map_err(failed)?;
-        rows.first().map(T::from_row).transpose().map_err(failed)
+        let rows = statement.fetch_all(&mut opened.link()).await;
+        rows.and_then(|rows| rows.first().map(T::ROW).transpose())
+            .map_err(|error| DatabaseError::new(attempt(), error))
     }
 }
 
@@ -142,11 +134,10 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     delta: i64,
 ) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
     async move {
-        let attempt = || attempt_on::<T>(&key, T::METHODS.0);
-        let mut opened = db
-            .open()
+        let attempt = || T::attempt(T::METHODS.0, &key);
+        let mut opened = acquire(db, &attempt)
             .await
-            .map_err(|error| CounterError::Database(DatabaseError::new(attempt(), error)))?;
+            .map_err(CounterError::Database)?;
         let mut connection = opened.link();
         let mut added =
             add_one::<DB, N, T>(&key, delta, T::METHODS.0, delta < 0, &mut connection).await;
@@ -174,7 +165,7 @@ async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     existing_first: bool,
     connection: &mut Link<'_, DB>,
 ) -> Result<DB::Row, CounterError> {
-    let attempt = || attempt_on::<T>(key, operation);
+    let attempt = || T::attempt(operation, key);
     let in_transaction = in_transaction::<DB>(connection);
     let (low, high) = room(delta, bounds::<N, T>());
     // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either exists or the
@@ -198,7 +189,7 @@ async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             statement.bind_i64(high);
             statement
         };
-        let fetched = match write_one(statement, connection).await {
+        let fetched = match write_one(&statement, connection).await {
             Ok(fetched) => fetched,
             Err(error) if DB::has_written(connection, &error).await => {
                 return Err(CounterError::Written(DatabaseError::new(attempt(), error)));

@@ -1,7 +1,7 @@
 //! A row that is locked, and what is saved of it.
 
 use super::error::LockError;
-use super::{LockableSql, attempt_on, began};
+use super::{LockableSql, began};
 use crate::db::Backend;
 use crate::db::error::DatabaseError;
 use crate::db::source::Link;
@@ -115,7 +115,7 @@ impl<T> Locked<T> {
         T: LockableSql<DB>,
     {
         async move {
-            let attempt = |row: &T| attempt_on::<T>(&row.key(), "save");
+            let attempt = |row: &T| T::attempt("save", &row.key());
             if !tx.has(self.transaction.scope) {
                 return Err(LockError::OtherTransaction(attempt(&self.row)));
             }
@@ -127,7 +127,7 @@ impl<T> Locked<T> {
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut Compared(&mut statement));
-            let version = self.row.locked_version();
+            let version = self.row.version();
             if let Some(version) = version {
                 statement.bind_i64(version);
             }
@@ -161,7 +161,7 @@ impl<T> Locked<T> {
             self.row.read_back(&row).map_err(|error| {
                 LockError::Written(DatabaseError::new(attempt(&self.row), error))
             })?;
-            if version.is_some() && self.row.locked_version() == version {
+            if version.is_some() && self.row.version() == version {
                 return Err(LockError::Ignored(attempt(&self.row)));
             }
             Ok(())
@@ -178,9 +178,10 @@ impl<T> Locked<T> {
         let Fetched::One(row) = statement.fetch_one(connection).await? else {
             return Ok(false);
         };
-        let stored = T::from_row(&row)?;
-        let changes =
-            stored::changes::<DB>(|to| stored.bind_columns(to), |to| self.row.bind_columns(to));
+        let stored = (T::ROW)(&row)?;
+        let changes = stored::changes::<DB>(&|to| stored.bind_columns(to), &|to| {
+            self.row.bind_columns(to)
+        });
         Ok(!changes.is_empty())
     }
 
@@ -189,7 +190,7 @@ impl<T> Locked<T> {
     where
         T: LockableSql<DB>,
     {
-        let (mine, attempt) = (&self.row, attempt_on::<T>(&self.row.key(), "save"));
+        let (mine, attempt) = (&self.row, T::attempt("save", &self.row.key()));
         let mut statement = Statement::literal(T::SELECT);
         T::bind_key(&mine.key(), &mut Compared(&mut statement));
         let row = match statement.fetch_one(connection).await {
@@ -205,16 +206,14 @@ impl<T> Locked<T> {
             Ok(_) => {}
             Err(error) => return LockError::new(attempt, error, false),
         }
-        if mine.fence().is_none() && mine.locked_version().is_none() {
+        if mine.fence().is_none() && mine.version().is_none() {
             return LockError::Ignored(attempt);
         }
-        match T::from_row(&row) {
+        match (T::ROW)(&row) {
             Ok(stored) if stored.fence() > mine.fence() => {
                 LockError::Fenced(attempt, stored.fence().unwrap_or_default())
             }
-            Ok(stored) if stored.locked_version() != mine.locked_version() => {
-                LockError::Stale(attempt)
-            }
+            Ok(stored) if stored.version() != mine.version() => LockError::Stale(attempt),
             Ok(_) => LockError::Ignored(attempt),
             Err(error) => LockError::new(attempt, error, false),
         }

@@ -18,22 +18,23 @@ pub use self::locked::{Locked, Shared};
 pub use self::strength::{Exclusive, NoWait, Share, SkipLocked, Wait};
 use self::strength::{NotDecided, NotShared, Patience, Strength};
 use crate::db::Backend;
-use crate::db::error::{Attempt, KeyText};
-use crate::db::fence::Fence;
+use crate::db::column::Read;
+use crate::db::model::Model;
+use crate::db::patient::Patient;
 use crate::db::source::Link;
 use crate::db::statement::{Bind, Compared, Fetched, Statement};
 use crate::db::stored;
 use crate::row::versioned::Conflict;
 use crate::tx::InTransaction;
 
-/// What `#[derive(Lockable)]` knows about a model, the same for every database.
-pub trait Lockable: Sized + Send + Sync + 'static {
-    /// The key columns as the caller gives them; text is borrowed.
-    type Key<'k>: PartialEq + Clone + Send + Sync + 'k;
+/// The derive, for [`Model`].
+#[derive(Debug)]
+pub struct Derive;
+
+/// What `#[derive(Lockable)]` knows about a model beyond that, the same for every database.
+pub trait Lockable: for<'k> Model<Derive, Key<'k>: PartialEq> {
     /// The key columns as the row has them.
     type OwnedKey: Send + Sync + 'static;
-    /// As written by the user.
-    const TABLE: &'static str;
 
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
@@ -41,31 +42,12 @@ pub trait Lockable: Sized + Send + Sync + 'static {
     fn owned_key(&self) -> Self::OwnedKey;
     /// Whether this is the key of this row.
     fn has_key(&self, key: &Self::OwnedKey) -> bool;
-    /// The version of this copy, if the model has one.
-    fn locked_version(&self) -> Option<i64> {
-        None
-    }
-    /// Writes the key into an error.
-    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
-    /// The fence to show to the row, if the model has one.
-    fn fence(&self) -> Option<Fence> {
-        None
-    }
-}
-
-/// A model with a version, whose loaded copies can be locked if they are still current.
-pub trait LockableVersion: Lockable {
-    /// The version's field.
-    const VERSION: &'static str;
-
-    /// The version of this copy.
-    fn version(&self) -> i64;
-    /// A copy.
-    fn copy(&self) -> Self;
 }
 
 /// The statements of a model for one database.
 pub trait LockableSql<DB: Backend>: Lockable {
+    /// Reads all columns.
+    const ROW: Read<DB, Self>;
     /// Reads one row by its key; the lock clause is put behind it. Where there are row locks, a number follows the columns: when the
     /// transaction began, negative if it reads from a snapshot.
     const SELECT: &'static str;
@@ -77,8 +59,6 @@ pub trait LockableSql<DB: Backend>: Lockable {
     /// the transaction began. There, and without a version, it returns behind the columns 1 if the row is as it was before.
     const UPDATE: &'static str;
 
-    /// Reads all columns.
-    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$n…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds many keys, before [`Backend::bind_rows`]: one after the other, or an array per column.
@@ -233,43 +213,6 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
     }
 }
 
-/// A connection that waits for locks as long as one call wants, and then as long as before, even if the call is dropped.
-struct Patient<'c, DB: Backend> {
-    link: Link<'c, DB>,
-    before: Option<String>,
-}
-
-impl<'c, DB: Backend> Patient<'c, DB> {
-    async fn new(
-        mut link: Link<'c, DB>,
-        timeout: Option<Duration>,
-        clause: &'static str,
-    ) -> Result<Self, sqlx::Error> {
-        let before = link.be_patient(timeout, clause).await?;
-        Ok(Self { link, before })
-    }
-
-    async fn be_as_before(&mut self, taken: bool) -> Result<(), sqlx::Error> {
-        let done = DB::be_as_before(&mut self.link, self.before.clone(), taken).await;
-        self.before = None;
-        done
-    }
-}
-
-impl<DB: Backend> Drop for Patient<'_, DB> {
-    fn drop(&mut self) {
-        if let Some(before) = self.before.take() {
-            DB::be_as_before_soon(&mut self.link, before);
-        }
-    }
-}
-
-fn attempt_on<T: Lockable>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
-    let mut text = KeyText::default();
-    T::describe(key, &mut text);
-    Attempt::new(operation, T::TABLE, text)
-}
-
 impl<'t, 'k: 't, DB, T, G, W> IntoFuture for Lock<'t, DB, T, One<'k, T>, G, W>
 where
     DB: Backend,
@@ -291,7 +234,7 @@ where
                 timeout,
                 ..
             } = self;
-            let attempt = || attempt_on::<T>(&key, "lock");
+            let attempt = || T::attempt("lock", &key);
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
             let failed = |error| LockError::new(attempt(), error, limited);
             let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
@@ -309,7 +252,7 @@ where
                         return Err(LockError::FixedSnapshot(attempt()));
                     }
                     let transaction = Transaction { scope, began };
-                    let row = T::from_row(&row).map_err(failed)?;
+                    let row = (T::ROW)(&row).map_err(failed)?;
                     return Ok(W::locked(G::guard(row, transaction)));
                 }
                 Fetched::Several => return Err(LockError::NotUnique(attempt())),
@@ -383,10 +326,7 @@ where
                 ..
             } = self;
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
-            let failed = |error| {
-                let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
-                LockError::new(attempt, error, limited)
-            };
+            let failed = |error| LockError::new(T::attempt_on_many("lock_many"), error, limited);
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
@@ -395,7 +335,7 @@ where
                 .map_err(failed)?;
             let rows = select_many::<DB, T, G, W>(&mut patient.link, &keys, no_key).await;
             patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
-            let attempt = |key| attempt_on::<T>(key, "lock_many");
+            let attempt = |key| T::attempt("lock_many", key);
             let mut found = vec![false; keys.len()];
             let mut transaction = Transaction { scope, began: None };
             let mut locked: Vec<T> = Vec::with_capacity(keys.len());
@@ -403,8 +343,7 @@ where
                 let (began, snapshot) = began::<DB, T>(row, 1).map_err(failed)?;
                 transaction.began = began;
                 if snapshot && !only_itself {
-                    let attempt = Attempt::new("lock_many", T::TABLE, KeyText::default());
-                    return Err(LockError::FixedSnapshot(attempt));
+                    return Err(LockError::FixedSnapshot(T::attempt_on_many("lock_many")));
                 }
                 // A number from 1 for each row, or the database is not one that rowlock knows.
                 let number = DB::get_i64(row, row.len().saturating_sub(1)).map_err(failed)?;
@@ -415,7 +354,7 @@ where
                     }
                     found[place] = true;
                 }
-                let row = T::from_row(row).map_err(failed)?;
+                let row = (T::ROW)(row).map_err(failed)?;
                 // The same row again: it was given twice, or in two ways that the database considers equal.
                 if locked.last().is_none_or(|last| last.key() != row.key()) {
                     locked.push(row);
@@ -449,15 +388,16 @@ async fn select_many<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
     statement.fetch_all(connection).await
 }
 
-/// Locks the row of a copy that was loaded before, if the copy is still current.
-pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
+/// Locks the row of a copy that was loaded before, if the copy is still current. `copy`: `Clone`, which only this asks for.
+pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
     row: &T,
+    copy: fn(&T) -> T,
     tx: impl InTransaction<'t, Database = DB>,
 ) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
     let scope = tx.scope();
     let mut connection = tx.link();
     async move {
-        let attempt = || attempt_on::<T>(&row.key(), "lock_checked");
+        let attempt = || T::attempt("lock_checked", &row.key());
         let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error, false));
         let key = row.key();
         let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
@@ -467,21 +407,22 @@ pub fn lock_checked<'t, DB: Backend, T: LockableVersion + LockableSql<DB>>(
                 if snapshot {
                     return Err(LockCheckedError::Lock(LockError::FixedSnapshot(attempt())));
                 }
-                (T::from_row(&row).map_err(failed)?, began)
+                ((T::ROW)(&row).map_err(failed)?, began)
             }
             Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),
             Fetched::Several => {
                 return Err(LockCheckedError::Lock(LockError::NotUnique(attempt())));
             }
         };
-        let (expected, found) = (row.version(), current.version());
+        let [expected, found] = [row, &current].map(|row| row.version().unwrap_or_default());
         if expected == found {
             return Ok(Exclusive::guard(current, Transaction { scope, began }));
         }
         let versions = (T::VERSION, expected, found);
-        let changes =
-            |a: &T, b: &T| stored::changes::<DB>(|to| a.bind_columns(to), |to| b.bind_columns(to));
-        let conflict = Conflict::new(current, row.copy(), changes, attempt(), versions);
+        let changes = |a: &T, b: &T| {
+            stored::changes::<DB>(&|to| a.bind_columns(to), &|to| b.bind_columns(to))
+        };
+        let conflict = Conflict::new(current, copy(row), changes, attempt(), versions);
         Err(LockCheckedError::Stale(Box::new(conflict)))
     }
 }

@@ -19,6 +19,11 @@ pub struct Conflict<T> {
     pub(super) base: Option<T>,
     /// In the database that the conflict is from.
     pub(super) changes: fn(&T, &T) -> Changes,
+    pub(super) clash: Clash,
+}
+
+/// What a conflict says of itself.
+pub(super) struct Clash {
     pub(super) attempt: Attempt,
     pub(super) version: &'static str,
     pub(super) expected: i64,
@@ -39,26 +44,28 @@ impl<T> Conflict<T> {
             mine,
             base: None,
             changes,
-            attempt,
-            version,
-            expected,
-            found,
+            clash: Clash {
+                attempt,
+                version,
+                expected,
+                found,
+            },
         }
     }
 
     /// What was attempted, on which row.
     pub fn attempt(&self) -> &Attempt {
-        &self.attempt
+        &self.clash.attempt
     }
 
     /// The version that the write was based on.
     pub fn expected_version(&self) -> i64 {
-        self.expected
+        self.clash.expected
     }
 
     /// The version of the row as it is now.
     pub fn current_version(&self) -> i64 {
-        self.found
+        self.clash.found
     }
 
     /// The row that both writers started from. Known after [`Edit::save`] and `update_with`.
@@ -96,7 +103,7 @@ impl<T: Versioned> Conflict<T> {
         if !overlap.is_empty() {
             return Err(MergeError::Overlap(overlap));
         }
-        let mut merged = Edit::new(self.current.copy());
+        let mut merged = Edit::new((T::COPY)(&self.current));
         merged.adopt(&self.mine, &mine);
         Ok(merged)
     }
@@ -104,13 +111,26 @@ impl<T: Versioned> Conflict<T> {
     /// This writer's row over the current one: whatever the other writer changed is overwritten when this is
     /// [saved](Edit::save).
     pub fn keep_mine(&self) -> Edit<T> {
-        let mut mine = Edit::new(self.current.copy());
+        let mut mine = Edit::new((T::COPY)(&self.current));
         mine.adopt(&self.mine, &(self.changes)(&self.current, &self.mine));
         mine
     }
 }
 
 impl<T> fmt::Display for Conflict<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.clash.fmt(f)
+    }
+}
+
+/// Without the rows: they do not belong into a log.
+impl<T> fmt::Debug for Conflict<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.clash, f)
+    }
+}
+
+impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -120,8 +140,7 @@ impl<T> fmt::Display for Conflict<T> {
     }
 }
 
-/// Without the rows: they do not belong into a log.
-impl<T> fmt::Debug for Conflict<T> {
+impl fmt::Debug for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conflict")
             .field("attempt", &self.attempt)

@@ -40,7 +40,7 @@ impl<T: Versioned> Edit<T> {
     /// Starts from a row as it was read.
     pub fn new(base: T) -> Self {
         Self {
-            mine: base.copy(),
+            mine: (T::COPY)(&base),
             base,
         }
     }
@@ -85,7 +85,7 @@ impl<T: Versioned> Edit<T> {
             let changes = self.base.stored_changes(&self.mine);
             // A new holder marks the row with its fence, if with nothing else.
             if changes.is_empty() && self.base.fence() == self.mine.fence() {
-                return Ok(self.base.copy());
+                return Ok((T::COPY)(&self.base));
             }
             let statement = || {
                 let mut statement = Statement::composed(T::SAVE_HEAD);
@@ -98,7 +98,7 @@ impl<T: Versioned> Edit<T> {
                 statement.push(T::SAVE_TAIL);
                 statement
             };
-            write("save", &self.mine, Some(&self.base), statement, db).await
+            write("save", &self.mine, Some(&self.base), &statement, db).await
         }
     }
 
@@ -181,8 +181,8 @@ impl<T: Versioned> Edit<T> {
     /// Another edit of the same row, with the changes so far.
     pub fn edit(&self) -> Self {
         Self {
-            base: self.base.copy(),
-            mine: self.mine.copy(),
+            base: (T::COPY)(&self.base),
+            mine: (T::COPY)(&self.mine),
         }
     }
 

@@ -1,9 +1,11 @@
 //! How a read, a write and a deletion fail.
 
+use std::error::Error;
+use std::fmt;
+
 use super::conflict::Conflict;
 use crate::db::error::{Attempt, DatabaseError};
 use crate::db::fence::Fence;
-use std::fmt;
 
 /// Why a row could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -27,107 +29,189 @@ pub enum LoadError {
 }
 
 /// Why an update did not happen.
-#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateError<T> {
     /// Somebody changed the row since this copy was read. Nothing was written. The conflict has the row as it is now.
-    #[error("{0}")]
     Stale(Box<Conflict<T>>),
     /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
-    #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
     /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
-    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
     Fenced(Attempt, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
-    #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Attempt),
     /// The version is the highest its type can hold. Nothing was written.
-    #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Attempt),
     /// The row has the expected version, and has kept it: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE
     /// (SQLite) dropped the update, or a trigger returned OLD.
-    #[error(
-        "{0}: the version matches, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write"
-    )]
     Ignored(Attempt),
     /// The key is not unique in the database. Nothing was written. Add the unique index, or name the column that is missing
     /// from the key.
-    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
-    #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
     /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
     /// a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the write counts once that is committed.
-    #[error("{0}; the row was written")]
-    Written(#[source] DatabaseError),
+    Written(DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
-    #[error(transparent)]
     Serialization(DatabaseError),
     /// The connection was lost before the answer came. The write happened or it did not: reload to find out.
-    #[error("{0}; it is unknown whether the write took effect")]
-    Unknown(#[source] DatabaseError),
+    Unknown(DatabaseError),
     /// The database, the connection or the pool failed. Nothing was written.
-    #[error(transparent)]
     Database(DatabaseError),
 }
 
 /// Why a delete did not happen.
-#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DeleteError<T> {
     /// Somebody changed the row since this copy was read. It is still there.
-    #[error("{0}")]
     Stale(Box<Conflict<T>>),
     /// The row does not exist: somebody else deleted it, or it never did.
-    #[error("{0}: the row does not exist (any more)")]
     Gone(Attempt),
     /// The row has been written with a higher fence: the lock was lost to another holder. It is still there.
-    #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
     Fenced(Attempt, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. It is still there.
-    #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Attempt),
     /// The row has the expected version, and yet the database kept it: a trigger or a row security policy dropped the
     /// delete.
-    #[error("{0}: the version matches, but a trigger or a row security policy dropped the delete")]
     Ignored(Attempt),
     /// The key is not unique in the database. Nothing was deleted. Add the unique index, or name the column that is missing
     /// from the key.
-    #[error("{0}: several rows have this key")]
     NotUnique(Attempt),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
-    #[error("{0}: the key was edited")]
     KeyChanged(Attempt),
     /// The row was deleted, and then a trigger of SQLite failed in a way that keeps that: RAISE(FAIL), or ON CONFLICT FAIL. Inside a
     /// transaction it is gone once that is committed.
-    #[error("{0}; the row was deleted")]
-    Written(#[source] DatabaseError),
+    Written(DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
-    #[error(transparent)]
     Serialization(DatabaseError),
     /// The connection was lost before the answer came. The row is gone or it is not: load it to find out.
-    #[error("{0}; it is unknown whether the delete took effect")]
-    Unknown(#[source] DatabaseError),
+    Unknown(DatabaseError),
     /// The database, the connection or the pool failed. The row is still there.
-    #[error(transparent)]
     Database(DatabaseError),
 }
 
-macro_rules! debug_without_rows {
-    ($($error:ident: $($variant:ident),*;)*) => {$(
+/// What an error says. It knows no model, so that it is compiled once.
+struct Said<'e> {
+    variant: &'static str,
+    shown: &'e dyn Shown,
+    fence: Option<Fence>,
+    text: &'static str,
+    source: Option<&'e (dyn Error + 'static)>,
+}
+
+trait Shown: fmt::Display + fmt::Debug {}
+impl<S: fmt::Display + fmt::Debug> Shown for S {}
+
+impl<'e> Said<'e> {
+    fn plain(variant: &'static str, shown: &'e dyn Shown, text: &'static str) -> Self {
+        Self {
+            variant,
+            shown,
+            fence: None,
+            text,
+            source: None,
+        }
+    }
+
+    fn fenced(attempt: &'e Attempt, fence: Fence) -> Self {
+        let text = "by a later holder of the lock";
+        Self {
+            fence: Some(fence),
+            ..Self::plain("Fenced", attempt, text)
+        }
+    }
+
+    fn caused(variant: &'static str, error: &'e DatabaseError, text: &'static str) -> Self {
+        Self {
+            source: Some(error),
+            ..Self::plain(variant, error, text)
+        }
+    }
+
+    fn transparent(variant: &'static str, error: &'e DatabaseError, text: &'static str) -> Self {
+        Self {
+            source: error.source(),
+            ..Self::plain(variant, error, text)
+        }
+    }
+
+    fn display(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fence {
+            None => write!(f, "{}{}", self.shown, self.text),
+            Some(fence) => {
+                let (attempt, text) = (self.shown, self.text);
+                write!(
+                    f,
+                    "{attempt}: the row was written with the fence {fence}, {text}"
+                )
+            }
+        }
+    }
+
+    fn debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tuple = f.debug_tuple(self.variant);
+        tuple.field(&self.shown);
+        if let Some(fence) = &self.fence {
+            tuple.field(fence);
+        }
+        tuple.finish()
+    }
+}
+
+macro_rules! errors {
+    ($($error:ident { $($kind:ident $variant:ident $text:literal;)* })*) => {$(
+        impl<T> $error<T> {
+            fn said(&self) -> Said<'_> {
+                match self {
+                    Self::Stale(conflict) => Said::plain("Stale", &conflict.clash, ""),
+                    Self::Fenced(attempt, fence) => Said::fenced(attempt, *fence),
+                    $(Self::$variant(inner) => Said::$kind(stringify!($variant), inner, $text),)*
+                }
+            }
+        }
+
+        impl<T> fmt::Display for $error<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.said().display(f)
+            }
+        }
+
+        /// Without the rows: they do not belong into a log.
         impl<T> fmt::Debug for $error<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self {
-                    Self::Fenced(attempt, fence) => f.debug_tuple("Fenced").field(attempt).field(fence).finish(),
-                    $(Self::$variant(inner) => f.debug_tuple(stringify!($variant)).field(inner).finish(),)*
-                }
+                self.said().debug(f)
+            }
+        }
+
+        impl<T> Error for $error<T> {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                self.said().source
             }
         }
     )*};
 }
-debug_without_rows! {
-    UpdateError: Stale, Gone, NullVersion, VersionOverflow, Ignored, NotUnique, KeyChanged, Written, Serialization, Unknown, Database;
-    DeleteError: Stale, Gone, NullVersion, Ignored, NotUnique, KeyChanged, Written, Serialization, Unknown, Database;
+errors! {
+    UpdateError {
+        plain Gone ": the row does not exist (any more)";
+        plain NullVersion ": the version is NULL in the database; set it to 0 and make the column NOT NULL";
+        plain VersionOverflow ": the version cannot go any higher; use a wider integer";
+        plain Ignored ": the version matches, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write";
+        plain NotUnique ": several rows have this key";
+        plain KeyChanged ": the key was edited";
+        caused Written "; the row was written";
+        caused Unknown "; it is unknown whether the write took effect";
+        transparent Serialization "";
+        transparent Database "";
+    }
+    DeleteError {
+        plain Gone ": the row does not exist (any more)";
+        plain NullVersion ": the version is NULL in the database; set it to 0 and make the column NOT NULL";
+        plain Ignored ": the version matches, but a trigger or a row security policy dropped the delete";
+        plain NotUnique ": several rows have this key";
+        plain KeyChanged ": the key was edited";
+        caused Written "; the row was deleted";
+        caused Unknown "; it is unknown whether the delete took effect";
+        transparent Serialization "";
+        transparent Database "";
+    }
 }

@@ -7,16 +7,18 @@ mod error;
 use std::future::Future;
 use std::time::Duration;
 
+use self::conflict::Clash;
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
 pub use self::error::{DeleteError, LoadError, UpdateError};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::atomic::{Reruns, in_transaction};
-use crate::db::column::Changes;
-use crate::db::error::{Attempt, DatabaseError, KeyText, WriteFailure, from_write_failure};
+use crate::db::column::{Changes, Read};
+use crate::db::error::{Attempt, DatabaseError, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
+use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
 use crate::db::stored;
@@ -26,14 +28,12 @@ const ATTEMPTS: u32 = 32;
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(64);
 
-/// What `#[derive(Versioned)]` knows about a model, the same for every database.
-pub trait Versioned: Sized + Send + Sync + 'static {
-    /// The key columns; text is borrowed.
-    type Key<'k>: Clone + PartialEq + Send + Sync;
-    /// As written by the user.
-    const TABLE: &'static str;
-    /// The version's field.
-    const VERSION: &'static str;
+/// The derive, for [`Model`].
+#[derive(Debug)]
+pub struct Derive;
+
+/// What `#[derive(Versioned)]` knows about a model beyond that, the same for every database.
+pub trait Versioned: for<'k> Model<Derive, Key<'k>: PartialEq> {
     /// The highest version that the field's type can hold.
     const MAX_VERSION: i64;
     /// Where the version stands among all columns.
@@ -42,25 +42,20 @@ pub trait Versioned: Sized + Send + Sync + 'static {
     const COLUMNS: &'static [&'static str];
 
     /// `Clone`, which is not a supertrait because the compiler would complain about a missing one five times.
-    fn copy(&self) -> Self;
+    const COPY: fn(&Self) -> Self;
+
     /// The key of this row.
     fn key(&self) -> Self::Key<'_>;
-    /// The version of this copy.
-    fn version(&self) -> i64;
-    /// Writes the key into an error.
-    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
     /// The columns whose values differ in any of the model's databases.
     fn changes(&self, other: &Self) -> Changes;
-    /// The fence to show to the row, if the model has one.
-    fn fence(&self) -> Option<Fence> {
-        None
-    }
     /// Takes over the given columns, and the fence.
     fn adopt(&mut self, from: &Self, columns: &Changes);
 }
 
 /// The statements of a model for one database.
 pub trait VersionedSql<DB: Backend>: Versioned {
+    /// Reads all columns.
+    const ROW: Read<DB, Self>;
     /// Reads all columns.
     const LOAD: &'static str;
     /// Writes all columns and the next version.
@@ -76,8 +71,6 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 
-    /// Reads all columns.
-    fn from_row(row: &DB::Row) -> Result<Self, sqlx::Error>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds `Versioned::COLUMNS`.
@@ -87,29 +80,29 @@ pub trait VersionedSql<DB: Backend>: Versioned {
 
     /// The columns whose values differ in this database.
     fn stored_changes(&self, other: &Self) -> Changes {
-        stored::changes::<DB>(|to| self.bind_columns(to), |to| other.bind_columns(to))
+        stored::changes::<DB>(&|to| self.bind_columns(to), &|to| other.bind_columns(to))
     }
 }
 
 from_write_failure!(UpdateError<T>, DeleteError<T>);
 
 fn attempt<T: Versioned>(row: &T, operation: &'static str) -> Attempt {
-    attempt_on::<T>(&row.key(), operation)
-}
-
-fn attempt_on<T: Versioned>(key: &T::Key<'_>, operation: &'static str) -> Attempt {
-    let mut text = KeyText::default();
-    T::describe(key, &mut text);
-    Attempt::new(operation, T::TABLE, text)
+    T::attempt(operation, &row.key())
 }
 
 /// The key and the version that the row must still have, and the fence that it must not have seen pass.
 fn bind_unchanged<DB: Backend, T: VersionedSql<DB>>(row: &T, statement: &mut Statement<DB>) {
     T::bind_key(&row.key(), &mut Compared(statement));
-    statement.bind_i64(row.version());
+    statement.bind_i64(row.version().unwrap_or_default());
     if let Some(fence) = row.fence() {
         statement.bind_i64(fence.get());
     }
+}
+
+fn select<DB: Backend, T: VersionedSql<DB>>(key: &T::Key<'_>) -> Statement<DB> {
+    let mut statement = Statement::literal(T::LOAD);
+    T::bind_key(key, &mut Compared(&mut statement));
+    statement
 }
 
 /// A row as the database has it, with its version.
@@ -120,21 +113,23 @@ enum Stored<T> {
     Several,
 }
 
-async fn select<DB: Backend, T: VersionedSql<DB>>(
-    key: &T::Key<'_>,
-    connection: &mut Link<'_, DB>,
+fn stored<DB: Backend, T: VersionedSql<DB>>(
+    selected: Fetched<DB::Row>,
 ) -> Result<Stored<T>, sqlx::Error> {
-    let mut statement = Statement::literal(T::LOAD);
-    T::bind_key(key, &mut Compared(&mut statement));
-    let row = match statement.fetch_one(connection).await? {
+    let row = match selected {
         Fetched::One(row) => row,
         Fetched::None => return Ok(Stored::Missing),
         Fetched::Several => return Ok(Stored::Several),
     };
     match DB::get_i64(&row, T::VERSION_INDEX)? {
-        Some(version) => Ok(Stored::Row(T::from_row(&row)?, version)),
+        Some(version) => Ok(Stored::Row((T::ROW)(&row)?, version)),
         None => Ok(Stored::NullVersion),
     }
+}
+
+/// Starts an edit of a copy.
+pub fn edit<T: Versioned>(row: &T) -> Edit<T> {
+    Edit::new((T::COPY)(row))
 }
 
 /// Reads the row with this key.
@@ -158,18 +153,15 @@ async fn read<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> Result<T, LoadError> {
-    let attempt = || attempt_on::<T>(&key, operation);
-    let failed = |error| LoadError::Database(DatabaseError::new(attempt(), error));
-    let mut opened = db.open().await.map_err(failed)?;
-    let mut connection = opened.link();
-    match select::<DB, T>(&key, &mut connection)
-        .await
-        .map_err(failed)?
-    {
-        Stored::Row(row, _) => Ok(row),
-        Stored::NullVersion => Err(LoadError::NullVersion(attempt())),
-        Stored::Missing => Err(LoadError::NotFound(attempt())),
-        Stored::Several => Err(LoadError::NotUnique(attempt())),
+    let attempt = || T::attempt(operation, &key);
+    let mut opened = acquire(db, &attempt).await.map_err(LoadError::Database)?;
+    let selected = select::<DB, T>(&key).fetch_one(&mut opened.link()).await;
+    match selected.and_then(stored::<DB, T>) {
+        Ok(Stored::Row(row, _)) => Ok(row),
+        Ok(Stored::NullVersion) => Err(LoadError::NullVersion(attempt())),
+        Ok(Stored::Missing) => Err(LoadError::NotFound(attempt())),
+        Ok(Stored::Several) => Err(LoadError::NotUnique(attempt())),
+        Err(error) => Err(LoadError::Database(DatabaseError::new(attempt(), error))),
     }
 }
 
@@ -178,7 +170,7 @@ pub fn update<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    write("update", row, None, || update_statement(row), db)
+    async move { write("update", row, None, &|| update_statement(row), db).await }
 }
 
 fn update_statement<DB: Backend, T: VersionedSql<DB>>(row: &T) -> Statement<DB> {
@@ -193,12 +185,14 @@ pub fn touch<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    let statement = || {
-        let mut statement = Statement::literal(T::TOUCH);
-        bind_unchanged(row, &mut statement);
-        statement
-    };
-    write("touch", row, None, statement, db)
+    async move {
+        let statement = || {
+            let mut statement = Statement::literal(T::TOUCH);
+            bind_unchanged(row, &mut statement);
+            statement
+        };
+        write("touch", row, None, &statement, db).await
+    }
 }
 
 /// Runs an UPDATE that checks the version of `mine` and returns what the database changed.
@@ -206,61 +200,124 @@ async fn write<'c, DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
     mine: &T,
     base: Option<&T>,
-    statement: impl Fn() -> Statement<DB> + Send + Sync,
+    statement: &(dyn Fn() -> Statement<DB> + Sync),
     db: impl Source<'c, DB>,
 ) -> Result<T, UpdateError<T>> {
-    let mut opened = db.open().await.map_err(|error| {
-        UpdateError::Database(DatabaseError::new(attempt(mine, operation), error))
-    })?;
-    let mut connection = opened.link();
-    write_on(operation, mine, base, statement, &mut connection).await
+    let attempt = || attempt(mine, operation);
+    let mut opened = acquire(db, &attempt).await.map_err(UpdateError::Database)?;
+    has_room(mine, operation)?;
+    let look = || select::<DB, T>(&mine.key());
+    let outcome = write_checked(statement, &look, &mut opened.link()).await;
+    updated::<DB, T>(operation, mine, base, outcome)
 }
 
-async fn write_on<DB: Backend, T: VersionedSql<DB>>(
+/// In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
+fn has_room<T: Versioned>(mine: &T, operation: &'static str) -> Result<(), UpdateError<T>> {
+    if mine.version() == Some(T::MAX_VERSION) {
+        return Err(UpdateError::VersionOverflow(attempt(mine, operation)));
+    }
+    Ok(())
+}
+
+/// What became of a write that checks the row.
+enum Outcome<W, R> {
+    Written(W),
+    Several,
+    /// It met no row, and this is what is there.
+    Refused(Result<Fetched<R>, sqlx::Error>),
+    Failed {
+        error: sqlx::Error,
+        has_written: bool,
+        in_transaction: bool,
+    },
+}
+
+/// Runs an UPDATE on a connection, and if it meets no row, looks at what is there. It knows no model, so that it is compiled once.
+async fn write_checked<DB: Backend>(
+    statement: &(dyn Fn() -> Statement<DB> + Sync),
+    look: &(dyn Fn() -> Statement<DB> + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Outcome<DB::Row, DB::Row> {
+    let in_transaction = in_transaction::<DB>(connection);
+    match write_one(statement, connection).await {
+        Ok(Fetched::One(row)) => Outcome::Written(row),
+        Ok(Fetched::Several) => Outcome::Several,
+        Ok(Fetched::None) => Outcome::Refused(look().fetch_one(connection).await),
+        Err(error) => Outcome::Failed {
+            has_written: DB::has_written(connection, &error).await,
+            in_transaction,
+            error,
+        },
+    }
+}
+
+/// The same of a DELETE.
+async fn delete_checked<DB: Backend>(
+    statement: &(dyn Fn() -> Statement<DB> + Sync),
+    look: &(dyn Fn() -> Statement<DB> + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Outcome<(), DB::Row> {
+    let in_transaction = in_transaction::<DB>(connection);
+    let mut reruns = Reruns::new(in_transaction);
+    loop {
+        return match statement().execute(connection).await {
+            Ok(0) => Outcome::Refused(look().fetch_one(connection).await),
+            Ok(1) => Outcome::Written(()),
+            Ok(_) => Outcome::Several,
+            Err(error) if reruns.after(Fault::of(&error)).await => continue,
+            Err(error) => Outcome::Failed {
+                has_written: DB::has_written(connection, &error).await,
+                in_transaction,
+                error,
+            },
+        };
+    }
+}
+
+/// The row as it now is.
+fn updated<DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
     mine: &T,
     base: Option<&T>,
-    statement: impl Fn() -> Statement<DB> + Send + Sync,
-    connection: &mut Link<'_, DB>,
+    outcome: Outcome<DB::Row, DB::Row>,
 ) -> Result<T, UpdateError<T>> {
-    // In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
-    if mine.version() == T::MAX_VERSION {
-        return Err(UpdateError::VersionOverflow(attempt(mine, operation)));
-    }
-    let in_transaction = in_transaction::<DB>(connection);
-    let fetched = match write_one(statement, connection).await {
-        Ok(fetched) => fetched,
-        Err(error) => {
-            let attempt = attempt(mine, operation);
-            if DB::has_written(connection, &error).await {
-                return Err(UpdateError::Written(DatabaseError::new(attempt, error)));
+    let refused = match outcome {
+        Outcome::Written(row) => {
+            let mut updated = (T::COPY)(mine);
+            if let Err(error) = updated.read_back(&row) {
+                let error = DatabaseError::new(attempt(mine, operation), error);
+                return Err(UpdateError::Written(error));
             }
-            return Err(WriteFailure::new(attempt, error, in_transaction).into());
-        }
-    };
-    match fetched {
-        Fetched::One(row) => {
-            let mut updated = mine.copy();
-            updated
-                .read_back(&row)
-                .map_err(|error| DatabaseError::new(attempt(mine, operation), error))
-                .map_err(UpdateError::Written)?;
             // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
             if updated.version() == mine.version() {
                 return Err(UpdateError::Ignored(attempt(mine, operation)));
             }
-            Ok(updated)
+            return Ok(updated);
         }
-        Fetched::Several => Err(UpdateError::NotUnique(attempt(mine, operation))),
-        Fetched::None => Err(match refused(operation, mine, base, connection).await? {
-            Refused::Stale(conflict) => UpdateError::Stale(conflict),
-            Refused::Gone(attempt) => UpdateError::Gone(attempt),
-            Refused::NullVersion(attempt) => UpdateError::NullVersion(attempt),
-            Refused::Fenced(attempt, fence) => UpdateError::Fenced(attempt, fence),
-            Refused::Ignored(attempt) => UpdateError::Ignored(attempt),
-            Refused::NotUnique(attempt) => UpdateError::NotUnique(attempt),
-        }),
-    }
+        Outcome::Several => return Err(UpdateError::NotUnique(attempt(mine, operation))),
+        Outcome::Failed {
+            error,
+            has_written: true,
+            ..
+        } => {
+            let error = DatabaseError::new(attempt(mine, operation), error);
+            return Err(UpdateError::Written(error));
+        }
+        Outcome::Failed {
+            error,
+            in_transaction,
+            ..
+        } => return Err(WriteFailure::new(attempt(mine, operation), error, in_transaction).into()),
+        Outcome::Refused(selected) => refused::<DB, T>(operation, mine, base, selected)?,
+    };
+    Err(match refused {
+        Refused::Stale(conflict) => UpdateError::Stale(conflict),
+        Refused::Gone(attempt) => UpdateError::Gone(attempt),
+        Refused::NullVersion(attempt) => UpdateError::NullVersion(attempt),
+        Refused::Fenced(attempt, fence) => UpdateError::Fenced(attempt, fence),
+        Refused::Ignored(attempt) => UpdateError::Ignored(attempt),
+        Refused::NotUnique(attempt) => UpdateError::NotUnique(attempt),
+    })
 }
 
 /// Why a write that checks the version met no row.
@@ -273,17 +330,16 @@ enum Refused<T> {
     NotUnique(Attempt),
 }
 
-/// Looks at the row to find out why the write met none. A read: if it fails, nothing was written.
-async fn refused<DB: Backend, T: VersionedSql<DB>>(
+/// Finds out from what is there why the write met no row. That was a read: if it failed, nothing was written.
+fn refused<DB: Backend, T: VersionedSql<DB>>(
     operation: &'static str,
     mine: &T,
     base: Option<&T>,
-    connection: &mut Link<'_, DB>,
+    selected: Result<Fetched<DB::Row>, sqlx::Error>,
 ) -> Result<Refused<T>, WriteFailure> {
     let attempt = attempt(mine, operation);
-    let expected = mine.version();
-    let stored = select::<DB, T>(&mine.key(), connection).await;
-    Ok(match stored {
+    let expected = mine.version().unwrap_or_default();
+    Ok(match selected.and_then(stored::<DB, T>) {
         Err(error) => return Err(WriteFailure::new(attempt, error, true)),
         Ok(Stored::Missing) => Refused::Gone(attempt),
         Ok(Stored::NullVersion) => Refused::NullVersion(attempt),
@@ -295,13 +351,15 @@ async fn refused<DB: Backend, T: VersionedSql<DB>>(
         Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(attempt),
         Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
             current,
-            mine: mine.copy(),
-            base: base.map(T::copy),
+            mine: (T::COPY)(mine),
+            base: base.map(T::COPY),
             changes: T::stored_changes,
-            attempt,
-            version: T::VERSION,
-            expected,
-            found,
+            clash: Clash {
+                attempt,
+                version: T::VERSION,
+                expected,
+                found,
+            },
         })),
     })
 }
@@ -312,44 +370,50 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
     async move {
-        const OPERATION: &str = "delete";
-        let mut opened = db.open().await.map_err(|error| {
-            DeleteError::Database(DatabaseError::new(attempt(row, OPERATION), error))
-        })?;
-        let mut connection = opened.link();
-        let in_transaction = in_transaction::<DB>(&connection);
-        let mut reruns = Reruns::new(in_transaction);
-        let deleted = loop {
+        let attempt = || attempt(row, "delete");
+        let mut opened = acquire(db, &attempt).await.map_err(DeleteError::Database)?;
+        let statement = || {
             let mut statement = Statement::literal(T::DELETE);
             bind_unchanged(row, &mut statement);
-            match statement.execute(&mut connection).await {
-                Ok(deleted) => break deleted,
-                Err(error) if reruns.after(Fault::of(&error)).await => {}
-                Err(error) => {
-                    let attempt = attempt(row, OPERATION);
-                    if DB::has_written(&mut connection, &error).await {
-                        return Err(DeleteError::Written(DatabaseError::new(attempt, error)));
-                    }
-                    return Err(WriteFailure::new(attempt, error, in_transaction).into());
-                }
-            }
+            statement
         };
-        match deleted {
-            0 => {}
-            1 => return Ok(()),
-            _ => return Err(DeleteError::NotUnique(attempt(row, OPERATION))),
-        }
-        Err(
-            match refused(OPERATION, row, None, &mut connection).await? {
-                Refused::Stale(conflict) => DeleteError::Stale(conflict),
-                Refused::Gone(attempt) => DeleteError::Gone(attempt),
-                Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
-                Refused::Fenced(attempt, fence) => DeleteError::Fenced(attempt, fence),
-                Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
-                Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
-            },
-        )
+        let look = || select::<DB, T>(&row.key());
+        let outcome = delete_checked(&statement, &look, &mut opened.link()).await;
+        deleted::<DB, T>("delete", row, outcome)
     }
+}
+
+fn deleted<DB: Backend, T: VersionedSql<DB>>(
+    operation: &'static str,
+    row: &T,
+    outcome: Outcome<(), DB::Row>,
+) -> Result<(), DeleteError<T>> {
+    let refused = match outcome {
+        Outcome::Written(()) => return Ok(()),
+        Outcome::Several => return Err(DeleteError::NotUnique(attempt(row, operation))),
+        Outcome::Failed {
+            error,
+            has_written: true,
+            ..
+        } => {
+            let error = DatabaseError::new(attempt(row, operation), error);
+            return Err(DeleteError::Written(error));
+        }
+        Outcome::Failed {
+            error,
+            in_transaction,
+            ..
+        } => return Err(WriteFailure::new(attempt(row, operation), error, in_transaction).into()),
+        Outcome::Refused(selected) => refused::<DB, T>(operation, row, None, selected)?,
+    };
+    Err(match refused {
+        Refused::Stale(conflict) => DeleteError::Stale(conflict),
+        Refused::Gone(attempt) => DeleteError::Gone(attempt),
+        Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
+        Refused::Fenced(attempt, fence) => DeleteError::Fenced(attempt, fence),
+        Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
+        Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
+    })
 }
 
 /// Loads, applies and updates until no other writer comes between.
@@ -360,27 +424,30 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     async move {
         const OPERATION: &str = "update_with";
-        let describe = || attempt_on::<T>(&key, OPERATION);
-        let failed = |error| UpdateError::Database(DatabaseError::new(describe(), error));
-        let mut opened = db.open().await.map_err(failed)?;
+        let attempt = || T::attempt(OPERATION, &key);
+        let mut opened = acquire(db, &attempt).await.map_err(UpdateError::Database)?;
         let mut connection = opened.link();
         let mut tried = 0;
         loop {
             tried += 1;
-            let base = match select::<DB, T>(&key, &mut connection).await {
+            let selected = select::<DB, T>(&key).fetch_one(&mut connection).await;
+            let base = match selected.and_then(stored::<DB, T>) {
                 Ok(Stored::Row(row, _)) => row,
-                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(describe())),
-                Ok(Stored::Missing) => return Err(UpdateError::Gone(describe())),
-                Ok(Stored::Several) => return Err(UpdateError::NotUnique(describe())),
-                Err(error) => return Err(WriteFailure::new(describe(), error, true).into()),
+                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(attempt())),
+                Ok(Stored::Missing) => return Err(UpdateError::Gone(attempt())),
+                Ok(Stored::Several) => return Err(UpdateError::NotUnique(attempt())),
+                Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
             };
-            let mut mine = base.copy();
+            let mut mine = (T::COPY)(&base);
             change(&mut mine);
             if mine.key() != base.key() {
-                return Err(UpdateError::KeyChanged(describe()));
+                return Err(UpdateError::KeyChanged(attempt()));
             }
+            has_room(&mine, OPERATION)?;
             let statement = || update_statement(&mine);
-            match write_on(OPERATION, &mine, Some(&base), statement, &mut connection).await {
+            let look = || select::<DB, T>(&mine.key());
+            let outcome = write_checked(&statement, &look, &mut connection).await;
+            match updated::<DB, T>(OPERATION, &mine, Some(&base), outcome) {
                 Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
                     tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
                 }
@@ -395,26 +462,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::db::error::KeyText;
 
     /// A model as the derive would make it, of three columns.
     #[derive(Debug, Clone, PartialEq)]
     struct Row([i8; 3]);
 
-    impl Versioned for Row {
+    impl Model<Derive> for Row {
         type Key<'k> = ();
         const TABLE: &'static str = "rows";
-        const VERSION: &'static str = "version";
+        fn describe((): &(), _: &mut KeyText) {}
+    }
+
+    impl Versioned for Row {
         const MAX_VERSION: i64 = i64::MAX;
         const VERSION_INDEX: usize = 0;
         const COLUMNS: &'static [&'static str] = &["a", "b", "c"];
-        fn copy(&self) -> Self {
-            self.clone()
-        }
+        const COPY: fn(&Self) -> Self = Self::clone;
         fn key(&self) {}
-        fn version(&self) -> i64 {
-            0
-        }
-        fn describe((): &(), _: &mut KeyText) {}
         fn changes(&self, other: &Self) -> Changes {
             Changes::from(Vec::from(
                 [0, 1, 2].map(|column| self.0[column] != other.0[column]),
@@ -440,10 +505,12 @@ mod tests {
                 mine: mine.clone(),
                 base: Some(base.clone()),
                 changes: Row::changes,
-                attempt: attempt(&base, "save"),
-                version: "version",
-                expected: 0,
-                found: 1,
+                clash: Clash {
+                    attempt: attempt(&base, "save"),
+                    version: "version",
+                    expected: 0,
+                    found: 1,
+                },
             };
             let (base, mine, theirs) = (base.0, mine.0, theirs.0);
             let overlap: Vec<&str> = (0..3)

@@ -1,0 +1,53 @@
+//! What every derive knows about a struct.
+
+use crate::db::Backend;
+use std::future::Future;
+
+use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::fence::Fence;
+use crate::db::source::Source;
+
+/// What the derive `D` knows about a struct, the same for every database. Each derive sees the struct in its own way, and stands
+/// alone, so each has an impl of its own.
+pub trait Model<D>: Sized + Send + Sync + 'static {
+    /// The columns by which a row is found, as the caller gives them; text is borrowed.
+    type Key<'k>: Send + Sync;
+    /// As written by the user.
+    const TABLE: &'static str;
+    /// The version's field, if the derive looks at one.
+    const VERSION: &'static str = "";
+
+    /// Writes a key into an error.
+    fn describe(key: &Self::Key<'_>, to: &mut KeyText);
+    /// The version of this copy, if the derive looks at one.
+    fn version(&self) -> Option<i64> {
+        None
+    }
+    /// The fence that this copy shows to the row, if the derive looks at one.
+    fn fence(&self) -> Option<Fence> {
+        None
+    }
+
+    /// What is attempted on the row with this key, for an error.
+    fn attempt(operation: &'static str, key: &Self::Key<'_>) -> Attempt {
+        let mut text = KeyText::default();
+        Self::describe(key, &mut text);
+        Attempt::new(operation, Self::TABLE, text)
+    }
+    /// What is attempted on many rows.
+    fn attempt_on_many(operation: &'static str) -> Attempt {
+        Attempt::new(operation, Self::TABLE, KeyText::default())
+    }
+}
+
+/// Takes the connection that a method runs on. It knows no model, so that it is compiled once for each kind of connection.
+pub(crate) fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
+    db: A,
+    attempt: &(dyn Fn() -> Attempt + Sync),
+) -> impl Future<Output = Result<A::Opened, DatabaseError>> + Send {
+    async move {
+        db.open()
+            .await
+            .map_err(|error| DatabaseError::new(attempt(), error))
+    }
+}
