@@ -8,7 +8,7 @@ use super::stats::{WorkerCounts, WorkerStats, add, micros};
 use super::{FIRST_PAUSE, LAST_STATEMENTS, LONGEST_PAUSE, Limits, WorkerError};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::DatabaseError;
 use crate::db::fault::Fault;
 use crate::fan_out::panic_text;
 use crate::job::queue::{
@@ -725,7 +725,7 @@ where
                 };
                 match failure {
                     Failure::Database(error) if cannot_pass(&error) => {
-                        let at = Attempt::new("claim", T::TABLE, KeyText::default());
+                        let at = T::attempt_on_many("claim");
                         let error = DatabaseError::new(at, error);
                         self.error = Some(WorkerError::Database(error));
                         return self.stop();
@@ -834,7 +834,7 @@ pub(super) fn claims<T>(rows: &[Arc<Held<T>>]) -> Vec<&T> {
 }
 
 pub(super) fn warn<T: Queue>(operation: &'static str, failure: Failure) {
-    let at = Attempt::new(operation, T::TABLE, KeyText::default());
+    let at = T::attempt_on_many(operation);
     match failure {
         Failure::Database(error) => {
             let error = DatabaseError::new(at, error);
