@@ -170,6 +170,7 @@ macro_rules! errors {
             }
         }
 
+        #[automatically_derived]
         impl<T> fmt::Display for $error<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.said().display(f)
@@ -183,6 +184,7 @@ macro_rules! errors {
             }
         }
 
+        #[automatically_derived]
         impl<T> Error for $error<T> {
             fn source(&self) -> Option<&(dyn Error + 'static)> {
                 self.said().source
