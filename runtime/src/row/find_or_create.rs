@@ -165,8 +165,9 @@ pub enum UpsertError {
     /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
     VersionOverflow(Attempt),
-    /// A trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write.
-    #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
+    /// A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. A row that a policy protects is
+    /// [`Fault::PermissionDenied`].
+    #[error("{0}: a trigger or ON CONFLICT IGNORE dropped the write")]
     Ignored(Attempt),
     /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after
     /// that in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is committed.
