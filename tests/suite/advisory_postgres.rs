@@ -634,6 +634,32 @@ async fn a_11_the_server_computes_the_same_key() {
     }
 }
 
+/// What was refused in a savepoint undoes it, also if the closure made nothing of it.
+#[tokio::test]
+async fn a_12_a_lock_that_was_refused_in_a_savepoint_undoes_it() {
+    let database = database(NOTES).await;
+    let lock = lock().lock_timeout(SHORT);
+    let mut holder = database.pool.begin().await.unwrap();
+    lock.lock(&mut holder).await.unwrap();
+    let run = transaction(&database.pool).run(async |tx| {
+        let refused: Result<(), sqlx::Error> = tx
+            .savepoint(async |sp| {
+                sqlx::query(INSERT).execute(&mut *sp).await?;
+                let _ = lock.lock(&mut *sp).await;
+                Ok(())
+            })
+            .await;
+        refused.unwrap_err();
+        sqlx::query(INSERT).execute(&mut *tx).await
+    });
+    run.await.unwrap();
+    let notes: i64 = sqlx::query_scalar("SELECT count(*) FROM notes")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(notes, 1);
+}
+
 /// The limit is that of the lock and of no statement behind it.
 #[tokio::test]
 async fn a_12_the_limit_does_not_leak() {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rowlock::row::CounterError;
 use rowlock::{Counter, Tx, transaction};
 use rowlock_tests::cancel::polled;
+use sqlx::Acquire;
 
 use super::{Database, Db, NAME, Pool, database};
 
@@ -131,6 +132,33 @@ async fn a_dropped_run_loses_no_later_write() {
     }
     pool.close().await;
     assert_eq!(all(&database).await[1], acknowledged);
+}
+
+/// The same with savepoints of sqlx's, and a COMMIT or ROLLBACK of them under way, of which sqlx counts in another thread on SQLite.
+#[tokio::test]
+async fn a_dropped_run_with_savepoints_of_sqlx_loses_no_later_write() {
+    let database = database(DDL).await;
+    let pool = database.one_connection_pool().await;
+    for step in 0..400 {
+        let run = transaction(&pool).run(async |tx| {
+            Views::add_n(&mut *tx, 1, 1).await?;
+            for _ in 0..10 {
+                let savepoint = tx.as_sqlx().begin().await?;
+                match step % 3 {
+                    0 => savepoint.commit().await?,
+                    1 => savepoint.rollback().await?,
+                    _ => drop(savepoint),
+                }
+            }
+            Err::<(), _>(Failure::OnPurpose)
+        });
+        cut(1 + step / 3 % 40, step % 7, run).await;
+        Views::add_n(&pool, 2, 1).await.unwrap();
+        let run = transaction(&pool).run(async |tx| Views::add_n(tx, 3, 1).await);
+        run.await.unwrap();
+        let acknowledged = 1 + step as i64;
+        assert_eq!(all(&database).await, [0, acknowledged, acknowledged]);
+    }
 }
 
 /// Dropping the future of a savepoint undoes what was written in it and leaves the transaction as it was.

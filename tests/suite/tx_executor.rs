@@ -281,6 +281,10 @@ async fn a_transaction_that_one_of_several_statements_ended_is_no_ok() {
         ("SELECT 1; ROLLBACK; BEGIN", 0),
         ("SELECT 1; COMMIT", 1),
         ("SELECT 1; COMMIT; BEGIN", 1),
+        // Where comments have semicolons.
+        ("SELECT 1; -- a; b\nROLLBACK", 0),
+        ("SELECT 1;;/*;*/ROLLBACK;BEGIN", 0),
+        ("SELECT 1; /* ; */ COMMIT", 1),
     ] {
         for more in [false, true] {
             let before = all(&database).await[0];
@@ -306,5 +310,18 @@ async fn a_transaction_that_one_of_several_statements_ended_is_no_ok() {
         add(tx, 9, 1).await
     });
     run.await.unwrap();
-    assert_eq!(all(&database).await, [2 * 2, 0, 0, 9]);
+    assert_eq!(all(&database).await, [2 * 3, 0, 0, 9]);
+}
+
+/// A text of several statements is run to its end, also by what wants the first row only.
+#[tokio::test]
+async fn the_first_row_of_several_statements_is_not_the_last_that_is_run() {
+    let database = database(DDL).await;
+    let run = transaction(&database.pool).run(async |tx| {
+        let sql = "SELECT 1; UPDATE views SET n = n + 1 WHERE id = 1";
+        sqlx::raw_sql(sql).fetch_one(&mut *tx).await?;
+        sqlx::raw_sql(sql).fetch_optional(&mut *tx).await
+    });
+    run.await.unwrap();
+    assert_eq!(all(&database).await, [2, 0, 0]);
 }

@@ -162,16 +162,23 @@ impl Backend for Sqlite {
 
     fn unwind_soon(connection: &mut SqliteConnection, may_be_gone: bool) {
         let depth = Manager::get_transaction_depth(connection);
-        if may_be_gone {
-            // The ROLLBACK of a transaction that is gone fails, and sqlx would count it for ever. So open what it counts; where
-            // that is open, BEGIN fails and a savepoint more ends with the others.
-            for level in 0..depth {
-                hand_over(connection, sqlx::raw_sql(begin_ansi_transaction_sql(level)));
+        if !may_be_gone {
+            for _ in 1..depth {
+                Manager::start_rollback(connection);
             }
+            return;
         }
-        for _ in 1..depth {
+        // The ROLLBACK of a transaction that is gone fails, and sqlx would count it for ever. So open what it counts; where that is
+        // open, BEGIN fails and a savepoint more ends with the others. What was sent and dropped before is still to come: it can count
+        // one level more, or make sqlx pass over a rollback; or it is a rollback itself, and this BEGIN opens what nobody counts,
+        // so that the last ROLLBACK, which nobody counts either, has to end it.
+        for level in 0..=depth {
+            hand_over(connection, sqlx::raw_sql(begin_ansi_transaction_sql(level)));
+        }
+        for _ in 0..depth + 2 {
             Manager::start_rollback(connection);
         }
+        hand_over(connection, sqlx::raw_sql("ROLLBACK"));
     }
 
     async fn was_committed(_: &mut SqliteConnection, _: String) -> Option<bool> {

@@ -11,7 +11,7 @@ use crate::db::Backend;
 use crate::db::begin::{TakeLock, look};
 use crate::db::error::{Attempt, DatabaseError};
 use crate::db::fault::Fault;
-use crate::db::source::{Opened, Source};
+use crate::db::source::{Link, Opened, Source};
 use crate::lock::key::{LockKey, LockKeyPart};
 use crate::row::lockable::{Exclusive, Share};
 use crate::tx::{Body, InTransaction, TransactionError, Tx, Work, describe, transaction};
@@ -137,21 +137,21 @@ pub trait AdvisoryLocks: Backend {
     /// Runs unprepared statements and yields the first column of the last row.
     #[doc(hidden)]
     fn ask(
-        connection: &mut Self::Connection,
+        link: &mut Link<'_, Self>,
         sql: String,
     ) -> impl Future<Output = Result<Option<bool>, sqlx::Error>> + Send;
 }
 
 #[cfg(feature = "postgres")]
 impl AdvisoryLocks for sqlx::Postgres {
-    async fn ask(
-        connection: &mut sqlx::PgConnection,
-        sql: String,
-    ) -> Result<Option<bool>, sqlx::Error> {
-        use sqlx::{Executor, Row};
+    async fn ask(link: &mut Link<'_, Self>, sql: String) -> Result<Option<bool>, sqlx::Error> {
+        use sqlx::Row;
 
         let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
-        match connection.fetch_all(sql).await?.last() {
+        let mut last = None;
+        link.run(sql, |result| last = result.right().or(last.take()))
+            .await?;
+        match last {
             Some(row) => row.try_get(0),
             None => Ok(None),
         }
@@ -501,7 +501,7 @@ impl<G> AdvisoryLock<G> {
             let ask = async {
                 let mut opened = db.open().await?;
                 let mut connection = opened.link();
-                DB::ask(&mut *connection, sql).await
+                DB::ask(&mut Link::new(&mut *connection), sql).await
             };
             let held = ask.await;
             held.map(|held| held == Some(true))

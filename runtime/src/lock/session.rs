@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row};
 use crate::db::begin::{TakeLock, look};
 use crate::db::error::{Attempt, DatabaseError};
 use crate::db::fault::Fault;
+use crate::db::source::Link;
 use crate::lock::advisory::{AcquireError, AdvisoryLock, AdvisoryLocks, AdvisoryMode};
 use crate::lock::key::LockKey;
 use crate::tx::describe;
@@ -164,14 +165,16 @@ impl SessionLock {
             lock,
             is_clean: false,
         };
-        match Postgres::ask(&mut session, lock.for_session()).await {
+        match Postgres::ask(&mut Link::new(&mut *session), lock.for_session()).await {
             Ok(taken) => Ok((session, taken == Some(true))),
             Err(error) => {
                 let error = AcquireError::new(&session.key, error);
                 // An error of the wait does not say that nothing was locked. If the lock is granted in the same moment in which
                 // the timeout fires, the server keeps it, and a lock of the session is not undone by the error.
                 if let AcquireError::LockTimeout(_) | AcquireError::Deadlock(_) = error {
-                    let clean = Postgres::ask(&mut session, HOLDS_NOTHING.to_owned()).await;
+                    let clean =
+                        Postgres::ask(&mut Link::new(&mut *session), HOLDS_NOTHING.to_owned())
+                            .await;
                     session.is_clean = matches!(clean, Ok(Some(true)));
                 }
                 Err(error)
@@ -198,7 +201,7 @@ impl SessionLock {
     pub fn is_held(&mut self) -> impl Future<Output = Result<bool, AcquireError>> + Send {
         async move {
             let sql = look(self.key.number(), true);
-            match Postgres::ask(&mut self.connection, sql).await {
+            match Postgres::ask(&mut Link::new(&mut *self.connection), sql).await {
                 Ok(held) => Ok(held == Some(true)),
                 Err(error) if Fault::of(&error) == Fault::ConnectionLost => Ok(false),
                 Err(error) => Err(AcquireError::new(&self.key, error)),

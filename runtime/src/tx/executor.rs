@@ -22,10 +22,11 @@ use crate::db::{Backend, Results};
 /// - A stream of `fetch` or `fetch_many` can be dropped after its first item, as `fetch_one` and `fetch_optional` do it on SQLite. A
 ///   write has written all rows by then. PostgreSQL runs the statement to its end all the same, and an error in the rest is that of
 ///   the next statement, or of COMMIT. SQLite stops it: the rest of a text of several statements is not run, so this counts as
-///   dropped there.
+///   dropped there; `fetch_one` and `fetch_optional` run such a text to its end.
 /// - `COMMIT`, `END`, `ABORT`, `PREPARE TRANSACTION` and `ROLLBACK` (without `TO`) are not sent. They are an error, and so is every
 ///   statement after it: `run` ends as [`Aborted`](crate::tx::TransactionError::Aborted) and nothing is committed. A text of several
-///   statements is sent, and if one of the others ended the transaction, the next statement finds that out.
+///   statements is sent, and so is `EXECUTE`; if one of these words is in it anywhere, the next statement asks whether it ended the
+///   transaction.
 ///
 /// It needs the cargo feature `executor`, which is on by default.
 #[cfg_attr(docsrs, doc(cfg(feature = "executor")))]
@@ -98,7 +99,16 @@ impl<'c, DB: Backend> Executor<'c> for &'c mut Tx<DB> {
     {
         Box::pin(async move {
             let query = Seen::of(query);
-            self.admit(query.effect()).await?;
+            let effect = query.effect();
+            self.admit(effect).await?;
+            if DB::EMBEDDED && effect != Effect::Single {
+                // It would be stopped after the first row, and what follows in the text not be run.
+                let mut first = None;
+                let mut link = self.link();
+                link.send(query, |result| first = first.take().or(result.right()))
+                    .await?;
+                return Ok(first);
+            }
             let sent = self.notes.sent();
             let first = DB::run_for_one(&mut self.inner, query).await;
             let first = sent.ended(DB::ERROR_ABORTS_TRANSACTION, first);
