@@ -47,7 +47,7 @@ pub enum TransactionError<E> {
     Failed(#[source] E),
     /// The closure returned `Ok`, but a statement in it had failed and the server had given up the transaction, or the future of a
     /// statement was dropped before its answer, or a savepoint was left open, or the transaction was ended inside of the closure:
-    /// nothing of it was committed. What ran on the connection itself after a `COMMIT` or a `ROLLBACK` by hand stood alone.
+    /// nothing of it was committed. What ran on the connection itself after a `COMMIT` or a `ROLLBACK` by hand, or after a `begin` of sqlx's that failed, stood alone.
     #[error("{0}; the closure returned Ok all the same, and nothing was committed")]
     Aborted(#[source] DatabaseError),
     /// No connection, or BEGIN failed. The closure was not run.

@@ -52,6 +52,9 @@ impl<DB: Backend> Tx<DB> {
     /// # }
     /// ```
     ///
+    /// Savepoints that are set by SQL on the same transaction do not mix with it: one that is kept is released late, and takes with it those that
+    /// were set after it.
+    ///
     /// # SQL
     ///
     /// `SAVEPOINT …`, and if it fails `ROLLBACK TO SAVEPOINT …`. One that is kept is released together with the next one: `RELEASE SAVEPOINT
