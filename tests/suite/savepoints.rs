@@ -60,7 +60,7 @@ enum Failure {
 }
 
 /// Each part, cut at each of its polls, with each pause.
-const STEPS: usize = PARTS.len() * 12 * 40;
+const STEPS: usize = PARTS.len() * 12 * 20;
 
 /// Adds 1 to row 1.
 async fn part(tx: &mut Tx<Db>, part: Part) -> Result<(), Failure> {
@@ -126,7 +126,7 @@ async fn a_dropped_run_loses_no_later_write() {
     for step in 0..STEPS {
         let how = PARTS[step % PARTS.len()];
         let run = transaction(&pool).run(async |tx| part(tx, how).await);
-        cut(1 + step / 6 % 12, step / 72 % 40, run).await;
+        cut(1 + step / 6 % 12, step / 72 % 20 * 2, run).await;
         Views::add_n(&pool, 2, 1).await.unwrap();
         acknowledged += 1;
     }
@@ -180,7 +180,7 @@ pub(super) async fn leave_it_as_it_was(database: &Database, pool: &Pool) {
                     0 => add(&mut *tx).await?,
                     _ => tx.savepoint(add).await?,
                 };
-                let ended = cut(1 + step % 12, step / 12 % 40, part(tx, how)).await;
+                let ended = cut(1 + step % 12, step / 12 % 20 * 2, part(tx, how)).await;
                 let kept = matches!(
                     (&ended, how),
                     (Some(Ok(())), Part::Ok | Part::Commit | Part::Nested)
