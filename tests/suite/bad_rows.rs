@@ -203,10 +203,10 @@ async fn the_naive_twin_gets_nothing() {
     let database = tasks(3).await;
     let pool = &database.pool;
     run(pool, "UPDATE tasks SET kind = 'fax' WHERE id = 2").await;
-    let claimed: Result<Vec<Task>, sqlx::Error> =
-        sqlx::query_as("UPDATE tasks SET state = 'running' WHERE state = 'ready' RETURNING *")
-            .fetch_all(pool)
-            .await;
+    // The rows first: a `query_as` that ends at the second one may be seen before its statement has committed.
+    let claim = "UPDATE tasks SET state = 'running' WHERE state = 'ready' RETURNING *";
+    let rows = sqlx::query(claim).fetch_all(pool).await.unwrap();
+    let claimed: Result<Vec<Task>, sqlx::Error> = rows.iter().map(Task::from_row).collect();
     assert_eq!(Fault::of(&claimed.unwrap_err()), Fault::Decode);
     assert_eq!(in_state(pool, QueueState::Running).await.len(), 3);
 }
