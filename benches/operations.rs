@@ -208,8 +208,8 @@ async fn counter<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end: b
     // sqlx keeps the prepared statement by default, which pays if all batches have the same size. The text is not quite
     // the one of rowlock, which would else profit from the statement that the other side keeps.
     for (name, keep) in [
-        ("add_batch of 100", false),
-        ("add_batch of 100, hand keeps it prepared", true),
+        ("add_many of 100", false),
+        ("add_many of 100, hand keeps it prepared", true),
     ] {
         bench
             .pair(
@@ -217,7 +217,7 @@ async fn counter<H: Handle<Db>>(bench: &mut Bench, handle: &mut H, to_the_end: b
                 handle,
                 async |_| {},
                 async |h| {
-                    let totals = PageViews::add_views_batch(h.db(), batch()).await.unwrap();
+                    let totals = PageViews::add_views_many(h.db(), batch()).await.unwrap();
                     assert_eq!(totals.len(), 100);
                 },
                 async |h| {

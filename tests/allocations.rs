@@ -69,9 +69,9 @@ mod pair {
         const COMPARED: u64 = 2 * (3 + 1);
         match (name, to_the_end) {
             // The nodes of the map that sums and sorts.
-            ("add_batch of 100", _) => 20,
+            ("add_many of 100", _) => 20,
             // A twin whose statement is prepared already does less.
-            ("add_batch of 100, hand keeps it prepared", _) => 40,
+            ("add_many of 100, hand keeps it prepared", _) => 40,
             // The edit remembers how the row was, two strings here, and its statement is put together; and the comparison.
             ("edit and save one column", true) => 4 + COMPARED,
             (_, true) => 2,

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use crate::DatabaseError;
-use crate::db::error::{Attempt, KeyText};
+use crate::db::error::{KeyText, Operation};
 use crate::db::fault::Fault;
 use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
@@ -134,8 +134,8 @@ impl StdError for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let attempt = Attempt::new("statement", "", KeyText::default());
-        DatabaseError::new(attempt, error).into()
+        let operation = Operation::new("statement", "", KeyText::default());
+        DatabaseError::new(operation, error).into()
     }
 }
 
@@ -337,18 +337,18 @@ mod all_errors {
 mod tests {
     use super::*;
 
-    fn attempt() -> Attempt {
-        Attempt::new("update", "rows", KeyText::default())
+    fn operation() -> Operation {
+        Operation::new("update", "rows", KeyText::default())
     }
 
     fn lost() -> DatabaseError {
         let error = std::io::ErrorKind::ConnectionReset;
-        DatabaseError::new(attempt(), sqlx::Error::Io(error.into()))
+        DatabaseError::new(operation(), sqlx::Error::Io(error.into()))
     }
 
     #[test]
     fn what_was_known_is_known() {
-        let conflict = Error::from(FinishError::LeaseLost(attempt()));
+        let conflict = Error::from(FinishError::LeaseLost(operation()));
         assert!(conflict.is_conflict() && !conflict.is_unknown());
         assert_eq!(conflict.fault(), None);
         assert!(conflict.source().unwrap().is::<FinishError>());

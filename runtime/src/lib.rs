@@ -23,7 +23,7 @@ pub use rowlock_macros::Idempotent;
 pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Queue, Versioned};
 
 pub use crate::db::Backend;
-pub use crate::db::error::{Attempt, DatabaseError};
+pub use crate::db::error::{DatabaseError, Operation};
 pub use crate::db::fault::Fault;
 pub use crate::db::fence::Fence;
 pub use crate::db::source::Source;
@@ -102,7 +102,7 @@ pub mod __private {
         pub use core::cmp::Ordering;
 
         pub use crate::row::counter::{
-            BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, Derive, add, add_batch, get,
+            BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, Derive, add, add_many, get,
             with_keys,
         };
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rowlock::queue::{BadRow, Claimed, FinishError, Job, QueueState, Retried, Unfinished, Worker};
 use rowlock::{Fault, Fence, Queue};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, FromRow as _};
 
 use super::worker::{HOUR, SHORT, until};
 use super::{BEGIN_WRITE, Database, Db, NAME, Pool, database};

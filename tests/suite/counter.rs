@@ -330,7 +330,7 @@ async fn c_13_a_counter_does_not_bump_the_version() {
     assert_eq!((post.lock_version, post.title.as_str()), (0, "untitled"));
 
     Post::add_likes(&database.pool, 1, 1).await.unwrap();
-    Post::add_likes_batch(&database.pool, [(1, 1)])
+    Post::add_likes_many(&database.pool, [(1, 1)])
         .await
         .unwrap();
     let edited = Post {
@@ -476,7 +476,7 @@ async fn a_table_in_another_schema_works() {
     }
     let added = Hits::add_hits(&mut *connection, 1, -1).await;
     assert_eq!(added.unwrap(), 1);
-    let added = Hits::add_hits_batch(&mut *connection, [(1, 1), (2, 1)]).await;
+    let added = Hits::add_hits_many(&mut *connection, [(1, 1), (2, 1)]).await;
     assert_eq!(added.unwrap(), [(1, 2), (2, 1)]);
     let row = Hits::get(&mut *connection, 2).await.unwrap().unwrap();
     assert_eq!((row.key, row.hits), (2, 1));
@@ -543,7 +543,7 @@ async fn a_closed_or_exhausted_pool_is_said() {
     Width::add_long(&pool, "a", 1).await.unwrap();
     pool.close().await;
     assert_eq!(fault().await, Fault::PoolClosed);
-    let batch = Width::add_long_batch(&pool, [("a", 1)]).await;
+    let batch = Width::add_long_many(&pool, [("a", 1)]).await;
     assert!(
         matches!(&batch, Err(CounterError::Database(error)) if error.fault() == Fault::PoolClosed)
     );
@@ -564,7 +564,7 @@ async fn errors_say_where_and_never_what() {
     let key = "alice@example.org";
     let errors = [
         Width::add_short(&database.pool, key, 1).await.unwrap_err(),
-        Width::add_short_batch(&database.pool, [(key, i64::MAX), (key, 1)])
+        Width::add_short_many(&database.pool, [(key, i64::MAX), (key, 1)])
             .await
             .unwrap_err(),
         Width::add_long(&database.pool, key, 40).await.unwrap_err(),
@@ -659,19 +659,19 @@ async fn a_check_is_about_the_totals_of_a_batch_too() {
         let deltas = [(2, -2), (1, -1), (4, 4), (7, -3)];
         let totals = if in_transaction {
             let mut tx = pool.begin().await.unwrap();
-            let totals = Stock::add_units_batch(&mut *tx, deltas).await.unwrap();
+            let totals = Stock::add_units_many(&mut *tx, deltas).await.unwrap();
             tx.commit().await.unwrap();
             totals
         } else {
-            Stock::add_units_batch(pool, deltas).await.unwrap()
+            Stock::add_units_many(pool, deltas).await.unwrap()
         };
         assert_eq!(totals, [(1, 9), (2, 8), (4, 4), (7, 17)]);
         assert_eq!(units(&database).await, totals);
 
         // All or none, and the caller's transaction goes on.
         let mut tx = pool.begin().await.unwrap();
-        assert_check(Stock::add_units_batch(&mut *tx, [(1, -1), (2, -9)]).await);
-        assert_check(Stock::add_units_batch(&mut *tx, [(1, -1), (3, -1)]).await);
+        assert_check(Stock::add_units_many(&mut *tx, [(1, -1), (2, -9)]).await);
+        assert_check(Stock::add_units_many(&mut *tx, [(1, -1), (3, -1)]).await);
         assert_eq!(Stock::add_units(&mut *tx, 1, 0).await.unwrap(), 9);
         tx.commit().await.unwrap();
         assert_eq!(units(&database).await, totals);

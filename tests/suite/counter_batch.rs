@@ -1,4 +1,4 @@
-//! `add_<counter>_batch`: many rows, all or none.
+//! `add_<counter>_many`: many rows, all or none.
 
 use rowlock::row::CounterError;
 use rowlock::{Counter, Versioned};
@@ -58,7 +58,7 @@ async fn c_15_totals_come_back_in_key_order() {
     let database = database(STOCK).await;
     Stock::add_sold(&database.pool, (1, "b"), 10).await.unwrap();
     let deltas = [((2, "a"), 1), ((1, "b"), 2), ((1, "a"), -3)];
-    let totals = Stock::add_sold_batch(&database.pool, deltas).await.unwrap();
+    let totals = Stock::add_sold_many(&database.pool, deltas).await.unwrap();
     assert_eq!(
         totals,
         [(key(1, "a"), -3), (key(1, "b"), 12), (key(2, "a"), 1)]
@@ -72,7 +72,7 @@ async fn c_08_a_counter_with_a_start_value_starts_there() {
     let database = database(STOCK).await;
     let deltas = [((1, "a"), 3), ((1, "b"), 0)];
     for expected in [[8, 5], [11, 5]] {
-        let totals = Stock::add_level_batch(&database.pool, deltas).await;
+        let totals = Stock::add_level_many(&database.pool, deltas).await;
         let totals: Vec<i16> = totals
             .unwrap()
             .into_iter()
@@ -91,11 +91,11 @@ async fn u_08_deltas_of_one_key_are_summed() {
         ((1, "a"), 60),
         ((1, "a"), -50),
     ];
-    let totals = Stock::add_held_batch(&database.pool, deltas).await.unwrap();
+    let totals = Stock::add_held_many(&database.pool, deltas).await.unwrap();
     assert_eq!(totals, [(key(1, "a"), 70), (key(1, "b"), 1)]);
 
     let wallets = super::database(WALLETS).await;
-    let totals = Wallet::add_cents_batch(&wallets.pool, [(2, -9), (1, 1), (2, 4)]).await;
+    let totals = Wallet::add_cents_many(&wallets.pool, [(2, -9), (1, 1), (2, 4)]).await;
     assert_eq!(totals.unwrap(), [(1, 11), (2, 5)]);
 }
 
@@ -104,7 +104,7 @@ async fn u_09_an_empty_batch_needs_no_connection() {
     let database = database("").await;
     database.pool.close().await;
     let none: [((i64, &str), i64); 0] = [];
-    let totals = Stock::add_sold_batch(&database.pool, none).await;
+    let totals = Stock::add_sold_many(&database.pool, none).await;
     assert_eq!(totals.unwrap(), []);
 }
 
@@ -113,25 +113,25 @@ async fn c_11_a_sum_that_overflows_never_reaches_the_database() {
     let database = database("").await;
     database.pool.close().await;
     for (a, b) in [(i64::MAX, 1), (i64::MIN, -1)] {
-        let error = Stock::add_sold_batch(&database.pool, [((1, "a"), a), ((1, "a"), b)]).await;
+        let error = Stock::add_sold_many(&database.pool, [((1, "a"), a), ((1, "a"), b)]).await;
         assert!(matches!(error, Err(CounterError::Overflow(_))), "{error:?}");
     }
     // In between it may be as large as it likes.
     let deltas = [((1, "a"), i64::MAX), ((1, "a"), 1), ((1, "a"), -1)];
-    let error = Stock::add_sold_batch(&database.pool, deltas).await;
+    let error = Stock::add_sold_many(&database.pool, deltas).await;
     assert!(matches!(error, Err(CounterError::Database(_))), "{error:?}");
 }
 
 #[tokio::test]
 async fn c_11_a_batch_that_overflows_changes_nothing() {
     let database = database(STOCK).await;
-    let totals = Stock::add_sold_batch(&database.pool, [((1, "a"), 1), ((1, "b"), i64::MAX)]).await;
+    let totals = Stock::add_sold_many(&database.pool, [((1, "a"), 1), ((1, "b"), i64::MAX)]).await;
     assert_eq!(totals.unwrap()[1].1, i64::MAX);
     for deltas in [
         [((1, "a"), 1), ((1, "b"), 1)],
         [((1, "b"), 1), ((1, "c"), 1)],
     ] {
-        let error = Stock::add_sold_batch(&database.pool, deltas).await;
+        let error = Stock::add_sold_many(&database.pool, deltas).await;
         assert!(matches!(error, Err(CounterError::Overflow(_))), "{error:?}");
     }
     let sold = count(&database.pool, "SELECT min(sold) * count(*) FROM stock").await;
@@ -152,7 +152,7 @@ async fn c_08_creating_and_other_deltas_mix() {
         ((1, "b"), 2),
         ((1, "a"), -1),
     ];
-    let totals = Stock::add_held_batch(&database.pool, deltas).await.unwrap();
+    let totals = Stock::add_held_many(&database.pool, deltas).await.unwrap();
     let expected = [("a", 49), ("b", 2), ("c", 47), ("d", 4), ("e", 45)];
     assert_eq!(totals, expected.map(|(sku, total)| (key(1, sku), total)));
 }
@@ -163,15 +163,15 @@ async fn c_09_one_refused_row_refuses_the_batch() {
     Stock::add_held(&database.pool, (1, "b"), 99).await.unwrap();
     for (delta, current) in [(2, Some(99)), (-100, Some(99))] {
         let deltas = [((1, "a"), 1), ((1, "b"), delta), ((1, "c"), 1)];
-        let error = Stock::add_held_batch(&database.pool, deltas).await;
+        let error = Stock::add_held_many(&database.pool, deltas).await;
         let Err(CounterError::OutOfBounds(refused)) = error else {
             panic!("{error:?}");
         };
-        assert_eq!(refused.attempt.key(), "shop = 1, sku = …");
+        assert_eq!(refused.operation.key(), "shop = 1, sku = …");
         assert_eq!((refused.delta, refused.current), (delta, current));
     }
     // A row that is not there and could not start with its delta.
-    let error = Stock::add_held_batch(&database.pool, [((1, "a"), 1), ((1, "z"), -1)]).await;
+    let error = Stock::add_held_many(&database.pool, [((1, "a"), 1), ((1, "z"), -1)]).await;
     assert!(
         matches!(&error, Err(CounterError::OutOfBounds(refused)) if refused.current.is_none()),
         "{error:?}"
@@ -186,12 +186,12 @@ async fn c_09_inside_a_transaction_a_refused_batch_leaves_the_rest() {
     let mut tx = database.pool.begin().await.unwrap();
     Stock::add_held(&mut *tx, (1, "b"), 99).await.unwrap();
     let deltas = [((1, "a"), 1), ((1, "b"), 2), ((1, "c"), 1)];
-    let error = Stock::add_held_batch(&mut *tx, deltas).await;
+    let error = Stock::add_held_many(&mut *tx, deltas).await;
     assert!(
         matches!(error, Err(CounterError::OutOfBounds(_))),
         "{error:?}"
     );
-    Stock::add_held_batch(&mut *tx, [((1, "b"), 1), ((1, "d"), 1)])
+    Stock::add_held_many(&mut *tx, [((1, "b"), 1), ((1, "d"), 1)])
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -207,18 +207,18 @@ async fn existing_rows_in_a_batch_are_all_there_or_none_changes() {
     let database = database(WALLETS).await;
     let mut tx = database.pool.begin().await.unwrap();
     Wallet::add_points(&mut *tx, 1, 5).await.unwrap();
-    let error = Wallet::add_points_batch(&mut *tx, [(1, 1), (7, 1), (2, 1)]).await;
+    let error = Wallet::add_points_many(&mut *tx, [(1, 1), (7, 1), (2, 1)]).await;
     let Err(CounterError::NotFound(attempt)) = error else {
         panic!("{error:?}");
     };
-    assert_eq!(attempt.to_string(), "add_points_batch of wallets (id = 7)");
-    let error = Wallet::add_cents_batch(&mut *tx, [(1, 1), (2, -11)]).await;
+    assert_eq!(attempt.to_string(), "add_points_many of wallets (id = 7)");
+    let error = Wallet::add_cents_many(&mut *tx, [(1, 1), (2, -11)]).await;
     assert!(
         matches!(error, Err(CounterError::OutOfBounds(_))),
         "{error:?}"
     );
     tx.commit().await.unwrap();
-    let error = Wallet::add_points_batch(&database.pool, [(1, 1), (7, 1)]).await;
+    let error = Wallet::add_points_many(&database.pool, [(1, 1), (7, 1)]).await;
     assert!(matches!(error, Err(CounterError::NotFound(_))), "{error:?}");
     let sums = "SELECT CAST(sum(points) * 1000 + sum(cents) AS bigint) FROM wallets";
     assert_eq!(count(&database.pool, sums).await, 5030);
@@ -230,7 +230,7 @@ async fn a_batch_notices_a_key_of_several_rows() {
     let database = database(WALLETS).await;
     sql(&database.pool, "INSERT INTO wallets VALUES (2, 0, 10)").await;
     for deltas in [[(2, 1), (7, 1)], [(1, 1), (2, 1)]] {
-        let error = Wallet::add_points_batch(&database.pool, deltas).await;
+        let error = Wallet::add_points_many(&database.pool, deltas).await;
         assert!(
             matches!(
                 error,
@@ -253,17 +253,17 @@ async fn a_null_counter_refuses_its_batch() {
     )
     .await;
     let deltas = [((1, "a"), 1), ((1, "b"), 1), ((1, "c"), 1)];
-    let sold = Stock::add_sold_batch(&database.pool, deltas).await;
+    let sold = Stock::add_sold_many(&database.pool, deltas).await;
     assert!(
         matches!(&sold, Err(CounterError::NullValue(attempt)) if attempt.key() == "shop = 1, sku = …"),
         "{sold:?}"
     );
-    let held = Stock::add_held_batch(&database.pool, deltas).await;
+    let held = Stock::add_held_many(&database.pool, deltas).await;
     assert!(matches!(held, Err(CounterError::NullValue(_))), "{held:?}");
     assert_eq!(count(&database.pool, "SELECT count(*) FROM stock").await, 1);
 
     let mut tx = database.pool.begin().await.unwrap();
-    let sold = Stock::add_sold_batch(&mut *tx, deltas).await;
+    let sold = Stock::add_sold_many(&mut *tx, deltas).await;
     assert!(matches!(sold, Err(CounterError::NullValue(_))), "{sold:?}");
     tx.rollback().await.unwrap();
 
@@ -273,7 +273,7 @@ async fn a_null_counter_refuses_its_batch() {
         "UPDATE wallets SET points = NULL WHERE id = 2",
     )
     .await;
-    let points = Wallet::add_points_batch(&wallets.pool, [(1, 1), (2, 1)]).await;
+    let points = Wallet::add_points_many(&wallets.pool, [(1, 1), (2, 1)]).await;
     assert!(
         matches!(points, Err(CounterError::NullValue(_))),
         "{points:?}"
@@ -291,7 +291,7 @@ async fn c_15_a_batch_of_25_000_composite_keys() {
         let shops = (0..100).rev();
         shops.flat_map(|shop| skus.iter().map(move |sku| ((shop, sku.as_str()), shop + 1)))
     };
-    let totals = Stock::add_sold_batch(&database.pool, deltas())
+    let totals = Stock::add_sold_many(&database.pool, deltas())
         .await
         .unwrap();
     assert_eq!(totals.len(), 25_000);
@@ -301,7 +301,7 @@ async fn c_15_a_batch_of_25_000_composite_keys() {
     Stock::add_held(&database.pool, (99, "249"), 100)
         .await
         .unwrap();
-    let error = Stock::add_held_batch(&database.pool, deltas().map(|(key, _)| (key, 1))).await;
+    let error = Stock::add_held_many(&database.pool, deltas().map(|(key, _)| (key, 1))).await;
     assert!(
         matches!(error, Err(CounterError::OutOfBounds(_))),
         "{error:?}"
@@ -327,7 +327,7 @@ async fn a_batch_writes_the_first_version_of_a_new_row() {
         "CREATE TABLE posts (id bigint PRIMARY KEY, likes bigint NOT NULL, lock_version smallint NOT NULL)",
     )
     .await;
-    Post::add_likes_batch(&database.pool, [(1, 1), (2, 2)])
+    Post::add_likes_many(&database.pool, [(1, 1), (2, 2)])
         .await
         .unwrap();
     let post = Post::load(&database.pool, 2).await.unwrap();

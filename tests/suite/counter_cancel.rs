@@ -82,7 +82,7 @@ async fn t_16_a_bounded_add_is_cut_everywhere() {
 #[tokio::test]
 async fn t_16_a_batch_is_cut_everywhere() {
     cut_everywhere!(
-        |pool| Count::add_free_batch(pool, [(1, 1), (2, 2), (3, 4)]),
+        |pool| Count::add_free_many(pool, [(1, 1), (2, 2), (3, 4)]),
         adds(7, 0)
     );
 }
@@ -90,7 +90,7 @@ async fn t_16_a_batch_is_cut_everywhere() {
 #[tokio::test]
 async fn t_16_a_bounded_batch_is_cut_everywhere() {
     cut_everywhere!(
-        |pool| Count::add_bounded_batch(pool, [(1, 1), (2, 2), (3, 4)]),
+        |pool| Count::add_bounded_many(pool, [(1, 1), (2, 2), (3, 4)]),
         adds(0, 7)
     );
 }
@@ -105,7 +105,7 @@ async fn t_16_a_cut_batch_never_ends_the_caller_s_transaction_silently() {
         let mut tx = pool.begin().await.unwrap();
         Count::add_free(&mut *tx, 9, 1).await.unwrap();
         let deltas = [(1, 1), (2, 2), (3, 4)];
-        let batch = polled(limit, Count::add_bounded_batch(&mut *tx, deltas)).await;
+        let batch = polled(limit, Count::add_bounded_many(&mut *tx, deltas)).await;
         let committed = tx.commit().await.is_ok();
         nothing_stays_open(&database).await;
 

@@ -219,7 +219,7 @@ async fn c_09_bounds_are_checked_after_the_wait() {
         let add = spawn(async move { Count::add_bounded(&one, 1, delta).await });
         blocked(&database, 1).await;
         let batch =
-            spawn(async move { Count::add_bounded_batch(&other, [(1, delta), (2, 0)]).await });
+            spawn(async move { Count::add_bounded_many(&other, [(1, delta), (2, 0)]).await });
         blocked(&database, 2).await;
         holder.execute("COMMIT").await.unwrap();
         let results = [add.await.unwrap().is_ok(), batch.await.unwrap().is_ok()];
@@ -276,8 +276,8 @@ async fn u_13_generated_batches_never_deadlock() {
             tasks.spawn(async move {
                 let deltas = ids.into_iter().map(|id| (id, 1));
                 match task % 4 {
-                    0 | 1 => Count::add_free_batch(&pool, deltas).await.map(drop),
-                    _ => Existing::add_free_batch(&pool, deltas).await.map(drop),
+                    0 | 1 => Count::add_free_many(&pool, deltas).await.map(drop),
+                    _ => Existing::add_free_many(&pool, deltas).await.map(drop),
                 }
             });
         }
@@ -300,7 +300,7 @@ async fn u_13_rows_that_exist_are_locked_in_key_order() {
     let pool = PoolOptions::new().connect_with(options).await.unwrap();
     let batch = spawn(async move {
         let deltas = [5, 3, 1, 4, 2].map(|id| (id, 1));
-        Existing::add_free_batch(&pool, deltas).await
+        Existing::add_free_many(&pool, deltas).await
     });
     blocked(&database, 1).await;
     assert_eq!(unlocked(&database).await, [4, 5]);
@@ -321,7 +321,7 @@ async fn a_row_deleted_during_the_wait_is_not_found() {
         .await
         .unwrap();
     let pool = database.pool.clone();
-    let batch = spawn(async move { Existing::add_free_batch(&pool, [(1, 1), (2, 1)]).await });
+    let batch = spawn(async move { Existing::add_free_many(&pool, [(1, 1), (2, 1)]).await });
     blocked(&database, 1).await;
     holder.execute("COMMIT").await.unwrap();
     let error = batch.await.unwrap();
@@ -343,12 +343,12 @@ async fn u_16_a_lost_snapshot_is_a_serialization_failure() {
             |tx| Box::pin(async { Count::add_free(tx, 2, 1).await.map(drop) }),
             |tx| {
                 Box::pin(async {
-                    Count::add_bounded_batch(tx, [(1, 1), (2, 1)])
+                    Count::add_bounded_many(tx, [(1, 1), (2, 1)])
                         .await
                         .map(drop)
                 })
             },
-            |tx| Box::pin(async { Existing::add_free_batch(tx, [(1, 1)]).await.map(drop) }),
+            |tx| Box::pin(async { Existing::add_free_many(tx, [(1, 1)]).await.map(drop) }),
         ];
         for attempt in attempts {
             let mut tx = database.pool.begin().await.unwrap();
@@ -358,7 +358,7 @@ async fn u_16_a_lost_snapshot_is_a_serialization_failure() {
                 .await
                 .unwrap();
             // The other adds to a row of our snapshot, and creates one that is not in it.
-            Count::add_free_batch(&database.pool, [(1, 10), (2, 10)])
+            Count::add_free_many(&database.pool, [(1, 10), (2, 10)])
                 .await
                 .unwrap();
 
@@ -399,7 +399,7 @@ async fn the_server_s_timeouts_are_told_apart() {
         let options = database.options().options([(setting, "50ms")]);
         let pool = PoolOptions::new().connect_with(options).await.unwrap();
         assert_eq!(fault(Count::add_free(&pool, 1, 1).await), expected);
-        let batch = Count::add_bounded_batch(&pool, [(1, 1), (2, 1)]).await;
+        let batch = Count::add_bounded_many(&pool, [(1, 1), (2, 1)]).await;
         assert_eq!(fault(batch), expected);
         still_usable(&database, &pool).await;
     }
@@ -434,9 +434,9 @@ async fn c_18_a_killed_connection_is_unknown_only_where_it_is() {
             let deltas = [(1, 1), (2, 1), (3, 1)];
             match case {
                 0 => Count::add_free(&pool, 2, 1).await.map(drop),
-                1 => Count::add_free_batch(&pool, deltas).await.map(drop),
+                1 => Count::add_free_many(&pool, deltas).await.map(drop),
                 // In a transaction of its own, and in the caller's.
-                2 => Count::add_bounded_batch(&pool, deltas).await.map(drop),
+                2 => Count::add_bounded_many(&pool, deltas).await.map(drop),
                 _ => {
                     let mut tx = pool.begin().await.unwrap();
                     Count::add_free(&mut *tx, 1, 1).await.unwrap();
@@ -471,7 +471,7 @@ async fn a_batch_killed_at_its_last_row_wrote_nothing() {
     let of_task = pool.clone();
     let batch = spawn(async move {
         let deltas = (0..KEYS).map(|id| (id, 1));
-        Count::add_bounded_batch(&of_task, deltas).await
+        Count::add_bounded_many(&of_task, deltas).await
     });
     kill(&database, blocked(&database, 1).await).await;
     assert_eq!(fault(batch.await.unwrap()), Fault::ConnectionLost);
@@ -498,7 +498,7 @@ async fn an_aborted_transaction_stays_aborted() {
     assert_eq!(count(&database, 1).await.free, 100, "committed by nobody");
 
     for _ in 0..2 {
-        let batch = Count::add_bounded_batch(&mut *tx, [(1, 1), (2, 1)]).await;
+        let batch = Count::add_bounded_many(&mut *tx, [(1, 1), (2, 1)]).await;
         assert_eq!(fault(batch), Fault::TransactionAborted);
         let add = Count::add_free(&mut *tx, 1, 1).await;
         assert_eq!(fault(add), Fault::TransactionAborted);

@@ -34,13 +34,13 @@ async fn c_11_an_overflow_never_becomes_a_real() {
         for error in [
             Count::add_free(&database.pool, id, away).await.map(drop),
             Count::add_free(&database.pool, id, edge).await.map(drop),
-            Count::add_free_batch(&database.pool, [(id, away)])
+            Count::add_free_many(&database.pool, [(id, away)])
                 .await
                 .map(drop),
-            Count::add_free_batch(&database.pool, [(id, edge), (9, 1)])
+            Count::add_free_many(&database.pool, [(id, edge), (9, 1)])
                 .await
                 .map(drop),
-            Count::add_small_batch(&database.pool, [(id, edge)])
+            Count::add_small_many(&database.pool, [(id, edge)])
                 .await
                 .map(drop),
         ] {
@@ -70,8 +70,8 @@ async fn a_database_that_stays_locked_is_busy() {
     let pool = PoolOptions::new().connect_with(options).await.unwrap();
     let failures = [
         Count::add_free(&pool, 1, 1).await.map(drop),
-        Count::add_free_batch(&pool, [(1, 1)]).await.map(drop),
-        Count::add_bounded_batch(&pool, [(1, 1)]).await.map(drop),
+        Count::add_free_many(&pool, [(1, 1)]).await.map(drop),
+        Count::add_bounded_many(&pool, [(1, 1)]).await.map(drop),
     ];
     for failure in failures {
         let Err(CounterError::Database(error)) = failure else {
@@ -110,7 +110,7 @@ async fn u_16_a_lost_snapshot_is_a_serialization_failure() {
         Count::get(&mut *tx, 1).await.unwrap();
         Count::add_free(&database.pool, 1, 1).await.unwrap();
         let lost = if batch {
-            Count::add_bounded_batch(&mut *tx, [(1, 1)]).await.map(drop)
+            Count::add_bounded_many(&mut *tx, [(1, 1)]).await.map(drop)
         } else {
             Count::add_free(&mut *tx, 1, 1).await.map(drop)
         };
@@ -132,7 +132,7 @@ async fn a_read_only_database_is_said() {
     let pool = PoolOptions::new().connect_with(options).await.unwrap();
     for error in [
         Count::add_free(&pool, 1, 1).await.map(drop),
-        Count::add_bounded_batch(&pool, [(1, 1)]).await.map(drop),
+        Count::add_bounded_many(&pool, [(1, 1)]).await.map(drop),
     ] {
         assert!(
             matches!(&error, Err(CounterError::Database(error)) if error.fault() == Fault::ReadOnly),

@@ -83,7 +83,7 @@ async fn u_09_an_empty_batch_runs_no_sql() {
     let (_database, proxy, pool) = through_proxy().await;
     let mut connection = pool.acquire().await.unwrap();
     proxy.reset();
-    let totals = Count::add_bounded_batch(&mut *connection, []).await;
+    let totals = Count::add_bounded_many(&mut *connection, []).await;
     assert_eq!(totals.unwrap(), []);
     assert_eq!(proxy.round_trips(), 0);
 }
@@ -105,7 +105,7 @@ async fn c_18_an_unknown_addition_is_not_run_again() {
         let Err(CounterError::Unknown(error)) = &added else {
             panic!("{added:?}");
         };
-        assert_eq!(error.attempt().to_string(), "add_free of counts (id = 1)");
+        assert_eq!(error.operation().to_string(), "add_free of counts (id = 1)");
         drop(connection);
         if naive && added.is_err() {
             Count::add_free(&pool, 1, 1).await.unwrap();
@@ -132,12 +132,12 @@ async fn t_16_a_begin_that_is_dropped_leaves_no_transaction() {
 
     let (database, proxy, pool) = through_proxy().await;
     let mut connection = pool.acquire().await.unwrap();
-    let batch = Count::add_bounded_batch(&mut *connection, [(1, 1), (2, 1)]);
+    let batch = Count::add_bounded_many(&mut *connection, [(1, 1), (2, 1)]);
     drop_at_first_reply(&proxy, batch).await;
     // The same connection, before the pool could clean it.
     Count::add_free(&mut *connection, 3, 1).await.unwrap();
     assert_eq!(committed(&database, 3).await, Some(1));
-    let batch = Count::add_bounded_batch(&mut *connection, [(1, 1), (2, 1)]);
+    let batch = Count::add_bounded_many(&mut *connection, [(1, 1), (2, 1)]);
     drop_at_first_reply(&proxy, batch).await;
     drop(connection);
     open_transactions(&database, 0).await;
@@ -162,9 +162,9 @@ async fn t_16_a_savepoint_that_is_dropped_leaves_the_transaction_alone() {
 
     let mut tx = pool.begin().await.unwrap();
     Count::add_free(&mut *tx, 1, 1).await.unwrap();
-    let batch = Count::add_bounded_batch(&mut *tx, [(2, 1), (3, 1)]);
+    let batch = Count::add_bounded_many(&mut *tx, [(2, 1), (3, 1)]);
     drop_at_first_reply(&proxy, batch).await;
-    Count::add_bounded_batch(&mut *tx, [(4, 1)]).await.unwrap();
+    Count::add_bounded_many(&mut *tx, [(4, 1)]).await.unwrap();
     tx.commit().await.unwrap();
     for (id, total) in [(1, Some(1)), (2, None), (3, None), (4, Some(1))] {
         assert_eq!(committed(&database, id).await, total);

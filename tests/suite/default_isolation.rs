@@ -146,7 +146,7 @@ async fn counters_add_up(level: &str) {
         "{refused:?}"
     );
     let on = pool.clone();
-    let totals = async move { Views::add_views_batch(&on, [(2, 1), (1, -2)]).await };
+    let totals = async move { Views::add_views_many(&on, [(2, 1), (1, -2)]).await };
     let totals = after(&database, count, totals).await.unwrap();
     assert_eq!(totals, [(1, 14), (2, 1)]);
 

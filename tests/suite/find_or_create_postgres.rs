@@ -295,7 +295,7 @@ async fn citext_keys_of_a_batch_are_those_of_the_rows() {
     // The connection gets to know the type: sqlx looks one up with a simple query, which ends an unnamed prepared statement.
     Stock::get(pool, "bob").await.unwrap();
     let totals =
-        Stock::add_units_batch(pool, [("BOB", -1), ("Alice", 3), ("ALICE", -4), ("new", 1)]).await;
+        Stock::add_units_many(pool, [("BOB", -1), ("Alice", 3), ("ALICE", -4), ("new", 1)]).await;
     let expected =
         [("alice", 4), ("bob", 4), ("new", 1)].map(|(sku, units)| (sku.to_owned(), units));
     assert_eq!(totals.unwrap(), expected);
@@ -305,7 +305,7 @@ async fn citext_keys_of_a_batch_are_those_of_the_rows() {
             .await
             .unwrap();
     assert_eq!(rows, expected);
-    let refused = Stock::add_units_batch(pool, [("BOB", -1), ("Alice", -5)]).await;
+    let refused = Stock::add_units_many(pool, [("BOB", -1), ("Alice", -5)]).await;
     assert!(
         matches!(refused, Err(CounterError::OutOfBounds(_))),
         "{refused:?}"

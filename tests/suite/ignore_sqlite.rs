@@ -156,7 +156,7 @@ async fn an_addition_that_was_dropped_is_contended() {
     assert!(matches!(error, CounterError::Contended(_)), "{error:?}");
     let text = "nothing was changed, although there would be room by now";
     assert!(error.to_string().ends_with(text), "{error}");
-    let error = Thing::add_units_batch(pool, [(1, 1), (2, 6)])
+    let error = Thing::add_units_many(pool, [(1, 1), (2, 6)])
         .await
         .unwrap_err();
     assert!(matches!(error, CounterError::Contended(_)), "{error:?}");

@@ -63,7 +63,7 @@ async fn padded_keys_are_found_by_every_method() {
                 .await
                 .unwrap();
             Thing::add_units(pool, &row.id, 1).await.unwrap();
-            Thing::add_units_batch(pool, [(row.id.as_str(), 1), ("sad", 1)])
+            Thing::add_units_many(pool, [(row.id.as_str(), 1), ("sad", 1)])
                 .await
                 .unwrap();
             assert!(Thing::get(pool, &row.id).await.unwrap().is_some());

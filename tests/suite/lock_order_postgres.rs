@@ -198,13 +198,13 @@ impl Way {
                     assert_eq!(words, ["a", "B", "c", "D"]);
                     tx.commit().await.unwrap();
                 }
-                Self::Upsert => drop(Word::add_seen_batch(&pool, ones).await.map_err(said)?),
-                Self::Bounded => drop(Word::add_left_batch(&pool, ones).await.map_err(said)?),
+                Self::Upsert => drop(Word::add_seen_many(&pool, ones).await.map_err(said)?),
+                Self::Bounded => drop(Word::add_left_many(&pool, ones).await.map_err(said)?),
                 Self::Mixed => {
                     let deltas = [("c", 1), ("B", -1), ("D", 1), ("a", -1)];
-                    drop(Word::add_left_batch(&pool, deltas).await.map_err(said)?);
+                    drop(Word::add_left_many(&pool, deltas).await.map_err(said)?);
                 }
-                Self::Existing => drop(Existing::add_seen_batch(&pool, ones).await.map_err(said)?),
+                Self::Existing => drop(Existing::add_seen_many(&pool, ones).await.map_err(said)?),
                 Self::Complete => finished(Claimed::complete_many(&pool, tasks).await)?,
                 Self::Retry => {
                     let tasks = tasks.into_iter().map(|task| (task, "no"));

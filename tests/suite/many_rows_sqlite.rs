@@ -73,7 +73,7 @@ async fn every_key_is_the_same_among_many_as_alone() {
         File::add_reads(pool, borrowed(key), 1).await.unwrap();
     }
     let reads = keys.iter().map(|key| (borrowed(key), 1));
-    let totals = File::add_reads_batch(pool, reads).await.unwrap();
+    let totals = File::add_reads_many(pool, reads).await.unwrap();
     assert_eq!(totals.len(), keys.len());
     assert_eq!(totals.iter().filter(|(_, total)| *total == 2).count(), 20);
     for key in &keys[20..] {
@@ -82,11 +82,11 @@ async fn every_key_is_the_same_among_many_as_alone() {
     }
     // The second takes too much from the rows, so that it is about rows that exist.
     let writes = || keys.iter().map(|key| (borrowed(key), 2));
-    File::add_writes_batch(pool, writes()).await.unwrap();
-    let error = File::add_writes_batch(pool, writes()).await.unwrap_err();
+    File::add_writes_many(pool, writes()).await.unwrap();
+    let error = File::add_writes_many(pool, writes()).await.unwrap_err();
     assert!(matches!(error, CounterError::OutOfBounds(_)), "{error:?}");
     let taken = keys.iter().map(|key| (borrowed(key), -2));
-    File::add_writes_batch(pool, taken).await.unwrap();
+    File::add_writes_many(pool, taken).await.unwrap();
 
     let mut tx = pool.begin().await.unwrap();
     let locked = File::lock_many(&mut tx, keys.iter().map(borrowed)).await;
@@ -121,9 +121,9 @@ async fn any_number_of_rows_is_one_statement_that_stays_prepared() {
     for rows in [1, 2, 7, 36] {
         let mut tx = connection.begin().await.unwrap();
         let reads = keys[..rows].iter().map(|key| (borrowed(key), 1));
-        File::add_reads_batch(&mut *tx, reads).await.unwrap();
+        File::add_reads_many(&mut *tx, reads).await.unwrap();
         let taken = keys[..rows].iter().map(|key| (borrowed(key), -1));
-        File::add_writes_batch(&mut *tx, taken).await.unwrap();
+        File::add_writes_many(&mut *tx, taken).await.unwrap();
         let keys = keys[..rows].iter().map(borrowed);
         let locked = File::lock_many(&mut tx, keys).await.unwrap().len();
         assert_eq!(locked, rows);

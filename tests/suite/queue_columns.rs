@@ -184,6 +184,6 @@ async fn a_queue_can_have_counters() {
     let claimed = batch.remove(0);
     assert_eq!((claimed.events, claimed.attempts), (5, 1));
     claimed.complete(pool).await.unwrap();
-    let events = Digest::add_events_batch(pool, [(7, 1), (7, 1)]).await;
+    let events = Digest::add_events_many(pool, [(7, 1), (7, 1)]).await;
     assert_eq!(events.unwrap(), [(7, 7)]);
 }

@@ -88,7 +88,7 @@ async fn an_addition_that_failed_says_whether_it_was_made() {
         }
         // All or none.
         let before = count(pool, "SELECT units FROM things").await;
-        let added = Thing::add_units_batch(pool, [(1, 1), (7, 1)]).await;
+        let added = Thing::add_units_many(pool, [(1, 1), (7, 1)]).await;
         assert!(matches!(added, Err(CounterError::Database(_))), "{added:?}");
         assert_eq!(count(pool, "SELECT sum(units) FROM things").await, before);
     }

@@ -156,9 +156,9 @@ async fn many_rows_are_one_statement_that_stays_prepared() {
         (0..rows).map(|page| (page, 1))
     };
     let add = trips(&proxy, async || {
-        Hits::add_views_batch(&mut *db, batch()).await.unwrap()
+        Hits::add_views_many(&mut *db, batch()).await.unwrap()
     });
-    assert_eq!(add.await, 1, "add_views_batch");
+    assert_eq!(add.await, 1, "add_views_many");
     let lock = trips(&proxy, async || {
         let keys = batch().map(|(page, _)| page % 100);
         Hits::lock_many(&mut db, keys).await.unwrap()
@@ -175,7 +175,7 @@ async fn nothing_to_do_sends_nothing() {
     let save = trips(&proxy, async || note.edit().save(&mut *db).await.unwrap()).await;
     assert_eq!(save, 0, "save without a change");
     let empty = trips(&proxy, async || {
-        Hits::add_seats_batch(&mut *db, []).await.unwrap()
+        Hits::add_seats_many(&mut *db, []).await.unwrap()
     })
     .await;
     assert_eq!(empty, 0, "an empty batch");

@@ -217,7 +217,7 @@ async fn a_batch_whose_transaction_was_ended_leaves_the_connection_well() {
     .await;
     let pool = database.one_connection_pool().await;
     for _ in 0..3 {
-        Views::add_n_batch(&pool, [(1, 1), (2, 1)])
+        Views::add_n_many(&pool, [(1, 1), (2, 1)])
             .await
             .unwrap_err();
         let run = transaction(&pool).run(async |tx| Views::add_n(tx, 3, 1).await);

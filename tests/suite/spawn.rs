@@ -68,7 +68,7 @@ macro_rules! all_methods {
             .await
             .unwrap();
         assert_eq!(Article::add_likes($db, article.id, 2).await.unwrap(), 2);
-        let totals = Article::add_likes_batch($db, [(article.id, 3), (article.id, -1)])
+        let totals = Article::add_likes_many($db, [(article.id, 3), (article.id, -1)])
             .await
             .unwrap();
         assert_eq!(totals, [(article.id, 4)]);

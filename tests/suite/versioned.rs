@@ -201,7 +201,7 @@ async fn v_07_v_08_every_insert_starts_at_version_0_and_nobody_can_choose_anothe
     assert_eq!(upserted.revision, 0);
     Page::add_views(pool, "/c", 1).await.unwrap();
     assert_eq!(Page::load(pool, "/c").await.unwrap().revision, 0);
-    Page::add_views_batch(pool, [("/d", 1), ("/e", 1)])
+    Page::add_views_many(pool, [("/d", 1), ("/e", 1)])
         .await
         .unwrap();
     assert_eq!(Page::load(pool, "/e").await.unwrap().revision, 0);
@@ -214,9 +214,9 @@ async fn v_09_a_stale_error_says_which_record_and_what_was_attempted() {
     let UpdateError::Stale(conflict) = document.update(&database.pool).await.unwrap_err() else {
         panic!("not stale");
     };
-    let attempt = conflict.attempt();
+    let operation = conflict.operation();
     assert_eq!(
-        (attempt.operation(), attempt.table(), attempt.key()),
+        (operation.method(), operation.table(), operation.key()),
         ("update", "documents", "id = 7")
     );
     assert_eq!(

@@ -144,7 +144,7 @@ async fn a_total_that_the_field_cannot_hold_was_added_or_was_not_as_the_error_sa
     const BEFORE: i64 = 3_000_000_000;
     run(pool, "INSERT INTO hits VALUES (1, 3000000000)").await;
     let single = Hits::add_hits(pool, 1, 1).await.unwrap_err();
-    let many = Hits::add_hits_batch(pool, [(1, 1)]).await.unwrap_err();
+    let many = Hits::add_hits_many(pool, [(1, 1)]).await.unwrap_err();
     let written = [single, many]
         .iter()
         .filter(|error| matches!(error, CounterError::Written(_)))

@@ -139,7 +139,7 @@ impl Derive for Counter {
             let ty = &field.ty;
             let (add, batch) = (
                 format_ident!("add_{}", ident),
-                format_ident!("add_{}_batch", ident),
+                format_ident!("add_{}_many", ident),
             );
             let total = quote!(#ty, __rt::CounterError);
             methods.insert(add.clone(), stub_method(&add, false, 3, &total));
@@ -221,10 +221,10 @@ fn ordered_keys(keys: &[&Column], diag: &Diag) {
     }
 }
 
-/// `views` and `views_batch` would both ask for `add_views_batch`.
+/// `views` and `views_many` would both ask for `add_views_many`.
 fn method_names(counters: &[&Column], diag: &Diag) {
     for counter in counters {
-        let Some(other) = counter.field.strip_suffix("_batch") else {
+        let Some(other) = counter.field.strip_suffix("_many") else {
             continue;
         };
         if counters.iter().any(|counter| counter.field == other) {
@@ -327,13 +327,13 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
         quote! {
             let deltas = __rt::IntoIterator::into_iter(deltas);
             let deltas = __rt::Iterator::map(deltas, |(key, delta)| (#given, delta));
-            let totals = __rt::counter::add_batch::<__DB, #index, Self>(db, deltas);
+            let totals = __rt::counter::add_many::<__DB, #index, Self>(db, deltas);
             __rt::counter::with_keys(totals, |key| #own_again)
         }
     } else {
-        quote!(__rt::counter::add_batch::<__DB, #index, Self>(db, deltas))
+        quote!(__rt::counter::add_many::<__DB, #index, Self>(db, deltas))
     };
-    let batch_name = method_name(counter, "_batch");
+    let batch_name = method_name(counter, "_many");
     let batch_docs = format!(
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
          Deltas for the same key are summed first; rows are locked in the order of `lock_many`, the database's of their keys, so \
@@ -395,7 +395,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let index = Index::from(index);
         let field = &counter.field;
         let add = method_name(counter, "").to_string();
-        let batch = method_name(counter, "_batch").to_string();
+        let batch = method_name(counter, "_many").to_string();
         let number = &counter.ty;
         quote! {
             #[automatically_derived]
@@ -450,13 +450,13 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let index = Index::from(index);
         let existing = statement(&sql::counter::add_existing(model, counter, dialect));
         let read = statement(&sql::counter::read(model, counter, dialect));
-        let existing_batch = sql::counter::add_existing_batch(model, counter, dialect);
+        let existing_batch = sql::counter::add_existing_many(model, counter, dialect);
         let existing_batch = batch(&existing_batch, false);
-        let (add, add_batch) = if model.existing_rows {
+        let (add, add_many) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
             let add = statement(&sql::counter::add(model, counter, dialect));
-            let batch = batch(&sql::counter::add_batch(model, counter, dialect), true);
+            let batch = batch(&sql::counter::add_many(model, counter, dialect), true);
             (quote!(__rt::Some(#add)), quote!(__rt::Some(#batch)))
         };
         quote! {
@@ -465,7 +465,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 const ADD: __rt::Option<&'static str> = #add;
                 const ADD_EXISTING: &'static str = #existing;
                 const READ: &'static str = #read;
-                const BATCH: __rt::Option<__rt::counter::BatchSql> = #add_batch;
+                const BATCH: __rt::Option<__rt::counter::BatchSql> = #add_many;
                 const EXISTING_BATCH: __rt::counter::BatchSql = #existing_batch;
             }
         }

@@ -95,7 +95,7 @@ pub(crate) fn read(model: &Model, counter: &Column, dialect: Dialect) -> Stateme
 
 /// Adds to many rows, creating those that are missing. The rows are bound, keys and changes, and then, if there is a guard, the
 /// lowest and the highest total.
-pub(crate) fn add_batch(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn add_many(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let keys = model.keys();
     let (rows, columns) = (table(model), new_row_columns(model, counter));
@@ -146,7 +146,7 @@ fn update_batch(sql: &mut Sql, model: &Model, counter: &Column) -> String {
 ///
 /// PostgreSQL locks the rows in the order of their keys before it changes the first, as an upsert does by itself; two batches that
 /// overlap would else deadlock. SQLite has one writer at a time.
-pub(crate) fn add_existing_batch(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn add_existing_many(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let keys = model.keys();
     let (rows, parts) = (table(model), parts(&keys));

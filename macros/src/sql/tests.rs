@@ -125,7 +125,7 @@ fn a_batch_guards_the_totals_where_the_database_would_not() {
     let [taken, free] = model.counters()[..] else {
         panic!("two counters");
     };
-    let [postgres, sqlite] = BOTH.map(|dialect| counter::add_batch(&model, taken, dialect));
+    let [postgres, sqlite] = BOTH.map(|dialect| counter::add_many(&model, taken, dialect));
     assert!(!postgres.slots.contains(&Slot::Lowest));
     assert_eq!(
         postgres.shown(),
@@ -137,7 +137,7 @@ fn a_batch_guards_the_totals_where_the_database_would_not() {
         sqlite.shown(),
         r#"INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") SELECT value ->> 0, value ->> 1, value ->> 2, 5, 0 FROM json_each($1) WHERE true ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = "seats"."taken" + "excluded"."taken" WHERE typeof("seats"."taken" + "excluded"."taken") = 'integer' AND "seats"."taken" + "excluded"."taken" BETWEEN $2 AND $3 RETURNING "hall", "day", "taken""#
     );
-    let bounded = counter::add_batch(&model, free, Dialect::Postgres);
+    let bounded = counter::add_many(&model, free, Dialect::Postgres);
     assert!(bounded.shown().contains(
         r#" WHERE "seats"."free"::numeric + ("excluded"."free" - 5) BETWEEN $4 AND $5 RETURNING "#
     ));
@@ -148,8 +148,7 @@ fn a_batch_on_existing_rows_locks_them_in_key_order_on_postgres() {
     const HELD: &str = r#"SELECT "rowlock_k1", "rowlock_k2" FROM "shop"."seats" AS "rowlock_row" JOIN "rowlock_given" ON "rowlock_row"."hall" = "rowlock_given"."rowlock_k1" AND "rowlock_row"."day" = "rowlock_given"."rowlock_k2" ORDER BY "rowlock_k1", "rowlock_k2" FOR NO KEY UPDATE OF "rowlock_row""#;
     let model = seats();
     let taken = model.counters()[0];
-    let [postgres, sqlite] =
-        BOTH.map(|dialect| counter::add_existing_batch(&model, taken, dialect));
+    let [postgres, sqlite] = BOTH.map(|dialect| counter::add_existing_many(&model, taken, dialect));
     assert_eq!(
         postgres.shown(),
         format!(
@@ -178,7 +177,7 @@ fn a_value_that_may_be_a_blob_stands_in_json_twice() {
         }
     });
     let reads = model.counters()[0];
-    let batch = counter::add_batch(&model, reads, Dialect::Sqlite).shown();
+    let batch = counter::add_many(&model, reads, Dialect::Sqlite).shown();
     assert!(batch.contains(
         "SELECT coalesce(value ->> 0, unhex(value ->> 4)), value ->> 1, coalesce(value ->> 2, unhex(value ->> 6)), value ->> 3 FROM json_each($1)"
     ));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::db::lock_timeout::until_commit;
+
 /// How PostgreSQL is told to begin. SQLite knows only whether the transaction is going to write.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
@@ -78,7 +80,7 @@ impl TakeLock {
     /// yields anything to the one around it, from which OFFSET 0 keeps it apart.
     fn wait(&self) -> String {
         let lock = self.call("pg", "xact_");
-        match self.timeout.map(limit) {
+        match self.timeout.map(until_commit) {
             None => lock,
             Some(limit) => format!(
                 "(SELECT set_config('lock_timeout', limited.before, true) FROM (\
@@ -108,7 +110,7 @@ impl TakeLock {
         }
         let timeout = self
             .timeout
-            .map(|timeout| format!("SELECT {}; ", limit(timeout)));
+            .map(|timeout| format!("SELECT {}; ", until_commit(timeout)));
         format!(
             "{LOOK_FOR_CLIENT}; {}SELECT {} IS NOT NULL",
             timeout.unwrap_or_default(),
@@ -141,16 +143,4 @@ pub(crate) fn look(key: i64, own: bool) -> String {
          AND classid = '{high}' AND objid = '{low}' \
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database()){own})"
     )
-}
-
-/// An expression that limits how long a lock is waited for, until the transaction ends.
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
-fn limit(timeout: Duration) -> String {
-    let milliseconds = milliseconds(timeout);
-    format!("set_config('lock_timeout', '{milliseconds}', true)")
-}
-
-/// 0 would mean no limit, and more than this is not possible.
-fn milliseconds(limit: Duration) -> u128 {
-    limit.as_millis().clamp(1, i32::MAX as u128)
 }

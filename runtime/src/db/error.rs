@@ -10,24 +10,24 @@ use crate::db::fault::Fault;
 /// `Display` prints it as ``update of documents (id = 7)``. Key columns that are integers or UUIDs are printed;
 /// others may be an e-mail address or worse, and appear as `…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    operation: &'static str,
+pub struct Operation {
+    method: &'static str,
     table: &'static str,
     key: String,
 }
 
-impl Attempt {
-    pub(crate) fn new(operation: &'static str, table: &'static str, key: KeyText) -> Self {
+impl Operation {
+    pub(crate) fn new(method: &'static str, table: &'static str, key: KeyText) -> Self {
         Self {
-            operation,
+            method,
             table,
             key: key.0,
         }
     }
 
     /// The name of the method: `"update"`, `"add_views"`, `"find_or_create"`.
-    pub fn operation(&self) -> &'static str {
-        self.operation
+    pub fn method(&self) -> &'static str {
+        self.method
     }
 
     /// The table, as written in `#[rowlock(table = "...")]`.
@@ -41,9 +41,9 @@ impl Attempt {
     }
 }
 
-impl fmt::Display for Attempt {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.operation)?;
+        f.write_str(self.method)?;
         // A transaction is of no table, nor is an advisory lock.
         if !self.table.is_empty() {
             write!(f, " of {}", self.table)?;
@@ -55,7 +55,7 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Collects the key columns for an [`Attempt`]. Written only when something failed.
+/// Collects the key columns for an [`Operation`]. Written only when something failed.
 #[derive(Debug, Default)]
 pub struct KeyText(String);
 
@@ -93,7 +93,7 @@ impl KeyText {
 pub struct DatabaseError(Box<Inner>);
 
 struct Inner {
-    attempt: Attempt,
+    operation: Operation,
     fault: Fault,
     source: sqlx::Error,
     /// Part of an error that says that it may have happened.
@@ -101,10 +101,10 @@ struct Inner {
 }
 
 impl DatabaseError {
-    pub(crate) fn new(attempt: Attempt, source: sqlx::Error) -> Self {
+    pub(crate) fn new(operation: Operation, source: sqlx::Error) -> Self {
         let fault = Fault::of(&source);
         Self(Box::new(Inner {
-            attempt,
+            operation,
             fault,
             source,
             of_unknown_outcome: false,
@@ -118,8 +118,8 @@ impl DatabaseError {
     }
 
     /// The same error of what the user called, where that is more than the part that failed.
-    pub(crate) fn with_attempt(mut self, attempt: Attempt) -> Self {
-        self.0.attempt = attempt;
+    pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
+        self.0.operation = operation;
         self
     }
 
@@ -134,8 +134,8 @@ impl DatabaseError {
     }
 
     /// What was attempted.
-    pub fn attempt(&self) -> &Attempt {
-        &self.0.attempt
+    pub fn operation(&self) -> &Operation {
+        &self.0.operation
     }
 
     /// What went wrong, the same for every database.
@@ -170,7 +170,7 @@ impl DatabaseError {
 
 impl fmt::Display for DatabaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.attempt, self.0.fault)?;
+        write!(f, "{}: {}", self.0.operation, self.0.fault)?;
         if let Some(constraint) = self.constraint() {
             write!(f, " of {constraint}")?;
         }
@@ -210,7 +210,7 @@ fn is_postgres(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
 impl fmt::Debug for DatabaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatabaseError")
-            .field("attempt", &self.0.attempt)
+            .field("operation", &self.0.operation)
             .field("fault", &self.0.fault)
             .field("code", &self.code())
             .field("constraint", &self.constraint())
@@ -234,8 +234,8 @@ pub(crate) enum WriteFailure {
 impl WriteFailure {
     /// `in_transaction`: whether the write was part of an open transaction, in which case a lost connection means
     /// that it was rolled back.
-    pub(crate) fn new(attempt: Attempt, source: sqlx::Error, in_transaction: bool) -> Self {
-        let error = DatabaseError::new(attempt, source);
+    pub(crate) fn new(operation: Operation, source: sqlx::Error, in_transaction: bool) -> Self {
+        let error = DatabaseError::new(operation, source);
         match error.fault() {
             Fault::Serialization => Self::Serialization(error),
             // It can also be the server of another database that this one asked in a transaction of ours.

@@ -9,7 +9,7 @@ use sqlx::error::BoxDynError;
 use sqlx::{Database, Decode, Encode, Type};
 
 use crate::db::Backend;
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::db::source::{Opened, Source};
 use crate::db::statement::Statement;
 
@@ -72,8 +72,8 @@ impl Fence {
     ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
         async move {
             let failed = |error| {
-                let attempt = Attempt::new("purge", "fences", KeyText::default());
-                DatabaseError::new(attempt, error)
+                let operation = Operation::new("purge", "fences", KeyText::default());
+                DatabaseError::new(operation, error)
             };
             let mut opened = db.open().await.map_err(failed)?;
             let mut connection = opened.link();

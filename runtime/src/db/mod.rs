@@ -10,9 +10,9 @@ pub(crate) mod fence;
 mod json_rows;
 #[cfg(feature = "postgres")]
 pub(crate) mod key_array;
+pub(crate) mod lock_timeout;
 pub(crate) mod model;
 pub(crate) mod notes;
-pub(crate) mod patient;
 #[cfg(feature = "postgres")]
 mod postgres;
 pub(crate) mod source;
@@ -181,17 +181,17 @@ pub trait Backend:
         id: String,
     ) -> impl Future<Output = Option<bool>> + Send;
 
-    /// Before a lock: limits how long it is waited for. Yields the limit that was in force, if it was changed.
+    /// Limits how long the next locks are waited for; see `db/lock_timeout.rs`. Yields the limit that was in force, if it was changed.
     #[doc(hidden)]
-    fn be_patient(
+    fn set_lock_timeout(
         connection: &mut Self::Connection,
         timeout: Option<Duration>,
         clause: &'static str,
     ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
 
-    /// Behind a lock: puts the limit back. `taken`: whether the lock was.
+    /// Puts the limit back. `taken`: whether the lock was.
     #[doc(hidden)]
-    fn be_as_before(
+    fn restore_lock_timeout(
         connection: &mut Self::Connection,
         limit: Option<String>,
         taken: bool,
@@ -199,7 +199,7 @@ pub trait Backend:
 
     /// The same where nothing can be awaited, because the lock was dropped.
     #[doc(hidden)]
-    fn be_as_before_soon(connection: &mut Self::Connection, limit: String);
+    fn restore_lock_timeout_soon(connection: &mut Self::Connection, limit: String);
 
     #[doc(hidden)]
     fn rows_affected(result: &Self::QueryResult) -> u64;

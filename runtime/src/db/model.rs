@@ -3,7 +3,7 @@
 use crate::db::Backend;
 use std::future::Future;
 
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::db::fence::Fence;
 use crate::db::source::Source;
 
@@ -29,25 +29,25 @@ pub trait Model<D>: Sized + Send + Sync + 'static {
     }
 
     /// What is attempted on the row with this key, for an error.
-    fn attempt(operation: &'static str, key: &Self::Key<'_>) -> Attempt {
+    fn operation(method: &'static str, key: &Self::Key<'_>) -> Operation {
         let mut text = KeyText::default();
         Self::describe(key, &mut text);
-        Attempt::new(operation, Self::TABLE, text)
+        Operation::new(method, Self::TABLE, text)
     }
     /// What is attempted on many rows.
-    fn attempt_on_many(operation: &'static str) -> Attempt {
-        Attempt::new(operation, Self::TABLE, KeyText::default())
+    fn operation_on_many(method: &'static str) -> Operation {
+        Operation::new(method, Self::TABLE, KeyText::default())
     }
 }
 
 /// Takes the connection that a method runs on. It knows no model, so that it is compiled once for each kind of connection.
 pub(crate) fn acquire<'c, DB: Backend, A: Source<'c, DB>>(
     db: A,
-    attempt: &(dyn Fn() -> Attempt + Sync),
+    operation: &(dyn Fn() -> Operation + Sync),
 ) -> impl Future<Output = Result<A::Opened, DatabaseError>> + Send {
     async move {
         db.open()
             .await
-            .map_err(|error| DatabaseError::new(attempt(), error))
+            .map_err(|error| DatabaseError::new(operation(), error))
     }
 }

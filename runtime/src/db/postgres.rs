@@ -15,6 +15,7 @@ use sqlx_core::transaction::TransactionManager;
 use super::*;
 use crate::db::begin::Isolation;
 use crate::db::fault::Fault;
+use crate::db::lock_timeout::milliseconds;
 use crate::db::notes::Torn;
 
 impl Backend for Postgres {
@@ -87,9 +88,7 @@ impl Backend for Postgres {
         }
         let mut limit = |name: &str, limit: Option<Duration>| {
             if let Some(limit) = limit {
-                // 0 would mean no limit, and more than i32::MAX milliseconds are not possible.
-                let limit = limit.as_millis().clamp(1, i32::MAX as u128);
-                sql.push_str(&format!("; SET LOCAL {name} = {limit}"));
+                sql.push_str(&format!("; SET LOCAL {name} = {}", milliseconds(limit)));
             }
         };
         limit("lock_timeout", begin.lock_timeout);
@@ -102,7 +101,7 @@ impl Backend for Postgres {
             }
             (None, Some(left)) => {
                 // Not above a stricter one of the role or the session; 0 is none.
-                let left = left.as_millis().clamp(1, i32::MAX as u128);
+                let left = milliseconds(left);
                 sql.push_str(&format!(
                     "; SELECT set_config('statement_timeout', '{left}', true) \
                      WHERE current_setting('statement_timeout')::interval \
@@ -252,7 +251,7 @@ impl Backend for Postgres {
         None
     }
 
-    async fn be_patient(
+    async fn set_lock_timeout(
         connection: &mut PgConnection,
         timeout: Option<Duration>,
         _: &'static str,
@@ -265,13 +264,13 @@ impl Backend for Postgres {
             "SELECT old.value FROM (SELECT current_setting('lock_timeout') AS value OFFSET 0) AS old \
              WHERE set_config('lock_timeout', $1, true) IS NOT NULL",
         )
-        .bind(timeout.as_millis().clamp(1, i32::MAX as u128).to_string())
+        .bind(milliseconds(timeout).to_string())
         .fetch_one(connection)
         .await
         .map(Some)
     }
 
-    async fn be_as_before(
+    async fn restore_lock_timeout(
         connection: &mut PgConnection,
         limit: Option<String>,
         taken: bool,
@@ -287,7 +286,7 @@ impl Backend for Postgres {
             .map(drop)
     }
 
-    fn be_as_before_soon(_: &mut PgConnection, _: String) {
+    fn restore_lock_timeout_soon(_: &mut PgConnection, _: String) {
         // It is for the transaction only.
     }
 

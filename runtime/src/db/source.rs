@@ -259,13 +259,13 @@ impl<'c, DB: Backend> Link<'c, DB> {
         self.told(result)
     }
 
-    /// See [`Backend::be_patient`].
-    pub(crate) async fn be_patient(
+    /// See [`Backend::set_lock_timeout`].
+    pub(crate) async fn set_lock_timeout(
         &mut self,
         timeout: Option<Duration>,
         clause: &'static str,
     ) -> Result<Option<String>, sqlx::Error> {
-        let before = DB::be_patient(self.connection, timeout, clause).await;
+        let before = DB::set_lock_timeout(self.connection, timeout, clause).await;
         if !matches!(before, Ok(None))
             && let Some(notes) = self.notes.as_deref_mut()
         {

@@ -185,7 +185,7 @@ impl Backend for Sqlite {
         None
     }
 
-    async fn be_patient(
+    async fn set_lock_timeout(
         connection: &mut SqliteConnection,
         timeout: Option<Duration>,
         clause: &'static str,
@@ -206,7 +206,7 @@ impl Backend for Sqlite {
         Ok(unless_set.1.take())
     }
 
-    async fn be_as_before(
+    async fn restore_lock_timeout(
         connection: &mut SqliteConnection,
         limit: Option<String>,
         _: bool,
@@ -217,7 +217,7 @@ impl Backend for Sqlite {
         }
     }
 
-    fn be_as_before_soon(connection: &mut SqliteConnection, limit: String) {
+    fn restore_lock_timeout_soon(connection: &mut SqliteConnection, limit: String) {
         if let Ok(limit) = limit.parse() {
             // The first poll hands the statement to sqlx's worker thread, which runs it even if nobody waits for it. That needs
             // room in the channel between them, 50 messages unless `command_buffer_size` was changed. Without room the statement
@@ -421,7 +421,7 @@ struct Restore<'c>(&'c mut SqliteConnection, Option<String>);
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
         if let Some(limit) = self.1.take() {
-            Sqlite::be_as_before_soon(self.0, limit);
+            Sqlite::restore_lock_timeout_soon(self.0, limit);
         }
     }
 }

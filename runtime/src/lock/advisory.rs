@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use crate::db::Backend;
 use crate::db::begin::{TakeLock, look};
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use crate::db::fault::Fault;
 use crate::db::source::{Link, Opened, Source};
 use crate::lock::key::{LockKey, LockKeyPart};
@@ -558,7 +558,7 @@ fn in_transaction<'t, DB: AdvisoryLocks>(
     async move {
         match DB::ask(&mut tx.link(), lock.in_transaction()).await {
             Ok(Some(taken)) => Ok(taken),
-            Ok(None) => Err(AcquireError::FixedSnapshot(key.attempt())),
+            Ok(None) => Err(AcquireError::FixedSnapshot(key.operation())),
             Err(error) => Err(AcquireError::new(&key, error)),
         }
     }
@@ -590,7 +590,7 @@ pub enum AdvisoryLockError<E> {
 
 impl<E> AdvisoryLockError<E> {
     fn new(key: &LockKey, error: TransactionError<E>, lock: TakeLock) -> Self {
-        let named = |error: DatabaseError| error.with_attempt(key.attempt());
+        let named = |error: DatabaseError| error.with_operation(key.operation());
         match error {
             TransactionError::Begin(error) => {
                 let mut error = named(error);
@@ -641,7 +641,7 @@ pub enum AcquireError {
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED"
     )]
-    FixedSnapshot(Attempt),
+    FixedSnapshot(Operation),
     /// The database or the connection failed.
     #[error(transparent)]
     Database(DatabaseError),
@@ -649,7 +649,7 @@ pub enum AcquireError {
 
 impl AcquireError {
     pub(crate) fn new(key: &LockKey, error: sqlx::Error) -> Self {
-        let error = describe(error).with_attempt(key.attempt());
+        let error = describe(error).with_operation(key.operation());
         match error.fault() {
             Fault::LockTimeout => Self::LockTimeout(error),
             Fault::Deadlock => Self::Deadlock(error),

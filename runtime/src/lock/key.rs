@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use crate::db::error::{Attempt, KeyText};
+use crate::db::error::{KeyText, Operation};
 
 /// Says what the bytes are for and how they are put together: what changes the second must change the number in it.
 const PREFIX: &str = "rowlock:advisory:1";
@@ -43,8 +43,8 @@ impl LockKey {
     }
 
     /// For an error.
-    pub(crate) fn attempt(&self) -> Attempt {
-        Attempt::new("advisory lock", "", KeyText::whole(self.text.clone()))
+    pub(crate) fn operation(&self) -> Operation {
+        Operation::new("advisory lock", "", KeyText::whole(self.text.clone()))
     }
 }
 

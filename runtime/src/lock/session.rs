@@ -7,7 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row};
 
 use crate::db::begin::{TakeLock, look};
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use crate::db::fault::Fault;
 use crate::db::source::Link;
 use crate::lock::advisory::{AcquireError, AdvisoryLock, AdvisoryLocks, AdvisoryMode};
@@ -238,15 +238,15 @@ impl SessionLock {
                 Err(error) => Err(error),
             };
             let failed =
-                |error| ReleaseError::Database(describe(error).with_attempt(key.attempt()));
+                |error| ReleaseError::Database(describe(error).with_operation(key.operation()));
             let answers: Vec<bool> = answers.map_err(failed)?;
             match answers[..] {
                 [true, true, is_clean] => {
                     session.is_clean = is_clean;
                     Ok(())
                 }
-                [true, ..] => Err(ReleaseError::OpenTransaction(key.attempt())),
-                _ => Err(ReleaseError::NotHeld(key.attempt())),
+                [true, ..] => Err(ReleaseError::OpenTransaction(key.operation())),
+                _ => Err(ReleaseError::NotHeld(key.operation())),
             }
         }
     }
@@ -258,10 +258,10 @@ impl SessionLock {
 pub enum ReleaseError {
     /// The connection did not hold the lock.
     #[error("{0}: the connection did not hold it any more, and the work was not protected")]
-    NotHeld(Attempt),
+    NotHeld(Operation),
     /// A transaction was left open on the connection, and is rolled back.
     #[error("{0}: a transaction was left open on the connection, and is rolled back")]
-    OpenTransaction(Attempt),
+    OpenTransaction(Operation),
     /// The database or the connection failed.
     #[error(transparent)]
     Database(DatabaseError),

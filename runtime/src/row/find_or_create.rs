@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use crate::db::atomic::in_transaction;
 use crate::db::column::Read;
-use crate::db::error::{Attempt, DatabaseError, WriteFailure, from_write_failure};
+use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
 use crate::db::model::{Model, acquire};
@@ -105,7 +105,7 @@ impl<T> Deref for FoundOrCreated<T> {
 pub enum FindError {
     /// Several rows have this key: the database has no unique index on it.
     #[error("{0}: several rows have this key; it needs a unique index")]
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The database, the connection or the pool failed.
     #[error(transparent)]
     Database(DatabaseError),
@@ -121,13 +121,13 @@ pub enum FindOrCreateError {
     #[error(
         "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]
-    KeyTaken(Attempt),
+    KeyTaken(Operation),
     /// Several rows have this key: the database has no unique index on it. Nothing was written.
     #[error("{0}: several rows have this key; it needs a unique index")]
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
     #[error("{0}: the database has no unique index on ({1})")]
-    MissingUniqueIndex(Attempt, &'static str),
+    MissingUniqueIndex(Operation, &'static str),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
@@ -152,23 +152,23 @@ pub enum UpsertError {
     #[error(
         "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]
-    KeyTaken(Attempt),
+    KeyTaken(Operation),
     /// Several rows have this key: the database has no unique index on it. Nothing was written.
     #[error("{0}: several rows have this key; it needs a unique index")]
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
     #[error("{0}: the database has no unique index on ({1})")]
-    MissingUniqueIndex(Attempt, &'static str),
+    MissingUniqueIndex(Operation, &'static str),
     /// The row exists, and has been written with a higher fence: the lock was lost to another holder. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
-    Fenced(Attempt, Fence),
+    Fenced(Operation, Fence),
     /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
-    VersionOverflow(Attempt),
+    VersionOverflow(Operation),
     /// A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. A row that a policy protects is
     /// [`Fault::PermissionDenied`].
     #[error("{0}: a trigger or ON CONFLICT IGNORE dropped the write")]
-    Ignored(Attempt),
+    Ignored(Operation),
     /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after
     /// that in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is committed.
     #[error("{0}; the row was written")]
@@ -190,10 +190,10 @@ from_write_failure!(FindOrCreateError, UpsertError);
 impl From<FindOrCreateError> for UpsertError {
     fn from(error: FindOrCreateError) -> Self {
         match error {
-            FindOrCreateError::KeyTaken(attempt) => Self::KeyTaken(attempt),
-            FindOrCreateError::NotUnique(attempt) => Self::NotUnique(attempt),
-            FindOrCreateError::MissingUniqueIndex(attempt, columns) => {
-                Self::MissingUniqueIndex(attempt, columns)
+            FindOrCreateError::KeyTaken(operation) => Self::KeyTaken(operation),
+            FindOrCreateError::NotUnique(operation) => Self::NotUnique(operation),
+            FindOrCreateError::MissingUniqueIndex(operation, columns) => {
+                Self::MissingUniqueIndex(operation, columns)
             }
             FindOrCreateError::Serialization(error) => Self::Serialization(error),
             FindOrCreateError::Written(error) => Self::Written(error),
@@ -225,15 +225,15 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
     async move {
-        let attempt = || T::attempt(T::METHODS[0], &key);
-        let mut opened = acquire(db, &attempt).await.map_err(FindError::Database)?;
+        let operation = || T::operation(T::METHODS[0], &key);
+        let mut opened = acquire(db, &operation).await.map_err(FindError::Database)?;
         let select = select::<DB, N, T>(&key);
         let fetched = select.fetch_one(&mut opened.link()).await;
         match fetched.and_then(selected::<DB, T>) {
             Ok(Fetched::One(row)) => Ok(Some(row)),
             Ok(Fetched::None) => Ok(None),
-            Ok(Fetched::Several) => Err(FindError::NotUnique(attempt())),
-            Err(error) => Err(FindError::Database(DatabaseError::new(attempt(), error))),
+            Ok(Fetched::Several) => Err(FindError::NotUnique(operation())),
+            Err(error) => Err(FindError::Database(DatabaseError::new(operation(), error))),
         }
     }
 }
@@ -244,8 +244,8 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: T::New,
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
     async move {
-        let attempt = || T::attempt(T::METHODS[1], &T::key_of(&new));
-        let mut opened = acquire(db, &attempt)
+        let operation = || T::operation(T::METHODS[1], &T::key_of(&new));
+        let mut opened = acquire(db, &operation)
             .await
             .map_err(FindOrCreateError::Database)?;
         find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut opened.link()).await
@@ -254,21 +254,21 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 
 async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
-    operation: &'static str,
+    method: &'static str,
     connection: &mut Link<'_, DB>,
 ) -> Result<FoundOrCreated<T>, FindOrCreateError> {
     let key = T::key_of(new);
-    let attempt = || T::attempt(operation, &key);
+    let operation = || T::operation(method, &key);
     let mut refused = None;
     for _ in 0..ROUNDS {
         // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
         let fetched = select::<DB, N, T>(&key).fetch_one(connection).await;
         match fetched.and_then(selected::<DB, T>) {
             Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
-            Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(attempt())),
+            Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(operation())),
             Ok(Fetched::None) => {}
             // A read: whatever happened to it, nothing was written.
-            Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
+            Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
         }
         if let Some(error) = refused {
             return Err(error);
@@ -282,22 +282,25 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         match insert(&statement, connection).await {
             Ok(Fetched::One(row)) => {
                 let row = (T::ROW)(&row).map_err(|error| {
-                    FindOrCreateError::Written(DatabaseError::new(attempt(), error))
+                    FindOrCreateError::Written(DatabaseError::new(operation(), error))
                 })?;
                 return Ok(FoundOrCreated::Created(row));
             }
             // Somebody else was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
             Ok(Fetched::None | Fetched::Several) => {}
             Err(error) if DB::has_written(connection, &error).await => {
-                let error = DatabaseError::new(attempt(), error);
+                let error = DatabaseError::new(operation(), error);
                 return Err(FindOrCreateError::Written(error));
             }
             Err(error) if lacks_unique_index::<DB, N, T>(&error, connection).await => {
-                return Err(FindOrCreateError::MissingUniqueIndex(attempt(), T::COLUMNS));
+                return Err(FindOrCreateError::MissingUniqueIndex(
+                    operation(),
+                    T::COLUMNS,
+                ));
             }
             Err(error) => {
                 let violated = Fault::of(&error) == Fault::UniqueViolation;
-                let error = WriteFailure::new(attempt(), error, in_transaction).into();
+                let error = WriteFailure::new(operation(), error, in_transaction).into();
                 if !violated {
                     return Err(error);
                 }
@@ -307,7 +310,7 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             }
         }
     }
-    Err(refused.unwrap_or_else(|| FindOrCreateError::KeyTaken(attempt())))
+    Err(refused.unwrap_or_else(|| FindOrCreateError::KeyTaken(operation())))
 }
 
 /// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
@@ -353,13 +356,15 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: T::New,
 ) -> impl Future<Output = Result<T, UpsertError>> + Send {
     async move {
-        let operation = T::METHODS[2];
-        let attempt = || T::attempt(operation, &T::key_of(&new));
-        let mut opened = acquire(db, &attempt).await.map_err(UpsertError::Database)?;
+        let method = T::METHODS[2];
+        let operation = || T::operation(method, &T::key_of(&new));
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(UpsertError::Database)?;
         let mut connection = opened.link();
         let Some(sql) = T::UPSERT else {
             // Nothing but a key: a row that exists is as it should be.
-            let row = find_or_create_on::<DB, N, T>(&new, operation, &mut connection).await?;
+            let row = find_or_create_on::<DB, N, T>(&new, method, &mut connection).await?;
             return Ok(row.into_inner());
         };
         let in_transaction = in_transaction::<DB>(&connection);
@@ -375,16 +380,16 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         }
         match written {
             Ok(Fetched::One(row)) => (T::ROW)(&row)
-                .map_err(|error| UpsertError::Written(DatabaseError::new(attempt(), error))),
-            Ok(Fetched::Several) => Err(UpsertError::NotUnique(attempt())),
-            Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, attempt(), &mut connection).await),
+                .map_err(|error| UpsertError::Written(DatabaseError::new(operation(), error))),
+            Ok(Fetched::Several) => Err(UpsertError::NotUnique(operation())),
+            Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, operation(), &mut connection).await),
             Err(error) if DB::has_written(&mut connection, &error).await => {
-                Err(UpsertError::Written(DatabaseError::new(attempt(), error)))
+                Err(UpsertError::Written(DatabaseError::new(operation(), error)))
             }
             Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
-                Err(UpsertError::MissingUniqueIndex(attempt(), T::COLUMNS))
+                Err(UpsertError::MissingUniqueIndex(operation(), T::COLUMNS))
             }
-            Err(error) => Err(WriteFailure::new(attempt(), error, in_transaction).into()),
+            Err(error) => Err(WriteFailure::new(operation(), error, in_transaction).into()),
         }
     }
 }
@@ -408,15 +413,15 @@ async fn overwrite<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 /// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
 async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
-    attempt: Attempt,
+    operation: Operation,
     connection: &mut Link<'_, DB>,
 ) -> UpsertError {
     match explain::<DB, N, T>(new, connection).await {
-        Ok(Refused::Fenced(fence)) => UpsertError::Fenced(attempt, fence),
-        Ok(Refused::Version) => UpsertError::VersionOverflow(attempt),
-        Ok(Refused::Ignored) => UpsertError::Ignored(attempt),
+        Ok(Refused::Fenced(fence)) => UpsertError::Fenced(operation, fence),
+        Ok(Refused::Version) => UpsertError::VersionOverflow(operation),
+        Ok(Refused::Ignored) => UpsertError::Ignored(operation),
         // A read: whatever happens to it, nothing was written.
-        Err(error) => WriteFailure::new(attempt, error, true).into(),
+        Err(error) => WriteFailure::new(operation, error, true).into(),
     }
 }
 

@@ -9,6 +9,8 @@ use sqlx::{AssertSqlSafe, Pool, SqlSafeStr};
 
 use crate::db::Backend;
 use crate::db::begin::{Begin, TakeLock};
+use crate::db::lock_timeout::LockTimeout;
+use crate::db::source::Link;
 
 /// A future that is run to its end by the runtime if it is dropped before.
 ///
@@ -65,7 +67,7 @@ pub(super) async fn begin<DB: Backend>(
                 .await
                 .map(Some)
         }
-        Some(lock) => ToTheEnd::new(begin_patiently(connection, sql, lock))
+        Some(lock) => ToTheEnd::new(begin_with_timeout(connection, sql, lock))
             .await
             .map(Some),
     }
@@ -117,16 +119,18 @@ impl<DB: Backend> Drop for Waiting<DB> {
     }
 }
 
-/// Begins where the lock is that of BEGIN, and how long it is waited for a setting of the connection.
-async fn begin_patiently<DB: Backend>(
+/// Begins where the lock is that of BEGIN, and the limit of the wait a setting of the connection.
+async fn begin_with_timeout<DB: Backend>(
     mut connection: PoolConnection<DB>,
     sql: String,
     lock: TakeLock,
 ) -> Result<sqlx::Transaction<'static, DB>, sqlx::Error> {
-    let before = DB::be_patient(&mut connection, lock.limit(), "").await?;
-    let begun = DB::is_true(&mut connection, sql).await;
-    let as_before = DB::be_as_before(&mut connection, before, begun.is_ok()).await;
+    let link = Link::new(&mut *connection);
+    let mut waiting = LockTimeout::<DB>::set(link, lock.limit(), "").await?;
+    let begun = DB::is_true(&mut waiting.link, sql).await;
+    let restored = waiting.restore(begun.is_ok()).await;
+    drop(waiting);
     begun?;
     let transaction = adopt(connection, DB::NOTHING.to_owned()).await?;
-    as_before.map(|()| transaction)
+    restored.map(|()| transaction)
 }

@@ -30,7 +30,7 @@ pub use self::run::{Body, FailureOf};
 pub use self::run::{ByError, ByReference, ByText};
 pub use self::savepoint::{Savepoint, SavepointBody};
 use crate::db::Backend;
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::db::notes::{Call, Notes};
 use crate::db::source::{Link, Opened, Source};
 
@@ -274,5 +274,5 @@ impl<DB: Backend> Opened<DB> for &mut Tx<DB> {
 }
 
 pub(crate) fn describe(error: sqlx::Error) -> DatabaseError {
-    DatabaseError::new(Attempt::new("transaction", "", KeyText::default()), error)
+    DatabaseError::new(Operation::new("transaction", "", KeyText::default()), error)
 }

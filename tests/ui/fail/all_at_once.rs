@@ -38,7 +38,7 @@ async fn calls(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>>
     article.delete(&pool).await?;
 
     let likes: i32 = Article::add_likes(&pool, 7, 1).await?;
-    Article::add_likes_batch(&pool, [(7, likes.into()), (8, 2)]).await?;
+    Article::add_likes_many(&pool, [(7, likes.into()), (8, 2)]).await?;
     let row: Option<Article> = Article::get(&pool, 7).await?;
 
     let new = NewArticle {

@@ -67,7 +67,7 @@ struct Views {
     #[rowlock(counter)]
     views: i64,
     #[rowlock(counter)]
-    views_batch: i64,
+    views_many: i64,
 }
 
 async fn calls(pool: sqlx::PgPool) {

@@ -96,7 +96,7 @@ async fn names_that_have_to_be_quoted() {
     let order = edit.save(&mut db).await.unwrap();
     assert_eq!(Order::add_loop(&mut db, order.id, 3).await.unwrap(), 3);
     assert_eq!(
-        Order::add_loop_batch(&mut db, [(order.id, 3)])
+        Order::add_loop_many(&mut db, [(order.id, 3)])
             .await
             .unwrap(),
         [(order.id, 6)]

@@ -75,7 +75,7 @@ struct Turn {
 
 async fn calls(pool: sqlx::PgPool, day: NaiveDate) {
     drop(PageViews::add_views(&pool, ("a", day), 1).await);
-    drop(PageViews::add_others_batch(&pool, [(("a", day), 1)]).await);
+    drop(PageViews::add_others_many(&pool, [(("a", day), 1)]).await);
     drop(PageViews::load(&pool, ("a", day)).await);
     drop(Post::find_by_slug(&pool, "a").await);
     let mut tx = pool.begin().await.unwrap();

@@ -41,7 +41,7 @@ mod two_texts {
         drop(Two::find_by_b_and_c(&pool, kept, &local).await);
         drop(Views::get(&pool, (kept, &local)).await);
         drop(Views::add_views(&pool, (kept, &local), 1).await);
-        drop(Views::add_views_batch(&pool, [((kept, &*local), 1)]).await);
+        drop(Views::add_views_many(&pool, [((kept, &*local), 1)]).await);
     }
 }
 
@@ -147,7 +147,7 @@ pub mod hidden {
         drop(Document::load(&pool, Id(1)).await);
         drop(Document::find_by_tenant_and_type(&pool, In(Id(1)), "a").await);
         drop(Count::add_count(&pool, (In(1), "a"), 1).await);
-        let totals = Count::add_count_batch(&pool, [((In(1), "a"), 1)]).await;
+        let totals = Count::add_count_many(&pool, [((In(1), "a"), 1)]).await;
         drop::<Result<Vec<((In<i64>, String), i64)>, _>>(totals);
         drop(
             Request::once(&pool, Id(1), &1, async |_| {

@@ -127,13 +127,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         counter::lock_batch(&seating, dialect),
     );
     for (bounds, counter) in [("within bounds", bounded), ("without bounds", free)] {
-        let batch = counter::add_batch(&seating, counter, dialect);
-        add(&format!("counter::add_batch {bounds}"), Some(batch));
-        let batch = counter::add_existing_batch(&seating, counter, dialect);
-        add(
-            &format!("counter::add_existing_batch {bounds}"),
-            Some(batch),
-        );
+        let batch = counter::add_many(&seating, counter, dialect);
+        add(&format!("counter::add_many {bounds}"), Some(batch));
+        let batch = counter::add_existing_many(&seating, counter, dialect);
+        add(&format!("counter::add_existing_many {bounds}"), Some(batch));
     }
     let unique = &seating.unique[0];
     add(

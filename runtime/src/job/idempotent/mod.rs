@@ -175,11 +175,11 @@ pub fn purge<'c, DB: Backend, T: IdempotentSql<DB>>(
     age: Duration,
 ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
     async move {
-        let attempt = || T::attempt_on_many("purge");
-        let mut opened = acquire(db, &attempt).await?;
+        let operation = || T::operation_on_many("purge");
+        let mut opened = acquire(db, &operation).await?;
         let mut statement = Statement::<DB>::literal(T::PURGE);
         statement.bind_seconds(age);
         let purged = statement.execute(&mut opened.link()).await;
-        purged.map_err(|error| DatabaseError::new(attempt(), error))
+        purged.map_err(|error| DatabaseError::new(operation(), error))
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::backoff::full_jitter;
 use crate::db::Backend;
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use crate::db::fault::Fault;
 use crate::job::fingerprint::{Digest, RequestError};
 use crate::tx::{Body, FailureOf, LastFailure, TransactionError, Tx, Work, transaction};
@@ -94,7 +94,7 @@ where
     let run = move |wait| -> BoxFuture<'r, Answer<T::Outcome, E>> {
         Box::pin(async move {
             let digest =
-                digest.map_err(|error| OnceError::Request(T::attempt("once", &key), error))?;
+                digest.map_err(|error| OnceError::Request(T::operation("once", &key), error))?;
             let job = Job::<T, F, E, By> {
                 key,
                 digest,
@@ -133,8 +133,8 @@ enum Stop<R, E> {
 }
 
 impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
-    fn attempt(&self) -> Attempt {
-        T::attempt("once", &self.key)
+    fn operation(&self) -> Operation {
+        T::operation("once", &self.key)
     }
 
     async fn run_until_done<DB: Backend>(
@@ -218,12 +218,12 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
             Stop::Ledger(error) => OnceError::Ledger(error),
             Stop::Swallowed(error) => OnceError::Transaction(TransactionError::Aborted(error)),
             Stop::MissingUniqueIndex => {
-                OnceError::MissingUniqueIndex(self.attempt(), T::KEY_COLUMNS)
+                OnceError::MissingUniqueIndex(self.operation(), T::KEY_COLUMNS)
             }
-            Stop::KeyTaken => OnceError::KeyTaken(self.attempt()),
-            Stop::OtherFingerprint => OnceError::OtherFingerprint(self.attempt()),
+            Stop::KeyTaken => OnceError::KeyTaken(self.operation()),
+            Stop::OtherFingerprint => OnceError::OtherFingerprint(self.operation()),
             // An answer is no failure, and is returned before this.
-            Stop::Mismatch | Stop::Answer(_) => OnceError::Mismatch(self.attempt()),
+            Stop::Mismatch | Stop::Answer(_) => OnceError::Mismatch(self.operation()),
         }
     }
 }
@@ -239,7 +239,7 @@ where
     type Error = Stop<T::Outcome, E>;
 
     async fn run(&self, tx: &mut Tx<DB>) -> Result<T::Outcome, Self::Error> {
-        let ledger = |error| Stop::Ledger(DatabaseError::new(self.attempt(), error));
+        let ledger = |error| Stop::Ledger(DatabaseError::new(self.operation(), error));
         // No lease: until the transaction ends nobody else can have the key, and afterwards it is finished.
         let asked =
             match ask::<DB, T>(&self.key, &self.digest, Duration::ZERO, &mut tx.link()).await {
@@ -265,7 +265,7 @@ where
             Ok(false) => Err(Stop::KeyTaken),
             // The error of the closure, if it was seen, and else only that there was one.
             Err(error) if given_up || Fault::of(&error) == Fault::TransactionAborted => {
-                Err(Stop::Swallowed(DatabaseError::new(self.attempt(), error)))
+                Err(Stop::Swallowed(DatabaseError::new(self.operation(), error)))
             }
             Err(error) => Err(ledger(error)),
         }

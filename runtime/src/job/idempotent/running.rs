@@ -8,7 +8,7 @@ use super::{
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
-use crate::db::error::{Attempt, DatabaseError, WriteFailure};
+use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
 use crate::db::model::acquire;
@@ -52,7 +52,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
 ) -> impl Future<Output = Result<Started<'k, T>, StartError>> + Send + use<'k, DB, T> {
     let pool = pool.clone();
     async move {
-        let at = || T::attempt("start", &key);
+        let at = || T::operation("start", &key);
         let digest = digest.map_err(|error| StartError::Request(at(), error))?;
         let mut opened = acquire(&pool, &at).await.map_err(StartError::Database)?;
         let mut connection = opened.link();
@@ -118,8 +118,8 @@ impl<T: Idempotent> Running<'_, T> {
         self.fence
     }
 
-    fn at(&self, operation: &'static str) -> Attempt {
-        T::attempt(operation, &self.key)
+    fn at(&self, method: &'static str) -> Operation {
+        T::operation(method, &self.key)
     }
 
     /// Stores the outcome, if the key is still this attempt's.
@@ -196,7 +196,7 @@ impl<T: Idempotent> Running<'_, T> {
 async fn run_checked<'c, DB: Backend>(
     db: impl Source<'c, DB>,
     statement: Statement<DB>,
-    at: &(dyn Fn() -> Attempt + Sync),
+    at: &(dyn Fn() -> Operation + Sync),
 ) -> Result<(), AttemptError> {
     let mut opened = acquire(db, at).await.map_err(AttemptError::Database)?;
     let mut connection = opened.link();
@@ -207,7 +207,7 @@ async fn run_checked<'c, DB: Backend>(
 
 fn checked(
     done: Result<bool, sqlx::Error>,
-    at: &dyn Fn() -> Attempt,
+    at: &dyn Fn() -> Operation,
     in_transaction: bool,
 ) -> Result<(), AttemptError> {
     match done {

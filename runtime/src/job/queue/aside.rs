@@ -10,7 +10,7 @@ use super::claimed::{Backoff, Claimed, Retried, stored};
 use super::{QueueSql, QueueState};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::db::fault::Fault;
 use crate::db::source::Link;
 use crate::db::statement::Statement;
@@ -166,12 +166,11 @@ impl<DB: Backend> Bare<DB> {
         self.attempts + i64::from(self.attempts < T::MAX_ATTEMPTS)
     }
 
-    fn dropped<T: QueueSql<DB>>(&self, operation: &'static str) -> DatabaseError {
-        self.error::<T>(operation, dropped())
-            .with_fault(Fault::Raised)
+    fn dropped<T: QueueSql<DB>>(&self, method: &'static str) -> DatabaseError {
+        self.error::<T>(method, dropped()).with_fault(Fault::Raised)
     }
 
-    fn error<T: QueueSql<DB>>(&self, operation: &'static str, error: sqlx::Error) -> DatabaseError {
+    fn error<T: QueueSql<DB>>(&self, method: &'static str, error: sqlx::Error) -> DatabaseError {
         let mut text = KeyText::default();
         for ((name, ..), value) in T::KEY.iter().zip(&self.key) {
             match DB::raw_integer(value) {
@@ -179,7 +178,7 @@ impl<DB: Backend> Bare<DB> {
                 None => text.hidden(name),
             }
         }
-        DatabaseError::new(Attempt::new(operation, T::TABLE, text), error)
+        DatabaseError::new(Operation::new(method, T::TABLE, text), error)
     }
 
     /// Puts the row off after so many attempts, or gives it up. `None` if it is a concurrent writer's by now.
@@ -350,7 +349,7 @@ impl<DB: Backend> Claims<DB> {
                 }
                 // Not even the key: it comes back when its lease has ended.
                 Err(_) => BadRow {
-                    error: DatabaseError::new(T::attempt_on_many("claim"), error),
+                    error: DatabaseError::new(T::operation_on_many("claim"), error),
                     became: None,
                 },
             };

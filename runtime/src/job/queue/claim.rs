@@ -174,7 +174,7 @@ where
             if self.limit == 0 {
                 return Ok(Vec::new());
             }
-            let at = || T::attempt_on_many("claim");
+            let at = || T::operation_on_many("claim");
             let mut opened = acquire(self.db, &at).await.map_err(ClaimError::Database)?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
@@ -242,7 +242,7 @@ pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<Rescued, DatabaseError>> + Send {
     async move {
-        let at = || T::attempt_on_many("rescue");
+        let at = || T::operation_on_many("rescue");
         let mut opened = acquire(db, &at).await?;
         let mut refused = Refused::default();
         let rescued = rescue_on::<DB, T>(&mut refused, Look::Always, &mut opened.link()).await;

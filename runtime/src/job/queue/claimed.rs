@@ -7,7 +7,7 @@ use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_ERROR, Queue, QueueSql, unwr
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
-use crate::db::error::{Attempt, DatabaseError, WriteFailure};
+use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::model::acquire;
 use crate::db::source::{Link, Opened, Source};
@@ -91,8 +91,8 @@ impl<T: Queue> std::fmt::Debug for Claimed<T> {
     }
 }
 
-pub(crate) fn at<T: Queue>(operation: &'static str, row: &T) -> Attempt {
-    T::attempt(operation, &row.key())
+pub(crate) fn at<T: Queue>(method: &'static str, row: &T) -> Operation {
+    T::operation(method, &row.key())
 }
 
 /// What becomes of a row that is not done.
@@ -322,7 +322,7 @@ impl<T: Queue> Claimed<T> {
 
     async fn settle_retry<'c, DB: Backend>(
         &self,
-        operation: &'static str,
+        method: &'static str,
         db: impl Source<'c, DB>,
         change: Change,
     ) -> Result<Retried, FinishError>
@@ -330,7 +330,7 @@ impl<T: Queue> Claimed<T> {
         T: QueueSql<DB>,
     {
         let retried = change.retried();
-        match self.settle(operation, db, change).await {
+        match self.settle(method, db, change).await {
             Ok(()) => Ok(retried),
             Err(FinishError::NotReady(_)) => Ok(Retried::Dead),
             Err(error) => Err(error),
@@ -339,28 +339,27 @@ impl<T: Queue> Claimed<T> {
 
     async fn settle<'c, DB: Backend>(
         &self,
-        operation: &'static str,
+        method: &'static str,
         db: impl Source<'c, DB>,
         change: Change,
     ) -> Result<(), FinishError>
     where
         T: QueueSql<DB>,
     {
-        self.run_alone(operation, db, Batch::Settle(&[change]))
-            .await
+        self.run_alone(method, db, Batch::Settle(&[change])).await
     }
 
     /// A batch of one row.
     async fn run_alone<'c, DB: Backend>(
         &self,
-        operation: &'static str,
+        method: &'static str,
         db: impl Source<'c, DB>,
         batch: Batch<'_>,
     ) -> Result<(), FinishError>
     where
         T: QueueSql<DB>,
     {
-        let at = || at(operation, &self.row);
+        let at = || at(method, &self.row);
         let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
         let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
@@ -369,7 +368,7 @@ impl<T: Queue> Claimed<T> {
             .await
             .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
         for fate in fates {
-            self.finished(operation, batch.change(0), fate, &mut connection)
+            self.finished(method, batch.change(0), fate, &mut connection)
                 .await?;
         }
         Ok(())
@@ -378,7 +377,7 @@ impl<T: Queue> Claimed<T> {
     /// What became of this row of a batch.
     async fn finished<DB: Backend>(
         &self,
-        operation: &'static str,
+        method: &'static str,
         change: Option<&Change>,
         fate: Fate,
         connection: &mut Link<'_, DB>,
@@ -388,7 +387,7 @@ impl<T: Queue> Claimed<T> {
     {
         let at = match fate {
             Fate::Written => return Ok(()),
-            _ => at(operation, &self.row),
+            _ => at(method, &self.row),
         };
         let error = match fate {
             Fate::Refused(error) => error,
@@ -532,7 +531,7 @@ impl<T: Queue> Claimed<T> {
     }
 
     fn settle_many<'c, DB: Backend, E>(
-        operation: &'static str,
+        method: &'static str,
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = (Self, E)>,
         change: impl Fn(&Self, &E) -> Change,
@@ -547,11 +546,11 @@ impl<T: Queue> Claimed<T> {
                 (claimed, change)
             })
             .unzip();
-        async move { Self::finish_many(operation, db, batch, Batch::Settle(&changes)).await }
+        async move { Self::finish_many(method, db, batch, Batch::Settle(&changes)).await }
     }
 
     async fn finish_many<'c, DB: Backend>(
-        operation: &'static str,
+        method: &'static str,
         db: impl Source<'c, DB>,
         batch: Vec<Self>,
         what: Batch<'_>,
@@ -559,7 +558,7 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        let results = Self::run_many(operation, db, &batch, what).await?;
+        let results = Self::run_many(method, db, &batch, what).await?;
         let unfinished = batch
             .into_iter()
             .zip(results)
@@ -571,7 +570,7 @@ impl<T: Queue> Claimed<T> {
     }
 
     async fn run_many<'c, DB: Backend>(
-        operation: &'static str,
+        method: &'static str,
         db: impl Source<'c, DB>,
         batch: &[Self],
         what: Batch<'_>,
@@ -582,7 +581,7 @@ impl<T: Queue> Claimed<T> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let at = || T::attempt_on_many(operation);
+        let at = || T::operation_on_many(method);
         let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
         let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
         let mut connection = opened.link();
@@ -594,7 +593,7 @@ impl<T: Queue> Claimed<T> {
         let mut results = Vec::with_capacity(batch.len());
         for (index, (claimed, fate)) in batch.iter().zip(fates).enumerate() {
             let change = what.change(index);
-            let finished = claimed.finished(operation, change, fate, &mut connection);
+            let finished = claimed.finished(method, change, fate, &mut connection);
             results.push(finished.await);
         }
         Ok(results)
@@ -602,7 +601,7 @@ impl<T: Queue> Claimed<T> {
 }
 
 async fn complete_one<DB: Backend, T: QueueSql<DB>>(
-    operation: &'static str,
+    method: &'static str,
     row: &T,
     in_transaction: bool,
     connection: &mut Link<'_, DB>,
@@ -612,7 +611,7 @@ async fn complete_one<DB: Backend, T: QueueSql<DB>>(
     statement.bind_i64(row.claimed_as().get());
     match statement.execute(connection).await {
         Ok(1) => Ok(()),
-        Ok(_) => Err(unwritten(at(operation, row), row, connection).await),
-        Err(error) => Err(WriteFailure::new(at(operation, row), error, in_transaction).into()),
+        Ok(_) => Err(unwritten(at(method, row), row, connection).await),
+        Err(error) => Err(WriteFailure::new(at(method, row), error, in_transaction).into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Queue;
 use super::claimed::Claimed;
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use std::ops::Deref;
 
 /// Why nothing was claimed.
@@ -28,13 +28,13 @@ pub enum FinishError {
     /// The claim holds no more: its lease ended and the row was taken back, or the row was finished or deleted. Nothing was
     /// written.
     #[error("{0}: the lease was lost, the row is no longer this claim's")]
-    LeaseLost(Attempt),
+    LeaseLost(Operation),
     /// The claim holds, and yet nothing was written: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite)
     /// dropped the write. The row comes back when its lease has ended.
     #[error(
         "{0}: the claim still holds, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write"
     )]
-    Ignored(Attempt),
+    Ignored(Operation),
     /// The database does not let the row be ready again, as `UNIQUE (…) WHERE state = 'ready'` does if the same job was added
     /// in the meantime. The row is [`QueueState::Dead`](crate::queue::QueueState::Dead), with this as its last error.
     #[error("{0}; the row could not be ready again, and is dead")]

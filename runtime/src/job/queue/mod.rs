@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::db::Backend;
 use crate::db::column::Read;
-use crate::db::error::{Attempt, WriteFailure, from_write_failure};
+use crate::db::error::{Operation, WriteFailure, from_write_failure};
 use crate::db::fence::Fence;
 use crate::db::model::Model;
 use crate::db::source::Link;
@@ -121,7 +121,7 @@ from_write_failure!(ClaimError, FinishError);
 
 /// Looks at a row that was not written, although nothing was refused. A read: whatever happens to it, nothing was written.
 async fn unwritten<DB: Backend, T: QueueSql<DB>>(
-    at: Attempt,
+    at: Operation,
     row: &T,
     connection: &mut Link<'_, DB>,
 ) -> FinishError {

@@ -3,7 +3,7 @@
 use super::Worker;
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::backoff::full_jitter;
-use crate::db::error::{Attempt, DatabaseError, KeyText};
+use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::job::queue::QueueSql;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ async fn listen(pool: sqlx::PgPool, channel: &'static str, wake: Arc<Notify>) {
         .await;
         if let Err(error) = listened {
             let error =
-                DatabaseError::new(Attempt::new("listen", channel, KeyText::default()), error);
+                DatabaseError::new(Operation::new("listen", channel, KeyText::default()), error);
             tracing::warn!(%error, "not listening, rows are found by polling");
         }
         failures += 1;

@@ -27,7 +27,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 /// What a statement in the background came to.
-pub(super) enum Operation<DB: Backend, T> {
+pub(super) enum Background<DB: Backend, T> {
     Claimed {
         asked: usize,
         counted: bool,
@@ -67,7 +67,7 @@ pub(super) struct Running<DB: Backend, T, F> {
     handled: HashMap<Id, Handled<T>>,
     ended: Ended<T>,
     ended_since: Option<Instant>,
-    operations: JoinSet<Operation<DB, T>>,
+    operations: JoinSet<Background<DB, T>>,
     claiming: bool,
     /// Tells a claim that waits for a connection that none is wanted any more.
     no_claim: Arc<Notify>,
@@ -286,7 +286,7 @@ where
                 };
                 connection.answered(fates)
             };
-            Operation::Started(start.await)
+            Background::Started(start.await)
         });
     }
 
@@ -398,7 +398,7 @@ where
                     Ok((at, connection.answered(found)?))
                 };
                 let result = claim.await;
-                Operation::Claimed {
+                Background::Claimed {
                     asked: room,
                     counted,
                     refused,
@@ -411,7 +411,7 @@ where
             self.flushing = ended.rows().collect();
             let flush = Flush::new(&self.pool, &self.stats, self.claims.lease);
             self.operations.spawn(async move {
-                Operation::Flushed(flush.run(ended, Locks::WaitBriefly).await)
+                Background::Flushed(flush.run(ended, Locks::WaitBriefly).await)
             });
         }
         if !self.beating && self.next_beat <= now {
@@ -434,7 +434,7 @@ where
                     connection.answered(rescued)
                 };
                 let result = rescue.await;
-                Operation::Rescued { refused, result }
+                Background::Rescued { refused, result }
             });
         }
     }
@@ -510,7 +510,7 @@ where
                 Ok((at, connection.answered(fates)?))
             };
             let result = result.await;
-            Operation::Beaten { rows, result }
+            Background::Beaten { rows, result }
         });
     }
 
@@ -644,9 +644,9 @@ where
         self.change(held, change);
     }
 
-    fn operation_ended(&mut self, operation: Operation<DB, T>) {
+    fn operation_ended(&mut self, operation: Background<DB, T>) {
         match operation {
-            Operation::Claimed {
+            Background::Claimed {
                 asked,
                 counted,
                 refused,
@@ -656,22 +656,22 @@ where
                 self.refused = refused;
                 self.claimed(asked, counted, result);
             }
-            Operation::Started(result) => self.started(result),
-            Operation::Flushed(later) => {
+            Background::Started(result) => self.started(result),
+            Background::Flushed(later) => {
                 self.flushing.clear();
                 if later.len() > 0 {
                     self.flush_later(later);
                 }
             }
-            Operation::FlushedLater(rows) => {
+            Background::FlushedLater(rows) => {
                 let of_these = |held: &Arc<Held<T>>| rows.iter().any(|row| Arc::ptr_eq(row, held));
                 self.locked.retain(|held| !of_these(held));
             }
-            Operation::Beaten { rows, result } => {
+            Background::Beaten { rows, result } => {
                 self.beating = false;
                 self.beaten(rows, result);
             }
-            Operation::Rescued { refused, result } => {
+            Background::Rescued { refused, result } => {
                 self.rescuing = false;
                 self.not_rescued = refused;
                 match result {
@@ -703,7 +703,7 @@ where
         let flush = Flush::new(&self.pool, &self.stats, self.claims.lease);
         self.operations.spawn(async move {
             flush.run_later(later).await;
-            Operation::FlushedLater(rows)
+            Background::FlushedLater(rows)
         });
     }
 
@@ -725,7 +725,7 @@ where
                 };
                 match failure {
                     Failure::Database(error) if cannot_pass(&error) => {
-                        let at = T::attempt_on_many("claim");
+                        let at = T::operation_on_many("claim");
                         let error = DatabaseError::new(at, error);
                         self.error = Some(WorkerError::Database(error));
                         return self.stop();
@@ -833,8 +833,8 @@ pub(super) fn claims<T>(rows: &[Arc<Held<T>>]) -> Vec<&T> {
     rows.iter().map(|held| &*held.claimed).collect()
 }
 
-pub(super) fn warn<T: Queue>(operation: &'static str, failure: Failure) {
-    let at = T::attempt_on_many(operation);
+pub(super) fn warn<T: Queue>(method: &'static str, failure: Failure) {
+    let at = T::operation_on_many(method);
     match failure {
         Failure::Database(error) => {
             let error = DatabaseError::new(at, error);

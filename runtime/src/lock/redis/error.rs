@@ -1,6 +1,6 @@
 //! How the mutex fails.
 
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use ::redis::RedisError;
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use std::time::Duration;
 pub enum MutexError {
     /// Somebody else held the lock until the timeout.
     #[error("{0}: somebody else held it until the timeout")]
-    Held(Attempt),
+    Held(Operation),
     /// The lock was lost while the work ran: it expired, or somebody deleted the key.
     #[error("{0}: the lock was lost")]
-    Lost(Attempt),
+    Lost(Operation),
     /// Redis did not answer in time, or only with errors that may pass: it starts, is busy with a script, has too many
     /// clients, is no master, has too few replicas, cannot write its disk. If a command was under way, a task deletes the key.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
-    Unavailable(Attempt, #[source] RedisError),
+    Unavailable(Operation, #[source] RedisError),
     /// Redis answered with an error that trying again would not mend: no permission, wrong password, a key of another
     /// type, no memory. Errors that may pass are [`Unavailable`](Self::Unavailable), at the end of the time.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
-    Refused(Attempt, #[source] RedisError),
+    Refused(Operation, #[source] RedisError),
     /// The ttl is not between 100 milliseconds and 30 days.
     #[error("{0}: a ttl of {1:?} is not between 100 milliseconds and 30 days")]
-    Ttl(Attempt, Duration),
+    Ttl(Operation, Duration),
     /// The operating system gave no random numbers.
     #[error("{0}: no random numbers")]
-    Random(Attempt, #[source] std::io::Error),
+    Random(Operation, #[source] std::io::Error),
 }
 
 /// What became of a release. In every case the guard is gone and renews nothing.
@@ -38,17 +38,17 @@ pub enum MutexError {
 pub enum ReleaseError {
     /// The key was not ours any more: it expired, or somebody deleted it. Others may have held the lock meanwhile.
     #[error("{0}: the lock was lost before")]
-    NotHeld(Attempt),
+    NotHeld(Operation),
     /// The key is gone, but the answer to an earlier try was lost: either that try released the lock, or it was lost
     /// before.
     #[error("{0}: the lock is gone, it is unknown whether it was lost before ({kind})", kind = .1.category())]
-    Unknown(Attempt, #[source] RedisError),
+    Unknown(Operation, #[source] RedisError),
     /// Redis did not answer in time. A task goes on trying; the key stays for its ttl at worst.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
-    Unavailable(Attempt, #[source] RedisError),
+    Unavailable(Operation, #[source] RedisError),
     /// Redis answered with an error that trying again would not mend. The key stays for its ttl.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
-    Refused(Attempt, #[source] RedisError),
+    Refused(Operation, #[source] RedisError),
 }
 
 /// Why there is no fence.
@@ -57,10 +57,10 @@ pub enum ReleaseError {
 pub enum FenceError {
     /// The lock is lost: somebody else may hold it by now.
     #[error("{0}: the lock was lost")]
-    Lost(Attempt),
+    Lost(Operation),
     /// The connection is inside a transaction. If that were rolled back, the next holder would get the same number.
     #[error("{0}: a fence is made outside of transactions; make it before the transaction begins")]
-    InTransaction(Attempt),
+    InTransaction(Operation),
     /// The table of the fences is missing, or is another one.
     #[error("{0}; create the table of the fences with the SQL of `Fence::ddl`")]
     Table(#[source] DatabaseError),
@@ -69,8 +69,8 @@ pub enum FenceError {
     Database(DatabaseError),
     /// Redis could not be asked, for as long as the lock lasted, whether the lock is still ours.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
-    Unavailable(Attempt, #[source] RedisError),
+    Unavailable(Operation, #[source] RedisError),
     /// Redis answered with an error that trying again would not mend.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
-    Refused(Attempt, #[source] RedisError),
+    Refused(Operation, #[source] RedisError),
 }

@@ -3,7 +3,7 @@
 use super::connections::Failed;
 use super::error::{FenceError, MutexError, ReleaseError};
 use super::key::{CHECK, EXTEND, Key, RELEASE};
-use super::{LONGEST_TRY, attempt};
+use super::{LONGEST_TRY, operation};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
@@ -110,7 +110,7 @@ impl Guard {
         let lost = pin!(self.lost());
         let work = pin!(work);
         match select(lost, work).await {
-            Either::Left(((), _)) => Err(MutexError::Lost(attempt("run", self.name()))),
+            Either::Left(((), _)) => Err(MutexError::Lost(operation("run", self.name()))),
             Either::Right((output, _)) => Ok(output),
         }
     }
@@ -139,23 +139,23 @@ impl Guard {
         db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<Fence, FenceError>> + Send {
         async move {
-            let attempt = || attempt("fence", self.name());
+            let operation = || operation("fence", self.name());
             let failed = |error| {
-                let error = DatabaseError::new(attempt(), error);
+                let error = DatabaseError::new(operation(), error);
                 match error.fault() {
                     Fault::Schema => FenceError::Table(error),
                     _ => FenceError::Database(error),
                 }
             };
             if self.is_lost() {
-                return Err(FenceError::Lost(attempt()));
+                return Err(FenceError::Lost(operation()));
             }
             let mint = async {
                 let mut opened = db.open().await.map_err(failed)?;
                 let mut connection = opened.link();
                 // A transaction that is rolled back gives its number to the next holder too.
                 if in_transaction::<DB>(&connection) {
-                    return Err(FenceError::InTransaction(attempt()));
+                    return Err(FenceError::InTransaction(operation()));
                 }
                 Fence::mint::<DB>(self.name(), &mut connection)
                     .await
@@ -163,7 +163,7 @@ impl Guard {
             };
             // The database may keep us waiting for longer than the lock lasts.
             let fence = match select(pin!(self.lost()), pin!(mint)).await {
-                Either::Left(((), _)) => return Err(FenceError::Lost(attempt())),
+                Either::Left(((), _)) => return Err(FenceError::Lost(operation())),
                 Either::Right((fence, _)) => fence?,
             };
             // The token is ours alone and set once. If it is there now, the lock was ours when the number was made, and
@@ -171,17 +171,17 @@ impl Guard {
             // before ours was made.
             loop {
                 let Some(until) = *self.valid.borrow() else {
-                    return Err(FenceError::Lost(attempt()));
+                    return Err(FenceError::Lost(operation()));
                 };
                 let longest = self.key.longest_try();
                 match self.key.call::<bool>(&CHECK, longest, until).await {
                     Ok(true) if !self.is_lost() => return Ok(fence),
-                    Ok(_) => return Err(FenceError::Lost(attempt())),
+                    Ok(_) => return Err(FenceError::Lost(operation())),
                     Err(failed) if failed.is_final() => {
-                        return Err(FenceError::Refused(attempt(), failed.error));
+                        return Err(FenceError::Refused(operation(), failed.error));
                     }
                     Err(failed) if self.is_lost() => {
-                        return Err(FenceError::Unavailable(attempt(), failed.error));
+                        return Err(FenceError::Unavailable(operation(), failed.error));
                     }
                     Err(_) => sleep(full_jitter(1, self.key.ttl / 20, LONGEST_TRY)).await,
                 }
@@ -216,7 +216,7 @@ impl Guard {
             guard.renewal = None;
 
             let key = Arc::clone(&guard.key);
-            let attempt = || attempt("release", &key.name);
+            let operation = || operation("release", &key.name);
             let mut unanswered = None;
             for tries in 1.. {
                 match key.call::<bool>(&RELEASE, LONGEST_TRY, deadline).await {
@@ -228,18 +228,18 @@ impl Guard {
                     Ok(false) => {
                         guard.disarm();
                         return Err(match unanswered {
-                            None => ReleaseError::NotHeld(attempt()),
+                            None => ReleaseError::NotHeld(operation()),
                             // An earlier try of ours may be what deleted it.
-                            Some(error) => ReleaseError::Unknown(attempt(), error),
+                            Some(error) => ReleaseError::Unknown(operation(), error),
                         });
                     }
                     Err(failed) if failed.is_final() => {
-                        return Err(ReleaseError::Refused(attempt(), failed.error));
+                        return Err(ReleaseError::Refused(operation(), failed.error));
                     }
                     Err(failed) => {
                         let pause = full_jitter(tries, key.ttl / 50, LONGEST_TRY / 4);
                         if Instant::now() + pause >= deadline {
-                            return Err(ReleaseError::Unavailable(attempt(), failed.error));
+                            return Err(ReleaseError::Unavailable(operation(), failed.error));
                         }
                         if failed.may_have_run() {
                             unanswered = Some(failed.error);
@@ -249,7 +249,7 @@ impl Guard {
                 }
             }
             // Not reached: the loop has no end of its own.
-            Err(ReleaseError::NotHeld(attempt()))
+            Err(ReleaseError::NotHeld(operation()))
         }
     }
 }

@@ -76,7 +76,7 @@ pub use self::error::{FenceError, MutexError, ReleaseError};
 pub use self::guard::Guard;
 use self::key::{ACQUIRE, InDoubt, Key, token};
 use crate::backoff::full_jitter;
-use crate::db::error::{Attempt, KeyText};
+use crate::db::error::{KeyText, Operation};
 
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -185,7 +185,7 @@ impl Mutex {
         async move {
             match self.take(true).await? {
                 Some(guard) => Ok(guard),
-                None => Err(MutexError::Held(self.attempt("acquire"))),
+                None => Err(MutexError::Held(self.operation("acquire"))),
             }
         }
     }
@@ -198,17 +198,17 @@ impl Mutex {
         self.take(false)
     }
 
-    fn attempt(&self, operation: &'static str) -> Attempt {
-        attempt(operation, &self.name)
+    fn operation(&self, method: &'static str) -> Operation {
+        operation(method, &self.name)
     }
 
     async fn take(&self, wait: bool) -> Result<Option<Guard>, MutexError> {
-        let operation = if wait { "acquire" } else { "try_acquire" };
+        let method = if wait { "acquire" } else { "try_acquire" };
         if !(SHORTEST_TTL..=LONGEST_TTL).contains(&self.ttl) {
-            return Err(MutexError::Ttl(self.attempt(operation), self.ttl));
+            return Err(MutexError::Ttl(self.operation(method), self.ttl));
         }
         let deadline = Instant::now() + self.lock_timeout.min(LONGEST_TIMEOUT);
-        let token = token().map_err(|error| MutexError::Random(self.attempt(operation), error))?;
+        let token = token().map_err(|error| MutexError::Random(self.operation(method), error))?;
         let key = Arc::new(Key {
             connections: Arc::clone(&self.connections),
             name: Arc::clone(&self.name),
@@ -270,7 +270,7 @@ impl Mutex {
                         in_doubt.remove(connection);
                     }
                     if failed.is_final() {
-                        return Err(MutexError::Refused(self.attempt(operation), failed.error));
+                        return Err(MutexError::Refused(self.operation(method), failed.error));
                     }
                     // A try that the deadline cut short does not tell that Redis is away.
                     held &= deadline <= began + longest && failed.error.is_timeout();
@@ -284,7 +284,7 @@ impl Mutex {
             if Instant::now() >= deadline {
                 return match error {
                     Some(error) if !held => {
-                        Err(MutexError::Unavailable(self.attempt(operation), error))
+                        Err(MutexError::Unavailable(self.operation(method), error))
                     }
                     _ => Ok(None),
                 };
@@ -295,10 +295,10 @@ impl Mutex {
     }
 }
 
-fn attempt(operation: &'static str, name: &str) -> Attempt {
+fn operation(method: &'static str, name: &str) -> Operation {
     let mut key = KeyText::default();
     key.shown("lock", &name);
-    Attempt::new(operation, "", key)
+    Operation::new(method, "", key)
 }
 
 #[cfg(test)]
@@ -340,7 +340,7 @@ mod tests {
             format!("{mutex:?}"),
             r#"Mutex { name: "backfill", ttl: 10s, lock_timeout: 5s, .. }"#
         );
-        let error = MutexError::Unavailable(mutex.attempt("acquire"), no_answer());
+        let error = MutexError::Unavailable(mutex.operation("acquire"), no_answer());
         assert_eq!(
             error.to_string(),
             "acquire (lock = backfill): Redis did not answer in time (I/O error)"

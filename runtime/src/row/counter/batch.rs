@@ -30,7 +30,7 @@ pub struct BatchSql {
 type Totals<T, const N: usize> = Vec<(<T as CounterRow>::OwnedKey, <T as Counter<N>>::Number)>;
 
 /// Adds to many rows, all or none, and returns the new totals in key order.
-pub fn add_batch<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+pub fn add_many<'c, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     db: impl Source<'c, DB>,
     deltas: impl IntoIterator<Item = (T::Key<'k>, i64)>,
 ) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send
@@ -44,7 +44,7 @@ where
         if deltas.is_empty() {
             return Ok(Vec::new());
         }
-        let mut opened = acquire(db, &|| T::attempt_on_many(T::METHODS.1))
+        let mut opened = acquire(db, &|| T::operation_on_many(T::METHODS.1))
             .await
             .map_err(CounterError::Database)?;
         let mut connection = opened.link();
@@ -67,7 +67,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &'c mut Link<'_, DB>,
 ) -> impl Future<Output = Result<Totals<T, N>, CounterError>> + Send {
     async move {
-        let attempt = || T::attempt_on_many(T::METHODS.1);
+        let operation = || T::operation_on_many(T::METHODS.1);
         let parts = parts::<DB, N, T>(deltas);
         let in_transaction = in_transaction::<DB>(connection);
         // A CHECK can refuse what is taken, see `add_one`, and the caller's transaction must survive that.
@@ -81,23 +81,23 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             return match add_part::<DB, N, T>(*sql, rows, connection).await {
                 Ok(rows) => totals::<DB, N, T>(&rows)
                     .map(sorted::<N, T>)
-                    .map_err(|error| CounterError::Written(DatabaseError::new(attempt(), error)))?
-                    .ok_or_else(|| CounterError::NotUnique(attempt())),
+                    .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error)))?
+                    .ok_or_else(|| CounterError::NotUnique(operation())),
                 Err(error) if !in_transaction && goes_one_by_one(&error) => {
                     one_by_one::<DB, N, T>(deltas, connection).await
                 }
                 // The transaction is aborted and answers no more questions.
                 Err(error) if met_null(&error) && in_transaction => {
-                    Err(CounterError::NullValue(attempt()))
+                    Err(CounterError::NullValue(operation()))
                 }
                 Err(error) if met_null(&error) => {
                     match find_refused::<DB, N, T>(deltas, connection).await {
                         Some(null @ CounterError::NullValue(_)) => Err(null),
                         // A trigger can divide by zero as well.
-                        _ => Err(failed(attempt(), error, in_transaction)),
+                        _ => Err(failed(operation(), error, in_transaction)),
                     }
                 }
-                Err(error) => Err(failed(attempt(), error, in_transaction)),
+                Err(error) => Err(failed(operation(), error, in_transaction)),
             };
         }
 
@@ -107,10 +107,10 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             Statement::<DB>::literal("SELECT 1")
                 .execute(connection)
                 .await
-                .map_err(|error| failed(attempt(), error, true))?;
+                .map_err(|error| failed(operation(), error, true))?;
         }
         // Until COMMIT is sent, a lost connection means that nothing was written.
-        let before_commit = |error| failed(attempt(), error, true);
+        let before_commit = |error| failed(operation(), error, true);
         let mut atomic = Atomic::<DB>::begin(connection.reborrow())
             .await
             .map_err(before_commit)?;
@@ -163,7 +163,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             atomic
                 .commit()
                 .await
-                .map_err(|error| failed(attempt(), error, in_transaction))?;
+                .map_err(|error| failed(operation(), error, in_transaction))?;
             return Ok(all);
         }
         // The refused row is looked for after the rollback, in the state that refused it.
@@ -202,7 +202,7 @@ where
         .into_iter()
         .map(|(key, delta)| match i64::try_from(delta) {
             Ok(delta) => Ok((key, delta)),
-            Err(_) => Err(CounterError::Overflow(T::attempt(T::METHODS.1, &key))),
+            Err(_) => Err(CounterError::Overflow(T::operation(T::METHODS.1, &key))),
         })
         .collect()
 }
@@ -282,8 +282,8 @@ async fn find_refused<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> Option<CounterError> {
     for (key, delta) in deltas {
-        let attempt = T::attempt(T::METHODS.1, key);
-        match explain::<DB, N, T>(key, *delta, attempt, connection).await {
+        let operation = T::operation(T::METHODS.1, key);
+        match explain::<DB, N, T>(key, *delta, operation, connection).await {
             Explained::Fits => {}
             Explained::Refused(error) => return Some(error),
         }
@@ -306,10 +306,10 @@ async fn one_by_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &[(T::Key<'_>, i64)],
     connection: &mut Link<'_, DB>,
 ) -> Result<Totals<T, N>, CounterError> {
-    let attempt = || T::attempt_on_many(T::METHODS.1);
+    let operation = || T::operation_on_many(T::METHODS.1);
     let in_transaction = in_transaction::<DB>(connection);
     // Until COMMIT is sent, a lost connection means that nothing was written.
-    let before_commit = |error| failed(attempt(), error, true);
+    let before_commit = |error| failed(operation(), error, true);
     let mut atomic = Atomic::<DB>::begin(connection.reborrow())
         .await
         .map_err(before_commit)?;
@@ -332,7 +332,7 @@ async fn one_by_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     atomic
         .commit()
         .await
-        .map_err(|error| failed(attempt(), error, in_transaction))?;
+        .map_err(|error| failed(operation(), error, in_transaction))?;
     Ok(totals.into_iter().collect())
 }
 
@@ -343,7 +343,7 @@ async fn add_and_read<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> Result<(T::OwnedKey, T::Number), CounterError> {
     let failed =
-        |error| CounterError::Database(DatabaseError::new(T::attempt(T::METHODS.1, key), error));
+        |error| CounterError::Database(DatabaseError::new(T::operation(T::METHODS.1, key), error));
     add_one::<DB, N, T>(key, delta, T::METHODS.1, true, connection).await?;
     let mut statement = Statement::literal(T::READ);
     T::bind_key(key, &mut Compared(&mut statement));
@@ -352,6 +352,6 @@ async fn add_and_read<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             let total = total::<DB, N, T>(&row, T::KEYS).map_err(failed)?;
             Ok((T::read_key(&row).map_err(failed)?, total))
         }
-        _ => Err(CounterError::NotUnique(T::attempt(T::METHODS.1, key))),
+        _ => Err(CounterError::NotUnique(T::operation(T::METHODS.1, key))),
     }
 }

@@ -1,6 +1,6 @@
 //! How an addition is refused.
 
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 
 /// Why nothing was added.
 #[derive(Debug, thiserror::Error)]
@@ -11,21 +11,21 @@ pub enum CounterError {
     OutOfBounds(Box<OutOfBounds>),
     /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed.
     #[error("{0}: the total does not fit the counter's type")]
-    Overflow(Attempt),
+    Overflow(Operation),
     /// The row does not exist, and the model is declared with `existing_rows`. Nothing was changed.
     #[error("{0}: no such row")]
-    NotFound(Attempt),
+    NotFound(Operation),
     /// The counter is NULL in the database, and NULL + 1 is NULL. Nothing was changed.
     #[error("{0}: the counter is NULL in the database; set it to 0 and make the column NOT NULL")]
-    NullValue(Attempt),
+    NullValue(Operation),
     /// The database changed nothing, although a look right after says that it could: another caller moved the counter in
     /// between, or a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. Nothing was
     /// changed; call again.
     #[error("{0}: nothing was changed, although there would be room by now")]
-    Contended(Attempt),
+    Contended(Operation),
     /// The key is not unique in the database. Nothing was changed.
     #[error("{0}: several rows have this key")]
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The addition was made, and the total that the database returned is NULL or does not fit the field; or on SQLite, a trigger
     /// failed after it in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is
     /// committed. A batch is then undone, and its error is `Database`.
@@ -48,7 +48,7 @@ pub enum CounterError {
 #[non_exhaustive]
 pub struct OutOfBounds {
     /// What was attempted.
-    pub attempt: Attempt,
+    pub operation: Operation,
     /// The counter's field.
     pub field: &'static str,
     /// What should have been added.
@@ -67,7 +67,7 @@ impl std::fmt::Display for OutOfBounds {
         write!(
             f,
             "{}: {:+} would take {} out of its bounds",
-            self.attempt, self.delta, self.field
+            self.operation, self.delta, self.field
         )?;
         match (self.min, self.max) {
             (Some(min), Some(max)) => write!(f, " {min} to {max}"),

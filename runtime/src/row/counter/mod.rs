@@ -5,12 +5,12 @@ mod error;
 
 use std::future::Future;
 
-pub use self::batch::{BatchSql, add_batch, with_keys};
+pub use self::batch::{BatchSql, add_many, with_keys};
 pub use self::error::{CounterError, OutOfBounds};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
 use crate::db::column::{CounterNumber, Read};
-use crate::db::error::{Attempt, DatabaseError, WriteFailure, from_write_failure};
+use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
@@ -117,13 +117,13 @@ pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, DatabaseError>> + Send {
     async move {
-        let attempt = || T::attempt("get", &key);
-        let mut opened = acquire(db, &attempt).await?;
+        let operation = || T::operation("get", &key);
+        let mut opened = acquire(db, &operation).await?;
         let mut statement = Statement::literal(T::GET);
         T::bind_key(&key, &mut Compared(&mut statement));
         let rows = statement.fetch_all(&mut opened.link()).await;
         rows.and_then(|rows| rows.first().map(T::ROW).transpose())
-            .map_err(|error| DatabaseError::new(attempt(), error))
+            .map_err(|error| DatabaseError::new(operation(), error))
     }
 }
 
@@ -134,8 +134,8 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     delta: i64,
 ) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
     async move {
-        let attempt = || T::attempt(T::METHODS.0, &key);
-        let mut opened = acquire(db, &attempt)
+        let operation = || T::operation(T::METHODS.0, &key);
+        let mut opened = acquire(db, &operation)
             .await
             .map_err(CounterError::Database)?;
         let mut connection = opened.link();
@@ -150,7 +150,7 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             added = add_one::<DB, N, T>(&key, delta, T::METHODS.0, true, &mut connection).await;
         }
         total::<DB, N, T>(&added?, 0)
-            .map_err(|error| CounterError::Written(DatabaseError::new(attempt(), error)))
+            .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error)))
     }
 }
 
@@ -161,11 +161,11 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     key: &T::Key<'_>,
     delta: i64,
-    operation: &'static str,
+    method: &'static str,
     existing_first: bool,
     connection: &mut Link<'_, DB>,
 ) -> Result<DB::Row, CounterError> {
-    let attempt = || T::attempt(operation, key);
+    let operation = || T::operation(method, key);
     let in_transaction = in_transaction::<DB>(connection);
     let (low, high) = room(delta, bounds::<N, T>());
     // Adding to nothing is only possible if a new row could start that way. Where it could not, the row either exists or the
@@ -192,23 +192,26 @@ async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         let fetched = match write_one(&statement, connection).await {
             Ok(fetched) => fetched,
             Err(error) if DB::has_written(connection, &error).await => {
-                return Err(CounterError::Written(DatabaseError::new(attempt(), error)));
+                return Err(CounterError::Written(DatabaseError::new(
+                    operation(),
+                    error,
+                )));
             }
-            Err(error) => return Err(failed(attempt(), error, in_transaction)),
+            Err(error) => return Err(failed(operation(), error, in_transaction)),
         };
         match fetched {
             Fetched::One(row) => return Ok(row),
-            Fetched::Several => return Err(CounterError::NotUnique(attempt())),
+            Fetched::Several => return Err(CounterError::NotUnique(operation())),
             Fetched::None => {
                 if let Explained::Refused(error) =
-                    explain::<DB, N, T>(key, delta, attempt(), connection).await
+                    explain::<DB, N, T>(key, delta, operation(), connection).await
                 {
                     return Err(error);
                 }
             }
         }
     }
-    Err(CounterError::Contended(attempt()))
+    Err(CounterError::Contended(operation()))
 }
 
 /// Whether a batch without a guard met a row whose counter is NULL: it divides by zero then.
@@ -217,11 +220,11 @@ fn met_null(error: &sqlx::Error) -> bool {
 }
 
 /// An overflow in the database is the counter's own business, everything else goes the usual way.
-fn failed(attempt: Attempt, error: sqlx::Error, in_transaction: bool) -> CounterError {
+fn failed(operation: Operation, error: sqlx::Error, in_transaction: bool) -> CounterError {
     if Fault::of(&error) == Fault::NumericOutOfRange {
-        return CounterError::Overflow(attempt);
+        return CounterError::Overflow(operation);
     }
-    WriteFailure::new(attempt, error, in_transaction).into()
+    WriteFailure::new(operation, error, in_transaction).into()
 }
 
 /// A total that a write returned. Bounds keep it within the type, unless a trigger or a wider column does not.
@@ -245,24 +248,24 @@ enum Explained {
 async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     key: &T::Key<'_>,
     delta: i64,
-    attempt: Attempt,
+    operation: Operation,
     connection: &mut Link<'_, DB>,
 ) -> Explained {
     let mut statement = Statement::literal(T::READ);
     T::bind_key(key, &mut Compared(&mut statement));
     let current = match statement.fetch_one(connection).await {
         // A read: whatever happened to it, nothing was written.
-        Err(error) => return Explained::Refused(WriteFailure::new(attempt, error, true).into()),
+        Err(error) => return Explained::Refused(WriteFailure::new(operation, error, true).into()),
         Ok(Fetched::None) if T::ADD.is_none() => {
-            return Explained::Refused(CounterError::NotFound(attempt));
+            return Explained::Refused(CounterError::NotFound(operation));
         }
         Ok(Fetched::None) => None,
-        Ok(Fetched::Several) => return Explained::Refused(CounterError::NotUnique(attempt)),
+        Ok(Fetched::Several) => return Explained::Refused(CounterError::NotUnique(operation)),
         Ok(Fetched::One(row)) => match DB::get_i64(&row, T::KEYS) {
             Ok(Some(value)) => Some(value),
-            Ok(None) => return Explained::Refused(CounterError::NullValue(attempt)),
+            Ok(None) => return Explained::Refused(CounterError::NullValue(operation)),
             Err(error) => {
-                let error = DatabaseError::new(attempt, error);
+                let error = DatabaseError::new(operation, error);
                 return Explained::Refused(CounterError::Database(error));
             }
         },
@@ -273,7 +276,7 @@ async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         Explained::Fits
     } else if fits((T::Number::MIN, T::Number::MAX)) {
         Explained::Refused(CounterError::OutOfBounds(Box::new(OutOfBounds {
-            attempt,
+            operation,
             field: T::FIELD,
             delta,
             current,
@@ -281,7 +284,7 @@ async fn explain<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             max: T::MAX,
         })))
     } else {
-        Explained::Refused(CounterError::Overflow(attempt))
+        Explained::Refused(CounterError::Overflow(operation))
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a lock is refused.
 
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
 use crate::row::versioned::Conflict;
@@ -12,13 +12,13 @@ use std::fmt;
 pub enum LockError {
     /// No row has this key.
     #[error("{0}: no such row")]
-    NotFound(Attempt),
+    NotFound(Operation),
     /// Several rows have this key. `save` has written none of them.
     #[error("{0}: several rows have this key")]
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
-    Fenced(Attempt, Fence),
+    Fenced(Operation, Fence),
     /// Somebody else holds the row, and the call was not to wait (any longer).
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
@@ -27,21 +27,21 @@ pub enum LockError {
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
     )]
-    FixedSnapshot(Attempt),
+    FixedSnapshot(Operation),
     /// The key of a [`Locked`](crate::row::Locked) was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
     #[error("{0}: the key was edited")]
-    KeyChanged(Attempt),
+    KeyChanged(Operation),
     /// The row has another version than this [`Locked`](crate::row::Locked): it was saved through another one in the same transaction, or a save of this
     /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
     #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
-    Stale(Attempt),
+    Stale(Operation),
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
-    OtherTransaction(Attempt),
+    OtherTransaction(Operation),
     /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
     /// write, or a trigger returned OLD.
     #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
-    Ignored(Attempt),
+    Ignored(Operation),
     /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
     /// model; or on SQLite, a trigger failed after the write in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL.
     #[error("{0}; the row was written")]
@@ -57,8 +57,8 @@ pub enum LockError {
 impl LockError {
     /// `limited`: the caller asked not to wait, or not for long. Then a database that is busy is the answer to that, and not
     /// a reason to run the transaction again.
-    pub(super) fn new(attempt: Attempt, error: sqlx::Error, limited: bool) -> Self {
-        let mut error = DatabaseError::new(attempt, error);
+    pub(super) fn new(operation: Operation, error: sqlx::Error, limited: bool) -> Self {
+        let mut error = DatabaseError::new(operation, error);
         if limited && error.fault() == Fault::Busy {
             error = error.with_fault(Fault::LockTimeout);
         }

@@ -115,13 +115,13 @@ impl<T> Locked<T> {
         T: LockableSql<DB>,
     {
         async move {
-            let attempt = |row: &T| T::attempt("save", &row.key());
+            let operation = |row: &T| T::operation("save", &row.key());
             if !tx.has(self.transaction.scope) {
-                return Err(LockError::OtherTransaction(attempt(&self.row)));
+                return Err(LockError::OtherTransaction(operation(&self.row)));
             }
             let locked = self.key.0.downcast_ref::<T::OwnedKey>();
             if !locked.is_some_and(|key| self.row.has_key(key)) {
-                return Err(LockError::KeyChanged(attempt(&self.row)));
+                return Err(LockError::KeyChanged(operation(&self.row)));
             }
             let connection = &mut tx.link();
             let mut statement = Statement::literal(T::UPDATE);
@@ -137,13 +137,13 @@ impl<T> Locked<T> {
             if let Some(began) = self.transaction.began {
                 statement.bind_i64(began);
             }
-            let failed = |error| LockError::new(attempt(&self.row), error, false);
+            let failed = |error| LockError::new(operation(&self.row), error, false);
             let row = match statement.fetch_one(connection).await {
                 Ok(Fetched::One(row)) => row,
                 Ok(Fetched::None) => return Err(self.refused(connection).await),
-                Ok(Fetched::Several) => return Err(LockError::NotUnique(attempt(&self.row))),
+                Ok(Fetched::Several) => return Err(LockError::NotUnique(operation(&self.row))),
                 Err(error) if DB::has_written(connection, &error).await => {
-                    let error = DatabaseError::new(attempt(&self.row), error);
+                    let error = DatabaseError::new(operation(&self.row), error);
                     return Err(LockError::Written(error));
                 }
                 Err(error) => return Err(failed(error)),
@@ -156,13 +156,13 @@ impl<T> Locked<T> {
                 _ => false,
             };
             if unchanged && self.differs(connection).await.map_err(failed)? {
-                return Err(LockError::Ignored(attempt(&self.row)));
+                return Err(LockError::Ignored(operation(&self.row)));
             }
             self.row.read_back(&row).map_err(|error| {
-                LockError::Written(DatabaseError::new(attempt(&self.row), error))
+                LockError::Written(DatabaseError::new(operation(&self.row), error))
             })?;
             if version.is_some() && self.row.version() == version {
-                return Err(LockError::Ignored(attempt(&self.row)));
+                return Err(LockError::Ignored(operation(&self.row)));
             }
             Ok(())
         }
@@ -190,32 +190,32 @@ impl<T> Locked<T> {
     where
         T: LockableSql<DB>,
     {
-        let (mine, attempt) = (&self.row, T::attempt("save", &self.row.key()));
+        let (mine, operation) = (&self.row, T::operation("save", &self.row.key()));
         let mut statement = Statement::literal(T::SELECT);
         T::bind_key(&mine.key(), &mut Compared(&mut statement));
         let row = match statement.fetch_one(connection).await {
             Ok(Fetched::One(row)) => row,
-            Ok(Fetched::None) => return LockError::NotFound(attempt),
-            Ok(Fetched::Several) => return LockError::NotUnique(attempt),
-            Err(error) => return LockError::new(attempt, error, false),
+            Ok(Fetched::None) => return LockError::NotFound(operation),
+            Ok(Fetched::Several) => return LockError::NotUnique(operation),
+            Err(error) => return LockError::new(operation, error, false),
         };
         match began::<DB, T>(&row, 0) {
             Ok((began, _)) if began != self.transaction.began => {
-                return LockError::OtherTransaction(attempt);
+                return LockError::OtherTransaction(operation);
             }
             Ok(_) => {}
-            Err(error) => return LockError::new(attempt, error, false),
+            Err(error) => return LockError::new(operation, error, false),
         }
         if mine.fence().is_none() && mine.version().is_none() {
-            return LockError::Ignored(attempt);
+            return LockError::Ignored(operation);
         }
         match (T::ROW)(&row) {
             Ok(stored) if stored.fence() > mine.fence() => {
-                LockError::Fenced(attempt, stored.fence().unwrap_or_default())
+                LockError::Fenced(operation, stored.fence().unwrap_or_default())
             }
-            Ok(stored) if stored.version() != mine.version() => LockError::Stale(attempt),
-            Ok(_) => LockError::Ignored(attempt),
-            Err(error) => LockError::new(attempt, error, false),
+            Ok(stored) if stored.version() != mine.version() => LockError::Stale(operation),
+            Ok(_) => LockError::Ignored(operation),
+            Err(error) => LockError::new(operation, error, false),
         }
     }
 }

@@ -19,8 +19,8 @@ pub use self::strength::{Exclusive, NoWait, Share, SkipLocked, Wait};
 use self::strength::{NotDecided, NotShared, Patience, Strength};
 use crate::db::Backend;
 use crate::db::column::Read;
+use crate::db::lock_timeout::LockTimeout;
 use crate::db::model::Model;
-use crate::db::patient::Patient;
 use crate::db::source::Link;
 use crate::db::statement::{Bind, Compared, Fetched, Statement};
 use crate::db::stored;
@@ -234,28 +234,25 @@ where
                 timeout,
                 ..
             } = self;
-            let attempt = || T::attempt("lock", &key);
+            let operation = || T::operation("lock", &key);
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
-            let failed = |error| LockError::new(attempt(), error, limited);
-            let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
+            let failed = |error| LockError::new(operation(), error, limited);
+            let mut waiting = LockTimeout::<DB>::set(link, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let fetched = select::<DB, T, G, W>(&mut patient.link, &key, no_key).await;
-            patient
-                .be_as_before(fetched.is_ok())
-                .await
-                .map_err(failed)?;
+            let fetched = select::<DB, T, G, W>(&mut waiting.link, &key, no_key).await;
+            waiting.restore(fetched.is_ok()).await.map_err(failed)?;
             match fetched.map_err(failed)? {
                 Fetched::One(row) => {
                     let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
                     if snapshot && !only_itself {
-                        return Err(LockError::FixedSnapshot(attempt()));
+                        return Err(LockError::FixedSnapshot(operation()));
                     }
                     let transaction = Transaction { scope, began };
                     let row = (T::ROW)(&row).map_err(failed)?;
                     return Ok(W::locked(G::guard(row, transaction)));
                 }
-                Fetched::Several => return Err(LockError::NotUnique(attempt())),
+                Fetched::Several => return Err(LockError::NotUnique(operation())),
                 Fetched::None => {}
             }
             // Skipped, or not there at all? A plain read tells.
@@ -263,14 +260,14 @@ where
                 let mut statement = Statement::literal(T::SELECT);
                 T::bind_key(&key, &mut Compared(&mut statement));
                 let there = statement
-                    .fetch_all(&mut patient.link)
+                    .fetch_all(&mut waiting.link)
                     .await
                     .map_err(failed)?;
                 if !there.is_empty() {
                     return Ok(skipped);
                 }
             }
-            Err(LockError::NotFound(attempt()))
+            Err(LockError::NotFound(operation()))
         })
     }
 }
@@ -326,16 +323,16 @@ where
                 ..
             } = self;
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
-            let failed = |error| LockError::new(T::attempt_on_many("lock_many"), error, limited);
+            let failed = |error| LockError::new(T::operation_on_many("lock_many"), error, limited);
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut patient = Patient::<DB>::new(link, timeout, W::CLAUSE)
+            let mut waiting = LockTimeout::<DB>::set(link, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
-            let rows = select_many::<DB, T, G, W>(&mut patient.link, &keys, no_key).await;
-            patient.be_as_before(rows.is_ok()).await.map_err(failed)?;
-            let attempt = |key| T::attempt("lock_many", key);
+            let rows = select_many::<DB, T, G, W>(&mut waiting.link, &keys, no_key).await;
+            waiting.restore(rows.is_ok()).await.map_err(failed)?;
+            let operation = |key| T::operation("lock_many", key);
             let mut found = vec![false; keys.len()];
             let mut transaction = Transaction { scope, began: None };
             let mut locked: Vec<T> = Vec::with_capacity(keys.len());
@@ -343,14 +340,14 @@ where
                 let (began, snapshot) = began::<DB, T>(row, 1).map_err(failed)?;
                 transaction.began = began;
                 if snapshot && !only_itself {
-                    return Err(LockError::FixedSnapshot(T::attempt_on_many("lock_many")));
+                    return Err(LockError::FixedSnapshot(T::operation_on_many("lock_many")));
                 }
                 // A number from 1 for each row, or the database is not one that rowlock knows.
                 let number = DB::get_i64(row, row.len().saturating_sub(1)).map_err(failed)?;
                 let place = number.and_then(|number| usize::try_from(number - 1).ok());
                 if let Some(place) = place.filter(|place| *place < keys.len()) {
                     if found[place] {
-                        return Err(LockError::NotUnique(attempt(&keys[place])));
+                        return Err(LockError::NotUnique(operation(&keys[place])));
                     }
                     found[place] = true;
                 }
@@ -362,7 +359,7 @@ where
             }
             let missing = found.iter().zip(&keys).find(|(found, _)| !**found);
             if let Some((_, key)) = missing.filter(|_| !W::SKIPS) {
-                return Err(LockError::NotFound(attempt(key)));
+                return Err(LockError::NotFound(operation(key)));
             }
             let guard = |row| G::guard(row, transaction);
             Ok(locked.into_iter().map(guard).collect())
@@ -397,21 +394,23 @@ pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
     let scope = tx.scope();
     let mut connection = tx.link();
     async move {
-        let attempt = || T::attempt("lock_checked", &row.key());
-        let failed = |error| LockCheckedError::Lock(LockError::new(attempt(), error, false));
+        let operation = || T::operation("lock_checked", &row.key());
+        let failed = |error| LockCheckedError::Lock(LockError::new(operation(), error, false));
         let key = row.key();
         let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
         let (current, began) = match fetched.map_err(failed)? {
             Fetched::One(row) => {
                 let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
                 if snapshot {
-                    return Err(LockCheckedError::Lock(LockError::FixedSnapshot(attempt())));
+                    return Err(LockCheckedError::Lock(
+                        LockError::FixedSnapshot(operation()),
+                    ));
                 }
                 ((T::ROW)(&row).map_err(failed)?, began)
             }
-            Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(attempt()))),
+            Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(operation()))),
             Fetched::Several => {
-                return Err(LockCheckedError::Lock(LockError::NotUnique(attempt())));
+                return Err(LockCheckedError::Lock(LockError::NotUnique(operation())));
             }
         };
         let [expected, found] = [row, &current].map(|row| row.version().unwrap_or_default());
@@ -422,7 +421,7 @@ pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
         let changes = |a: &T, b: &T| {
             stored::changes::<DB>(&|to| a.bind_columns(to), &|to| b.bind_columns(to))
         };
-        let conflict = Conflict::new(current, copy(row), changes, attempt(), versions);
+        let conflict = Conflict::new(current, copy(row), changes, operation(), versions);
         Err(LockCheckedError::Stale(Box::new(conflict)))
     }
 }

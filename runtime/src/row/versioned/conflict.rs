@@ -3,7 +3,7 @@
 use super::Versioned;
 use super::edit::Edit;
 use crate::db::column::Changes;
-use crate::db::error::Attempt;
+use crate::db::error::Operation;
 use std::error::Error;
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub struct Conflict<T> {
 
 /// What a conflict says of itself.
 pub(super) struct Clash {
-    pub(super) attempt: Attempt,
+    pub(super) operation: Operation,
     pub(super) version: &'static str,
     pub(super) expected: i64,
     pub(super) found: i64,
@@ -36,7 +36,7 @@ impl<T> Conflict<T> {
         current: T,
         mine: T,
         changes: fn(&T, &T) -> Changes,
-        attempt: Attempt,
+        operation: Operation,
         (version, expected, found): (&'static str, i64, i64),
     ) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl<T> Conflict<T> {
             base: None,
             changes,
             clash: Clash {
-                attempt,
+                operation,
                 version,
                 expected,
                 found,
@@ -54,8 +54,8 @@ impl<T> Conflict<T> {
     }
 
     /// What was attempted, on which row.
-    pub fn attempt(&self) -> &Attempt {
-        &self.clash.attempt
+    pub fn operation(&self) -> &Operation {
+        &self.clash.operation
     }
 
     /// The version that the write was based on.
@@ -135,7 +135,7 @@ impl fmt::Display for Clash {
         write!(
             f,
             "{}: the row was changed by somebody else: its {} is {}, expected {}",
-            self.attempt, self.version, self.found, self.expected
+            self.operation, self.version, self.found, self.expected
         )
     }
 }
@@ -143,7 +143,7 @@ impl fmt::Display for Clash {
 impl fmt::Debug for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conflict")
-            .field("attempt", &self.attempt)
+            .field("operation", &self.operation)
             .field("expected", &self.expected)
             .field("found", &self.found)
             .finish_non_exhaustive()

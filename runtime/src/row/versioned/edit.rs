@@ -2,11 +2,11 @@
 
 use super::error::{DeleteError, LoadError, UpdateError};
 use super::{
-    Versioned, VersionedSql, attempt, bind_unchanged, delete, reload, touch, update, write,
+    Versioned, VersionedSql, bind_unchanged, delete, operation, reload, touch, update, write,
 };
 use crate::db::Backend;
 use crate::db::column::{Changes, Column};
-use crate::db::error::Attempt;
+use crate::db::error::Operation;
 use crate::db::source::Source;
 use crate::db::statement::{Bind, Statement};
 use std::future::Future;
@@ -187,11 +187,11 @@ impl<T: Versioned> Edit<T> {
     }
 
     /// A row is found by its key: a changed one would be another row, which this edit has never seen.
-    fn unchanged_key(&self, operation: &'static str) -> Result<(), Attempt> {
+    fn unchanged_key(&self, method: &'static str) -> Result<(), Operation> {
         if self.base.key() == self.mine.key() {
             return Ok(());
         }
-        Err(attempt(&self.base, operation))
+        Err(operation(&self.base, method))
     }
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::conflict::Conflict;
-use crate::db::error::{Attempt, DatabaseError};
+use crate::db::error::{DatabaseError, Operation};
 use crate::db::fence::Fence;
 
 /// Why a row could not be loaded.
@@ -13,16 +13,16 @@ use crate::db::fence::Fence;
 pub enum LoadError {
     /// No row has this key.
     #[error("{0}: no such row")]
-    NotFound(Attempt),
+    NotFound(Operation),
     /// The row's version is NULL, so nothing could ever be checked against it.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
-    NullVersion(Attempt),
+    NullVersion(Operation),
     /// Several rows have this key: it is not unique in the database.
     #[error("{0}: several rows have this key")]
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
     #[error("{0}: the key was edited")]
-    KeyChanged(Attempt),
+    KeyChanged(Operation),
     /// The database, the connection or the pool failed.
     #[error(transparent)]
     Database(DatabaseError),
@@ -34,21 +34,21 @@ pub enum UpdateError<T> {
     /// Somebody changed the row since this copy was read. Nothing was written. The conflict has the row as it is now.
     Stale(Box<Conflict<T>>),
     /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
-    Gone(Attempt),
+    Gone(Operation),
     /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
-    Fenced(Attempt, Fence),
+    Fenced(Operation, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
-    NullVersion(Attempt),
+    NullVersion(Operation),
     /// The version is the highest its type can hold. Nothing was written.
-    VersionOverflow(Attempt),
+    VersionOverflow(Operation),
     /// The row has the expected version, and has kept it: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE
     /// (SQLite) dropped the update, or a trigger returned OLD.
-    Ignored(Attempt),
+    Ignored(Operation),
     /// The key is not unique in the database. Nothing was written. Add the unique index, or name the column that is missing
     /// from the key.
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
-    KeyChanged(Attempt),
+    KeyChanged(Operation),
     /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
     /// a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the write counts once that is committed.
     Written(DatabaseError),
@@ -66,19 +66,19 @@ pub enum DeleteError<T> {
     /// Somebody changed the row since this copy was read. It is still there.
     Stale(Box<Conflict<T>>),
     /// The row does not exist: somebody else deleted it, or it never did.
-    Gone(Attempt),
+    Gone(Operation),
     /// The row has been written with a higher fence: the lock was lost to another holder. It is still there.
-    Fenced(Attempt, Fence),
+    Fenced(Operation, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. It is still there.
-    NullVersion(Attempt),
+    NullVersion(Operation),
     /// The row has the expected version, and yet the database kept it: a trigger or a row security policy dropped the
     /// delete.
-    Ignored(Attempt),
+    Ignored(Operation),
     /// The key is not unique in the database. Nothing was deleted. Add the unique index, or name the column that is missing
     /// from the key.
-    NotUnique(Attempt),
+    NotUnique(Operation),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
-    KeyChanged(Attempt),
+    KeyChanged(Operation),
     /// The row was deleted, and then a trigger of SQLite failed in a way that keeps that: RAISE(FAIL), or ON CONFLICT FAIL. Inside a
     /// transaction it is gone once that is committed.
     Written(DatabaseError),
@@ -113,11 +113,11 @@ impl<'e> Said<'e> {
         }
     }
 
-    fn fenced(attempt: &'e Attempt, fence: Fence) -> Self {
+    fn fenced(operation: &'e Operation, fence: Fence) -> Self {
         let text = "by a later holder of the lock";
         Self {
             fence: Some(fence),
-            ..Self::plain("Fenced", attempt, text)
+            ..Self::plain("Fenced", operation, text)
         }
     }
 
@@ -139,10 +139,10 @@ impl<'e> Said<'e> {
         match self.fence {
             None => write!(f, "{}{}", self.shown, self.text),
             Some(fence) => {
-                let (attempt, text) = (self.shown, self.text);
+                let (operation, text) = (self.shown, self.text);
                 write!(
                     f,
-                    "{attempt}: the row was written with the fence {fence}, {text}"
+                    "{operation}: the row was written with the fence {fence}, {text}"
                 )
             }
         }
@@ -164,7 +164,7 @@ macro_rules! errors {
             fn said(&self) -> Said<'_> {
                 match self {
                     Self::Stale(conflict) => Said::plain("Stale", &conflict.clash, ""),
-                    Self::Fenced(attempt, fence) => Said::fenced(attempt, *fence),
+                    Self::Fenced(operation, fence) => Said::fenced(operation, *fence),
                     $(Self::$variant(inner) => Said::$kind(stringify!($variant), inner, $text),)*
                 }
             }

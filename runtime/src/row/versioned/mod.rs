@@ -15,7 +15,7 @@ use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::{Changes, Read};
-use crate::db::error::{Attempt, DatabaseError, WriteFailure, from_write_failure};
+use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
 use crate::db::model::{Model, acquire};
@@ -86,8 +86,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
 
 from_write_failure!(UpdateError<T>, DeleteError<T>);
 
-fn attempt<T: Versioned>(row: &T, operation: &'static str) -> Attempt {
-    T::attempt(operation, &row.key())
+fn operation<T: Versioned>(row: &T, method: &'static str) -> Operation {
+    T::operation(method, &row.key())
 }
 
 /// The key and the version that the row must still have, and the fence that it must not have seen pass.
@@ -149,19 +149,19 @@ pub fn reload<'c, DB: Backend, T: VersionedSql<DB>>(
 }
 
 async fn read<'c, DB: Backend, T: VersionedSql<DB>>(
-    operation: &'static str,
+    method: &'static str,
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> Result<T, LoadError> {
-    let attempt = || T::attempt(operation, &key);
-    let mut opened = acquire(db, &attempt).await.map_err(LoadError::Database)?;
+    let operation = || T::operation(method, &key);
+    let mut opened = acquire(db, &operation).await.map_err(LoadError::Database)?;
     let selected = select::<DB, T>(&key).fetch_one(&mut opened.link()).await;
     match selected.and_then(stored::<DB, T>) {
         Ok(Stored::Row(row, _)) => Ok(row),
-        Ok(Stored::NullVersion) => Err(LoadError::NullVersion(attempt())),
-        Ok(Stored::Missing) => Err(LoadError::NotFound(attempt())),
-        Ok(Stored::Several) => Err(LoadError::NotUnique(attempt())),
-        Err(error) => Err(LoadError::Database(DatabaseError::new(attempt(), error))),
+        Ok(Stored::NullVersion) => Err(LoadError::NullVersion(operation())),
+        Ok(Stored::Missing) => Err(LoadError::NotFound(operation())),
+        Ok(Stored::Several) => Err(LoadError::NotUnique(operation())),
+        Err(error) => Err(LoadError::Database(DatabaseError::new(operation(), error))),
     }
 }
 
@@ -197,24 +197,26 @@ pub fn touch<'c, DB: Backend, T: VersionedSql<DB>>(
 
 /// Runs an UPDATE that checks the version of `mine` and returns what the database changed.
 async fn write<'c, DB: Backend, T: VersionedSql<DB>>(
-    operation: &'static str,
+    method: &'static str,
     mine: &T,
     base: Option<&T>,
     statement: &(dyn Fn() -> Statement<DB> + Sync),
     db: impl Source<'c, DB>,
 ) -> Result<T, UpdateError<T>> {
-    let attempt = || attempt(mine, operation);
-    let mut opened = acquire(db, &attempt).await.map_err(UpdateError::Database)?;
-    has_room(mine, operation)?;
+    let operation = || operation(mine, method);
+    let mut opened = acquire(db, &operation)
+        .await
+        .map_err(UpdateError::Database)?;
+    has_room(mine, method)?;
     let look = || select::<DB, T>(&mine.key());
     let outcome = write_checked(statement, &look, &mut opened.link()).await;
-    updated::<DB, T>(operation, mine, base, outcome)
+    updated::<DB, T>(method, mine, base, outcome)
 }
 
 /// In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
-fn has_room<T: Versioned>(mine: &T, operation: &'static str) -> Result<(), UpdateError<T>> {
+fn has_room<T: Versioned>(mine: &T, method: &'static str) -> Result<(), UpdateError<T>> {
     if mine.version() == Some(T::MAX_VERSION) {
-        return Err(UpdateError::VersionOverflow(attempt(mine, operation)));
+        return Err(UpdateError::VersionOverflow(operation(mine, method)));
     }
     Ok(())
 }
@@ -276,7 +278,7 @@ async fn delete_checked<DB: Backend>(
 
 /// The row as it now is.
 fn updated<DB: Backend, T: VersionedSql<DB>>(
-    operation: &'static str,
+    method: &'static str,
     mine: &T,
     base: Option<&T>,
     outcome: Outcome<DB::Row, DB::Row>,
@@ -285,77 +287,77 @@ fn updated<DB: Backend, T: VersionedSql<DB>>(
         Outcome::Written(row) => {
             let mut updated = (T::COPY)(mine);
             if let Err(error) = updated.read_back(&row) {
-                let error = DatabaseError::new(attempt(mine, operation), error);
+                let error = DatabaseError::new(operation(mine, method), error);
                 return Err(UpdateError::Written(error));
             }
             // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
             if updated.version() == mine.version() {
-                return Err(UpdateError::Ignored(attempt(mine, operation)));
+                return Err(UpdateError::Ignored(operation(mine, method)));
             }
             return Ok(updated);
         }
-        Outcome::Several => return Err(UpdateError::NotUnique(attempt(mine, operation))),
+        Outcome::Several => return Err(UpdateError::NotUnique(operation(mine, method))),
         Outcome::Failed {
             error,
             has_written: true,
             ..
         } => {
-            let error = DatabaseError::new(attempt(mine, operation), error);
+            let error = DatabaseError::new(operation(mine, method), error);
             return Err(UpdateError::Written(error));
         }
         Outcome::Failed {
             error,
             in_transaction,
             ..
-        } => return Err(WriteFailure::new(attempt(mine, operation), error, in_transaction).into()),
-        Outcome::Refused(selected) => refused::<DB, T>(operation, mine, base, selected)?,
+        } => return Err(WriteFailure::new(operation(mine, method), error, in_transaction).into()),
+        Outcome::Refused(selected) => refused::<DB, T>(method, mine, base, selected)?,
     };
     Err(match refused {
         Refused::Stale(conflict) => UpdateError::Stale(conflict),
-        Refused::Gone(attempt) => UpdateError::Gone(attempt),
-        Refused::NullVersion(attempt) => UpdateError::NullVersion(attempt),
-        Refused::Fenced(attempt, fence) => UpdateError::Fenced(attempt, fence),
-        Refused::Ignored(attempt) => UpdateError::Ignored(attempt),
-        Refused::NotUnique(attempt) => UpdateError::NotUnique(attempt),
+        Refused::Gone(operation) => UpdateError::Gone(operation),
+        Refused::NullVersion(operation) => UpdateError::NullVersion(operation),
+        Refused::Fenced(operation, fence) => UpdateError::Fenced(operation, fence),
+        Refused::Ignored(operation) => UpdateError::Ignored(operation),
+        Refused::NotUnique(operation) => UpdateError::NotUnique(operation),
     })
 }
 
 /// Why a write that checks the version met no row.
 enum Refused<T> {
     Stale(Box<Conflict<T>>),
-    Gone(Attempt),
-    Fenced(Attempt, Fence),
-    NullVersion(Attempt),
-    Ignored(Attempt),
-    NotUnique(Attempt),
+    Gone(Operation),
+    Fenced(Operation, Fence),
+    NullVersion(Operation),
+    Ignored(Operation),
+    NotUnique(Operation),
 }
 
 /// Finds out from what is there why the write met no row. That was a read: if it failed, nothing was written.
 fn refused<DB: Backend, T: VersionedSql<DB>>(
-    operation: &'static str,
+    method: &'static str,
     mine: &T,
     base: Option<&T>,
     selected: Result<Fetched<DB::Row>, sqlx::Error>,
 ) -> Result<Refused<T>, WriteFailure> {
-    let attempt = attempt(mine, operation);
+    let operation = operation(mine, method);
     let expected = mine.version().unwrap_or_default();
     Ok(match selected.and_then(stored::<DB, T>) {
-        Err(error) => return Err(WriteFailure::new(attempt, error, true)),
-        Ok(Stored::Missing) => Refused::Gone(attempt),
-        Ok(Stored::NullVersion) => Refused::NullVersion(attempt),
-        Ok(Stored::Several) => Refused::NotUnique(attempt),
+        Err(error) => return Err(WriteFailure::new(operation, error, true)),
+        Ok(Stored::Missing) => Refused::Gone(operation),
+        Ok(Stored::NullVersion) => Refused::NullVersion(operation),
+        Ok(Stored::Several) => Refused::NotUnique(operation),
         // First, because who lost the lock has nothing to merge.
         Ok(Stored::Row(current, _)) if current.fence() > mine.fence() => {
-            Refused::Fenced(attempt, current.fence().unwrap_or_default())
+            Refused::Fenced(operation, current.fence().unwrap_or_default())
         }
-        Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(attempt),
+        Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(operation),
         Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
             current,
             mine: (T::COPY)(mine),
             base: base.map(T::COPY),
             changes: T::stored_changes,
             clash: Clash {
-                attempt,
+                operation,
                 version: T::VERSION,
                 expected,
                 found,
@@ -370,8 +372,10 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
     async move {
-        let attempt = || attempt(row, "delete");
-        let mut opened = acquire(db, &attempt).await.map_err(DeleteError::Database)?;
+        let operation = || operation(row, "delete");
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(DeleteError::Database)?;
         let statement = || {
             let mut statement = Statement::literal(T::DELETE);
             bind_unchanged(row, &mut statement);
@@ -384,35 +388,35 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
 }
 
 fn deleted<DB: Backend, T: VersionedSql<DB>>(
-    operation: &'static str,
+    method: &'static str,
     row: &T,
     outcome: Outcome<(), DB::Row>,
 ) -> Result<(), DeleteError<T>> {
     let refused = match outcome {
         Outcome::Written(()) => return Ok(()),
-        Outcome::Several => return Err(DeleteError::NotUnique(attempt(row, operation))),
+        Outcome::Several => return Err(DeleteError::NotUnique(operation(row, method))),
         Outcome::Failed {
             error,
             has_written: true,
             ..
         } => {
-            let error = DatabaseError::new(attempt(row, operation), error);
+            let error = DatabaseError::new(operation(row, method), error);
             return Err(DeleteError::Written(error));
         }
         Outcome::Failed {
             error,
             in_transaction,
             ..
-        } => return Err(WriteFailure::new(attempt(row, operation), error, in_transaction).into()),
-        Outcome::Refused(selected) => refused::<DB, T>(operation, row, None, selected)?,
+        } => return Err(WriteFailure::new(operation(row, method), error, in_transaction).into()),
+        Outcome::Refused(selected) => refused::<DB, T>(method, row, None, selected)?,
     };
     Err(match refused {
         Refused::Stale(conflict) => DeleteError::Stale(conflict),
-        Refused::Gone(attempt) => DeleteError::Gone(attempt),
-        Refused::NullVersion(attempt) => DeleteError::NullVersion(attempt),
-        Refused::Fenced(attempt, fence) => DeleteError::Fenced(attempt, fence),
-        Refused::Ignored(attempt) => DeleteError::Ignored(attempt),
-        Refused::NotUnique(attempt) => DeleteError::NotUnique(attempt),
+        Refused::Gone(operation) => DeleteError::Gone(operation),
+        Refused::NullVersion(operation) => DeleteError::NullVersion(operation),
+        Refused::Fenced(operation, fence) => DeleteError::Fenced(operation, fence),
+        Refused::Ignored(operation) => DeleteError::Ignored(operation),
+        Refused::NotUnique(operation) => DeleteError::NotUnique(operation),
     })
 }
 
@@ -424,8 +428,10 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     async move {
         const OPERATION: &str = "update_with";
-        let attempt = || T::attempt(OPERATION, &key);
-        let mut opened = acquire(db, &attempt).await.map_err(UpdateError::Database)?;
+        let operation = || T::operation(OPERATION, &key);
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(UpdateError::Database)?;
         let mut connection = opened.link();
         let mut tried = 0;
         loop {
@@ -433,15 +439,15 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
             let selected = select::<DB, T>(&key).fetch_one(&mut connection).await;
             let base = match selected.and_then(stored::<DB, T>) {
                 Ok(Stored::Row(row, _)) => row,
-                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(attempt())),
-                Ok(Stored::Missing) => return Err(UpdateError::Gone(attempt())),
-                Ok(Stored::Several) => return Err(UpdateError::NotUnique(attempt())),
-                Err(error) => return Err(WriteFailure::new(attempt(), error, true).into()),
+                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(operation())),
+                Ok(Stored::Missing) => return Err(UpdateError::Gone(operation())),
+                Ok(Stored::Several) => return Err(UpdateError::NotUnique(operation())),
+                Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
             };
             let mut mine = (T::COPY)(&base);
             change(&mut mine);
             if mine.key() != base.key() {
-                return Err(UpdateError::KeyChanged(attempt()));
+                return Err(UpdateError::KeyChanged(operation()));
             }
             has_room(&mine, OPERATION)?;
             let statement = || update_statement(&mine);
@@ -506,7 +512,7 @@ mod tests {
                 base: Some(base.clone()),
                 changes: Row::changes,
                 clash: Clash {
-                    attempt: attempt(&base, "save"),
+                    operation: operation(&base, "save"),
                     version: "version",
                     expected: 0,
                     found: 1,
