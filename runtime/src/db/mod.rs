@@ -15,6 +15,7 @@ pub(crate) mod model;
 pub(crate) mod notes;
 #[cfg(feature = "postgres")]
 mod postgres;
+pub(crate) mod shell;
 pub(crate) mod source;
 #[cfg(feature = "sqlite")]
 mod sqlite;

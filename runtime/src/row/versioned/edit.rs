@@ -1,8 +1,9 @@
 //! A copy of a row that is changed and saved: only the changed columns are written.
 
+use super::checked::{self, Checked, Versions, Write};
 use super::error::{DeleteError, LoadError, UpdateError};
 use super::{
-    Versioned, VersionedSql, bind_unchanged, delete, operation, reload, touch, update, write,
+    Versioned, VersionedSql, bind_unchanged, delete, operation, reload, touch, update, updated,
 };
 use crate::db::Backend;
 use crate::db::column::{Changes, Column};
@@ -87,18 +88,10 @@ impl<T: Versioned> Edit<T> {
             if changes.is_empty() && self.base.fence() == self.mine.fence() {
                 return Ok((T::COPY)(&self.base));
             }
-            let statement = || {
-                let mut statement = Statement::composed(T::SAVE_HEAD);
-                bind_unchanged(&self.mine, &mut statement);
-                self.mine.bind_columns(&mut Changed {
-                    statement: &mut statement,
-                    columns: T::SET,
-                    changes: &changes,
-                });
-                statement.push(T::SAVE_TAIL);
-                statement
-            };
-            write("save", &self.mine, Some(&self.base), &statement, db).await
+            let (mine, base) = (&self.mine, Some(&self.base));
+            let save = Save { mine, changes };
+            let written = checked::write::<DB>("save", &save, Write::Update, db).await;
+            updated::<DB, T>("save", mine, base, written)
         }
     }
 
@@ -192,6 +185,38 @@ impl<T: Versioned> Edit<T> {
             return Ok(());
         }
         Err(operation(&self.base, method))
+    }
+}
+
+/// The columns of an edit that are to be written.
+struct Save<'e, T> {
+    mine: &'e T,
+    changes: Changes,
+}
+
+impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Save<'_, T> {
+    fn operation(&self, method: &'static str) -> Operation {
+        operation(self.mine, method)
+    }
+
+    fn versions(&self) -> Versions {
+        Checked::<DB>::versions(self.mine)
+    }
+
+    fn statement(&self, _: Write) -> Statement<DB> {
+        let mut statement = Statement::composed(T::SAVE_HEAD);
+        bind_unchanged(self.mine, &mut statement);
+        self.mine.bind_columns(&mut Changed {
+            statement: &mut statement,
+            columns: T::SET,
+            changes: &self.changes,
+        });
+        statement.push(T::SAVE_TAIL);
+        statement
+    }
+
+    fn look(&self) -> Statement<DB> {
+        self.mine.look()
     }
 }
 

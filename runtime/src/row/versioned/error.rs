@@ -1,8 +1,10 @@
 //! How a read, a write and a deletion fail.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
+use super::checked::Failure;
 use super::conflict::Conflict;
 use crate::db::error::{DatabaseError, Operation};
 use crate::db::fence::Fence;
@@ -88,6 +90,31 @@ pub enum DeleteError<T> {
     Unknown(DatabaseError),
     /// The database, the connection or the pool failed. The row is still there.
     Database(DatabaseError),
+}
+
+macro_rules! of_failures {
+    ($($error:ident $other:ty { $overflow:ident => $of_overflow:expr })*) => {$(
+        impl<T> From<Failure<$other>> for $error<T> {
+            fn from(failure: Failure<$other>) -> Self {
+                match failure {
+                    Failure::Gone(operation) => Self::Gone(operation),
+                    Failure::Fenced(operation, fence) => Self::Fenced(operation, fence),
+                    Failure::NullVersion(operation) => Self::NullVersion(operation),
+                    Failure::VersionOverflow($overflow) => $of_overflow,
+                    Failure::Ignored(operation) => Self::Ignored(operation),
+                    Failure::NotUnique(operation) => Self::NotUnique(operation),
+                    Failure::Written(error) => Self::Written(error),
+                    Failure::Serialization(error) => Self::Serialization(error),
+                    Failure::Unknown(error) => Self::Unknown(error),
+                    Failure::Database(error) => Self::Database(error),
+                }
+            }
+        }
+    )*};
+}
+of_failures! {
+    UpdateError Operation { operation => Self::VersionOverflow(operation) }
+    DeleteError Infallible { never => match never {} }
 }
 
 /// What an error says. It knows no model, so that it is compiled once.

@@ -1,26 +1,27 @@
 //! Optimistic locking: updates and deletes that check the version they were based on.
 
+mod checked;
 mod conflict;
 mod edit;
 mod error;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
+use self::checked::{Checked, Failure, Met, Unread, Unwritten, Versions, Write};
 use self::conflict::Clash;
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
 pub use self::error::{DeleteError, LoadError, UpdateError};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
-use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::{Changes, Read};
-use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
-use crate::db::fault::Fault;
-use crate::db::fence::Fence;
+use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::model::{Model, acquire};
-use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
+use crate::db::shell::Shell;
+use crate::db::source::{Opened, Source};
+use crate::db::statement::{Bind, Compared, Statement};
 use crate::db::stored;
 
 /// How often `update_with` loads and applies before it gives up.
@@ -84,10 +85,40 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     }
 }
 
-from_write_failure!(UpdateError<T>, DeleteError<T>);
+impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
+    fn operation(&self, method: &'static str) -> Operation {
+        operation(self, method)
+    }
+
+    fn versions(&self) -> Versions {
+        Versions {
+            expected: Model::version(self).unwrap_or_default(),
+            highest: T::MAX_VERSION,
+            index: T::VERSION_INDEX,
+        }
+    }
+
+    fn statement(&self, write: Write) -> Statement<DB> {
+        let text = match write {
+            Write::Update => T::UPDATE,
+            Write::Touch => T::TOUCH,
+            Write::Delete => T::DELETE,
+        };
+        let mut statement = Statement::literal(text);
+        if matches!(write, Write::Update) {
+            self.bind_columns(&mut statement);
+        }
+        bind_unchanged(self, &mut statement);
+        statement
+    }
+
+    fn look(&self) -> Statement<DB> {
+        select::<DB, T>(&self.key())
+    }
+}
 
 fn operation<T: Versioned>(row: &T, method: &'static str) -> Operation {
-    T::operation(method, &row.key())
+    <T as Model<Derive>>::operation(method, &row.key())
 }
 
 /// The key and the version that the row must still have, and the fence that it must not have seen pass.
@@ -103,28 +134,6 @@ fn select<DB: Backend, T: VersionedSql<DB>>(key: &T::Key<'_>) -> Statement<DB> {
     let mut statement = Statement::literal(T::LOAD);
     T::bind_key(key, &mut Compared(&mut statement));
     statement
-}
-
-/// A row as the database has it, with its version.
-enum Stored<T> {
-    Row(T, i64),
-    NullVersion,
-    Missing,
-    Several,
-}
-
-fn stored<DB: Backend, T: VersionedSql<DB>>(
-    selected: Fetched<DB::Row>,
-) -> Result<Stored<T>, sqlx::Error> {
-    let row = match selected {
-        Fetched::One(row) => row,
-        Fetched::None => return Ok(Stored::Missing),
-        Fetched::Several => return Ok(Stored::Several),
-    };
-    match DB::get_i64(&row, T::VERSION_INDEX)? {
-        Some(version) => Ok(Stored::Row((T::ROW)(&row)?, version)),
-        None => Ok(Stored::NullVersion),
-    }
 }
 
 /// Starts an edit of a copy.
@@ -148,21 +157,27 @@ pub fn reload<'c, DB: Backend, T: VersionedSql<DB>>(
     read("reload", db, row.key())
 }
 
-async fn read<'c, DB: Backend, T: VersionedSql<DB>>(
+fn read<'c, DB: Backend, T: VersionedSql<DB>>(
     method: &'static str,
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
+) -> impl Future<Output = Result<T, LoadError>> + Send {
+    let work = checked::read(select::<DB, T>(&key), T::VERSION_INDEX, db);
+    Shell::new(work, (method, key), loaded::<DB, T>)
+}
+
+fn loaded<DB: Backend, T: VersionedSql<DB>>(
+    (method, key): &(&'static str, T::Key<'_>),
+    found: Result<DB::Row, Unread>,
 ) -> Result<T, LoadError> {
-    let operation = || T::operation(method, &key);
-    let mut opened = acquire(db, &operation).await.map_err(LoadError::Database)?;
-    let selected = select::<DB, T>(&key).fetch_one(&mut opened.link()).await;
-    match selected.and_then(stored::<DB, T>) {
-        Ok(Stored::Row(row, _)) => Ok(row),
-        Ok(Stored::NullVersion) => Err(LoadError::NullVersion(operation())),
-        Ok(Stored::Missing) => Err(LoadError::NotFound(operation())),
-        Ok(Stored::Several) => Err(LoadError::NotUnique(operation())),
-        Err(error) => Err(LoadError::Database(DatabaseError::new(operation(), error))),
-    }
+    let unread = match found {
+        Ok(row) => match (T::ROW)(&row) {
+            Ok(row) => return Ok(row),
+            Err(error) => Unread::Failed(error),
+        },
+        Err(unread) => unread,
+    };
+    Err(unread.of(T::operation(method, key)))
 }
 
 /// Writes all columns if the row still has the version of this copy.
@@ -170,14 +185,8 @@ pub fn update<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    async move { write("update", row, None, &|| update_statement(row), db).await }
-}
-
-fn update_statement<DB: Backend, T: VersionedSql<DB>>(row: &T) -> Statement<DB> {
-    let mut statement = Statement::literal(T::UPDATE);
-    row.bind_columns(&mut statement);
-    bind_unchanged(row, &mut statement);
-    statement
+    let work = checked::write::<DB>("update", row, Write::Update, db);
+    Shell::new(work, ("update", row), updated_copy::<DB, T>)
 }
 
 /// Bumps the version, and lets the database renew what it generates.
@@ -185,95 +194,15 @@ pub fn touch<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    async move {
-        let statement = || {
-            let mut statement = Statement::literal(T::TOUCH);
-            bind_unchanged(row, &mut statement);
-            statement
-        };
-        write("touch", row, None, &statement, db).await
-    }
+    let work = checked::write::<DB>("touch", row, Write::Touch, db);
+    Shell::new(work, ("touch", row), updated_copy::<DB, T>)
 }
 
-/// Runs an UPDATE that checks the version of `mine` and returns what the database changed.
-async fn write<'c, DB: Backend, T: VersionedSql<DB>>(
-    method: &'static str,
-    mine: &T,
-    base: Option<&T>,
-    statement: &(dyn Fn() -> Statement<DB> + Sync),
-    db: impl Source<'c, DB>,
+fn updated_copy<DB: Backend, T: VersionedSql<DB>>(
+    (method, mine): &(&'static str, &T),
+    written: Result<DB::Row, Unwritten<DB::Row>>,
 ) -> Result<T, UpdateError<T>> {
-    let operation = || operation(mine, method);
-    let mut opened = acquire(db, &operation)
-        .await
-        .map_err(UpdateError::Database)?;
-    has_room(mine, method)?;
-    let look = || select::<DB, T>(&mine.key());
-    let outcome = write_checked(statement, &look, &mut opened.link()).await;
-    updated::<DB, T>(method, mine, base, outcome)
-}
-
-/// In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
-fn has_room<T: Versioned>(mine: &T, method: &'static str) -> Result<(), UpdateError<T>> {
-    if mine.version() == Some(T::MAX_VERSION) {
-        return Err(UpdateError::VersionOverflow(operation(mine, method)));
-    }
-    Ok(())
-}
-
-/// What became of a write that checks the row.
-enum Outcome<W, R> {
-    Written(W),
-    Several,
-    /// It met no row, and this is what is there.
-    Refused(Result<Fetched<R>, sqlx::Error>),
-    Failed {
-        error: sqlx::Error,
-        has_written: bool,
-        in_transaction: bool,
-    },
-}
-
-/// Runs an UPDATE on a connection, and if it meets no row, looks at what is there. It knows no model, so that it is compiled once.
-async fn write_checked<DB: Backend>(
-    statement: &(dyn Fn() -> Statement<DB> + Sync),
-    look: &(dyn Fn() -> Statement<DB> + Sync),
-    connection: &mut Link<'_, DB>,
-) -> Outcome<DB::Row, DB::Row> {
-    let in_transaction = in_transaction::<DB>(connection);
-    match write_one(statement, connection).await {
-        Ok(Fetched::One(row)) => Outcome::Written(row),
-        Ok(Fetched::Several) => Outcome::Several,
-        Ok(Fetched::None) => Outcome::Refused(look().fetch_one(connection).await),
-        Err(error) => Outcome::Failed {
-            has_written: DB::has_written(connection, &error).await,
-            in_transaction,
-            error,
-        },
-    }
-}
-
-/// The same of a DELETE.
-async fn delete_checked<DB: Backend>(
-    statement: &(dyn Fn() -> Statement<DB> + Sync),
-    look: &(dyn Fn() -> Statement<DB> + Sync),
-    connection: &mut Link<'_, DB>,
-) -> Outcome<(), DB::Row> {
-    let in_transaction = in_transaction::<DB>(connection);
-    let mut reruns = Reruns::new(in_transaction);
-    loop {
-        return match statement().execute(connection).await {
-            Ok(0) => Outcome::Refused(look().fetch_one(connection).await),
-            Ok(1) => Outcome::Written(()),
-            Ok(_) => Outcome::Several,
-            Err(error) if reruns.after(Fault::of(&error)).await => continue,
-            Err(error) => Outcome::Failed {
-                has_written: DB::has_written(connection, &error).await,
-                in_transaction,
-                error,
-            },
-        };
-    }
+    updated::<DB, T>(method, mine, None, written)
 }
 
 /// The row as it now is.
@@ -281,89 +210,55 @@ fn updated<DB: Backend, T: VersionedSql<DB>>(
     method: &'static str,
     mine: &T,
     base: Option<&T>,
-    outcome: Outcome<DB::Row, DB::Row>,
+    written: Result<DB::Row, Unwritten<DB::Row>>,
 ) -> Result<T, UpdateError<T>> {
-    let refused = match outcome {
-        Outcome::Written(row) => {
+    let failure = match written {
+        Ok(row) => {
             let mut updated = (T::COPY)(mine);
-            if let Err(error) = updated.read_back(&row) {
-                let error = DatabaseError::new(operation(mine, method), error);
-                return Err(UpdateError::Written(error));
+            match updated.read_back(&row) {
+                // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
+                Ok(()) if updated.version() == mine.version() => {
+                    Failure::Ignored(operation(mine, method))
+                }
+                Ok(()) => return Ok(updated),
+                Err(error) => Failure::Written(DatabaseError::new(operation(mine, method), error)),
             }
-            // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
-            if updated.version() == mine.version() {
-                return Err(UpdateError::Ignored(operation(mine, method)));
-            }
-            return Ok(updated);
         }
-        Outcome::Several => return Err(UpdateError::NotUnique(operation(mine, method))),
-        Outcome::Failed {
-            error,
-            has_written: true,
-            ..
-        } => {
-            let error = DatabaseError::new(operation(mine, method), error);
-            return Err(UpdateError::Written(error));
-        }
-        Outcome::Failed {
-            error,
-            in_transaction,
-            ..
-        } => return Err(WriteFailure::new(operation(mine, method), error, in_transaction).into()),
-        Outcome::Refused(selected) => refused::<DB, T>(method, mine, base, selected)?,
+        Err(Unwritten::Met(met)) => match conflict::<DB, T, _>(mine, base, met) {
+            Ok(conflict) => return Err(UpdateError::Stale(conflict)),
+            Err(failure) => failure,
+        },
+        Err(Unwritten::Failed(failure)) => failure,
     };
-    Err(match refused {
-        Refused::Stale(conflict) => UpdateError::Stale(conflict),
-        Refused::Gone(operation) => UpdateError::Gone(operation),
-        Refused::NullVersion(operation) => UpdateError::NullVersion(operation),
-        Refused::Fenced(operation, fence) => UpdateError::Fenced(operation, fence),
-        Refused::Ignored(operation) => UpdateError::Ignored(operation),
-        Refused::NotUnique(operation) => UpdateError::NotUnique(operation),
-    })
+    Err(failure.into())
 }
 
-/// Why a write that checks the version met no row.
-enum Refused<T> {
-    Stale(Box<Conflict<T>>),
-    Gone(Operation),
-    Fenced(Operation, Fence),
-    NullVersion(Operation),
-    Ignored(Operation),
-    NotUnique(Operation),
-}
-
-/// Finds out from what is there why the write met no row. That was a read: if it failed, nothing was written.
-fn refused<DB: Backend, T: VersionedSql<DB>>(
-    method: &'static str,
+/// What is there, beside what should have been written.
+fn conflict<DB: Backend, T: VersionedSql<DB>, O>(
     mine: &T,
     base: Option<&T>,
-    selected: Result<Fetched<DB::Row>, sqlx::Error>,
-) -> Result<Refused<T>, WriteFailure> {
-    let operation = operation(mine, method);
-    let expected = mine.version().unwrap_or_default();
-    Ok(match selected.and_then(stored::<DB, T>) {
-        Err(error) => return Err(WriteFailure::new(operation, error, true)),
-        Ok(Stored::Missing) => Refused::Gone(operation),
-        Ok(Stored::NullVersion) => Refused::NullVersion(operation),
-        Ok(Stored::Several) => Refused::NotUnique(operation),
-        // First, because who lost the lock has nothing to merge.
-        Ok(Stored::Row(current, _)) if current.fence() > mine.fence() => {
-            Refused::Fenced(operation, current.fence().unwrap_or_default())
-        }
-        Ok(Stored::Row(_, found)) if found == expected => Refused::Ignored(operation),
-        Ok(Stored::Row(current, found)) => Refused::Stale(Box::new(Conflict {
-            current,
-            mine: (T::COPY)(mine),
-            base: base.map(T::COPY),
-            changes: T::stored_changes,
-            clash: Clash {
-                operation,
-                version: T::VERSION,
-                expected,
-                found,
-            },
-        })),
-    })
+    met: Met<DB::Row>,
+) -> Result<Box<Conflict<T>>, Failure<O>> {
+    let current = match (T::ROW)(&met.row) {
+        Ok(current) => current,
+        // That was a read: nothing was written.
+        Err(error) => return Err(WriteFailure::new(met.operation, error, true).into()),
+    };
+    if let Some(failure) = met.refused(current.fence(), mine.fence()) {
+        return Err(failure);
+    }
+    Ok(Box::new(Conflict {
+        current,
+        mine: (T::COPY)(mine),
+        base: base.map(T::COPY),
+        changes: T::stored_changes,
+        clash: Clash {
+            operation: met.operation,
+            version: T::VERSION,
+            expected: met.expected,
+            found: met.found,
+        },
+    }))
 }
 
 /// Deletes the row if it still has the version of this copy.
@@ -371,53 +266,21 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
-    async move {
-        let operation = || operation(row, "delete");
-        let mut opened = acquire(db, &operation)
-            .await
-            .map_err(DeleteError::Database)?;
-        let statement = || {
-            let mut statement = Statement::literal(T::DELETE);
-            bind_unchanged(row, &mut statement);
-            statement
-        };
-        let look = || select::<DB, T>(&row.key());
-        let outcome = delete_checked(&statement, &look, &mut opened.link()).await;
-        deleted::<DB, T>("delete", row, outcome)
-    }
+    Shell::new(checked::delete::<DB>(row, db), row, deleted::<DB, T>)
 }
 
 fn deleted<DB: Backend, T: VersionedSql<DB>>(
-    method: &'static str,
-    row: &T,
-    outcome: Outcome<(), DB::Row>,
+    row: &&T,
+    deleted: Result<(), Unwritten<DB::Row, Infallible>>,
 ) -> Result<(), DeleteError<T>> {
-    let refused = match outcome {
-        Outcome::Written(()) => return Ok(()),
-        Outcome::Several => return Err(DeleteError::NotUnique(operation(row, method))),
-        Outcome::Failed {
-            error,
-            has_written: true,
-            ..
-        } => {
-            let error = DatabaseError::new(operation(row, method), error);
-            return Err(DeleteError::Written(error));
-        }
-        Outcome::Failed {
-            error,
-            in_transaction,
-            ..
-        } => return Err(WriteFailure::new(operation(row, method), error, in_transaction).into()),
-        Outcome::Refused(selected) => refused::<DB, T>(method, row, None, selected)?,
-    };
-    Err(match refused {
-        Refused::Stale(conflict) => DeleteError::Stale(conflict),
-        Refused::Gone(operation) => DeleteError::Gone(operation),
-        Refused::NullVersion(operation) => DeleteError::NullVersion(operation),
-        Refused::Fenced(operation, fence) => DeleteError::Fenced(operation, fence),
-        Refused::Ignored(operation) => DeleteError::Ignored(operation),
-        Refused::NotUnique(operation) => DeleteError::NotUnique(operation),
-    })
+    match deleted {
+        Ok(()) => Ok(()),
+        Err(Unwritten::Met(met)) => match conflict::<DB, T, _>(row, None, met) {
+            Ok(conflict) => Err(DeleteError::Stale(conflict)),
+            Err(failure) => Err(failure.into()),
+        },
+        Err(Unwritten::Failed(failure)) => Err(failure.into()),
+    }
 }
 
 /// Loads, applies and updates until no other writer comes between.
@@ -427,8 +290,8 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
     mut change: impl FnMut(&mut T) + Send,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     async move {
-        const OPERATION: &str = "update_with";
-        let operation = || T::operation(OPERATION, &key);
+        const METHOD: &str = "update_with";
+        let operation = || <T as Model<Derive>>::operation(METHOD, &key);
         let mut opened = acquire(db, &operation)
             .await
             .map_err(UpdateError::Database)?;
@@ -436,24 +299,18 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
         let mut tried = 0;
         loop {
             tried += 1;
-            let selected = select::<DB, T>(&key).fetch_one(&mut connection).await;
-            let base = match selected.and_then(stored::<DB, T>) {
-                Ok(Stored::Row(row, _)) => row,
-                Ok(Stored::NullVersion) => return Err(UpdateError::NullVersion(operation())),
-                Ok(Stored::Missing) => return Err(UpdateError::Gone(operation())),
-                Ok(Stored::Several) => return Err(UpdateError::NotUnique(operation())),
-                Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
-            };
+            let select = select::<DB, T>(&key);
+            let found = checked::read_on(select, T::VERSION_INDEX, &mut connection).await;
+            let base = found.and_then(|row| (T::ROW)(&row).map_err(Unread::Failed));
+            let base = base.map_err(|unread| unread.before_a_write(operation()))?;
             let mut mine = (T::COPY)(&base);
             change(&mut mine);
             if mine.key() != base.key() {
                 return Err(UpdateError::KeyChanged(operation()));
             }
-            has_room(&mine, OPERATION)?;
-            let statement = || update_statement(&mine);
-            let look = || select::<DB, T>(&mine.key());
-            let outcome = write_checked(&statement, &look, &mut connection).await;
-            match updated::<DB, T>(OPERATION, &mine, Some(&base), outcome) {
+            let written =
+                checked::write_on::<DB>(METHOD, &mine, Write::Update, &mut connection).await;
+            match updated::<DB, T>(METHOD, &mine, Some(&base), written) {
                 Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
                     tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
                 }

@@ -1,0 +1,276 @@
+//! Statements that check a version, in functions that know no model: they are compiled once, and not for each model.
+
+use std::convert::Infallible;
+use std::future::Future;
+
+use crate::db::Backend;
+use crate::db::atomic::{Reruns, in_transaction};
+use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
+use crate::db::fault::Fault;
+use crate::db::fence::Fence;
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Fetched, Statement, write_one};
+
+/// A copy of a row, or an edit of one, that is to be written.
+pub(super) trait Checked<DB: Backend>: Sync {
+    fn operation(&self, method: &'static str) -> Operation;
+    fn versions(&self) -> Versions;
+    fn statement(&self, write: Write) -> Statement<DB>;
+    /// Reads the row as it now is.
+    fn look(&self) -> Statement<DB>;
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Write {
+    Update,
+    Touch,
+    Delete,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Versions {
+    /// That the row must still have.
+    pub(super) expected: i64,
+    /// The highest that there is.
+    pub(super) highest: i64,
+    /// Where it stands among all columns.
+    pub(super) index: usize,
+}
+
+/// What a read found instead of a row with a version.
+pub(super) enum Unread {
+    NullVersion,
+    Missing,
+    Several,
+    Failed(sqlx::Error),
+}
+
+/// Why a write did not happen, or not as it should have.
+pub(super) enum Unwritten<R, O = Operation> {
+    /// It met no row, and this one is there.
+    Met(Met<R>),
+    Failed(Failure<O>),
+}
+
+/// A row that should have met the write.
+pub(super) struct Met<R> {
+    pub(super) row: R,
+    pub(super) operation: Operation,
+    pub(super) expected: i64,
+    pub(super) found: i64,
+}
+
+/// What the errors of all writes have in common. A deletion raises no version, and its `O` is `Infallible`.
+pub(super) enum Failure<O = Operation> {
+    Gone(Operation),
+    Fenced(Operation, Fence),
+    NullVersion(Operation),
+    VersionOverflow(O),
+    Ignored(Operation),
+    NotUnique(Operation),
+    Written(DatabaseError),
+    Serialization(DatabaseError),
+    Unknown(DatabaseError),
+    Database(DatabaseError),
+}
+
+from_write_failure!(Failure<O>);
+
+impl<R, O> From<Failure<O>> for Unwritten<R, O> {
+    fn from(failure: Failure<O>) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl<R> Met<R> {
+    /// First the fence, because who lost the lock has nothing to merge.
+    pub(super) fn refused<O>(
+        &self,
+        current: Option<Fence>,
+        mine: Option<Fence>,
+    ) -> Option<Failure<O>> {
+        let operation = || self.operation.clone();
+        if current > mine {
+            return Some(Failure::Fenced(operation(), current.unwrap_or_default()));
+        }
+        (self.found == self.expected).then(|| Failure::Ignored(operation()))
+    }
+}
+
+/// The row, if there is exactly one.
+fn found<DB: Backend>(
+    selected: Result<Fetched<DB::Row>, sqlx::Error>,
+    version: usize,
+) -> Result<(DB::Row, i64), Unread> {
+    let row = match selected.map_err(Unread::Failed)? {
+        Fetched::One(row) => row,
+        Fetched::None => return Err(Unread::Missing),
+        Fetched::Several => return Err(Unread::Several),
+    };
+    match DB::get_i64(&row, version).map_err(Unread::Failed)? {
+        Some(version) => Ok((row, version)),
+        None => Err(Unread::NullVersion),
+    }
+}
+
+/// Reads a row whose version stands at this index.
+pub(super) async fn read_on<DB: Backend>(
+    select: Statement<DB>,
+    version: usize,
+    connection: &mut Link<'_, DB>,
+) -> Result<DB::Row, Unread> {
+    let selected = select.fetch_one(connection).await;
+    found::<DB>(selected, version).map(|(row, _)| row)
+}
+
+/// The same on what a method runs on.
+pub(super) fn read<'c, DB: Backend>(
+    select: Statement<DB>,
+    version: usize,
+    db: impl Source<'c, DB>,
+) -> impl Future<Output = Result<DB::Row, Unread>> + Send {
+    async move {
+        let mut opened = db.open().await.map_err(Unread::Failed)?;
+        read_on(select, version, &mut opened.link()).await
+    }
+}
+
+/// Runs an UPDATE that checks the version and returns what the database changed.
+pub(super) async fn write_on<DB: Backend>(
+    method: &'static str,
+    row: &dyn Checked<DB>,
+    write: Write,
+    connection: &mut Link<'_, DB>,
+) -> Result<DB::Row, Unwritten<DB::Row>> {
+    let Versions {
+        expected, highest, ..
+    } = row.versions();
+    // In SQL an overflow is an error on one database and a floating-point number on another; here it is neither.
+    if expected == highest {
+        return Err(Failure::VersionOverflow(row.operation(method)).into());
+    }
+    let in_transaction = in_transaction::<DB>(connection);
+    match write_one(&|| row.statement(write), connection).await {
+        Ok(Fetched::One(row)) => Ok(row),
+        Ok(Fetched::Several) => Err(Failure::NotUnique(row.operation(method)).into()),
+        Ok(Fetched::None) => Err(met(method, row, connection).await),
+        Err(error) => {
+            let has_written = DB::has_written(connection, &error).await;
+            Err(failed(row.operation(method), error, has_written, in_transaction).into())
+        }
+    }
+}
+
+/// The same on what a method runs on.
+pub(super) fn write<'c, DB: Backend>(
+    method: &'static str,
+    row: &dyn Checked<DB>,
+    write: Write,
+    db: impl Source<'c, DB>,
+) -> impl Future<Output = Result<DB::Row, Unwritten<DB::Row>>> + Send {
+    async move {
+        let mut opened = match db.open().await {
+            Ok(opened) => opened,
+            Err(error) => return Err(unopened(row.operation(method), error).into()),
+        };
+        write_on(method, row, write, &mut opened.link()).await
+    }
+}
+
+/// Runs a DELETE that checks the version.
+pub(super) fn delete<'c, DB: Backend>(
+    row: &dyn Checked<DB>,
+    db: impl Source<'c, DB>,
+) -> impl Future<Output = Result<(), Unwritten<DB::Row, Infallible>>> + Send {
+    async move {
+        const METHOD: &str = "delete";
+        let mut opened = match db.open().await {
+            Ok(opened) => opened,
+            Err(error) => return Err(unopened(row.operation(METHOD), error).into()),
+        };
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let mut reruns = Reruns::new(in_transaction);
+        loop {
+            let statement = row.statement(Write::Delete);
+            return match statement.execute(&mut connection).await {
+                Ok(0) => Err(met(METHOD, row, &mut connection).await),
+                Ok(1) => Ok(()),
+                Ok(_) => Err(Failure::NotUnique(row.operation(METHOD)).into()),
+                Err(error) if reruns.after(Fault::of(&error)).await => continue,
+                Err(error) => {
+                    let has_written = DB::has_written(&mut connection, &error).await;
+                    Err(failed(row.operation(METHOD), error, has_written, in_transaction).into())
+                }
+            };
+        }
+    }
+}
+
+/// Nothing was sent.
+fn unopened<O>(operation: Operation, error: sqlx::Error) -> Failure<O> {
+    Failure::Database(DatabaseError::new(operation, error))
+}
+
+fn failed<O>(
+    operation: Operation,
+    error: sqlx::Error,
+    has_written: bool,
+    in_transaction: bool,
+) -> Failure<O> {
+    if has_written {
+        return Failure::Written(DatabaseError::new(operation, error));
+    }
+    WriteFailure::new(operation, error, in_transaction).into()
+}
+
+/// Looks at what is there after a write that met no row. That is a read: if it fails, nothing was written.
+async fn met<DB: Backend, O>(
+    method: &'static str,
+    row: &dyn Checked<DB>,
+    connection: &mut Link<'_, DB>,
+) -> Unwritten<DB::Row, O> {
+    let Versions {
+        expected, index, ..
+    } = row.versions();
+    let selected = row.look().fetch_one(connection).await;
+    let operation = row.operation(method);
+    let failure = match found::<DB>(selected, index) {
+        Ok((row, found)) => {
+            return Unwritten::Met(Met {
+                row,
+                operation,
+                expected,
+                found,
+            });
+        }
+        Err(Unread::Missing) => Failure::Gone(operation),
+        Err(Unread::NullVersion) => Failure::NullVersion(operation),
+        Err(Unread::Several) => Failure::NotUnique(operation),
+        Err(Unread::Failed(error)) => WriteFailure::new(operation, error, true).into(),
+    };
+    failure.into()
+}
+
+impl Unread {
+    /// As the error of a load.
+    pub(super) fn of(self, operation: Operation) -> super::LoadError {
+        use super::LoadError;
+        match self {
+            Self::NullVersion => LoadError::NullVersion(operation),
+            Self::Missing => LoadError::NotFound(operation),
+            Self::Several => LoadError::NotUnique(operation),
+            Self::Failed(error) => LoadError::Database(DatabaseError::new(operation, error)),
+        }
+    }
+
+    /// As the failure of a write that begins with a read.
+    pub(super) fn before_a_write(self, operation: Operation) -> Failure {
+        match self {
+            Self::NullVersion => Failure::NullVersion(operation),
+            Self::Missing => Failure::Gone(operation),
+            Self::Several => Failure::NotUnique(operation),
+            Self::Failed(error) => WriteFailure::new(operation, error, true).into(),
+        }
+    }
+}
