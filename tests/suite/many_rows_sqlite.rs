@@ -1,4 +1,4 @@
-//! Many rows as one JSON text: every value that a key can have, and one statement for any number of rows.
+//! Many rows in one statement: every value that a key can have, and few texts for any number of rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rowlock::queue::{Claimed, QueueState};
@@ -112,18 +112,16 @@ async fn every_key_is_the_same_among_many_as_alone() {
     assert_eq!(types, ["blob", "text", "integer", "integer", "text"]);
 }
 
-/// No text depends on the number of rows.
+/// No text of `lock_many` depends on the number of rows.
 #[tokio::test]
 async fn any_number_of_rows_is_one_statement_that_stays_prepared() {
     let database = database(FILES).await;
     let (mut connection, keys) = (database.connection().await, keys());
+    let reads = keys.iter().map(|key| (borrowed(key), 1));
+    File::add_reads_many(&mut connection, reads).await.unwrap();
     let mut prepared = Vec::new();
     for rows in [1, 2, 7, 36] {
         let mut tx = connection.begin().await.unwrap();
-        let reads = keys[..rows].iter().map(|key| (borrowed(key), 1));
-        File::add_reads_many(&mut *tx, reads).await.unwrap();
-        let taken = keys[..rows].iter().map(|key| (borrowed(key), -1));
-        File::add_writes_many(&mut *tx, taken).await.unwrap();
         let keys = keys[..rows].iter().map(borrowed);
         let locked = File::lock_many(&mut tx, keys).await.unwrap().len();
         assert_eq!(locked, rows);
@@ -134,6 +132,126 @@ async fn any_number_of_rows_is_one_statement_that_stays_prepared() {
         prepared.iter().all(|size| *size == prepared[0]),
         "{prepared:?}"
     );
+}
+
+/// A type of the user that puts numbers in order.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, sqlx::Type)]
+#[sqlx(transparent)]
+struct Height(f64);
+
+impl Eq for Height {}
+
+#[expect(clippy::derive_ord_xor_partial_ord)]
+impl Ord for Height {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter)]
+#[rowlock(table = "birds")]
+struct Bird {
+    #[rowlock(key)]
+    height: Height,
+    #[rowlock(counter)]
+    seen: i64,
+}
+
+const BIRDS: &str = "CREATE TABLE birds (height PRIMARY KEY, seen NOT NULL)";
+
+/// Also those that SQLite would read from a text as their neighbours.
+#[tokio::test]
+async fn a_batch_counts_any_number_to_its_last_digit() {
+    let database = database(BIRDS).await;
+    let pool = &database.pool;
+    let heights = [
+        f64::NEG_INFINITY,
+        -2.8e-90,
+        f64::MIN_POSITIVE,
+        0.1 + 0.2,
+        4.386_362_656_530_058e120,
+        f64::MAX,
+    ]
+    .map(Height);
+    for height in heights {
+        Bird::add_seen(pool, height, 1).await.unwrap();
+    }
+    let once = heights.map(|height| (height, 1));
+    let totals = Bird::add_seen_many(pool, once).await.unwrap();
+    assert_eq!(totals, heights.map(|height| (height, 2)));
+}
+
+/// The sizes of statements, and what is between them.
+#[tokio::test]
+async fn a_batch_of_any_size_is_one_of_few_statements() {
+    let database = database(BIRDS).await;
+    let mut connection = database.connection().await;
+    let mut total = 0;
+    for rows in (1..20).chain([63, 64, 65, 127, 128, 129, 255, 256, 257, 700]) {
+        let deltas = (0..rows).map(|height| (Height(f64::from(height)), 1));
+        let totals = Bird::add_seen_many(&mut connection, deltas).await.unwrap();
+        assert_eq!(totals.len(), usize::try_from(rows).unwrap());
+        assert!(totals.is_sorted_by(|(a, _), (b, _)| a < b), "{rows}");
+        total += i64::from(rows);
+    }
+    let seen = "SELECT sum(seen) FROM birds";
+    let seen: i64 = sqlx::query_scalar(seen)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(seen, total);
+    // Eight powers of two, and what was asked here.
+    assert!(connection.cached_statements_size() <= 9);
+}
+
+/// A batch of several statements, of which the last is refused.
+#[tokio::test]
+async fn c_09_a_large_batch_is_all_or_none() {
+    let database = database(BIRDS).await;
+    let mut connection = database.connection().await;
+    let seen = async |connection: &mut _| {
+        let seen = sqlx::query_scalar("SELECT coalesce(sum(seen), 0) FROM birds");
+        let seen: i64 = seen.fetch_one(connection).await.unwrap();
+        seen
+    };
+    let last = Height(300.0);
+    Bird::add_seen(&mut connection, last, i64::MAX)
+        .await
+        .unwrap();
+    let deltas = || (0..=300).map(|height| (Height(f64::from(height)), 1));
+    let refused = |refused| assert!(matches!(refused, Err(CounterError::Overflow(_))));
+    refused(Bird::add_seen_many(&mut connection, deltas()).await);
+    assert_eq!(seen(&mut connection).await, i64::MAX);
+
+    let mut tx = connection.begin().await.unwrap();
+    Bird::add_seen(&mut *tx, last, -1).await.unwrap();
+    refused(Bird::add_seen_many(&mut *tx, deltas().chain([(last, 1)])).await);
+    tx.commit().await.unwrap();
+    assert_eq!(seen(&mut connection).await, i64::MAX - 1);
+}
+
+/// The lowest integer is what a sum below it looks like.
+#[tokio::test]
+async fn c_11_a_batch_reaches_both_ends_and_counts_nothing_but_integers() {
+    let database = database(BIRDS).await;
+    let pool = &database.pool;
+    let [low, high] = [1.0, 2.0].map(Height);
+    for ends in [[i64::MIN + 1, i64::MAX - 1], [-1, 1]] {
+        let deltas = [(low, ends[0]), (high, ends[1])];
+        Bird::add_seen_many(pool, deltas).await.unwrap();
+    }
+    let totals = "SELECT seen FROM birds ORDER BY height";
+    let totals: Vec<i64> = sqlx::query_scalar(totals).fetch_all(pool).await.unwrap();
+    assert_eq!(totals, [i64::MIN, i64::MAX]);
+
+    pool.execute("UPDATE birds SET seen = 1.5 WHERE height = 2")
+        .await
+        .unwrap();
+    let added = Bird::add_seen_many(pool, [(Height(0.0), 1), (high, 1)]).await;
+    assert!(matches!(added, Err(CounterError::Database(_))), "{added:?}");
+    let seen = "SELECT group_concat(seen, ' ') FROM birds";
+    let seen: String = sqlx::query_scalar(seen).fetch_one(pool).await.unwrap();
+    assert_eq!(seen, "-9223372036854775808 1.5");
 }
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Queue)]

@@ -9,8 +9,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
-    for_backend, key_argument, key_lifetime, knows, name_at, optional_statement, read_row, reads,
-    sql_doc, statement, stub_fields, stub_impl, stub_method, tuple,
+    for_backend, halves, key_argument, key_lifetime, knows, name_at, optional_statement, read_row,
+    reads, sql_doc, statement, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -487,10 +487,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
 }
 
 fn batch(sql: &Statement, creates: bool) -> TokenStream {
-    let (text, guarded) = (statement(sql), sql.slots.contains(&Slot::Lowest));
+    let ([head, tail], guarded) = (halves(sql), sql.slots.contains(&Slot::Lowest));
     quote! {
         __rt::counter::BatchSql {
-            sql: #text,
+            sql: [#head, #tail],
             creates: #creates,
             guarded: #guarded,
         }

@@ -1,6 +1,6 @@
 //! `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
 
-use super::given::{given, key_arrays, of_json, parts, same_key};
+use super::given::{given, key_arrays, parts, same_key};
 use super::*;
 
 /// The columns that a new counter row needs besides its key, with their values.
@@ -109,11 +109,10 @@ pub(crate) fn add_many(model: &Model, counter: &Column, dialect: Dialect) -> Sta
             )
         }
         Dialect::Sqlite => {
-            let (row, given) = json_deltas(&mut sql, model);
+            let given = valued_deltas(&mut sql, model);
             let update = update_batch(&mut sql, model, counter);
-            // Without WHERE the parser takes ON for the condition of a join.
             format!(
-                "INSERT INTO {rows} ({columns}) SELECT {row}{others} FROM {given} WHERE true {update}"
+                "WITH {given} INSERT INTO {rows} ({columns}) SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" WHERE \"rowlock_by\" IS NOT NULL {update}"
             )
         }
     };
@@ -163,11 +162,10 @@ pub(crate) fn add_existing_many(model: &Model, counter: &Column, dialect: Dialec
             )
         }
         Dialect::Sqlite => {
-            let (row, given) = json_deltas(&mut sql, model);
+            let given = valued_deltas(&mut sql, model);
             let guard = and_guard(&mut sql, counter, &old, change);
-            // Materialized, or without an index the JSON would be parsed anew for each row of the table.
             format!(
-                "WITH \"rowlock_given\" ({parts}, \"rowlock_by\") AS MATERIALIZED (SELECT {row} FROM {given}) {update} FROM \"rowlock_given\" WHERE {same_key}{guard}"
+                "WITH {given} {update} FROM \"rowlock_given\" WHERE \"rowlock_by\" IS NOT NULL AND {same_key}{guard}"
             )
         }
     };
@@ -201,12 +199,13 @@ fn given_deltas(sql: &mut Sql, model: &Model) -> String {
     given(model, &unnested, "rowlock_by")
 }
 
-/// The same on SQLite: the values of a row, and where it comes from.
-fn json_deltas(sql: &mut Sql, model: &Model) -> (String, String) {
+/// The same on SQLite. A few sizes do for all batches, so that each of them stays prepared: what is too much is NULL.
+fn valued_deltas(sql: &mut Sql, model: &Model) -> String {
     let keys = model.keys();
     let slots = keys.iter().map(|key| Slot::key(key));
-    let rows = Slot::Rows(slots.chain([Slot::Delta]).collect());
-    (of_json(&keys, 1), format!("json_each({})", sql.slot(rows)))
+    let rows = sql.rows(slots.chain([Slot::Delta]).collect());
+    let parts = parts(&keys);
+    format!("\"rowlock_given\" ({parts}, \"rowlock_by\") AS (VALUES {rows})")
 }
 
 fn lock_rows(model: &Model) -> String {
@@ -225,8 +224,8 @@ fn key_and_total(model: &Model, counter: &Column) -> Vec<String> {
     each_name(&columns)
 }
 
-/// The total is within its bounds. PostgreSQL refuses an overflow itself; SQLite would turn the total into a floating-point
-/// number.
+/// The total is within its bounds. PostgreSQL refuses an overflow itself; SQLite turns the total into a floating-point
+/// number, which is beyond the bounds of an integer or, at the lower end, equal to it.
 fn guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> Option<String> {
     let declared = matches!(
         counter.role,
@@ -235,10 +234,7 @@ fn guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> Option<Str
     match sql.dialect {
         // `numeric` has no largest value, so the guard itself cannot overflow.
         Dialect::Postgres => declared.then(|| room(sql, &format!("{old}::numeric + {change}"))),
-        Dialect::Sqlite => Some(format!(
-            "typeof({old} + {change}) = 'integer' AND {}",
-            room(sql, &format!("{old} + {change}"))
-        )),
+        Dialect::Sqlite => Some(room(sql, &format!("{old} + {change}"))),
     }
 }
 

@@ -6,8 +6,10 @@ use std::fmt;
 /// control characters in names are refused.
 const MARK: char = '\u{1}';
 
-/// What the runtime writes between two parts of a text. Its values are bound after all others.
+/// What the runtime writes between two parts of a text. Its values are bound after all others, but for those of rows.
 pub(crate) enum Gap {
+    /// `(?, ?), (?, ?)`: rows of which each value is bound by itself.
+    Rows,
     /// `"name" = $n, ` for each column that was changed.
     Changes,
     /// ` AND "name" = $n`, any number of times.
@@ -22,6 +24,7 @@ impl fmt::Display for Gap {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(to, "{MARK}")?;
         match self {
+            Self::Rows => write!(to, "rows")?,
             Self::Changes => write!(to, "changes")?,
             Self::Conditions => write!(to, "conditions")?,
             Self::Lock => write!(to, "lock")?,

@@ -44,7 +44,7 @@ pub(crate) enum Slot {
     Deltas,
     /// What a batch says about its rows under this name: an array of it, or a value of a row.
     Said(&'static str),
-    /// Rows with these values: all as one JSON text.
+    /// Rows with these values: all as one JSON text, or each value by itself.
     Rows(Vec<Self>),
 }
 

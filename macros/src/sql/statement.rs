@@ -35,6 +35,8 @@ impl Statement {
 pub(super) struct Sql {
     pub dialect: Dialect,
     slots: Vec<Slot>,
+    /// Whether there are rows before, of which nobody knows yet how many.
+    uncounted: bool,
 }
 
 impl Sql {
@@ -42,7 +44,17 @@ impl Sql {
         Self {
             dialect,
             slots: Vec::new(),
+            uncounted: false,
         }
+    }
+
+    /// The rows of a [`Gap::Rows`], with these values. They come first, and what comes after them is a `?`, once.
+    ///
+    /// Theirs are too: SQLite looks a `$n` up among all the others, each time that it is bound.
+    pub(super) fn rows(&mut self, values: Vec<Slot>) -> Gap {
+        self.slots.push(Slot::Rows(values));
+        self.uncounted = true;
+        Gap::Rows
     }
 
     /// `$n`: the next one, or the one that the slot has.
@@ -51,6 +63,9 @@ impl Sql {
         let index = known.unwrap_or(self.slots.len());
         if known.is_none() {
             self.slots.push(slot);
+        }
+        if self.uncounted {
+            return "?".to_owned();
         }
         format!("${}", index + 1)
     }

@@ -209,6 +209,9 @@ pub trait Backend:
     fn bind_i64(arguments: &mut Self::Arguments, value: i64) -> Result<(), BoxDynError>;
 
     #[doc(hidden)]
+    fn bind_null(arguments: &mut Self::Arguments) -> Result<(), BoxDynError>;
+
+    #[doc(hidden)]
     fn bind_f64(arguments: &mut Self::Arguments, value: f64) -> Result<(), BoxDynError>;
 
     #[doc(hidden)]

@@ -298,6 +298,10 @@ impl Backend for Postgres {
         arguments.add(value)
     }
 
+    fn bind_null(arguments: &mut PgArguments) -> Result<(), BoxDynError> {
+        arguments.add(None::<i64>)
+    }
+
     fn bind_f64(arguments: &mut PgArguments, value: f64) -> Result<(), BoxDynError> {
         arguments.add(value)
     }

@@ -236,6 +236,10 @@ impl Backend for Sqlite {
         arguments.add(value)
     }
 
+    fn bind_null(arguments: &mut SqliteArguments) -> Result<(), BoxDynError> {
+        arguments.add(None::<i64>)
+    }
+
     fn bind_f64(arguments: &mut SqliteArguments, value: f64) -> Result<(), BoxDynError> {
         arguments.add(value)
     }

@@ -49,7 +49,7 @@ pub(crate) enum Fetched<R> {
 
 /// A statement with its values.
 ///
-/// Its text is made of `&'static str` pieces and of `$n`, nothing else: this is the one place where SQL is put
+/// Its text is made of `&'static str` pieces, of `$n` and of `?`, nothing else: this is the one place where SQL is put
 /// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
 /// same, but panics when a value cannot be encoded.)
 pub(crate) struct Statement<DB: Backend> {
@@ -107,6 +107,24 @@ impl<DB: Backend> Statement<DB> {
             // Writing to a string cannot fail.
             let _ = write!(text, "${next}");
         }
+    }
+
+    /// Writes `(?, ?), (?, ?)` for the values of so many rows, which are bound before all others.
+    pub(crate) fn push_rows(&mut self, rows: usize, columns: usize) {
+        self.arguments.reserve(rows * columns, 0);
+        if let Text::Composed(text) = &mut self.text {
+            let row = format!("({})", ["?"].repeat(columns).join(", "));
+            text.reserve(rows * (row.len() + 2));
+            for number in 0..rows {
+                text.push_str(if number == 0 { "" } else { ", " });
+                text.push_str(&row);
+            }
+        }
+    }
+
+    pub(crate) fn bind_null(&mut self) {
+        let bound = DB::bind_null(&mut self.arguments);
+        self.note(bound);
     }
 
     pub(crate) fn bind_i64(&mut self, value: i64) {

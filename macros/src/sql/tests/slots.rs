@@ -247,6 +247,14 @@ fn every_parameter_has_its_slot_and_every_slot_its_parameter() {
             digits.parse::<usize>().unwrap()
         });
         let numbers: BTreeSet<usize> = numbers.collect();
+        // Rows of which each value is bound by itself come first, and after them nothing has a number.
+        let after_rows = text.matches('?').count();
+        if after_rows > 0 {
+            assert!(matches!(statement.slots[0], Slot::Rows(_)), "{name}");
+            assert_eq!(statement.slots.len(), 1 + after_rows, "{name}: {text}");
+            assert_eq!(numbers, BTreeSet::new(), "{name}: {text}");
+            continue;
+        }
         let slots: BTreeSet<usize> = (1..=statement.slots.len()).collect();
         assert_eq!(numbers, slots, "{name}: {text}");
     }

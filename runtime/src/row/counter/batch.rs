@@ -18,8 +18,8 @@ use std::future::Future;
 /// A statement over many rows.
 #[derive(Clone, Copy)]
 pub struct BatchSql {
-    /// All of it.
-    pub sql: &'static str,
+    /// What is before and after its rows; nothing after them, and all of it before, where they are arrays.
+    pub sql: [&'static str; 2],
     /// Whether rows that are missing are created.
     pub creates: bool,
     /// Whether it has to know the lowest and the highest total, which are its last parameters.
@@ -119,7 +119,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             && parts.len() > 1
         {
             let rows: Vec<_> = deltas.iter().collect();
-            let lock = statement::<DB, N, T>(lock, &rows, 0);
+            let lock = statement::<DB, N, T>([lock, ""], &rows, 0);
             if let Err(error) = lock.fetch_all(atomic.link()).await {
                 let error = before_commit(error);
                 return Err(undo(atomic, error).await);
@@ -210,6 +210,11 @@ where
 /// One statement of a batch: its SQL, and the changes that it covers.
 type Part<'d, K> = (BatchSql, Vec<&'d (K, i64)>);
 
+/// How many rows a statement has at most that is not of arrays.
+///
+/// Each power of two up to this is a statement of its own among those that a connection keeps prepared, and the larger ones save little.
+const ROWS: usize = 128;
+
 /// Parts the changes that can create a row from the others.
 fn parts<'d, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     deltas: &'d [(T::Key<'k>, i64)],
@@ -219,20 +224,43 @@ fn parts<'d, 'k, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         .partition(|(_, delta)| T::BATCH.is_some() && can_start::<N, T>(*delta));
     let creating = T::BATCH.map(|sql| (sql, creating));
     let parts = creating.into_iter().chain([(T::EXISTING_BATCH, existing)]);
-    parts.filter(|(_, rows)| !rows.is_empty()).collect()
+    let mut statements = Vec::new();
+    for (sql, rows) in parts {
+        let most = if sql.sql[1].is_empty() {
+            usize::MAX
+        } else {
+            ROWS
+        };
+        statements.extend(rows.chunks(most).map(|rows| (sql, rows.to_vec())));
+    }
+    statements
 }
 
 /// A statement about these rows and what is added to them; `start` is added to each.
 fn statement<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
-    sql: &'static str,
+    [head, tail]: [&'static str; 2],
     deltas: &[&(T::Key<'_>, i64)],
     start: i64,
 ) -> Statement<DB> {
-    let mut statement = Statement::literal(sql);
-    let keys: Vec<_> = deltas.iter().map(|(key, _)| key).collect();
-    T::bind_keys(&keys, &mut statement);
-    let values = deltas.iter().map(|(_, delta)| start.saturating_add(*delta));
-    statement.bind_rows(deltas.len(), &[Array::Integers(values.collect())]);
+    if tail.is_empty() {
+        let mut statement = Statement::literal(head);
+        let keys: Vec<_> = deltas.iter().map(|(key, _)| key).collect();
+        T::bind_keys(&keys, &mut statement);
+        let values = deltas.iter().map(|(_, delta)| start.saturating_add(*delta));
+        statement.bind_rows(deltas.len(), &[Array::Integers(values.collect())]);
+        return statement;
+    }
+    let mut statement = Statement::composed(head);
+    let (rows, columns) = (deltas.len().next_power_of_two(), T::KEYS + 1);
+    statement.push_rows(rows, columns);
+    statement.push(tail);
+    for (key, delta) in deltas {
+        T::bind_key(key, &mut statement);
+        statement.bind_i64(start.saturating_add(*delta));
+    }
+    for _ in deltas.len() * columns..rows * columns {
+        statement.bind_null();
+    }
     statement
 }
 
@@ -247,7 +275,8 @@ async fn add_part<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     let mut statement = statement::<DB, N, T>(sql.sql, deltas, start);
     if sql.guarded {
         let (min, max) = bounds::<N, T>();
-        statement.bind_i64(min);
+        // A sum that overflowed on SQLite can be equal to the lowest integer. Who really gets there goes row by row.
+        statement.bind_i64(min.max(i64::MIN + 1));
         statement.bind_i64(max);
     }
     statement.fetch_all(connection).await
@@ -316,7 +345,7 @@ async fn one_by_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     // In the order in which every batch locks its rows.
     if let Some(lock) = T::LOCK_BATCH {
         let rows: Vec<_> = deltas.iter().collect();
-        let lock = statement::<DB, N, T>(lock, &rows, 0);
+        let lock = statement::<DB, N, T>([lock, ""], &rows, 0);
         if let Err(error) = lock.fetch_all(atomic.link()).await {
             return Err(undo(atomic, before_commit(error)).await);
         }

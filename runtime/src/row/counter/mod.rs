@@ -54,12 +54,8 @@ pub trait CounterRowSql<DB: Backend>: CounterRow {
     const LOCK_BATCH: Option<&'static str>;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
-    /// Binds the keys of many rows, before [`Backend::bind_rows`]: one after the other, or an array per column.
-    fn bind_keys(keys: &[&Self::Key<'_>], to: &mut impl Bind<DB>) {
-        for key in keys {
-            Self::bind_key(key, to);
-        }
-    }
+    /// Binds the keys of many rows, before [`Backend::bind_rows`], where the database has arrays: one per column.
+    fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
     /// Reads the key from the first columns of a row.
     fn read_key(row: &DB::Row) -> Result<Self::OwnedKey, sqlx::Error>;
 }
