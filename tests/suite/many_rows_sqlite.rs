@@ -240,6 +240,10 @@ async fn c_11_a_batch_reaches_both_ends_and_counts_nothing_but_integers() {
         let deltas = [(low, ends[0]), (high, ends[1])];
         Bird::add_seen_many(pool, deltas).await.unwrap();
     }
+    for beyond in [(low, -1), (high, 1)] {
+        let added = Bird::add_seen_many(pool, [(Height(0.0), 1), beyond]).await;
+        assert!(matches!(added, Err(CounterError::Overflow(_))), "{added:?}");
+    }
     let totals = "SELECT seen FROM birds ORDER BY height";
     let totals: Vec<i64> = sqlx::query_scalar(totals).fetch_all(pool).await.unwrap();
     assert_eq!(totals, [i64::MIN, i64::MAX]);
@@ -249,7 +253,7 @@ async fn c_11_a_batch_reaches_both_ends_and_counts_nothing_but_integers() {
         .unwrap();
     let added = Bird::add_seen_many(pool, [(Height(0.0), 1), (high, 1)]).await;
     assert!(matches!(added, Err(CounterError::Database(_))), "{added:?}");
-    let seen = "SELECT group_concat(seen, ' ') FROM birds";
+    let seen = "SELECT group_concat(seen, ' ') FROM (SELECT seen FROM birds ORDER BY height)";
     let seen: String = sqlx::query_scalar(seen).fetch_one(pool).await.unwrap();
     assert_eq!(seen, "-9223372036854775808 1.5");
 }

@@ -225,7 +225,8 @@ fn key_and_total(model: &Model, counter: &Column) -> Vec<String> {
 }
 
 /// The total is within its bounds. PostgreSQL refuses an overflow itself; SQLite turns the total into a floating-point
-/// number, which is beyond the bounds of an integer or, at the lower end, equal to it.
+/// number, which is beyond the bounds. One just below the lowest integer is equal to it, and refused when it is read, as all are that
+/// are no integers.
 fn guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> Option<String> {
     let declared = matches!(
         counter.role,

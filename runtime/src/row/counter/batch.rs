@@ -151,7 +151,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             }
             match totals::<DB, N, T>(&written) {
                 Ok(totals) => all.extend(totals),
-                // A counter that was NULL.
+                // A counter that was NULL, or whose total is no integer: SQLite's overflows, see the guard.
                 Err(error) => {
                     atomic.rollback().await.map_err(before_commit)?;
                     let refused = find_refused::<DB, N, T>(deltas, connection).await;
@@ -275,8 +275,7 @@ async fn add_part<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     let mut statement = statement::<DB, N, T>(sql.sql, deltas, start);
     if sql.guarded {
         let (min, max) = bounds::<N, T>();
-        // A sum that overflowed on SQLite can be equal to the lowest integer. Who really gets there goes row by row.
-        statement.bind_i64(min.max(i64::MIN + 1));
+        statement.bind_i64(min);
         statement.bind_i64(max);
     }
     statement.fetch_all(connection).await
