@@ -50,6 +50,12 @@ pub fn idempotent(input: TokenStream) -> TokenStream {
     derive::run::<derive::Idempotent>(input.into()).into()
 }
 
+#[doc = include_str!("../docs/guarded.md")]
+#[proc_macro_derive(Guarded, attributes(rowlock, sqlx))]
+pub fn guarded(input: TokenStream) -> TokenStream {
+    derive::run::<derive::Guarded>(input.into()).into()
+}
+
 #[doc = include_str!("../docs/lockable.md")]
 #[proc_macro_derive(Lockable, attributes(rowlock, sqlx))]
 pub fn lockable(input: TokenStream) -> TokenStream {

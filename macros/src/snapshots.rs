@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use quote::quote;
 use syn::{Expr, Item, Stmt};
 
-use crate::derive::{Counter, Derive, FindOrCreate, Idempotent, Lockable, Queue, Versioned, run};
+use crate::derive::{
+    Counter, Derive, FindOrCreate, Guarded, Idempotent, Lockable, Queue, Versioned, run,
+};
 
 /// The items of a derive's output, formatted.
 struct Printed {
@@ -305,6 +307,21 @@ fn find_or_create() {
     insta::assert_snapshot!(printed::<FindOrCreate>(tag()).text());
 }
 
+#[test]
+fn guarded_stays_within_its_budget() {
+    printed::<Guarded>(document()).assert_within(110, 32);
+}
+
+#[test]
+fn guarded() {
+    insta::assert_snapshot!(printed::<Guarded>(document()).text());
+}
+
+#[test]
+fn guarded_with_docs() {
+    insta::assert_snapshot!(Printed::new(run::<Guarded>(document())).text());
+}
+
 /// The options are on a type of the runtime, so there is a signature for each way to lock and nothing for each option.
 #[test]
 fn lockable_stays_within_its_budget() {
@@ -407,6 +424,7 @@ fn all_of_them() {
         printed::<Counter>(article()).text(),
         printed::<FindOrCreate>(article()).text(),
         printed::<Lockable>(article()).text(),
+        printed::<Guarded>(article()).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -431,7 +449,8 @@ fn a_stub_has_the_names_of_the_real_thing() {
         printed::<FindOrCreate>(input.clone()).text(),
         printed::<Lockable>(input.clone()).text(),
         printed::<Idempotent>(input.clone()).text(),
-        printed::<Queue>(input).text(),
+        printed::<Queue>(input.clone()).text(),
+        printed::<Guarded>(input).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -527,6 +546,7 @@ fn check_all(input: &str) -> Result<(), TestCaseError> {
         run::<Counter>,
         run::<FindOrCreate>,
         run::<Lockable>,
+        run::<Guarded>,
         run::<Idempotent>,
         run::<Queue>,
     ];

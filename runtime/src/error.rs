@@ -10,8 +10,8 @@ use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
 use crate::queue::{ClaimError, FinishError, WorkerError};
 use crate::row::{
-    CounterError, DeleteError, FindError, FindOrCreateError, LoadError, LockCheckedError,
-    LockError, MergeError, UpdateError, UpsertError,
+    CounterError, DeleteError, FindError, FindOrCreateError, GuardError, LoadError,
+    LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
 };
 use crate::tx::TransactionError;
 
@@ -167,6 +167,7 @@ mod of_rows {
         FindError [];
         FindOrCreateError [];
         FinishError [LeaseLost];
+        GuardError<T> [];
         LoadError [];
         LockCheckedError<T> [Stale];
         LockError [Fenced, Stale];

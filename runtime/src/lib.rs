@@ -20,7 +20,7 @@ pub mod tx;
 
 #[cfg(feature = "idempotent")]
 pub use rowlock_macros::Idempotent;
-pub use rowlock_macros::{Counter, FindOrCreate, Lockable, Queue, Versioned};
+pub use rowlock_macros::{Counter, FindOrCreate, Guarded, Lockable, Queue, Versioned};
 
 pub use crate::db::Backend;
 pub use crate::db::error::{DatabaseError, Operation};
@@ -104,6 +104,18 @@ pub mod __private {
         pub use crate::row::counter::{
             BatchSql, Counter, CounterRow, CounterRowSql, CounterSql, Derive, add, add_many, get,
             with_keys,
+        };
+    }
+    /// For `#[derive(Guarded)]`.
+    pub mod guarded {
+        pub use core::ops::FnOnce;
+
+        pub use crate::db::condition::{
+            Condition, Counted, Expression, Field, Names, ReadOnly, Settable,
+        };
+        pub use crate::row::guarded::{
+            Anything, Derive, GuardError, GuardedSql, Set, delete_by_key, delete_if, exists, patch,
+            update_if,
         };
     }
     /// For `#[derive(Lockable)]`.

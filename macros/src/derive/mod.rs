@@ -5,6 +5,7 @@
 
 mod counter;
 mod find_or_create;
+mod guarded;
 mod idempotent;
 mod key;
 mod lockable;
@@ -18,6 +19,7 @@ use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
+pub(crate) use self::guarded::Guarded;
 pub(crate) use self::idempotent::Idempotent;
 use self::key::{KeyValue, key_argument, key_lifetime, passed};
 pub(crate) use self::lockable::Lockable;

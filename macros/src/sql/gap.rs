@@ -14,6 +14,10 @@ pub(crate) enum Gap {
     Changes,
     /// ` AND "name" = $n`, any number of times.
     Conditions,
+    /// `"name" = $n, "name" = $n`: what a guarded update sets, one at least.
+    Assignments,
+    /// What a guarded write asks of the row.
+    Condition,
     /// ` FOR UPDATE`, or another strength and manner of locking.
     Lock,
     /// ` SKIP LOCKED`, or nothing.
@@ -27,6 +31,8 @@ impl fmt::Display for Gap {
             Self::Rows => write!(to, "rows")?,
             Self::Changes => write!(to, "changes")?,
             Self::Conditions => write!(to, "conditions")?,
+            Self::Assignments => write!(to, "assignments")?,
+            Self::Condition => write!(to, "condition")?,
             Self::Lock => write!(to, "lock")?,
             Self::SkipLocked => write!(to, "skip locked")?,
         }

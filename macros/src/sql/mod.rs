@@ -11,6 +11,7 @@ mod dialect;
 pub(crate) mod find_or_create;
 mod gap;
 mod given;
+pub(crate) mod guarded;
 pub(crate) mod idempotent;
 pub(crate) mod lockable;
 pub(crate) mod queue;

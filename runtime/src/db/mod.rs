@@ -3,6 +3,7 @@
 pub(crate) mod atomic;
 pub(crate) mod begin;
 pub(crate) mod column;
+pub(crate) mod condition;
 pub(crate) mod error;
 pub(crate) mod fault;
 pub(crate) mod fence;
@@ -65,6 +66,12 @@ pub trait Backend:
     /// Starts a transaction that is going to write.
     #[doc(hidden)]
     const BEGIN: &'static str;
+    /// Between two values: whether they are equal, or both are NULL.
+    #[doc(hidden)]
+    const SAME: &'static str;
+    /// The opposite.
+    #[doc(hidden)]
+    const NOT_SAME: &'static str;
     /// Creates the table of fences, unless it is there.
     #[doc(hidden)]
     const FENCE_TABLE: &'static str;

@@ -47,6 +47,8 @@ impl Backend for Sqlite {
     const MAX_PARAMETERS: usize = 32_766;
     // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const SAME: &'static str = " IS ";
+    const NOT_SAME: &'static str = " IS NOT ";
     // A temporary table, or an attached file, could have one of this name too.
     const FENCE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS main.rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
     const MINT_FENCE: &'static str = "INSERT INTO \"main\".\"rowlock_fences\" (\"name\", \"fence\") \

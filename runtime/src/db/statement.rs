@@ -154,6 +154,11 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    /// Notes a mistake of the call: the statement ends with it before it is run.
+    pub(crate) fn refuse(&mut self, why: &'static str) {
+        self.note(Err(why.into()));
+    }
+
     fn note(&mut self, bound: Result<(), BoxDynError>) {
         if let Err(error) = bound
             && self.error.is_none()
@@ -219,12 +224,11 @@ impl<DB: Backend> Statement<DB> {
         connection.run(self.into_query()?, each).await
     }
 
-    /// Without an error that was noted, which ends the statement before it is run.
-    fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         Self {
             text: self.text.clone(),
             arguments: self.arguments.clone(),
-            error: None,
+            error: self.error.as_ref().map(|error| error.to_string().into()),
         }
     }
 

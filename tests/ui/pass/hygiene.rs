@@ -51,6 +51,7 @@ mod shadowed {
         ::db::Counter,
         ::db::FindOrCreate,
         ::db::Lockable,
+        ::db::Guarded,
     )]
     #[rowlock(table = "shadowed", unique(db, key, new), unique(db), crate = ::db, existing_rows)]
     pub(crate) struct Model {

@@ -2,9 +2,11 @@
 
 #![deny(warnings)]
 
-use rowlock::{Counter, FindOrCreate, Lockable, Versioned};
+use rowlock::{Counter, FindOrCreate, Guarded, Lockable, Versioned};
 
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable)]
+#[derive(
+    Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter, FindOrCreate, Lockable, Guarded,
+)]
 #[rowlock(table = "order", unique(r#type), existing_rows)]
 struct Order {
     #[rowlock(key, generated)]
@@ -104,6 +106,14 @@ async fn names_that_have_to_be_quoted() {
     let found = Order::find_by_type(&mut db, "a").await.unwrap().unwrap();
     assert_eq!((found.quoted.as_str(), found.lock_version), ("b!", 2));
 
+    let named = Order::TYPE
+        .eq("a")
+        .and(Order::CHOSEN.eq(1))
+        .and(Order::LOOP.lt(7));
+    let order = Order::update_if(&mut db, order.id, named, |row| row.set(Order::QUOTED, "b!"));
+    let order = order.await.unwrap();
+    assert_eq!(order.lock_version, 3);
+
     let mut tx = sqlx::Connection::begin(&mut db).await.unwrap();
     let mut locked = Order::lock(&mut tx, order.id).await.unwrap();
     locked.r#type.push('b');
@@ -117,7 +127,7 @@ async fn names_that_have_to_be_quoted() {
             many[0].r#loop,
             many[0].lock_version
         ),
-        ("ab", 6, 3)
+        ("ab", 6, 4)
     );
     tx.commit().await.unwrap();
 

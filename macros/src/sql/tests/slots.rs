@@ -158,6 +158,11 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         Some(lockable::update(&seating, dialect)),
     );
 
+    add("guarded::update", Some(guarded::update(&seating, dialect)));
+    add("guarded::delete", Some(guarded::delete(&seating, dialect)));
+    add("guarded::look", Some(guarded::look(&seating, dialect)));
+    add("guarded::exists", Some(guarded::exists(&seating, dialect)));
+
     let payment = payment();
     let ledger = ledger(&payment);
     add("idempotent::claim", Some(ledger.claim(dialect)));

@@ -1,0 +1,347 @@
+//! `#[derive(Guarded)]`: writes under a condition.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+use syn::{DeriveInput, GenericArgument, Index, PathArguments, Type};
+
+use super::versioned::missing_key;
+use super::{
+    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
+    for_backend, key_argument, key_lifetime, knows, literal, name_at, read_row, reads, sql_doc,
+    statement, stub_fields, stub_impl, stub_method, text_doc,
+};
+use crate::diag::Diag;
+use crate::lower::Attempted;
+use crate::model::{Column, Model, Role, is_option};
+use crate::sql::{self, Dialect, Statement};
+
+pub(crate) struct Guarded;
+
+pub(crate) struct Plan<'m> {
+    model: &'m Model,
+    keys: Vec<&'m Column>,
+}
+
+impl Plan<'_> {
+    fn key(&self) -> KeyValue<'_> {
+        KeyValue::borrowed(self.model, &self.keys, "__Key")
+    }
+}
+
+impl Derive for Guarded {
+    type Plan<'m> = Plan<'m>;
+
+    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        let keys = model.keys();
+        if keys.is_empty() {
+            if !attempted.has("key") {
+                missing_key(model, diag);
+            }
+            return None;
+        }
+        if let Some(fence) = model
+            .fence()
+            .filter(|_| !model.is_queue() && !is_ledger(model))
+        {
+            diag.error(
+                &fence.ident,
+                format_args!(
+                    "`Guarded` cannot be derived for `{}`: its writes give no fence, so a holder who lost the lock could write\n\
+                     help: derive `Versioned` and write with `edit` and `save`, which check `{}`",
+                    model.ident, fence.field
+                ),
+            );
+        }
+        Some(Plan { model, keys })
+    }
+
+    fn expand(plan: &Plan<'_>) -> Output {
+        let Plan { model, keys } = plan;
+        let ident = &model.ident;
+        let fields = model.columns.iter().enumerate().map(field);
+        let methods = methods(plan);
+        let key = plan.key();
+        let key_struct = key.definition(&["Clone", "PartialEq"]);
+        let knows = knows(
+            model,
+            &quote!(__rt::guarded::Derive),
+            &key,
+            &TokenStream::new(),
+        );
+        let backends = model
+            .backends
+            .iter()
+            .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
+        let not_null = assert_not_null(
+            keys,
+            "the key",
+            "in SQL NULL is not equal to NULL, so such a row would never be found",
+        );
+        let reads = reads(model);
+        Output {
+            items: TokenStream::new(),
+            impls: quote! {
+                impl #ident {
+                    #(#fields)*
+                    #methods
+                }
+                #key_struct
+                #knows
+                #(#backends)*
+                #not_null
+                #reads
+            },
+        }
+    }
+
+    fn stub(input: &DeriveInput) -> Output {
+        let error = quote!(__rt::guarded::GuardError<Self>);
+        let row = quote!(Self, #error);
+        let maybe = quote!(__rt::Option<Self>, #error);
+        let found = quote!(bool, __rt::DatabaseError);
+        let methods = [
+            ("delete_if", 3, &row),
+            ("delete_by_key", 2, &maybe),
+            ("exists", 2, &found),
+        ];
+        let methods = methods.map(|(name, arguments, output)| {
+            stub_method(&format_ident!("{name}"), false, arguments, output)
+        });
+        let fields = stub_fields(input).unwrap_or_default();
+        let fields = fields.iter().enumerate().filter_map(|(index, field)| {
+            let (name, ty) = (constant(field.ident.as_ref()?), &field.ty);
+            let index = Index::from(index);
+            Some(quote! {
+                #[doc = #STUB_DOC]
+                pub const #name: __rt::guarded::Field<Self, #ty> = __rt::guarded::Field::new(#index);
+            })
+        });
+        // What the closure is given has to be known, or the caller is asked for its type.
+        let methods = quote! {
+            #(#fields)*
+            #(#methods)*
+            #[doc = #STUB_DOC]
+            pub async fn update_if(
+                __db: impl ::core::marker::Sized,
+                __key: impl ::core::marker::Sized,
+                __condition: impl ::core::marker::Sized,
+                __change: impl __rt::guarded::FnOnce(&mut __rt::guarded::Anything),
+            ) -> __rt::Result<#row> {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
+            pub async fn patch(
+                __db: impl ::core::marker::Sized,
+                __key: impl ::core::marker::Sized,
+                __change: impl __rt::guarded::FnOnce(&mut __rt::guarded::Anything),
+            ) -> __rt::Result<#row> {
+                __rt::unreachable!()
+            }
+        };
+        Output {
+            items: TokenStream::new(),
+            impls: stub_impl(input, &methods),
+        }
+    }
+}
+
+fn is_ledger(model: &Model) -> bool {
+    model
+        .columns
+        .iter()
+        .any(|column| matches!(column.role, Role::Ledger(_)))
+}
+
+/// `CONSUMED_AT` for `consumed_at`.
+fn constant(field: &Ident) -> Ident {
+    let name = field.to_string();
+    let name = name.strip_prefix("r#").unwrap_or(&name).to_uppercase();
+    name_at(&name, field.span())
+}
+
+/// The constant for a column.
+fn field((index, column): (usize, &Column)) -> TokenStream {
+    let name = constant(&column.ident);
+    let ty = value_type(column);
+    let index = Index::from(index);
+    let docs = format!("The column `{}`, for conditions.", column.name);
+    let (access, value) = match column.role {
+        Role::Counter { min, max } => {
+            let (min, max) = (min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX));
+            (
+                quote!(Counted),
+                quote!(__rt::guarded::Field::within(#index, #min, #max)),
+            )
+        }
+        Role::Plain if !column.key && !column.generated => {
+            (quote!(Settable), quote!(__rt::guarded::Field::new(#index)))
+        }
+        _ => (quote!(ReadOnly), quote!(__rt::guarded::Field::new(#index))),
+    };
+    quote! {
+        #[doc = #docs]
+        pub const #name: __rt::guarded::Field<Self, #ty, __rt::guarded::#access> = #value;
+    }
+}
+
+/// What is bound for a column: a JSON one is `Json<T>`.
+fn value_type(column: &Column) -> TokenStream {
+    let ty = &column.ty;
+    if column.json_nullable
+        && let Some(inner) = inside_option(ty)
+    {
+        return quote!(__rt::Option<__rt::sqlx::types::Json<#inner>>);
+    }
+    if column.json {
+        return quote!(__rt::sqlx::types::Json<#ty>);
+    }
+    quote!(#ty)
+}
+
+fn inside_option(ty: &Type) -> Option<&Type> {
+    if !is_option(ty) {
+        return None;
+    }
+    let Type::Path(path) = ty else { return None };
+    match &path.path.segments.last()?.arguments {
+        PathArguments::AngleBracketed(arguments) => match arguments.args.first()? {
+            GenericArgument::Type(inner) => Some(inner),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn methods(plan: &Plan<'_>) -> TokenStream {
+    let Plan { model, keys } = plan;
+    let table = model.table.display();
+    let asked = keys[0].ident.span();
+    let key = key_argument(keys, &key_lifetime(keys));
+    let given = plan.key().given(&quote!(key));
+    let row = quote!(Self, __rt::guarded::GuardError<Self>);
+    let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
+    let errors = "`NotFound`, `Refused` (with the current row), `Ignored`, `NotUnique`, `Written`, `Serialization`, `Unknown`, `Database`";
+    let look = "If it meets no row, one more statement reads the row and whether it meets the condition; if it does by then, both are \
+         run again, three times at most.";
+    let version = model.version().map_or_else(String::new, |version| {
+        format!(
+            " `{}` goes up, so that whoever edits a copy notices.",
+            version.field
+        )
+    });
+    let condition =
+        quote!(condition: __rt::guarded::Condition<Self, impl __rt::guarded::Expression<__DB>>);
+    let change = quote!(change: impl __rt::guarded::FnOnce(&mut __rt::guarded::Set<__DB, Self>));
+    let method = |name: &str, docs: String, arguments, output, body| {
+        Method {
+            name: name_at(name, asked),
+            docs,
+            receiver: TokenStream::new(),
+            key: keys,
+            db: connection_name(&[]),
+            arguments,
+            output,
+            bound: quote!(__rt::guarded::GuardedSql<__DB>),
+            body,
+        }
+        .tokens()
+    };
+    let update_docs = text_doc(model, |dialect| {
+        sql::guarded::shown(
+            &sql::guarded::update(model, dialect),
+            &["\"column\" = $2", "condition"],
+        )
+    });
+    let update_if = method(
+        "update_if",
+        format!(
+            "Writes to the row of `{table}` with this key if it meets `condition`, in one statement, and returns the row as it now \
+             is. `change` says what: `|row| row.set(Self::FIELD, value)`.{version} If it sets nothing, nothing is written, and the \
+             row is returned if it meets the condition.\n\n{update_docs}\n\n{look}\n\nErrors: {errors}.\n\n{cancel}"
+        ),
+        quote!(key: #key, #condition, #change),
+        row.clone(),
+        quote!(__rt::guarded::update_if(db, #given, condition, change)),
+    );
+    let patch = method(
+        "patch",
+        format!(
+            "Writes some columns of the row of `{table}` with this key, whatever is in it, and returns the row as it now is.{version} \
+             If nothing is set, nothing is written.\n\n{update_docs}\n\nErrors: {errors}; `Refused` only by what `add` asks for.\n\n{cancel}"
+        ),
+        quote!(key: #key, #change),
+        row.clone(),
+        quote!(__rt::guarded::patch(db, #given, change)),
+    );
+    let delete_docs = text_doc(model, |dialect| {
+        sql::guarded::shown(&sql::guarded::delete(model, dialect), &["condition"])
+    });
+    let delete_if = method(
+        "delete_if",
+        format!(
+            "Deletes the row of `{table}` with this key if it meets `condition`, and returns it as it was.\n\n{delete_docs}\n\n{look}\n\n\
+             Errors: {errors}.\n\n{cancel}"
+        ),
+        quote!(key: #key, #condition),
+        row,
+        quote!(__rt::guarded::delete_if(db, #given, condition)),
+    );
+    let delete_by_key = method(
+        "delete_by_key",
+        format!(
+            "Deletes the row of `{table}` with this key, whatever is in it, and returns it as it was; `None` if there is no such \
+             row.\n\n{delete_docs}\n\nErrors: `Ignored`, `NotUnique`, `Written`, `Serialization`, `Unknown`, `Database`.\n\n{cancel}"
+        ),
+        quote!(key: #key),
+        quote!(__rt::Option<Self>, __rt::guarded::GuardError<Self>),
+        quote!(__rt::guarded::delete_by_key(db, #given)),
+    );
+    let exists = method(
+        "exists",
+        format!(
+            "Whether `{table}` has a row with this key.\n\n{}\n\nErrors: the database's.",
+            sql_doc(model, |dialect| sql::guarded::exists(model, dialect))
+        ),
+        quote!(key: #key),
+        quote!(bool, __rt::DatabaseError),
+        quote!(__rt::guarded::exists::<__DB, Self>(db, #given)),
+    );
+    quote!(#update_if #patch #delete_if #delete_by_key #exists)
+}
+
+/// The statements for one database.
+fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
+    let Plan { model, .. } = plan;
+    let ident = &model.ident;
+    let database = database(dialect);
+    let read_row = read_row(model, dialect);
+    let parts = |statement: &Statement| {
+        let parts = statement.parts();
+        let parts = parts.iter().map(|part| literal(dialect, part));
+        quote!([#(#parts),*])
+    };
+    let update = parts(&sql::guarded::update(model, dialect));
+    let delete = parts(&sql::guarded::delete(model, dialect));
+    let look = parts(&sql::guarded::look(model, dialect));
+    let exists = statement(&sql::guarded::exists(model, dialect));
+    let names = model
+        .columns
+        .iter()
+        .map(|column| literal(dialect, &sql::guarded::name(column)));
+    let bind_key = plan.key().bind();
+    quote! {
+        #[automatically_derived]
+        impl __rt::guarded::Names<#database> for #ident {
+            const NAMES: &'static [&'static str] = &[#(#names),*];
+        }
+        #[automatically_derived]
+        impl __rt::guarded::GuardedSql<#database> for #ident {
+            #read_row
+            const UPDATE: [&'static str; 3] = #update;
+            const DELETE: [&'static str; 2] = #delete;
+            const LOOK: [&'static str; 2] = #look;
+            const EXISTS: &'static str = #exists;
+            fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Updates and deletes under a condition, in one statement and without a version.
+
+mod error;
+mod set;
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+
+pub use self::error::{GuardError, Refusal};
+#[doc(hidden)]
+pub use self::set::Anything;
+pub use self::set::Set;
+use crate::db::Backend;
+use crate::db::atomic::in_transaction;
+use crate::db::column::Read;
+use crate::db::condition::{Always, Condition, Expression, Names};
+use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
+use crate::db::model::{Model, acquire};
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
+
+/// How often a write is tried that met no row although the row meets the condition when it is looked at: a concurrent writer changed
+/// it in between, or something in the database drops the write.
+const TRIES: u32 = 3;
+
+/// The derive, for [`Model`].
+#[derive(Debug)]
+pub struct Derive;
+
+/// The statements of a model for one database. Each is cut where the runtime writes something.
+pub trait GuardedSql<DB: Backend>: Model<Derive> + Names<DB> {
+    /// Reads all columns.
+    const ROW: Read<DB, Self>;
+    /// Assignments, a condition.
+    const UPDATE: [&'static str; 3];
+    /// A condition.
+    const DELETE: [&'static str; 2];
+    /// All columns, and 1 if a condition is met, else 0.
+    const LOOK: [&'static str; 2];
+    /// 1 if there is a row, else 0.
+    const EXISTS: &'static str;
+
+    /// Binds the key as `$1…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+}
+
+from_write_failure!(GuardError<T>);
+
+/// Begins a statement about the row with this key.
+fn about<DB: Backend, T: GuardedSql<DB>>(head: &'static str, key: &T::Key<'_>) -> Statement<DB> {
+    let mut statement = Statement::composed(head);
+    T::bind_key(key, &mut Compared(&mut statement));
+    statement
+}
+
+/// Writes to the row with this key if it meets the condition.
+pub fn update_if<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+    condition: Condition<T, E>,
+    change: impl FnOnce(&mut Set<DB, T>),
+) -> impl Future<Output = Result<T, GuardError<T>>> + Send {
+    write("update_if", db, key, condition, change)
+}
+
+/// Writes to the row with this key.
+pub fn patch<'c, DB: Backend, T: GuardedSql<DB>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+    change: impl FnOnce(&mut Set<DB, T>),
+) -> impl Future<Output = Result<T, GuardError<T>>> + Send {
+    write("patch", db, key, Condition::new(Always), change)
+}
+
+fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
+    method: &'static str,
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+    condition: Condition<T, E>,
+    change: impl FnOnce(&mut Set<DB, T>),
+) -> impl Future<Output = Result<T, GuardError<T>>> + Send {
+    let mut set = Set::new(&key);
+    change(&mut set);
+    let is_empty = set.is_empty();
+    // The arguments of sqlx's databases are `Send` and not `Sync`.
+    let set = Mutex::new(set);
+    async move {
+        let set = || set.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = || {
+            let mut statement = about::<DB, T>(T::LOOK[0], &key);
+            set().guard(&condition, &mut statement);
+            statement.push(T::LOOK[1]);
+            statement
+        };
+        let write = || set().statement(&condition);
+        let operation = || T::operation(method, &key);
+        let write: Option<Make<'_, DB>> = (!is_empty).then_some(&write);
+        run::<DB, T>(&operation, db, write, &look).await
+    }
+}
+
+/// Deletes the row with this key if it meets the condition.
+pub fn delete_if<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+    condition: Condition<T, E>,
+) -> impl Future<Output = Result<T, GuardError<T>>> + Send {
+    delete("delete_if", db, key, condition)
+}
+
+/// Deletes the row with this key, if there is one.
+pub fn delete_by_key<'c, DB: Backend, T: GuardedSql<DB>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+) -> impl Future<Output = Result<Option<T>, GuardError<T>>> + Send {
+    async move {
+        match delete("delete_by_key", db, key, Condition::new(Always)).await {
+            Ok(row) => Ok(Some(row)),
+            Err(GuardError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn delete<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
+    method: &'static str,
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+    condition: Condition<T, E>,
+) -> Result<T, GuardError<T>> {
+    let about = |[head, tail]: [&'static str; 2]| {
+        let mut statement = about::<DB, T>(head, &key);
+        condition.write(&mut statement);
+        statement.push(tail);
+        statement
+    };
+    let (write, look) = (|| about(T::DELETE), || about(T::LOOK));
+    let operation = || T::operation(method, &key);
+    run::<DB, T>(&operation, db, Some(&write), &look).await
+}
+
+type Make<'m, DB> = &'m (dyn Fn() -> Statement<DB> + Sync);
+
+/// Runs a write that returns the row, or nothing but the look at it.
+async fn run<'c, DB: Backend, T: GuardedSql<DB>>(
+    operation: &(dyn Fn() -> Operation + Sync),
+    db: impl Source<'c, DB>,
+    write: Option<Make<'_, DB>>,
+    look: Make<'_, DB>,
+) -> Result<T, GuardError<T>> {
+    let mut opened = acquire(db, operation).await.map_err(GuardError::Database)?;
+    match attempt(write, look, T::NAMES.len(), &mut opened.link()).await {
+        Outcome::Row(row) => (T::ROW)(&row).map_err(|error| {
+            let error = DatabaseError::new(operation(), error);
+            match write {
+                Some(_) => GuardError::Written(error),
+                None => GuardError::Database(error),
+            }
+        }),
+        Outcome::Refused(row) => Err(match (T::ROW)(&row) {
+            Ok(current) => GuardError::Refused(Box::new(Refusal {
+                operation: operation(),
+                current,
+            })),
+            Err(error) => GuardError::Database(DatabaseError::new(operation(), error)),
+        }),
+        Outcome::Missing => Err(GuardError::NotFound(operation())),
+        Outcome::Several => Err(GuardError::NotUnique(operation())),
+        Outcome::Ignored => Err(GuardError::Ignored(operation())),
+        Outcome::Failed {
+            error,
+            has_written: true,
+            ..
+        } => Err(GuardError::Written(DatabaseError::new(operation(), error))),
+        Outcome::Failed {
+            error,
+            in_transaction,
+            ..
+        } => Err(WriteFailure::new(operation(), error, in_transaction).into()),
+    }
+}
+
+/// What became of a write under a condition.
+enum Outcome<R> {
+    /// It was written, or if nothing was to be, meets the condition.
+    Row(R),
+    Refused(R),
+    Missing,
+    Several,
+    Ignored,
+    Failed {
+        error: sqlx::Error,
+        has_written: bool,
+        in_transaction: bool,
+    },
+}
+
+/// It knows no model, so that it is compiled once. `holds`: which column of the look says whether the condition is met.
+async fn attempt<DB: Backend>(
+    write: Option<Make<'_, DB>>,
+    look: Make<'_, DB>,
+    holds: usize,
+    link: &mut Link<'_, DB>,
+) -> Outcome<DB::Row> {
+    let in_transaction = in_transaction::<DB>(link);
+    for _ in 0..TRIES {
+        if let Some(write) = write {
+            match write_one(write, link).await {
+                Ok(Fetched::One(row)) => return Outcome::Row(row),
+                Ok(Fetched::Several) => return Outcome::Several,
+                Ok(Fetched::None) => {}
+                Err(error) => {
+                    return Outcome::Failed {
+                        has_written: DB::has_written(link, &error).await,
+                        in_transaction,
+                        error,
+                    };
+                }
+            }
+        }
+        // That was a read: if it failed, nothing was written.
+        let failed = |error| Outcome::Failed {
+            error,
+            has_written: false,
+            in_transaction: true,
+        };
+        let row = match look().fetch_one(link).await {
+            Ok(Fetched::One(row)) => row,
+            Ok(Fetched::None) => return Outcome::Missing,
+            Ok(Fetched::Several) => return Outcome::Several,
+            Err(error) => return failed(error),
+        };
+        match DB::get_i64(&row, holds) {
+            Ok(Some(1)) if write.is_none() => return Outcome::Row(row),
+            Ok(Some(1)) => {}
+            Ok(_) => return Outcome::Refused(row),
+            Err(error) => return failed(error),
+        }
+    }
+    Outcome::Ignored
+}
+
+/// Whether there is a row with this key.
+pub fn exists<'c, DB: Backend, T: GuardedSql<DB>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+) -> impl Future<Output = Result<bool, DatabaseError>> + Send {
+    async move {
+        let operation = || T::operation("exists", &key);
+        let mut opened = acquire(db, &operation).await?;
+        let mut statement = Statement::literal(T::EXISTS);
+        T::bind_key(&key, &mut Compared(&mut statement));
+        let found = statement.fetch_one(&mut opened.link()).await;
+        let found = found.and_then(|fetched| match fetched {
+            Fetched::One(row) => DB::get_i64(&row, 0),
+            Fetched::None | Fetched::Several => Ok(None),
+        });
+        match found {
+            Ok(found) => Ok(found == Some(1)),
+            Err(error) => Err(DatabaseError::new(operation(), error)),
+        }
+    }
+}

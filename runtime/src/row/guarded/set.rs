@@ -1,0 +1,131 @@
+//! What a guarded update writes.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use super::GuardedSql;
+use crate::db::Backend;
+use crate::db::column::{Column, CounterNumber};
+use crate::db::condition::{
+    Addition, Condition, Expression, Field, Operand, Side, TakesAdd, TakesSet,
+};
+use crate::db::statement::{Bind, Compared, Statement};
+
+/// What an update writes: the closure of `update_if` and of `patch` gets it.
+///
+/// It has no way to set the key, the version, or what the database or another derive writes. The version of a model that has one goes
+/// up by itself.
+pub struct Set<DB: Backend, T> {
+    statement: Statement<DB>,
+    fields: Vec<usize>,
+    additions: Vec<Addition>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<DB: Backend, T> fmt::Debug for Set<DB, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Set")
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
+    pub(super) fn new(key: &T::Key<'_>) -> Self {
+        let mut statement = Statement::composed(T::UPDATE[0]);
+        T::bind_key(key, &mut Compared(&mut statement));
+        Self {
+            statement,
+            fields: Vec::new(),
+            additions: Vec::new(),
+            of: PhantomData,
+        }
+    }
+
+    /// Writes a value into a column, or what another column has.
+    ///
+    /// A column that is set twice is an error of the call, and nothing is sent.
+    pub fn set<V: Column<DB>, A: TakesSet>(
+        &mut self,
+        field: Field<T, V, A>,
+        value: impl Operand<T, V>,
+    ) {
+        self.next(field.index());
+        self.statement.push(T::NAMES[field.index()]);
+        self.statement.push(" = ");
+        match value.into_side() {
+            Side::Field(other) => self.statement.push(T::NAMES[other]),
+            Side::Value(value) => {
+                self.statement.push_parameter();
+                self.statement.bind(0, &value);
+            }
+        }
+    }
+
+    /// The same with a value that may not be given: `None` leaves the column as it is. To write NULL, give `Some(None)`.
+    pub fn set_if_some<V: Column<DB>, A: TakesSet>(
+        &mut self,
+        field: Field<T, V, A>,
+        value: Option<impl Operand<T, V>>,
+    ) {
+        if let Some(value) = value {
+            self.set(field, value);
+        }
+    }
+
+    /// Adds to a counter, within its bounds: if the sum would leave them, or the range of the type, the row is
+    /// [`Refused`](crate::row::GuardError::Refused). A counter that is outside of its bounds can only come back.
+    pub fn add<V: CounterNumber, A: TakesAdd>(&mut self, field: Field<T, V, A>, delta: i64) {
+        self.next(field.index());
+        let addition = Addition::new(field, delta);
+        addition.assign(T::NAMES, &mut self.statement);
+        self.additions.push(addition);
+    }
+
+    /// Separates the assignments.
+    fn next(&mut self, field: usize) {
+        if !self.fields.is_empty() {
+            self.statement.push(", ");
+        }
+        if self.fields.contains(&field) {
+            self.statement.refuse("a column is set twice");
+        }
+        self.fields.push(field);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Writes what the row has to meet.
+    pub(super) fn guard(
+        &self,
+        condition: &Condition<T, impl Expression<DB>>,
+        to: &mut Statement<DB>,
+    ) {
+        condition.write(to);
+        for addition in &self.additions {
+            addition.write(T::NAMES, to);
+        }
+    }
+
+    /// The whole statement, as often as it is run.
+    pub(super) fn statement(&self, condition: &Condition<T, impl Expression<DB>>) -> Statement<DB> {
+        let mut statement = self.statement.copy();
+        statement.push(T::UPDATE[1]);
+        self.guard(condition, &mut statement);
+        statement.push(T::UPDATE[2]);
+        statement
+    }
+}
+
+/// What the closures get whose struct has mistakes: it takes anything.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Anything;
+
+impl Anything {
+    pub fn set<F, V>(&mut self, _: F, _: V) {}
+    pub fn set_if_some<F, V>(&mut self, _: F, _: V) {}
+    pub fn add<F>(&mut self, _: F, _: i64) {}
+}

@@ -1,0 +1,6 @@
+//! Every file of tests that PostgreSQL can show.
+
+use rowlock_tests::postgres::*;
+
+#[path = "guarded.rs"]
+mod guarded;

@@ -1,0 +1,6 @@
+//! Every file of tests that SQLite can show.
+
+use rowlock_tests::sqlite::*;
+
+#[path = "guarded.rs"]
+mod guarded;
