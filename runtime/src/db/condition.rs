@@ -34,8 +34,11 @@ pub struct Field<T, V, A = Settable> {
     index: usize,
     min: i64,
     max: i64,
-    of: PhantomData<fn() -> (T, V, A)>,
+    of: Of<(T, V, A)>,
 }
+
+/// Without one: a field is `Send` and `Sync` whatever it is of.
+type Of<T> = PhantomData<fn() -> T>;
 
 /// A [`Field`] that [`Set::set`](crate::row::Set::set) takes.
 #[derive(Debug)]
@@ -247,7 +250,7 @@ impl<T, V, A> Operand<T, V> for Field<T, Option<V>, A> {
 #[must_use = "a condition is checked by the statement that it is given to"]
 pub struct Condition<T, E> {
     expression: E,
-    of: PhantomData<fn() -> T>,
+    of: Of<T>,
 }
 
 impl<T, E> Condition<T, E> {
