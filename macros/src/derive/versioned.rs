@@ -310,13 +310,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #delete
         #update_with
         #[doc = #edit_docs]
+        #[inline]
         pub fn #edit(&self) -> __rt::Edit<Self> {
             __rt::versioned::edit(self)
         }
     }
 }
 
-/// What does not depend on the database.
+/// What does not depend on the database. `#[inline]`: without it the compiler generates the code whether or not it is called.
 fn facts(plan: &Plan<'_>) -> TokenStream {
     let Plan { model, version, .. } = plan;
     let ident = &model.ident;
@@ -355,9 +356,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             const COPY: fn(&Self) -> Self = #copy;
             fn key(&self) -> Self::Key<'_> { #key }
+            #[inline]
             fn changes(&self, __other: &Self) -> __rt::Changes {
                 __rt::changes!(self, __other, #(#databases),*)
             }
+            #[inline]
             fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* #adopt_fence }
         }
     }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 
+use super::conflict::Clash;
 use crate::db::Backend;
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
@@ -83,17 +84,49 @@ impl<R, O> From<Failure<O>> for Unwritten<R, O> {
 }
 
 impl<R> Met<R> {
-    /// First the fence, because who lost the lock has nothing to merge.
-    pub(super) fn refused<O>(
+    /// That was a read: nothing was written.
+    pub(super) fn undecoded<O>(&self, error: sqlx::Error) -> Failure<O> {
+        WriteFailure::new(self.operation.clone(), error, true).into()
+    }
+
+    /// The conflict with that row, if its version is another one. `version`: the name of its field.
+    pub(super) fn clash<O>(
         &self,
+        version: &'static str,
         current: Option<Fence>,
         mine: Option<Fence>,
-    ) -> Option<Failure<O>> {
-        let operation = || self.operation.clone();
+    ) -> Result<Clash, Failure<O>> {
+        let operation = self.operation.clone();
+        let (expected, found) = (self.expected, self.found);
+        // First, because who lost the lock has nothing to merge.
         if current > mine {
-            return Some(Failure::Fenced(operation(), current.unwrap_or_default()));
+            return Err(Failure::Fenced(operation, current.unwrap_or_default()));
         }
-        (self.found == self.expected).then(|| Failure::Ignored(operation()))
+        if found == expected {
+            return Err(Failure::Ignored(operation));
+        }
+        Ok(Clash {
+            operation,
+            version,
+            expected,
+            found,
+        })
+    }
+}
+
+/// Why what the database returned is not the row as it now is.
+pub(super) enum Unfit {
+    /// It is the row as it was.
+    Old,
+    Undecoded(sqlx::Error),
+}
+
+impl Unfit {
+    pub(super) fn of(self, operation: Operation) -> Failure {
+        match self {
+            Self::Old => Failure::Ignored(operation),
+            Self::Undecoded(error) => Failure::Written(DatabaseError::new(operation, error)),
+        }
     }
 }
 

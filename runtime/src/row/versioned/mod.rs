@@ -9,15 +9,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
-use self::checked::{Checked, Failure, Met, Unread, Unwritten, Versions, Write};
-use self::conflict::Clash;
+use self::checked::{Checked, Failure, Met, Unfit, Unread, Unwritten, Versions, Write};
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
 pub use self::error::{DeleteError, LoadError, UpdateError};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::column::{Changes, Read};
-use crate::db::error::{DatabaseError, Operation, WriteFailure};
+use crate::db::error::Operation;
 use crate::db::model::{Model, acquire};
 use crate::db::shell::Shell;
 use crate::db::source::{Opened, Source};
@@ -81,13 +80,15 @@ pub trait VersionedSql<DB: Backend>: Versioned {
 
     /// The columns whose values differ in this database.
     fn stored_changes(&self, other: &Self) -> Changes {
-        stored::changes::<DB>(&|to| self.bind_columns(to), &|to| other.bind_columns(to))
+        // One closure for both: each is compiled for each model.
+        let values = |row| move |to: &mut _| Self::bind_columns(row, to);
+        stored::changes::<DB>(&values(self), &values(other))
     }
 }
 
 impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
     fn operation(&self, method: &'static str) -> Operation {
-        operation(self, method)
+        T::operation(method, &self.key())
     }
 
     fn versions(&self) -> Versions {
@@ -215,16 +216,15 @@ fn updated<DB: Backend, T: VersionedSql<DB>>(
     let failure = match written {
         Ok(row) => {
             let mut updated = (T::COPY)(mine);
-            match updated.read_back(&row) {
+            let unfit = match updated.read_back(&row) {
                 // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
-                Ok(()) if updated.version() == mine.version() => {
-                    Failure::Ignored(operation(mine, method))
-                }
+                Ok(()) if updated.version() == mine.version() => Unfit::Old,
                 Ok(()) => return Ok(updated),
-                Err(error) => Failure::Written(DatabaseError::new(operation(mine, method), error)),
-            }
+                Err(error) => Unfit::Undecoded(error),
+            };
+            unfit.of(Checked::<DB>::operation(mine, method))
         }
-        Err(Unwritten::Met(met)) => match conflict::<DB, T, _>(mine, base, met) {
+        Err(Unwritten::Met(met)) => match conflict::<DB, T, _>(mine, base, &met) {
             Ok(conflict) => return Err(UpdateError::Stale(conflict)),
             Err(failure) => failure,
         },
@@ -237,28 +237,25 @@ fn updated<DB: Backend, T: VersionedSql<DB>>(
 fn conflict<DB: Backend, T: VersionedSql<DB>, O>(
     mine: &T,
     base: Option<&T>,
-    met: Met<DB::Row>,
+    met: &Met<DB::Row>,
 ) -> Result<Box<Conflict<T>>, Failure<O>> {
     let current = match (T::ROW)(&met.row) {
         Ok(current) => current,
-        // That was a read: nothing was written.
-        Err(error) => return Err(WriteFailure::new(met.operation, error, true).into()),
+        Err(error) => return Err(met.undecoded(error)),
     };
-    if let Some(failure) = met.refused(current.fence(), mine.fence()) {
-        return Err(failure);
+    match met.clash(T::VERSION, current.fence(), mine.fence()) {
+        Ok(clash) => Ok(Box::new(Conflict {
+            current,
+            mine: (T::COPY)(mine),
+            base: match base {
+                Some(base) => Some((T::COPY)(base)),
+                None => None,
+            },
+            changes: T::stored_changes,
+            clash,
+        })),
+        Err(failure) => Err(failure),
     }
-    Ok(Box::new(Conflict {
-        current,
-        mine: (T::COPY)(mine),
-        base: base.map(T::COPY),
-        changes: T::stored_changes,
-        clash: Clash {
-            operation: met.operation,
-            version: T::VERSION,
-            expected: met.expected,
-            found: met.found,
-        },
-    }))
 }
 
 /// Deletes the row if it still has the version of this copy.
@@ -275,7 +272,7 @@ fn deleted<DB: Backend, T: VersionedSql<DB>>(
 ) -> Result<(), DeleteError<T>> {
     match deleted {
         Ok(()) => Ok(()),
-        Err(Unwritten::Met(met)) => match conflict::<DB, T, _>(row, None, met) {
+        Err(Unwritten::Met(met)) => match conflict::<DB, T, _>(row, None, &met) {
             Ok(conflict) => Err(DeleteError::Stale(conflict)),
             Err(failure) => Err(failure.into()),
         },
@@ -324,6 +321,7 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::conflict::Clash;
     use super::*;
     use crate::db::error::KeyText;
 
