@@ -247,10 +247,7 @@ fn conflict<DB: Backend, T: VersionedSql<DB>, O>(
         Ok(clash) => Ok(Box::new(Conflict {
             current,
             mine: (T::COPY)(mine),
-            base: match base {
-                Some(base) => Some((T::COPY)(base)),
-                None => None,
-            },
+            base: base.map(T::COPY),
             changes: T::stored_changes,
             clash,
         })),
