@@ -4,3 +4,6 @@ use rowlock_tests::sqlite::*;
 
 #[path = "guarded.rs"]
 mod guarded;
+
+#[path = "only_if.rs"]
+mod only_if;

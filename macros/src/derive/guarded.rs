@@ -7,13 +7,13 @@ use syn::{DeriveInput, GenericArgument, Index, PathArguments, Type};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
-    for_backend, key_argument, key_lifetime, knows, literal, name_at, read_row, reads, sql_doc,
-    statement, stub_fields, stub_impl, stub_method, text_doc,
+    for_backend, key_argument, key_lifetime, knows, literal, name_at, parts, read_row, reads,
+    sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, Role, is_option};
-use crate::sql::{self, Dialect, Statement};
+use crate::sql::{self, Dialect};
 
 pub(crate) struct Guarded;
 
@@ -138,9 +138,36 @@ impl Derive for Guarded {
                 __rt::unreachable!()
             }
         };
+        let methods = stub_impl(input, &methods);
+        let traits = stub_fields(input).map(|_| stub_traits(&input.ident));
         Output {
             items: TokenStream::new(),
-            impls: stub_impl(input, &methods),
+            impls: quote!(#methods #traits),
+        }
+    }
+}
+
+/// What `only_if` of an edit asks for.
+fn stub_traits(ident: &Ident) -> TokenStream {
+    quote! {
+        #[automatically_derived]
+        impl __rt::Model<__rt::guarded::Derive> for #ident {
+            type Key<'__k> = ();
+            const TABLE: &'static str = "";
+            fn describe(_: &(), _: &mut __rt::KeyText) {}
+        }
+        #[automatically_derived]
+        impl<__DB: __rt::Backend> __rt::guarded::Names<__DB> for #ident {
+            const NAMES: &'static [&'static str] = &[];
+        }
+        #[automatically_derived]
+        impl<__DB: __rt::Backend> __rt::guarded::GuardedSql<__DB> for #ident {
+            const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
+            const UPDATE: [&'static str; 3] = [""; 3];
+            const DELETE: [&'static str; 2] = [""; 2];
+            const LOOK: [&'static str; 2] = [""; 2];
+            const EXISTS: &'static str = "";
+            fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
         }
     }
 }
@@ -315,11 +342,6 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let read_row = read_row(model, dialect);
-    let parts = |statement: &Statement| {
-        let parts = statement.parts();
-        let parts = parts.iter().map(|part| literal(dialect, part));
-        quote!([#(#parts),*])
-    };
     let update = parts(&sql::guarded::update(model, dialect));
     let delete = parts(&sql::guarded::delete(model, dialect));
     let look = parts(&sql::guarded::look(model, dialect));

@@ -254,6 +254,13 @@ fn halves(statement: &Statement) -> [Literal; 2] {
     [head, parts.collect()].map(|part| literal(statement.dialect, &part))
 }
 
+/// What is between the gaps of a statement.
+fn parts(statement: &Statement) -> TokenStream {
+    let parts = statement.parts();
+    let parts = parts.iter().map(|part| literal(statement.dialect, part));
+    quote!([#(#parts),*])
+}
+
 /// SQL as a raw string, so that quoted names stay readable in the output.
 fn literal(dialect: Dialect, sql: &str) -> Literal {
     let sql = dialect.spell(sql);

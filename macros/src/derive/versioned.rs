@@ -7,7 +7,7 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
-    database, fence, for_backend, halves, key_argument, key_lifetime, knows, literal, name_at,
+    database, fence, for_backend, key_argument, key_lifetime, knows, literal, name_at, parts,
     position, read_back, read_row, sql_doc, statement, stub_fields, stub_impl, stub_method,
     wrapper,
 };
@@ -140,8 +140,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             const UPDATE: &'static str = "";
             const TOUCH: &'static str = "";
             const DELETE: &'static str = "";
-            const SAVE_HEAD: &'static str = "";
-            const SAVE_TAIL: &'static str = "";
+            const SAVE: [&'static str; 3] = [""; 3];
             const SET: &'static [&'static str] = &[];
             fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
@@ -386,7 +385,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let update = statement(&sql::versioned::update(model, version, dialect));
     let touch = statement(&sql::versioned::touch(model, version, dialect));
     let delete = statement(&sql::versioned::delete(model, version, dialect));
-    let [head, tail] = halves(&sql::versioned::save(model, version, dialect));
+    let save = parts(&sql::versioned::save(model, version, dialect));
     let writable = model.writable();
     let sets = writable
         .iter()
@@ -402,8 +401,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const UPDATE: &'static str = #update;
             const TOUCH: &'static str = #touch;
             const DELETE: &'static str = #delete;
-            const SAVE_HEAD: &'static str = #head;
-            const SAVE_TAIL: &'static str = #tail;
+            const SAVE: [&'static str; 3] = #save;
             const SET: &'static [&'static str] = &[#(#sets),*];
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }

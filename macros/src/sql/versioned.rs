@@ -54,10 +54,11 @@ pub(crate) fn touch(model: &Model, version: &Column, dialect: Dialect) -> Statem
     write(Sql::new(dialect), "", model, version)
 }
 
-/// Writes the changed columns.
+/// Writes the changed columns, under a condition if there is one.
 pub(crate) fn save(model: &Model, version: &Column, dialect: Dialect) -> Statement {
-    let changes = Gap::Changes.to_string();
-    write(Sql::new(dialect), &changes, model, version)
+    let mut statement = write(Sql::new(dialect), &Gap::Changes.to_string(), model, version);
+    statement.text.push_str(&Gap::Conditions.to_string());
+    statement
 }
 
 /// `"name" = `, which stands before a value in [`Gap::Changes`].

@@ -13,5 +13,7 @@ pub use self::guarded::{GuardError, Refusal, Set};
 pub use self::lockable::{Exclusive, Lock, LockCheckedError, LockError, Locked, Share, Shared};
 #[doc(hidden)]
 pub use self::lockable::{Many, NoWait, One, RowLocks, SkipLocked, Wait};
-pub use self::versioned::{Conflict, DeleteError, Edit, LoadError, MergeError, UpdateError};
+pub use self::versioned::{
+    Conflict, DeleteError, Edit, LoadError, MergeError, OnlyIf, UpdateError,
+};
 pub use crate::db::condition::{Condition, Counted, Field, Operand, ReadOnly, Settable};

@@ -36,6 +36,8 @@ pub(super) struct Versions {
     pub(super) highest: i64,
     /// Where it stands among all columns.
     pub(super) index: usize,
+    /// Which column of the look says whether the row meets the condition, if there is one.
+    pub(super) holds: Option<usize>,
 }
 
 /// What a read found instead of a row with a version.
@@ -59,6 +61,8 @@ pub(super) struct Met<R> {
     pub(super) operation: Operation,
     pub(super) expected: i64,
     pub(super) found: i64,
+    /// Whether it meets the condition of the write.
+    pub(super) holds: bool,
 }
 
 /// What the errors of all writes have in common. A deletion raises no version, and its `O` is `Infallible`.
@@ -89,6 +93,26 @@ impl<R> Met<R> {
         WriteFailure::new(self.operation.clone(), error, true).into()
     }
 
+    /// Whether it is the row that was expected, and does not meet the condition.
+    pub(super) fn is_refused(&self) -> bool {
+        !self.holds && self.found == self.expected
+    }
+
+    /// Fails if the row has seen a later fence.
+    pub(super) fn not_fenced<O>(
+        &self,
+        current: Option<Fence>,
+        mine: Option<Fence>,
+    ) -> Result<(), Failure<O>> {
+        if current > mine {
+            return Err(Failure::Fenced(
+                self.operation.clone(),
+                current.unwrap_or_default(),
+            ));
+        }
+        Ok(())
+    }
+
     /// The conflict with that row, if its version is another one. `version`: the name of its field.
     pub(super) fn clash<O>(
         &self,
@@ -96,12 +120,10 @@ impl<R> Met<R> {
         current: Option<Fence>,
         mine: Option<Fence>,
     ) -> Result<Clash, Failure<O>> {
+        // First, because who lost the lock has nothing to merge.
+        self.not_fenced(current, mine)?;
         let operation = self.operation.clone();
         let (expected, found) = (self.expected, self.found);
-        // First, because who lost the lock has nothing to merge.
-        if current > mine {
-            return Err(Failure::Fenced(operation, current.unwrap_or_default()));
-        }
         if found == expected {
             return Err(Failure::Ignored(operation));
         }
@@ -183,14 +205,36 @@ pub(super) async fn write_on<DB: Backend>(
         return Err(Failure::VersionOverflow(row.operation(method)).into());
     }
     let in_transaction = in_transaction::<DB>(connection);
-    match write_one(&|| row.statement(write), connection).await {
-        Ok(Fetched::One(row)) => Ok(row),
-        Ok(Fetched::Several) => Err(Failure::NotUnique(row.operation(method)).into()),
-        Ok(Fetched::None) => Err(met(method, row, connection).await),
-        Err(error) => {
-            let has_written = DB::has_written(connection, &error).await;
-            Err(failed(row.operation(method), error, has_written, in_transaction).into())
-        }
+    let mut tries = Tries::of(row);
+    loop {
+        return match write_one(&|| row.statement(write), connection).await {
+            Ok(Fetched::One(row)) => Ok(row),
+            Ok(Fetched::Several) => Err(Failure::NotUnique(row.operation(method)).into()),
+            Ok(Fetched::None) => match met(method, row, connection).await {
+                Unwritten::Met(met) if tries.after(&met) => continue,
+                unwritten => Err(unwritten),
+            },
+            Err(error) => {
+                let has_written = DB::has_written(connection, &error).await;
+                Err(failed(row.operation(method), error, has_written, in_transaction).into())
+            }
+        };
+    }
+}
+
+/// How often a write under a condition is tried that met no row although all holds when the row is looked at: what the condition is about
+/// can be written without the version, as a counter is.
+struct Tries(u32);
+
+impl Tries {
+    fn of<DB: Backend>(row: &dyn Checked<DB>) -> Self {
+        Self(if row.versions().holds.is_some() { 3 } else { 1 })
+    }
+
+    /// Whether the write is run again.
+    fn after<R>(&mut self, met: &Met<R>) -> bool {
+        self.0 -= 1;
+        self.0 > 0 && met.holds && met.found == met.expected
     }
 }
 
@@ -210,6 +254,24 @@ pub(super) fn write<'c, DB: Backend>(
     }
 }
 
+/// Looks whether the row has the version and meets the condition, and writes nothing.
+pub(super) fn look<'c, DB: Backend>(
+    method: &'static str,
+    row: &dyn Checked<DB>,
+    db: impl Source<'c, DB>,
+) -> impl Future<Output = Result<(), Unwritten<DB::Row>>> + Send {
+    async move {
+        let mut opened = match db.open().await {
+            Ok(opened) => opened,
+            Err(error) => return Err(unopened(row.operation(method), error).into()),
+        };
+        match met(method, row, &mut opened.link()).await {
+            Unwritten::Met(met) if met.holds && met.found == met.expected => Ok(()),
+            unwritten => Err(unwritten),
+        }
+    }
+}
+
 /// Runs a DELETE that checks the version.
 pub(super) fn delete<'c, DB: Backend>(
     row: &dyn Checked<DB>,
@@ -224,10 +286,14 @@ pub(super) fn delete<'c, DB: Backend>(
         let mut connection = opened.link();
         let in_transaction = in_transaction::<DB>(&connection);
         let mut reruns = Reruns::new(in_transaction);
+        let mut tries = Tries::of(row);
         loop {
             let statement = row.statement(Write::Delete);
             return match statement.execute(&mut connection).await {
-                Ok(0) => Err(met(METHOD, row, &mut connection).await),
+                Ok(0) => match met(METHOD, row, &mut connection).await {
+                    Unwritten::Met(met) if tries.after(&met) => continue,
+                    unwritten => Err(unwritten),
+                },
                 Ok(1) => Ok(()),
                 Ok(_) => Err(Failure::NotUnique(row.operation(METHOD)).into()),
                 Err(error) if reruns.after(Fault::of(&error)).await => continue,
@@ -264,17 +330,26 @@ async fn met<DB: Backend, O>(
     connection: &mut Link<'_, DB>,
 ) -> Unwritten<DB::Row, O> {
     let Versions {
-        expected, index, ..
+        expected,
+        index,
+        holds,
+        ..
     } = row.versions();
     let selected = row.look().fetch_one(connection).await;
     let operation = row.operation(method);
-    let failure = match found::<DB>(selected, index) {
-        Ok((row, found)) => {
+    let found = found::<DB>(selected, index).and_then(|(row, found)| {
+        let holds = holds.map_or(Ok(Some(1)), |index| DB::get_i64(&row, index));
+        let holds = holds.map_err(Unread::Failed)? == Some(1);
+        Ok((row, found, holds))
+    });
+    let failure = match found {
+        Ok((row, found, holds)) => {
             return Unwritten::Met(Met {
                 row,
                 operation,
                 expected,
                 found,
+                holds,
             });
         }
         Err(Unread::Missing) => Failure::Gone(operation),

@@ -2,11 +2,13 @@
 
 use super::checked::{self, Checked, Versions, Write};
 use super::error::{DeleteError, LoadError, UpdateError};
+use super::only_if::OnlyIf;
 use super::{
     Versioned, VersionedSql, bind_unchanged, delete, operation, reload, touch, update, updated,
 };
 use crate::db::Backend;
 use crate::db::column::{Changes, Column};
+use crate::db::condition::Condition;
 use crate::db::error::Operation;
 use crate::db::source::Source;
 use crate::db::statement::{Bind, Statement};
@@ -20,8 +22,8 @@ use std::ops::{Deref, DerefMut};
 #[derive(Debug, Clone)]
 #[must_use = "an edit does nothing until it is saved"]
 pub struct Edit<T> {
-    base: T,
-    mine: T,
+    pub(super) base: T,
+    pub(super) mine: T,
 }
 
 impl<T> Deref for Edit<T> {
@@ -89,7 +91,10 @@ impl<T: Versioned> Edit<T> {
                 return Ok((T::COPY)(&self.base));
             }
             let (mine, base) = (&self.mine, Some(&self.base));
-            let save = Save { mine, changes };
+            let save = Save {
+                mine,
+                changes: &changes,
+            };
             let written = checked::write::<DB>("save", &save, Write::Update, db).await;
             updated::<DB, T>("save", mine, base, written)
         }
@@ -171,6 +176,12 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
+    /// Puts a condition beside the version check of the next `save` or `delete`: `edit.only_if(Row::CONSUMED_AT.is_null()).save(db)`. The
+    /// model derives [`Guarded`](derive@crate::Guarded) as well, which generates the constants.
+    pub fn only_if<E>(&self, condition: Condition<T, E>) -> OnlyIf<'_, T, E> {
+        OnlyIf::new(self, condition)
+    }
+
     /// Another edit of the same row, with the changes so far.
     pub fn edit(&self) -> Self {
         Self {
@@ -180,7 +191,7 @@ impl<T: Versioned> Edit<T> {
     }
 
     /// A row is found by its key: a changed one would be another row, which this edit has never seen.
-    fn unchanged_key(&self, method: &'static str) -> Result<(), Operation> {
+    pub(super) fn unchanged_key(&self, method: &'static str) -> Result<(), Operation> {
         if self.base.key() == self.mine.key() {
             return Ok(());
         }
@@ -189,9 +200,27 @@ impl<T: Versioned> Edit<T> {
 }
 
 /// The columns of an edit that are to be written.
-struct Save<'e, T> {
-    mine: &'e T,
-    changes: Changes,
+pub(super) struct Save<'e, T> {
+    pub(super) mine: &'e T,
+    pub(super) changes: &'e Changes,
+}
+
+impl<T> Save<'_, T> {
+    /// What stands before a condition.
+    pub(super) fn begun<DB: Backend>(&self) -> Statement<DB>
+    where
+        T: VersionedSql<DB>,
+    {
+        let mut statement = Statement::composed(T::SAVE[0]);
+        bind_unchanged(self.mine, &mut statement);
+        self.mine.bind_columns(&mut Changed {
+            statement: &mut statement,
+            columns: T::SET,
+            changes: self.changes,
+        });
+        statement.push(T::SAVE[1]);
+        statement
+    }
 }
 
 impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Save<'_, T> {
@@ -204,14 +233,8 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Save<'_, T> {
     }
 
     fn statement(&self, _: Write) -> Statement<DB> {
-        let mut statement = Statement::composed(T::SAVE_HEAD);
-        bind_unchanged(self.mine, &mut statement);
-        self.mine.bind_columns(&mut Changed {
-            statement: &mut statement,
-            columns: T::SET,
-            changes: &self.changes,
-        });
-        statement.push(T::SAVE_TAIL);
+        let mut statement = self.begun();
+        statement.push(T::SAVE[2]);
         statement
     }
 

@@ -8,6 +8,7 @@ use super::checked::Failure;
 use super::conflict::Conflict;
 use crate::db::error::{DatabaseError, Operation};
 use crate::db::fence::Fence;
+use crate::row::guarded::Refusal;
 
 /// Why a row could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,9 @@ pub enum LoadError {
 pub enum UpdateError<T> {
     /// Somebody changed the row since this copy was read. Nothing was written. The conflict has the row as it is now.
     Stale(Box<Conflict<T>>),
+    /// The row has the expected version and does not meet the condition of [`only_if`](crate::row::Edit::only_if). Nothing was written.
+    /// It has the row as it is now.
+    Refused(Box<Refusal<T>>),
     /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
     Gone(Operation),
     /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
@@ -67,6 +71,9 @@ pub enum UpdateError<T> {
 pub enum DeleteError<T> {
     /// Somebody changed the row since this copy was read. It is still there.
     Stale(Box<Conflict<T>>),
+    /// The row has the expected version and does not meet the condition of [`only_if`](crate::row::Edit::only_if). It is still there, as
+    /// it is now.
+    Refused(Box<Refusal<T>>),
     /// The row does not exist: somebody else deleted it, or it never did.
     Gone(Operation),
     /// The row has been written with a higher fence: the lock was lost to another holder. It is still there.
@@ -191,6 +198,10 @@ macro_rules! errors {
             fn said(&self) -> Said<'_> {
                 match self {
                     Self::Stale(conflict) => Said::plain("Stale", &conflict.clash, ""),
+                    Self::Refused(refusal) => {
+                        let text = ": the row does not meet the condition";
+                        Said::plain("Refused", &refusal.operation, text)
+                    }
                     Self::Fenced(operation, fence) => Said::fenced(operation, *fence),
                     $(Self::$variant(inner) => Said::$kind(stringify!($variant), inner, $text),)*
                 }

@@ -4,6 +4,7 @@ mod checked;
 mod conflict;
 mod edit;
 mod error;
+mod only_if;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,6 +14,7 @@ use self::checked::{Checked, Failure, Met, Unfit, Unread, Unwritten, Versions, W
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
 pub use self::error::{DeleteError, LoadError, UpdateError};
+pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::column::{Changes, Read};
@@ -64,10 +66,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const TOUCH: &'static str;
     /// Deletes the row.
     const DELETE: &'static str;
-    /// Writes some columns and the next version: what stands before the changed columns.
-    const SAVE_HEAD: &'static str;
-    /// What stands behind them.
-    const SAVE_TAIL: &'static str;
+    /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
+    const SAVE: [&'static str; 3];
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 
@@ -96,6 +96,7 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
             expected: Model::version(self).unwrap_or_default(),
             highest: T::MAX_VERSION,
             index: T::VERSION_INDEX,
+            holds: None,
         }
     }
 
