@@ -10,7 +10,7 @@ use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
 use crate::queue::{ClaimError, FinishError, WorkerError};
 use crate::row::{
-    CounterError, DeleteError, FindError, FindOrCreateError, GuardError, LoadError,
+    CounterError, CreateError, DeleteError, FindError, FindOrCreateError, GuardError, LoadError,
     LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
 };
 use crate::tx::TransactionError;
@@ -163,6 +163,7 @@ mod of_rows {
         AcquireError [];
         ClaimError [];
         CounterError [Contended];
+        CreateError [];
         DeleteError<T> [Fenced, Stale];
         FindError [];
         FindOrCreateError [];

@@ -147,14 +147,14 @@ pub mod __private {
     /// For `#[derive(FindOrCreate)]`.
     pub mod find_or_create {
         pub use crate::row::find_or_create::{
-            Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, find, find_or_create,
-            upsert,
+            Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, create,
+            create_unless_conflict, find, find_or_create, upsert,
         };
     }
     pub use crate::queue::{Claim, QueueColumn, Rescued, Worker};
     pub use crate::row::{
-        CounterError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated, LoadError,
-        Lock, LockCheckedError, LockError, Locked, Many, One, UpdateError, UpsertError,
+        CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
+        LoadError, Lock, LockCheckedError, LockError, Locked, Many, One, UpdateError, UpsertError,
     };
     pub use crate::tx::InTransaction;
     pub use crate::{__changes as changes, __postgres as postgres, __sqlite as sqlite};

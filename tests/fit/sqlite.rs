@@ -7,3 +7,6 @@ mod guarded;
 
 #[path = "only_if.rs"]
 mod only_if;
+
+#[path = "upsert.rs"]
+mod upsert;

@@ -46,6 +46,7 @@ struct Names {
     find: String,
     find_or_create: String,
     upsert: String,
+    create: String,
 }
 
 impl Names {
@@ -61,6 +62,7 @@ impl Names {
             find: format!("find_{by}"),
             find_or_create: format!("find_or_create{suffix}"),
             upsert: format!("upsert{suffix}"),
+            create: format!("create{suffix}"),
         }
     }
 }
@@ -97,6 +99,7 @@ impl Derive for FindOrCreate {
             .iter()
             .enumerate()
             .map(|(index, key)| methods(plan, index, key));
+        let create_unless_conflict = create_unless_conflict(plan);
         let new_debug = new_debug(&model.new, model.new_derives.as_deref());
         let facts = facts(plan);
         let reads = reads(model);
@@ -114,7 +117,7 @@ impl Derive for FindOrCreate {
         Output {
             items: new_struct(plan),
             impls: quote! {
-                impl #ident { #(#methods)* }
+                impl #ident { #(#methods)* #create_unless_conflict }
                 #new_debug
                 #facts
                 #reads
@@ -338,7 +341,54 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         quote!(Self, __rt::UpsertError),
         quote!(__rt::find_or_create::upsert::<__DB, #index, Self>(db, new)),
     );
-    quote!(#find #find_or_create #upsert)
+    let create = method(
+        &key.names.create,
+        &[],
+        &db,
+        format!(
+            "Creates the row of `{table}`, or yields `None` if its {names} are taken. One statement, and no lookup.\n\n{}\n\n\
+             `None` can be about a row that a SELECT of the same moment does not show: a concurrent transaction has just committed \
+             it. If that one is not committed yet, the call waits for its end. `None` uses up a value of the sequence \
+             (PostgreSQL) or of AUTOINCREMENT (SQLite). In a PostgreSQL transaction the insert is wrapped in a savepoint, so that the transaction stays usable.\n\n\
+             Errors: `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a violation of another \
+             constraint).\n\n\
+             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+            sql_doc(model, |dialect| sql::find_or_create::insert(
+                model, key.key, dialect
+            ))
+        ),
+        quote!(new: #new),
+        quote!(__rt::Option<Self>, __rt::CreateError),
+        quote!(__rt::find_or_create::create::<__DB, #index, Self>(db, new)),
+    );
+    quote!(#find #find_or_create #upsert #create)
+}
+
+/// The method that does not care which key is taken.
+fn create_unless_conflict(plan: &Plan<'_>) -> Option<TokenStream> {
+    let model = plan.model;
+    let new = &model.new;
+    let key = plan.keys.first()?;
+    let method = Method {
+        name: name_at("create_unless_conflict", key.key.asked),
+        docs: format!(
+            "Creates the row of `{}`, or yields `None` if any of its unique keys is taken, whether the model declares it or not. \
+             Otherwise as the method that creates by a declared key.\n\n{}\n\n\
+             Errors: `Written`, `Serialization`, `Unknown`, `Database` (also a violation of another constraint).",
+            model.table.display(),
+            sql_doc(model, |dialect| sql::find_or_create::create(model, dialect))
+        ),
+        receiver: quote!(),
+        key: &[],
+        db: connection_name(&[]),
+        arguments: quote!(new: #new),
+        output: quote!(__rt::Option<Self>, __rt::CreateError),
+        bound: quote!(__rt::find_or_create::UniqueKeySql<__DB, 0>),
+        body: quote!(__rt::find_or_create::create_unless_conflict::<__DB, Self>(
+            db, new
+        )),
+    };
+    Some(method.tokens())
 }
 
 /// What does not depend on the database.
@@ -381,6 +431,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             &key.names.find,
             &key.names.find_or_create,
             &key.names.upsert,
+            &key.names.create,
         ];
         let value = key.value(model, index);
         let key_struct = value.definition(&[]);
@@ -394,7 +445,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKey<#position> for #ident {
                 const COLUMNS: &'static str = #columns;
-                const METHODS: [&'static str; 3] = [#(#methods),*];
+                const METHODS: [&'static str; 4] = [#(#methods),*];
                 fn key_of(__new: &Self::New) -> Self::Key<'_> { #key_of }
             }
         }
@@ -416,6 +467,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &model.ident;
     let database = database(dialect);
     let read_row = read_row(model, dialect);
+    let create = statement(&sql::find_or_create::create(model, dialect));
     let binds = model
         .given()
         .into_iter()
@@ -445,6 +497,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::find_or_create::FindOrCreateSql<#database> for #ident {
             #read_row
+            const CREATE: &'static str = #create;
             fn bind_new(__new: &Self::New, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
         }
         #(#keys)*
@@ -498,6 +551,7 @@ fn stub(input: &DeriveInput) -> Output {
             find,
             find_or_create,
             upsert,
+            create,
         } = Names::new(key.iter().map(String::as_str), several);
         let mut stub = |name: String, arguments, output| {
             let tokens = stub_method(&format_ident!("{name}"), false, arguments, &output);
@@ -514,6 +568,9 @@ fn stub(input: &DeriveInput) -> Output {
             quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
         );
         stub(upsert, 2, quote!(Self, __rt::UpsertError));
+        let created = quote!(__rt::Option<Self>, __rt::CreateError);
+        stub(create, 2, created.clone());
+        stub("create_unless_conflict".to_owned(), 2, created);
     }
     let methods = methods.into_values();
     let vis = &input.vis;

@@ -40,6 +40,16 @@ pub(crate) fn insert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statem
     sql.statement(text).returning(returned(model))
 }
 
+/// Creates the row unless another one holds any unique key.
+pub(crate) fn create(model: &Model, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let insert = insert_into(&mut sql, model);
+    let text = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => format!("{insert} ON CONFLICT DO NOTHING"),
+    };
+    sql.statement(text).returning(returned(model))
+}
+
 /// The columns that an upsert overwrites when the row exists: what the caller gave, but neither the key that
 /// was looked for nor the primary key.
 pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Column> {

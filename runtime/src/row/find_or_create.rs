@@ -39,6 +39,8 @@ pub trait FindOrCreate: Sized + Send + Sync + 'static {
 pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
     /// Reads all columns.
     const ROW: Read<DB, Self>;
+    /// Creates the row unless any unique key is taken.
+    const CREATE: &'static str;
     /// Binds what the caller gave as `$1…`.
     fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
 }
@@ -47,8 +49,8 @@ pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
 pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
     /// The key's columns in alphabetical order, joined by commas.
     const COLUMNS: &'static str;
-    /// The names of the methods that find, find or create, and upsert.
-    const METHODS: [&'static str; 3];
+    /// The names of the methods that find, find or create, upsert, and create.
+    const METHODS: [&'static str; 4];
 
     /// The key of a new row.
     fn key_of(new: &Self::New) -> Self::Key<'_>;
@@ -185,7 +187,30 @@ pub enum UpsertError {
     Database(DatabaseError),
 }
 
-from_write_failure!(FindOrCreateError, UpsertError);
+/// Why a row was not created, although its key may be free.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The database has no unique index on exactly the columns of the key. Nothing was written.
+    #[error("{0}: the database has no unique index on ({1})")]
+    MissingUniqueIndex(Operation, &'static str),
+    /// The row was created, and what the database returned does not fit the model; or on SQLite, a trigger failed after that in a way
+    /// that keeps the row: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it is there once that is committed.
+    #[error("{0}; the row was created")]
+    Written(#[source] DatabaseError),
+    /// The surrounding transaction lost against a concurrent one: run it again from its start.
+    #[error(transparent)]
+    Serialization(DatabaseError),
+    /// The connection was lost before the answer came. The row was created or it was not.
+    #[error("{0}; it is unknown whether the row was created")]
+    Unknown(#[source] DatabaseError),
+    /// The database, the connection or the pool failed: also a violation of any constraint other than the key's.
+    /// Nothing was written.
+    #[error(transparent)]
+    Database(DatabaseError),
+}
+
+from_write_failure!(CreateError, FindOrCreateError, UpsertError);
 
 impl From<FindOrCreateError> for UpsertError {
     fn from(error: FindOrCreateError) -> Self {
@@ -273,13 +298,8 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         if let Some(error) = refused {
             return Err(error);
         }
-        let statement = || {
-            let mut statement = Statement::literal(T::INSERT);
-            T::bind_new(new, &mut statement);
-            statement
-        };
         let in_transaction = in_transaction::<DB>(connection);
-        match insert(&statement, connection).await {
+        match insert_new::<DB, T>(T::INSERT, new, connection).await {
             Ok(Fetched::One(row)) => {
                 let row = (T::ROW)(&row).map_err(|error| {
                     FindOrCreateError::Written(DatabaseError::new(operation(), error))
@@ -311,6 +331,85 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         }
     }
     Err(refused.unwrap_or_else(|| FindOrCreateError::KeyTaken(operation())))
+}
+
+/// Creates the row, unless its key is taken.
+pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
+    async move {
+        let operation = || T::operation(T::METHODS[3], &T::key_of(&new));
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(CreateError::Database)?;
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let created = insert_new::<DB, T>(T::INSERT, &new, &mut connection).await;
+        let Err(error) = created else {
+            return created_row::<DB, T>(created, &operation, in_transaction, &mut connection)
+                .await;
+        };
+        if lacks_unique_index::<DB, N, T>(&error, &mut connection).await {
+            return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
+        }
+        if Fault::of(&error) == Fault::UniqueViolation
+            && !DB::has_written(&mut connection, &error).await
+            && let select = select::<DB, N, T>(&T::key_of(&new))
+            && let Ok(Fetched::One(_)) = select.fetch_one(&mut connection).await
+        {
+            // The row of a concurrent and equal call was met in another unique index first, or in one that is being built.
+            return Ok(None);
+        }
+        created_row::<DB, T>(Err(error), &operation, in_transaction, &mut connection).await
+    }
+}
+
+/// Creates the row, unless any of its unique keys is taken.
+pub fn create_unless_conflict<'c, DB: Backend, T: UniqueKeySql<DB, 0>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
+    async move {
+        // Which of the keys is taken, nobody knows.
+        let operation = || T::operation_on_many("create_unless_conflict");
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(CreateError::Database)?;
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let created = insert_new::<DB, T>(T::CREATE, &new, &mut connection).await;
+        created_row::<DB, T>(created, &operation, in_transaction, &mut connection).await
+    }
+}
+
+/// The row that an insert has created, if it has.
+async fn created_row<DB: Backend, T: FindOrCreateSql<DB>>(
+    created: Result<Fetched<DB::Row>, sqlx::Error>,
+    operation: &(dyn Fn() -> Operation + Sync),
+    in_transaction: bool,
+    connection: &mut Link<'_, DB>,
+) -> Result<Option<T>, CreateError> {
+    let written = |error| CreateError::Written(DatabaseError::new(operation(), error));
+    match created {
+        Ok(Fetched::One(row)) => (T::ROW)(&row).map(Some).map_err(written),
+        Ok(Fetched::None | Fetched::Several) => Ok(None),
+        Err(error) if DB::has_written(connection, &error).await => Err(written(error)),
+        Err(error) => Err(WriteFailure::new(operation(), error, in_transaction).into()),
+    }
+}
+
+async fn insert_new<DB: Backend, T: FindOrCreateSql<DB>>(
+    sql: &'static str,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let statement = || {
+        let mut statement = Statement::literal(sql);
+        T::bind_new(new, &mut statement);
+        statement
+    };
+    insert(&statement, connection).await
 }
 
 /// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.

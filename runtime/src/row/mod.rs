@@ -8,7 +8,9 @@ pub(crate) mod lockable;
 pub(crate) mod versioned;
 
 pub use self::counter::{CounterError, OutOfBounds};
-pub use self::find_or_create::{FindError, FindOrCreateError, FoundOrCreated, UpsertError};
+pub use self::find_or_create::{
+    CreateError, FindError, FindOrCreateError, FoundOrCreated, UpsertError,
+};
 pub use self::guarded::{GuardError, Refusal, Set};
 pub use self::lockable::{Exclusive, Lock, LockCheckedError, LockError, Locked, Share, Shared};
 #[doc(hidden)]

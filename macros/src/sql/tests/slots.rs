@@ -138,6 +138,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         Some(find_or_create::insert(&seating, unique, dialect)),
     );
     add(
+        "find_or_create::create",
+        Some(find_or_create::create(&seating, dialect)),
+    );
+    add(
         "find_or_create::upsert",
         find_or_create::upsert(&seating, unique, dialect),
     );
