@@ -133,7 +133,7 @@ pub mod __private {
         pub use crate::idempotent::{OnceCall, OnceError, StartError, Started};
         pub use crate::job::fingerprint::{Digest, Fingerprint, Request};
         pub use crate::job::idempotent::{Derive, Idempotent, IdempotentSql, once, purge, start};
-        pub use crate::tx::{Body, FailureOf};
+        pub use crate::tx::{Begins, Body, FailureOf};
     }
     /// For `#[derive(Queue)]`.
     pub mod queue {

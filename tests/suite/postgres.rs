@@ -70,6 +70,10 @@ mod round_trips;
 mod savepoints;
 #[path = "schema_changes.rs"]
 mod schema_changes;
+#[path = "signatures.rs"]
+mod signatures;
+#[path = "signatures_postgres.rs"]
+mod signatures_postgres;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "stale_statements.rs"]

@@ -60,6 +60,8 @@ mod savepoints;
 mod savepoints_sqlite;
 #[path = "schema_changes.rs"]
 mod schema_changes;
+#[path = "signatures.rs"]
+mod signatures;
 #[path = "spawn.rs"]
 mod spawn;
 #[path = "transaction.rs"]

@@ -117,7 +117,7 @@ impl Derive for Idempotent {
         let once = quote! {
             #[doc = #STUB_DOC]
             pub fn once<'__r, __DB: __rt::Backend, __E: '__r, __F>(
-                __pool: &__rt::idempotent::Pool<__DB>,
+                __db: impl __rt::idempotent::Begins<Database = __DB>,
                 __key: impl ::core::marker::Sized,
                 __request: impl ::core::marker::Sized,
                 __body: __F,
@@ -254,8 +254,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let given = own_key(ledger).given(&quote!(key));
     let outcome = &plan.outcome;
     let docs = format!(
-        "Runs `body` in a transaction unless `{table}` has an outcome for this key, and stores what it returns; else returns what is \
-         stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
+        "Runs `body` in a transaction, or inside the one that is given, unless `{table}` has an outcome for this key, and stores what it \
+         returns; else returns what is stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
          If the first statement claims nothing, another one says why:\n\n{}\n\n\
          Errors: `Mismatch`, `OtherFingerprint`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
          Cancel safety: if the future is dropped, the transaction was committed completely or not at all; calling again with the same key \
@@ -267,7 +267,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let once = quote! {
         #[doc = #docs]
         pub fn #once<'__r, __DB: __rt::Backend, __E, __By, __F>(
-            pool: &__rt::idempotent::Pool<__DB>,
+            db: impl __rt::idempotent::Begins<Database = __DB, Place: '__r>,
             key: #key,
             request: &(impl __rt::idempotent::Request + ?::core::marker::Sized),
             body: __F,
@@ -282,7 +282,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
                 > + __rt::Send + ::core::marker::Sync + '__r,
         {
             __rt::idempotent::once::<__DB, Self, __E, __By, __F>(
-                pool,
+                db,
                 #given,
                 __rt::idempotent::Digest::of::<Self>(request),
                 body,

@@ -165,7 +165,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let lock_docs = format!(
         "Locks the row of `{table}` with this key until the transaction ends, waiting for whoever holds it, and reads it as it \
          then is. Options: `no_key`, `share`, `nowait`, `skip_locked`, `lock_timeout`, `only_itself`.\n\n{}\n\n\
-         Errors: `NotFound`, `NotUnique`, `NotAvailable`, `FixedSnapshot`, `Serialization`, `Database` (also a deadlock).\n\n\
+         Errors: `NotFound`, `NotUnique`, `NotAvailable`, `FixedSnapshot`, `NotInTransaction`, `Serialization`, `Database` (also a deadlock).\n\n\
          Cancel safety: if the future is dropped, the row may be locked; the lock ends with the transaction.",
         text_doc(model, one)
     );

@@ -18,11 +18,23 @@ pub struct Begin {
     pub(crate) advisory: Option<TakeLock>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The stricter, the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Isolation {
     ReadCommitted,
     RepeatableRead,
     Serializable,
+}
+
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+impl Isolation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "READ COMMITTED",
+            Self::RepeatableRead => "REPEATABLE READ",
+            Self::Serializable => "SERIALIZABLE",
+        }
+    }
 }
 
 /// What the server is asked for. Its texts are of numbers and of nothing that a user could have written.

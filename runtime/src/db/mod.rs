@@ -134,6 +134,14 @@ pub trait Backend:
     #[doc(hidden)]
     fn begin_sql(begin: &Begin) -> String;
 
+    /// What asks the transaction that is open for what a transaction inside of it is to have, and sets its limits where these are
+    /// stricter; `None` if there is nothing to ask for. Its first row is for [`entered`](Self::entered).
+    #[doc(hidden)]
+    fn enter_sql(begin: &Begin) -> Option<String>;
+
+    #[doc(hidden)]
+    fn entered(row: &Self::Row, begin: &Begin) -> Result<Inside, sqlx::Error>;
+
     /// A statement that does nothing.
     #[doc(hidden)]
     const NOTHING: &'static str;
@@ -170,6 +178,12 @@ pub trait Backend:
     fn is_ours(
         connection: &mut Self::Connection,
         marked: bool,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Asks the database whether a transaction is open that sqlx does not count. Dropping the future opens none.
+    #[doc(hidden)]
+    fn is_in_transaction(
+        connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Rolls back, all levels that sqlx counts.
@@ -336,6 +350,16 @@ pub trait Backend:
         error: &sqlx::Error,
         key: IndexedColumns,
     ) -> impl Future<Output = bool> + Send;
+}
+
+/// How a transaction began inside of another one.
+#[doc(hidden)]
+#[derive(Default)]
+pub struct Inside {
+    /// What it was to be, and what the outer one is instead.
+    pub(crate) lacks: Option<(&'static str, &'static str)>,
+    /// What sets the limits back.
+    pub(crate) restore: Option<String>,
 }
 
 /// What may have become of a transaction before its COMMIT.

@@ -102,13 +102,8 @@ impl Backend for Postgres {
                 );
             }
             (None, Some(left)) => {
-                // Not above a stricter one of the role or the session; 0 is none.
-                let left = milliseconds(left);
-                sql.push_str(&format!(
-                    "; SELECT set_config('statement_timeout', '{left}', true) \
-                     WHERE current_setting('statement_timeout')::interval \
-                     NOT BETWEEN interval '1 us' AND {left} * interval '1 ms'"
-                ));
+                // Not above that of the role or the session.
+                sql.push_str(&unless_stricter("statement_timeout", left));
             }
             (None, None) => {}
         }
@@ -121,6 +116,49 @@ impl Backend for Postgres {
             });
         }
         sql
+    }
+
+    fn enter_sql(begin: &Begin) -> Option<String> {
+        let limits = limits_inside(begin);
+        // READ COMMITTED is what every transaction has at least.
+        let is_weakest = matches!(begin.isolation, None | Some(Isolation::ReadCommitted));
+        if is_weakest && !begin.read_only && limits.is_empty() {
+            return None;
+        }
+        let mut sql = "SELECT current_setting('transaction_isolation'), \
+             current_setting('transaction_read_only')::boolean, \
+             (date_part('epoch', current_setting('lock_timeout')::interval) * 1000)::bigint, \
+             (date_part('epoch', current_setting('statement_timeout')::interval) * 1000)::bigint"
+            .to_owned();
+        for (name, limit) in limits {
+            sql.push_str(&unless_stricter(name, limit));
+        }
+        Some(sql)
+    }
+
+    fn entered(row: &PgRow, begin: &Begin) -> Result<Inside, sqlx::Error> {
+        let (found, read_only): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
+        let found = match found.as_str() {
+            "serializable" => Isolation::Serializable,
+            "repeatable read" => Isolation::RepeatableRead,
+            _ => Isolation::ReadCommitted,
+        };
+        let asked = begin.isolation.filter(|asked| *asked > found);
+        let lacks = match asked {
+            Some(asked) => Some((asked.name(), found.name())),
+            None if begin.read_only && !read_only => Some(("READ ONLY", "READ WRITE")),
+            None => None,
+        };
+        let mut restore = String::new();
+        for (name, _) in limits_inside(begin) {
+            let column = if name == "lock_timeout" { 2 } else { 3 };
+            let before: i64 = row.try_get(column)?;
+            restore.push_str(&format!("SET LOCAL {name} = {before}; "));
+        }
+        Ok(Inside {
+            lacks,
+            restore: Some(restore).filter(|restore| !restore.is_empty()),
+        })
     }
 
     const NOTHING: &'static str = "SELECT";
@@ -202,6 +240,13 @@ impl Backend for Postgres {
             Err(error) if Fault::of(&error) == Fault::NoTransaction => Ok(false),
             open => open.map(|()| true),
         }
+    }
+
+    async fn is_in_transaction(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        // Outside of one each statement begins at the time of its own transaction. A question that fails there would leave its error to
+        // the next statement, if it is dropped.
+        let sql = "SELECT transaction_timestamp() <> statement_timestamp()";
+        connection.fetch_one(sqlx::raw_sql(sql)).await?.try_get(0)
     }
 
     async fn unwind(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -478,6 +523,24 @@ impl Backend for Postgres {
     ) -> bool {
         crate::db::fault::lacks_arbiter(error)
     }
+}
+
+/// What limits a transaction that begins inside of another one.
+fn limits_inside(begin: &Begin) -> Vec<(&'static str, Duration)> {
+    let statement = begin.statement_timeout.into_iter().chain(begin.left).min();
+    let lock = begin.lock_timeout.map(|limit| ("lock_timeout", limit));
+    let statement = statement.map(|limit| ("statement_timeout", limit));
+    lock.into_iter().chain(statement).collect()
+}
+
+/// Sets the limit where it is not stricter already; 0 is none.
+fn unless_stricter(name: &str, limit: Duration) -> String {
+    let limit = milliseconds(limit);
+    format!(
+        "; SELECT set_config('{name}', '{limit}', true) \
+         WHERE current_setting('{name}')::interval \
+         NOT BETWEEN interval '1 us' AND {limit} * interval '1 ms'"
+    )
 }
 
 /// sqlx's name.

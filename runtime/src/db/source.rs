@@ -127,6 +127,15 @@ impl<'c, DB: Backend> Link<'c, DB> {
         result
     }
 
+    /// Whether what runs here is part of a transaction. The database is asked only if sqlx counts none: somebody may have sent BEGIN.
+    pub(crate) async fn is_in_transaction(&mut self) -> Result<bool, sqlx::Error> {
+        // A `Tx` is told apart from what came after it with each statement.
+        if self.notes.is_some() || depth::<DB>(self.connection) > 0 {
+            return Ok(true);
+        }
+        DB::is_in_transaction(self.connection).await
+    }
+
     /// Fails if the transaction that the closure believes in is over: what follows would be written outside of it.
     pub(crate) async fn check(&mut self, call: Call) -> Result<(), Torn> {
         let Some(notes) = self.notes.as_deref_mut() else {

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteTypeInfo;
 use sqlx::sqlite::{
     SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
 };
-use sqlx::{Arguments, Executor, Row, Sqlite, TypeInfo, ValueRef};
+use sqlx::{Arguments, Connection as _, Executor, Row, Sqlite, TypeInfo, ValueRef};
 use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
 
 use super::*;
@@ -110,6 +110,15 @@ impl Backend for Sqlite {
         .to_owned()
     }
 
+    fn enter_sql(_: &Begin) -> Option<String> {
+        // Every transaction is SERIALIZABLE, and READ ONLY refuses nothing.
+        None
+    }
+
+    fn entered(_: &SqliteRow, _: &Begin) -> Result<Inside, sqlx::Error> {
+        Ok(Inside::default())
+    }
+
     const NOTHING: &'static str = "SELECT 1";
 
     async fn is_true(connection: &mut SqliteConnection, sql: String) -> Result<bool, sqlx::Error> {
@@ -142,6 +151,15 @@ impl Backend for Sqlite {
     async fn is_ours(connection: &mut SqliteConnection, _: bool) -> Result<bool, sqlx::Error> {
         // The user's savepoints may stand after the mark, and would end with it.
         Ok(is_open(connection).await)
+    }
+
+    async fn is_in_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        // BEGIN fails inside of a transaction. sqlx's, because that one is rolled back wherever this future is dropped.
+        match connection.begin().await {
+            Ok(begun) => begun.rollback().await.map(|()| false),
+            Err(error) if error.as_database_error().is_some() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     async fn unwind(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {

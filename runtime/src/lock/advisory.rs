@@ -439,8 +439,8 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Errors
     ///
-    /// [`AcquireError`]: `LockTimeout`, `Deadlock`, `FixedSnapshot`, `Database`. After all of them but `FixedSnapshot` the transaction is
-    /// aborted; to go on with it, lock inside a savepoint.
+    /// [`AcquireError`]: `LockTimeout`, `Deadlock`, `FixedSnapshot`, `NotInTransaction` (of a connection), `Database`. After all of them but
+    /// `FixedSnapshot` the transaction is aborted; to go on with it, lock inside a savepoint.
     ///
     /// # Cancel safety
     ///
@@ -464,7 +464,7 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Errors
     ///
-    /// [`AcquireError`]: `FixedSnapshot`, `Database`.
+    /// [`AcquireError`]: `FixedSnapshot`, `NotInTransaction`, `Database`.
     ///
     /// # Cancel safety
     ///
@@ -556,7 +556,13 @@ fn in_transaction<'t, DB: AdvisoryLocks>(
     tx: impl InTransaction<'t, Database = DB>,
 ) -> impl Future<Output = Result<bool, AcquireError>> + Send {
     async move {
-        match DB::ask(&mut tx.link(), lock.in_transaction()).await {
+        let mut link = tx.link();
+        match link.is_in_transaction().await {
+            Ok(true) => {}
+            Ok(false) => return Err(AcquireError::NotInTransaction(key.operation())),
+            Err(error) => return Err(AcquireError::new(&key, error)),
+        }
+        match DB::ask(&mut link, lock.in_transaction()).await {
             Ok(Some(taken)) => Ok(taken),
             Ok(None) => Err(AcquireError::FixedSnapshot(key.operation())),
             Err(error) => Err(AcquireError::new(&key, error)),
@@ -642,6 +648,12 @@ pub enum AcquireError {
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED"
     )]
     FixedSnapshot(Operation),
+    /// The connection that was given is in no transaction, where the lock would end with its statement. Nothing was locked. Begin one, or
+    /// use [`run`](AdvisoryLock::run) or a `SessionLock`.
+    #[error(
+        "{0}: the connection is not in a transaction; begin one, and pass it or its connection"
+    )]
+    NotInTransaction(Operation),
     /// The database or the connection failed.
     #[error(transparent)]
     Database(DatabaseError),

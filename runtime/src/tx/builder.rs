@@ -1,11 +1,13 @@
 //! How a transaction is to be run.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Pool;
 
+use super::begins::Begins;
 use super::budget::RetryBudget;
 use crate::db::Backend;
 use crate::db::begin::{Isolation, TakeLock};
@@ -16,7 +18,7 @@ const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// Starts a transaction on a pool; [`run`](TransactionBuilder::run) runs it, again from its start where the database asks for
+/// Starts a transaction on a pool, or inside a [`Tx`](crate::Tx); [`run`](TransactionBuilder::run) runs it, again from its start where the database asks for
 /// that.
 ///
 /// ```
@@ -47,14 +49,31 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 ///
 /// # Nested use
 ///
-/// It takes a pool and nothing else, so that a transaction that retries can never stand inside another one, whose earlier
-/// statements it could not run again. Called inside a closure with the pool, it is a second transaction on a second
+/// Called with the pool inside a closure, it is a second transaction on a second
 /// connection: it commits even if the outer one rolls back, does not see what the outer one wrote, and waits for the outer
 /// one's locks, which are never released while the outer one waits for it. On a pool of one connection it ends as
-/// `Begin` with [`Fault::PoolTimedOut`]. For a part that may fail alone there is [`Tx::savepoint`](crate::Tx::savepoint).
-pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
+/// `Begin` with [`Fault::PoolTimedOut`].
+///
+/// Called with a `&mut` [`Tx`](crate::Tx) it is a part of that transaction, in a savepoint, so that a service that begins transactions can
+/// be a part of a larger one, or of a test that rolls back: see [`Begins`].
+///
+/// | | inside a `Tx` |
+/// |---|---|
+/// | the closure | runs once, as with `attempts(1)`: what stands before it could not be run again. What would be run again on a pool is `Exhausted`; return it, and the outer transaction is run again |
+/// | its `Err` | undoes what it wrote, and the outer transaction goes on |
+/// | `on_commit` | after the outer COMMIT; never if the part or all of it is rolled back |
+/// | `read_committed`, `repeatable_read`, `serializable` | the outer transaction must have that level or a stricter one: else [`TooWeak`](crate::tx::TransactionError::TooWeak), and nothing is run. SQLite always has it |
+/// | `read_only` | the same: on PostgreSQL the outer one must be READ ONLY |
+/// | `deadline`, `lock_timeout`, `statement_timeout` | hold for the part, are set back after it, and loosen no stricter limit around it. One that passes undoes the part |
+/// | `ask_after_lost_commit` | is for the outer transaction to ask: there is no COMMIT here |
+/// | `attempts`, `backoff`, `budget`, `on_retry` | have nothing to do; `attempts(0)` runs nothing |
+///
+/// SQL: `SAVEPOINT`, and if a level stricter than READ COMMITTED, `read_only` or a limit is asked for, one SELECT on PostgreSQL that reads the settings and sets the
+/// limits, and one that sets them back.
+pub fn transaction<B: Begins>(db: B) -> TransactionBuilder<B::Database, B::Place> {
     TransactionBuilder {
-        pool: pool.clone(),
+        place: db.place(),
+        database: PhantomData,
         isolation: None,
         read_only: false,
         attempts: ATTEMPTS,
@@ -78,8 +97,9 @@ pub fn transaction<DB: Backend>(pool: &Pool<DB>) -> TransactionBuilder<DB> {
 /// Durations are given to PostgreSQL in whole milliseconds, at least one.
 #[derive(Debug)]
 #[must_use = "a transaction does nothing until it is run"]
-pub struct TransactionBuilder<DB: Backend> {
-    pub(super) pool: Pool<DB>,
+pub struct TransactionBuilder<DB: Backend, P = Pool<DB>> {
+    pub(super) place: P,
+    database: PhantomData<fn() -> DB>,
     pub(super) isolation: Option<Isolation>,
     pub(super) read_only: bool,
     pub(super) attempts: u32,
@@ -96,10 +116,10 @@ pub struct TransactionBuilder<DB: Backend> {
 }
 
 // Not derived: that would ask for `DB: Clone`, which no database of sqlx is.
-impl<DB: Backend> Clone for TransactionBuilder<DB> {
+impl<DB: Backend, P: Clone> Clone for TransactionBuilder<DB, P> {
     fn clone(&self) -> Self {
         Self {
-            pool: self.pool.clone(),
+            place: self.place.clone(),
             on_retry: self.on_retry.clone(),
             budget: self.budget.clone(),
             ..*self
@@ -128,7 +148,7 @@ pub struct Retry {
     pub wait: Duration,
 }
 
-impl<DB: Backend> TransactionBuilder<DB> {
+impl<DB: Backend, P> TransactionBuilder<DB, P> {
     /// READ COMMITTED: each statement sees what was committed before it. Without a call to this or one of the next two, the
     /// server's default, which is this one unless it was changed. SQLite gives SERIALIZABLE whatever is asked for.
     pub fn read_committed(mut self) -> Self {
@@ -194,7 +214,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
 }
 
 #[cfg(feature = "postgres")]
-impl TransactionBuilder<sqlx::Postgres> {
+impl<P> TransactionBuilder<sqlx::Postgres, P> {
     /// How long a statement waits for a lock: `SET LOCAL lock_timeout`, in the round trip of BEGIN. A lock that is not free
     /// by then is [`Fault::LockTimeout`], which is not retried.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {

@@ -77,6 +77,17 @@ pub enum TransactionError<E> {
         /// How many attempts were begun.
         attempts: u32,
     },
+    /// The transaction was to begin inside of a [`Tx`](crate::Tx), which is of a weaker isolation level than was asked for, or not READ ONLY. Nothing
+    /// was run. Ask for it where the outer transaction begins.
+    #[error(
+        "the transaction around it is {found}, and {asked} was asked for; ask for it where the outer transaction begins"
+    )]
+    TooWeak {
+        /// What was asked for, as in SQL.
+        asked: &'static str,
+        /// What the transaction is instead.
+        found: &'static str,
+    },
     /// `attempts(0)`: nothing was run.
     #[error("no attempt is allowed")]
     NotRun,

@@ -6,14 +6,24 @@ use crate::db::source::Link;
 
 /// An open transaction: what a row lock lives in.
 ///
-/// Implemented for `&mut rowlock::Tx` and `&mut sqlx::Transaction`. A pool or a plain connection is neither: outside a
-/// transaction a lock would be gone before the call returned.
+/// Implemented for `&mut rowlock::Tx`, `&mut sqlx::Transaction`, and for `&mut PgConnection` and `&mut SqliteConnection`, of which it is
+/// seen when the method runs whether they are in a transaction: a function that takes a connection and is called with the
+/// `&mut *tx` of its caller can lock. A pool is none: outside a transaction a lock would be gone before the call returned.
+///
+/// # A connection
+///
+/// If sqlx counts a transaction on it (`begin`), that is known without a round trip. If it counts none, the database is asked, so that
+/// one that was begun with a `BEGIN` by hand serves, too, at the cost of a round trip: `SELECT transaction_timestamp() <>
+/// statement_timestamp()` on PostgreSQL; on SQLite `BEGIN`, which fails inside of one, and `ROLLBACK`. Without a transaction the method has
+/// no effect, and ends as the `NotInTransaction` of its error.
+///
+/// A `COMMIT` or `ROLLBACK` by hand in a transaction that sqlx counts is not seen: end it by its methods.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an open transaction",
     label = "this is done only inside a transaction",
     note = "outside a transaction a lock would be released, and a completion committed, without the rest of the work",
     note = "run this inside `rowlock::transaction(&pool).run(async |tx| ...)` and pass `&mut *tx`",
-    note = "a transaction of sqlx is passed as `&mut tx`; `&mut *tx` is the connection in it"
+    note = "a transaction of sqlx is passed as `&mut tx` or `&mut *tx`, and a connection that is in one as `&mut *connection`"
 )]
 pub trait InTransaction<'t>: sealed::Sealed + Send {
     /// The database.
@@ -55,6 +65,30 @@ impl<'t, DB: Backend> InTransaction<'t> for &'t mut sqlx::Transaction<'_, DB> {
         scope.is_none()
     }
 }
+
+/// Which transaction it is in is not known, as of one of sqlx.
+macro_rules! connection {
+    ($($feature:literal $database:ident $connection:ident)*) => {$(
+        #[cfg(feature = $feature)]
+        #[diagnostic::do_not_recommend]
+        impl<'t> InTransaction<'t> for &'t mut sqlx::$connection {
+            type Database = sqlx::$database;
+            fn link(self) -> Link<'t, sqlx::$database> {
+                Link::new(self)
+            }
+            fn scope(&self) -> Option<u64> {
+                None
+            }
+            fn has(&self, scope: Option<u64>) -> bool {
+                scope.is_none()
+            }
+        }
+
+        #[cfg(feature = $feature)]
+        impl sealed::Sealed for &mut sqlx::$connection {}
+    )*};
+}
+connection!("postgres" Postgres PgConnection "sqlite" Sqlite SqliteConnection);
 
 mod sealed {
     pub trait Sealed {}

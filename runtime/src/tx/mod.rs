@@ -1,17 +1,20 @@
 //! Transactions: what begins them, what runs in them, and how they end.
 
 mod begin;
+mod begins;
 mod budget;
 mod builder;
 mod error;
 #[cfg(feature = "executor")]
 mod executor;
 mod in_transaction;
+mod inside;
 mod run;
 mod savepoint;
 #[cfg(feature = "executor")]
 mod text;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -20,10 +23,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::BoxFuture;
 use sqlx_core::transaction::TransactionManager;
 
+pub use self::begins::Begins;
+#[doc(hidden)]
+pub use self::begins::Place;
 pub use self::budget::RetryBudget;
 pub use self::builder::{Retry, TransactionBuilder, transaction};
 pub use self::error::{LastFailure, TransactionError};
 pub use self::in_transaction::InTransaction;
+use self::run::Ended;
 pub(crate) use self::run::Work;
 pub use self::run::{Body, FailureOf};
 #[doc(hidden)]
@@ -38,8 +45,8 @@ use crate::db::source::{Link, Opened, Source};
 ///
 /// `&mut *tx` can be given to every generated method and to every query of sqlx, [`as_sqlx`](Self::as_sqlx) to what takes a transaction
 /// of sqlx, and `&mut **tx` (it dereferences to the connection) to what takes a connection. [`savepoint`](Self::savepoint) and
-/// [`begin`](Self::begin) are for a part that may fail alone, [`on_commit`](Self::on_commit) for what comes after COMMIT. It ends with the closure: there is no `commit` and
-/// no `rollback` to call. To roll back, return an error.
+/// [`begin`](Self::begin) are for a part that may fail alone, [`on_commit`](Self::on_commit) for what comes after COMMIT. It ends with the closure: to roll back, return an
+/// error. One that was made [from](Self::from) a transaction of sqlx ends by [`commit`](Self::commit) or [`rollback`](Self::rollback).
 ///
 /// It notes how each statement on `&mut *tx` ended, and whether its future was dropped before that. What runs on the connection itself
 /// (`&mut **tx`, `as_sqlx`) it cannot see. Whether that ended the transaction, or ended it and began another one, the next statement on
@@ -165,6 +172,46 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
+    /// Commits a transaction that was made [from](Self::from) one of sqlx, and runs the hooks of [`on_commit`](Self::on_commit).
+    ///
+    /// `Ok` means that all of it is in the database, as it does of [`run`](TransactionBuilder::run), which says what is sent: sqlx's own
+    /// `commit` returns `Ok` also where PostgreSQL answers with a rollback, because a statement had failed.
+    ///
+    /// # Errors
+    ///
+    /// | [`TransactionError`] | |
+    /// |---|---|
+    /// | `Aborted` | a statement had failed and PostgreSQL had given the transaction up, a statement's future was dropped, a savepoint was left open, or the transaction was ended by hand; nothing was committed |
+    /// | `Commit` | COMMIT failed, of a deferred constraint for example; rolled back |
+    /// | `CommitUnknown` | the connection was lost during COMMIT: committed or not |
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the transaction was committed or it was not.
+    pub fn commit(self) -> impl Future<Output = Result<(), TransactionError<Infallible>>> + Send {
+        async move {
+            match run::commit(self, (), None, None).await {
+                Ended::Committed(()) => Ok(()),
+                Ended::Failed(error, _) => Err(error),
+                // There is no deadline and nothing to wait for.
+                Ended::TooLate | Ended::NotFree => Err(TransactionError::NotRun),
+            }
+        }
+    }
+
+    /// Rolls back a transaction that was made [from](Self::from) one of sqlx. Dropping it does, too, when its connection is used next.
+    ///
+    /// # Errors
+    ///
+    /// The connection's. It is closed then, and with it the transaction has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the transaction is rolled back when the connection is used next.
+    pub fn rollback(self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        self.roll_back()
+    }
+
     /// The transaction as one of sqlx, for a function that takes a `&mut sqlx::Transaction`.
     ///
     /// What runs on it is not seen: not its errors, nor that a future was dropped. COMMIT finds out if it left the transaction aborted
@@ -245,17 +292,40 @@ impl<DB: Backend> Tx<DB> {
         DB::TransactionManager::get_transaction_depth(&self.inner)
     }
 
-    /// Rolls back, and says whether the connection could. If it could not, it is lost.
-    async fn roll_back(mut self) -> bool {
+    /// Rolls back. If the connection could not, it is lost.
+    async fn roll_back(mut self) -> Result<(), sqlx::Error> {
         if DB::EMBEDDED && self.notes.must_ask(true) {
             self.link().probe(Call::Savepoint).await;
         }
         self.end = End::Sent;
-        let unwound = DB::unwind(&mut self.inner).await.is_ok();
-        if unwound {
-            self.end = End::Reached;
-        }
-        unwound
+        DB::unwind(&mut self.inner).await?;
+        self.end = End::Reached;
+        Ok(())
+    }
+}
+
+/// For code that begins a transaction with sqlx, a test for example, and calls functions that take a `&mut Tx`.
+///
+/// It ends by [`commit`](Tx::commit), by [`rollback`](Tx::rollback), or by its drop, which rolls back. What ran on it before is not seen:
+/// the first statement asks whether the transaction is open, at the cost of a round trip on PostgreSQL, and COMMIT whether it
+/// was given up.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql("CREATE TABLE names (name text PRIMARY KEY)").execute(&pool).await?;
+/// let mut tx = rowlock::Tx::from(pool.begin().await?);
+/// sqlx::query("INSERT INTO names VALUES ('ann')").execute(&mut tx).await?;
+/// tx.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+impl<DB: Backend> From<sqlx::Transaction<'static, DB>> for Tx<DB> {
+    fn from(transaction: sqlx::Transaction<'static, DB>) -> Self {
+        let mut tx = Self::new(transaction);
+        tx.notes.lend();
+        tx
     }
 }
 

@@ -7,10 +7,11 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use sqlx::Connection as _;
+use sqlx::{Connection as _, Pool};
 use tracing::Instrument;
 
 use super::begin::{ToTheEnd, begin};
+use super::begins::Place;
 use super::budget::RetryBudget;
 use super::builder::Hook;
 use super::{End, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe};
@@ -91,7 +92,7 @@ impl FailureOf<ByText> for &'static str {
 
 /// What is done between BEGIN and COMMIT. A trait and not a closure, because the futures of a closure that wraps another
 /// one cannot be shown to be `Send`.
-pub(crate) trait Work<DB: Backend>: Send + Sync {
+pub trait Work<DB: Backend>: Send + Sync {
     type Output: Send;
     type Error: Send;
     fn run(
@@ -125,7 +126,7 @@ where
 }
 
 /// How one attempt ended.
-enum Ended<T, E> {
+pub(super) enum Ended<T, E> {
     Committed(T),
     /// The deadline passed before COMMIT was sent.
     TooLate,
@@ -135,7 +136,7 @@ enum Ended<T, E> {
     Failed(TransactionError<E>, Option<Fault>),
 }
 
-impl<DB: Backend> TransactionBuilder<DB> {
+impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// Runs `body` in a transaction and commits; all of it again, in a new transaction, if the database asks for that.
     ///
     /// `body` is an `async |tx| { … }` with `tx: &mut Tx`. Its `Ok` commits, its `Err` rolls back. `E` is any error type, `anyhow::Error`, `Box<dyn Error +
@@ -238,6 +239,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// | `CommitUnknown` | the connection was lost during COMMIT: committed or not |
     /// | `Exhausted` | every attempt failed in a way that another one could have mended; has the last error |
     /// | `DeadlineExceeded` | the deadline passed |
+    /// | `TooWeak` | inside a [`Tx`] of a weaker isolation level than was asked for; nothing was run |
     /// | `NotRun` | `attempts(0)` |
     ///
     /// A deadline that passes during COMMIT is `CommitUnknown`.
@@ -255,7 +257,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
     /// CockroachDB's client libraries have it. The waits are the "full jitter" of
     /// [Exponential Backoff And Jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     pub fn run<'r, T, E, By, F>(
-        self,
+        mut self,
         body: F,
     ) -> impl Future<Output = Result<T, TransactionError<E>>> + Send + 'r
     where
@@ -263,10 +265,32 @@ impl<DB: Backend> TransactionBuilder<DB> {
         E: FailureOf<By> + Send + 'r,
         By: 'r,
         F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync + 'r,
+        P: 'r,
     {
-        async move { self.run_work(&Closure(body, PhantomData)).await }
+        async move { P::run_work(&mut self, &Closure(body, PhantomData)).await }
+    }
+}
+
+impl<DB: Backend, P> TransactionBuilder<DB, P> {
+    pub(super) fn ends(&self) -> Option<Instant> {
+        self.deadline
+            .and_then(|left| Instant::now().checked_add(left))
     }
 
+    /// What is asked of a transaction that begins now.
+    pub(super) fn asked(&self, ends: Option<Instant>) -> Begin {
+        Begin {
+            isolation: self.isolation,
+            read_only: self.read_only,
+            lock_timeout: self.lock_limit,
+            statement_timeout: self.statement_limit,
+            left: ends.map(|ends| ends.saturating_duration_since(Instant::now())),
+            advisory: self.advisory,
+        }
+    }
+}
+
+impl<DB: Backend> TransactionBuilder<DB> {
     /// Runs `work`, again from its start where that can help.
     pub(crate) fn run_work<W: Work<DB>>(
         &self,
@@ -343,18 +367,14 @@ impl<DB: Backend> TransactionBuilder<DB> {
         }
     }
 
-    fn ends(&self) -> Option<Instant> {
-        self.deadline
-            .and_then(|left| Instant::now().checked_add(left))
-    }
-
     async fn run_once<W: Work<DB>>(
         &self,
         work: &W,
         ends: Option<Instant>,
         stale: bool,
     ) -> Ended<W::Output, W::Error> {
-        let Some(begun) = within(ends, self.begin(ends)).await else {
+        let asked = self.asked(ends);
+        let Some(begun) = within(ends, begin(&self.place, &asked)).await else {
             return Ended::TooLate;
         };
         let mut tx = match begun {
@@ -374,164 +394,161 @@ impl<DB: Backend> TransactionBuilder<DB> {
         // Dropping what did not end in time queues a ROLLBACK.
         match within(ends, work.run(&mut tx)).await {
             None => Ended::TooLate,
-            Some(Ok(value)) => self.commit(tx, value, ends).await,
+            Some(Ok(value)) => {
+                let pool = self.ask_after_commit.then_some(&self.place);
+                commit(tx, value, ends, pool).await
+            }
             Some(Err(error)) => {
                 let (seen, lent) = (tx.notes.last(), tx.notes.lent());
-                let alive = within(ends, tx.roll_back()).await;
-                let fault = worth_a_retry(seen, W::fault(&error), lent, alive == Some(false));
+                let undone = within(ends, tx.roll_back()).await;
+                let fault =
+                    worth_a_retry(seen, W::fault(&error), lent, matches!(undone, Some(Err(_))));
                 Ended::Failed(TransactionError::Failed(error), fault)
             }
         }
     }
+}
 
-    async fn commit<T, E>(&self, mut tx: Tx<DB>, value: T, ends: Option<Instant>) -> Ended<T, E> {
-        // A server can be asked by COMMIT itself.
-        let asks = DB::EMBEDDED || !tx.notes.is_marked() || tx.notes.is_unread();
-        if tx.notes.must_ask(DB::EMBEDDED)
-            && asks
-            && within(ends, tx.link().probe(Call::Savepoint))
-                .await
-                .is_none()
-        {
-            return Ended::TooLate;
-        }
-        let torn = if tx.notes.dropped() {
-            Some(Torn::Dropped)
-        } else if let Err(torn) = tx.notes.check(tx.depth()) {
-            Some(torn)
-        } else {
-            tx.has_leaked(0).then_some(Torn::Savepoint)
-        };
-        if tx.notes.lost() {
-            return self.lost_before(tx, ends).await;
-        }
-        if let Some(torn) = torn {
-            within(ends, tx.roll_back()).await;
-            return Ended::Failed(TransactionError::Aborted(describe(torn.into())), None);
-        }
-        let mut id = None;
-        if self.ask_after_commit {
-            match within(ends, DB::id(&mut tx.inner)).await {
-                None => return Ended::TooLate,
-                Some(Ok(found)) => id = Some(found),
-                Some(Err(error)) => return self.not_committed(tx, error, ends).await,
-            }
-        }
-        tx.end = End::Sent;
-        let looks = tx.notes.looks_at_commit();
-        let error = match within(ends, DB::commit(&mut tx.inner, looks, tx.height)).await {
-            Some(Commit::Done) => {
-                if tx.depth() == 0 {
-                    tx.end = End::Reached;
-                }
-                let hooks = std::mem::take(&mut tx.hooks);
-                // The connection goes back to the pool, where a hook may want one.
-                drop(tx);
-                run_hooks(hooks).await;
-                return Ended::Committed(value);
-            }
-            Some(Commit::Refused(error)) => return self.not_committed(tx, error, ends).await,
-            Some(Commit::Unanswered(error)) => error,
-            // A COMMIT without an answer is as good as a lost connection.
-            None => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
-        };
-        let error = describe(error);
-        let hooks = std::mem::take(&mut tx.hooks);
-        drop(tx);
-        match self.what_became_of(id).await {
-            Some(true) => {
-                run_hooks(hooks).await;
-                Ended::Committed(value)
-            }
-            Some(false) => {
-                let fault = error.fault();
-                Ended::Failed(TransactionError::Commit(error), Some(fault))
-            }
-            None => Ended::Failed(
-                TransactionError::CommitUnknown(error.of_unknown_outcome()),
-                None,
-            ),
-        }
+/// COMMIT. `pool`: where to ask what became of it if the connection is lost.
+pub(super) async fn commit<DB: Backend, T, E>(
+    mut tx: Tx<DB>,
+    value: T,
+    ends: Option<Instant>,
+    pool: Option<&Pool<DB>>,
+) -> Ended<T, E> {
+    // A server can be asked by COMMIT itself.
+    let asks = DB::EMBEDDED || !tx.notes.is_marked() || tx.notes.is_unread();
+    if tx.notes.must_ask(DB::EMBEDDED)
+        && asks
+        && within(ends, tx.link().probe(Call::Savepoint))
+            .await
+            .is_none()
+    {
+        return Ended::TooLate;
     }
-
-    /// A statement before COMMIT, or what undid a savepoint, met the end of the connection; the closure made nothing of it.
-    async fn lost_before<T, E>(&self, tx: Tx<DB>, ends: Option<Instant>) -> Ended<T, E> {
-        let first = tx.notes.first().map(|(first, _)| first);
-        let lost = within(ends, tx.roll_back()).await == Some(false);
-        let error = first.unwrap_or(sqlx::Error::Io(
-            std::io::ErrorKind::ConnectionAborted.into(),
-        ));
-        let fault = lost.then_some(Fault::ConnectionLost);
-        Ended::Failed(TransactionError::Aborted(describe(error)), fault)
+    let torn = if tx.notes.dropped() {
+        Some(Torn::Dropped)
+    } else if let Err(torn) = tx.notes.check(tx.depth()) {
+        Some(torn)
+    } else {
+        tx.has_leaked(0).then_some(Torn::Savepoint)
+    };
+    if tx.notes.lost() {
+        return lost_before(tx, ends).await;
     }
-
-    /// COMMIT said no, or an earlier statement had.
-    async fn not_committed<T, E>(
-        &self,
-        tx: Tx<DB>,
-        error: sqlx::Error,
-        ends: Option<Instant>,
-    ) -> Ended<T, E> {
-        let first = tx.notes.first();
+    if let Some(torn) = torn {
         within(ends, tx.roll_back()).await;
-        let torn = Torn::is(&error);
-        let error = describe(error);
-        if torn {
-            return Ended::Failed(TransactionError::Aborted(error), None);
-        }
-        match error.fault() {
-            Fault::TransactionAborted => match first {
-                Some((first, fault)) => {
-                    Ended::Failed(TransactionError::Aborted(describe(first)), Some(fault))
-                }
-                // The statement that failed is not known, so neither is whether it was worth another attempt.
-                None => Ended::Failed(TransactionError::Aborted(error), None),
-            },
-            Fault::NoTransaction => Ended::Failed(TransactionError::Aborted(error), None),
-            fault => Ended::Failed(TransactionError::Commit(error), Some(fault)),
+        return Ended::Failed(TransactionError::Aborted(describe(torn.into())), None);
+    }
+    let mut id = None;
+    if pool.is_some() {
+        match within(ends, DB::id(&mut tx.inner)).await {
+            None => return Ended::TooLate,
+            Some(Ok(found)) => id = Some(found),
+            Some(Err(error)) => return not_committed(tx, error, ends).await,
         }
     }
-
-    async fn begin(
-        &self,
-        ends: Option<Instant>,
-    ) -> Result<Option<sqlx::Transaction<'static, DB>>, sqlx::Error> {
-        let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
-        let asked = Begin {
-            isolation: self.isolation,
-            read_only: self.read_only,
-            lock_timeout: self.lock_limit,
-            statement_timeout: self.statement_limit,
-            left,
-            advisory: self.advisory,
-        };
-        begin(&self.pool, &asked).await
-    }
-
-    /// Whether the transaction with this id was committed, if the caller wants to know and the server can tell.
-    async fn what_became_of(&self, id: Option<Option<String>>) -> Option<bool> {
-        let Some(id) = id? else {
-            // It wrote nothing, so it can as well have been rolled back.
-            return Some(false);
-        };
-        let question = async {
-            let mut connection = self.pool.acquire().await.ok()?;
-            DB::was_committed(&mut connection, id).await
-        };
-        let answer = tokio::time::timeout(LONGEST_QUESTION, question).await;
-        answer.ok().flatten()
+    tx.end = End::Sent;
+    let looks = tx.notes.looks_at_commit();
+    let error = match within(ends, DB::commit(&mut tx.inner, looks, tx.height)).await {
+        Some(Commit::Done) => {
+            if tx.depth() == 0 {
+                tx.end = End::Reached;
+            }
+            let hooks = std::mem::take(&mut tx.hooks);
+            // The connection goes back to the pool, where a hook may want one.
+            drop(tx);
+            run_hooks(hooks).await;
+            return Ended::Committed(value);
+        }
+        Some(Commit::Refused(error)) => return not_committed(tx, error, ends).await,
+        Some(Commit::Unanswered(error)) => error,
+        // A COMMIT without an answer is as good as a lost connection.
+        None => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+    };
+    let error = describe(error);
+    let hooks = std::mem::take(&mut tx.hooks);
+    drop(tx);
+    match what_became_of(pool, id).await {
+        Some(true) => {
+            run_hooks(hooks).await;
+            Ended::Committed(value)
+        }
+        Some(false) => {
+            let fault = error.fault();
+            Ended::Failed(TransactionError::Commit(error), Some(fault))
+        }
+        None => Ended::Failed(
+            TransactionError::CommitUnknown(error.of_unknown_outcome()),
+            None,
+        ),
     }
 }
 
+/// A statement before COMMIT, or what undid a savepoint, met the end of the connection; the closure made nothing of it.
+async fn lost_before<DB: Backend, T, E>(tx: Tx<DB>, ends: Option<Instant>) -> Ended<T, E> {
+    let first = tx.notes.first().map(|(first, _)| first);
+    let lost = matches!(within(ends, tx.roll_back()).await, Some(Err(_)));
+    let error = first.unwrap_or(sqlx::Error::Io(
+        std::io::ErrorKind::ConnectionAborted.into(),
+    ));
+    let fault = lost.then_some(Fault::ConnectionLost);
+    Ended::Failed(TransactionError::Aborted(describe(error)), fault)
+}
+
+/// COMMIT said no, or an earlier statement had.
+async fn not_committed<DB: Backend, T, E>(
+    tx: Tx<DB>,
+    error: sqlx::Error,
+    ends: Option<Instant>,
+) -> Ended<T, E> {
+    let first = tx.notes.first();
+    within(ends, tx.roll_back()).await;
+    let torn = Torn::is(&error);
+    let error = describe(error);
+    if torn {
+        return Ended::Failed(TransactionError::Aborted(error), None);
+    }
+    match error.fault() {
+        Fault::TransactionAborted => match first {
+            Some((first, fault)) => {
+                Ended::Failed(TransactionError::Aborted(describe(first)), Some(fault))
+            }
+            // The statement that failed is not known, so neither is whether it was worth another attempt.
+            None => Ended::Failed(TransactionError::Aborted(error), None),
+        },
+        Fault::NoTransaction => Ended::Failed(TransactionError::Aborted(error), None),
+        fault => Ended::Failed(TransactionError::Commit(error), Some(fault)),
+    }
+}
+
+/// Whether the transaction with this id was committed, if the caller wants to know and the server can tell.
+async fn what_became_of<DB: Backend>(
+    pool: Option<&Pool<DB>>,
+    id: Option<Option<String>>,
+) -> Option<bool> {
+    let (pool, id) = (pool?, id?);
+    let Some(id) = id else {
+        // It wrote nothing, so it can as well have been rolled back.
+        return Some(false);
+    };
+    let question = async {
+        let mut connection = pool.acquire().await.ok()?;
+        DB::was_committed(&mut connection, id).await
+    };
+    let answer = tokio::time::timeout(LONGEST_QUESTION, question).await;
+    answer.ok().flatten()
+}
+
 /// Waits for `future` until the deadline, if there is one.
-async fn within<F: Future>(ends: Option<Instant>, future: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(ends: Option<Instant>, future: F) -> Option<F::Output> {
     match ends {
         None => Some(future.await),
         Some(ends) => tokio::time::timeout_at(ends.into(), future).await.ok(),
     }
 }
 
-fn exhausted<E>(attempts: u32, error: TransactionError<E>) -> TransactionError<E> {
+pub(super) fn exhausted<E>(attempts: u32, error: TransactionError<E>) -> TransactionError<E> {
     let last = match error {
         TransactionError::Failed(error) => LastFailure::Closure(error),
         TransactionError::Begin(error)
@@ -565,7 +582,7 @@ async fn run_hooks(hooks: Hooks) {
 ///
 /// `seen`: how the last statement failed that was seen. `told`: what the closure's error says. `lent`: some statements were not seen.
 /// `lost`: the connection could not even roll back.
-fn worth_a_retry(
+pub(super) fn worth_a_retry(
     seen: Option<Fault>,
     told: Option<Fault>,
     lent: bool,

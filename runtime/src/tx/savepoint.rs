@@ -138,7 +138,7 @@ impl<DB: Backend> fmt::Debug for Savepoint<'_, DB> {
 }
 
 impl<'t, DB: Backend> Savepoint<'t, DB> {
-    async fn set(tx: &'t mut Tx<DB>) -> Result<Self, sqlx::Error> {
+    pub(super) async fn set(tx: &'t mut Tx<DB>) -> Result<Self, sqlx::Error> {
         // A mark from before outlives it, and after one that was dropped there is no room for another. SQLite's is part of the
         // statement: a message of its own could get lost.
         let marks = DB::EMBEDDED && {

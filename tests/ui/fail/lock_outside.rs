@@ -1,5 +1,5 @@
 //! A row lock without a transaction would be gone before the call returned; and a transaction that retries does not
-//! stand inside another one.
+//! stand inside one of sqlx, which it could not run again. Whether a connection is in a transaction is seen when it runs.
 
 use rowlock::{Lockable, transaction};
 
@@ -17,13 +17,9 @@ async fn on_a_pool(pool: sqlx::PgPool) {
     let _ = Sku::lock(&pool, 1).await;
 }
 
-async fn on_a_connection(mut connection: sqlx::SqliteConnection) {
-    let _ = Sku::lock(&mut connection, 1).await;
-}
-
 async fn on_a_connection_of_a_pool(pool: sqlx::PgPool) {
     let mut connection = pool.acquire().await.unwrap();
-    let _ = Sku::lock(&mut *connection, 1).nowait().await;
+    let _ = Sku::lock(&mut connection, 1).nowait().await;
 }
 
 async fn many_on_a_pool(pool: sqlx::PgPool) {
@@ -36,11 +32,6 @@ async fn a_copy_on_a_pool(pool: sqlx::PgPool, sku: Sku) {
 
 async fn saved_on_a_pool(pool: sqlx::PgPool, mut sku: rowlock::row::Locked<Sku>) {
     let _ = sku.save(&pool).await;
-}
-
-async fn dereferenced(pool: sqlx::PgPool) {
-    let mut tx = pool.begin().await.unwrap();
-    let _ = Sku::lock(&mut *tx, 1).await;
 }
 
 async fn retried_inside_of_a_transaction(mut tx: sqlx::PgTransaction<'_>) {

@@ -36,13 +36,8 @@ async fn unclaimed(pool: sqlx::PgPool, email: Email) -> Result<(), rowlock::queu
 }
 
 /// The effect of the job is in a transaction, or it is not.
-async fn outside(mut db: sqlx::PgConnection, email: Claimed<Email>) -> Result<(), rowlock::queue::FinishError> {
-    email.complete_in(&mut db).await
-}
-
-/// `*tx` is a connection, which may be in no transaction.
-async fn inside(mut tx: sqlx::Transaction<'_, sqlx::Postgres>, email: Claimed<Email>) -> Result<(), rowlock::queue::FinishError> {
-    email.complete_in(&mut *tx).await
+async fn outside(pool: sqlx::PgPool, email: Claimed<Email>) -> Result<(), rowlock::queue::FinishError> {
+    email.complete_in(&pool).await
 }
 
 /// A filter has the type of its column.

@@ -9,9 +9,11 @@ use crate::db::Backend;
 use crate::db::error::{DatabaseError, Operation};
 use crate::db::fault::Fault;
 use crate::job::fingerprint::{Digest, RequestError};
-use crate::tx::{Body, FailureOf, LastFailure, TransactionError, Tx, Work, transaction};
+use crate::tx::{
+    Begins, Body, FailureOf, LastFailure, Place, TransactionBuilder, TransactionError, Tx, Work,
+    transaction,
+};
 use futures_util::future::BoxFuture;
-use sqlx::Pool;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
@@ -60,7 +62,8 @@ impl<R, E> OnceCall<'_, R, E> {
     /// How long to ask again while another call is at work on the key, before the answer is [`Once::Busy`]. Without it:
     /// not at all.
     ///
-    /// Between two attempts it waits for a random time of up to 200 ms and holds no connection.
+    /// Between two attempts it waits for a random time of up to 200 ms and holds no connection, but for that of the transaction if it
+    /// was given one.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = at_most;
         self
@@ -78,7 +81,7 @@ impl<'r, R: 'r, E: 'r> IntoFuture for OnceCall<'r, R, E> {
 
 /// Runs `body` unless an outcome is stored under the key.
 pub fn once<'r, DB, T, E, By, F>(
-    pool: &Pool<DB>,
+    db: impl Begins<Database = DB, Place: 'r>,
     key: T::Key<'r>,
     digest: Result<Digest, RequestError>,
     body: F,
@@ -90,7 +93,8 @@ where
     By: 'r,
     F: for<'t> Body<&'t mut Tx<DB>, Result<T::Outcome, E>> + Send + Sync + 'r,
 {
-    let pool = pool.clone();
+    // Each statement has to see what was committed before it.
+    let mut transaction = transaction(db).read_committed();
     let run = move |wait| -> BoxFuture<'r, Answer<T::Outcome, E>> {
         Box::pin(async move {
             let digest =
@@ -101,7 +105,7 @@ where
                 body,
                 error: PhantomData,
             };
-            job.run_until_done(&pool, wait).await
+            job.run_until_done(&mut transaction, wait).await
         })
     };
     OnceCall {
@@ -137,9 +141,9 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
         T::operation("once", &self.key)
     }
 
-    async fn run_until_done<DB: Backend>(
+    async fn run_until_done<DB: Backend, P: Place<DB>>(
         &self,
-        pool: &Pool<DB>,
+        transaction: &mut TransactionBuilder<DB, P>,
         wait: Duration,
     ) -> Answer<T::Outcome, E>
     where
@@ -148,8 +152,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
         let ends = Instant::now().checked_add(wait);
         let mut asked = 0;
         loop {
-            // Each statement has to see what was committed before it.
-            let result = transaction(pool).read_committed().run_work(self).await;
+            let result = P::run_work(transaction, self).await;
             let outcome = match result {
                 Ok(outcome) => Once::Ran(outcome),
                 Err(error) => self.answer(error)?,
@@ -204,6 +207,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
             Tx::Commit(error) => Tx::Commit(error),
             Tx::CommitUnknown(error) => Tx::CommitUnknown(error),
             Tx::DeadlineExceeded { attempts } => Tx::DeadlineExceeded { attempts },
+            Tx::TooWeak { asked, found } => Tx::TooWeak { asked, found },
             Tx::NotRun => Tx::NotRun,
         }))
     }

@@ -220,7 +220,8 @@ impl<T: Queue> Claimed<T> {
     /// By reference, because a transaction that is retried runs its closure again. If it fails, return the error, so that the
     /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::queue::JobOutcome::Completed) after it.
     ///
-    /// The statement, the cancel safety and the errors are those of [`complete`](Self::complete).
+    /// `tx`: see [`InTransaction`]. The statement, the cancel safety and the errors are those of [`complete`](Self::complete), and
+    /// `NotInTransaction` of a connection that is in none.
     pub fn complete_in<'t, DB: Backend>(
         &self,
         tx: impl InTransaction<'t, Database = DB>,
@@ -228,7 +229,14 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        async move { complete_one("complete_in", &self.row, true, &mut tx.link()).await }
+        async move {
+            let (at, mut link) = (|| at("complete_in", &self.row), tx.link());
+            match link.is_in_transaction().await {
+                Ok(true) => complete_one("complete_in", &self.row, true, &mut link).await,
+                Ok(false) => Err(FinishError::NotInTransaction(at())),
+                Err(error) => Err(FinishError::Database(DatabaseError::new(at(), error))),
+            }
+        }
     }
 
     /// The attempt failed: the row is due again after a random time, or [`QueueState::Dead`] if that was its last attempt. The

@@ -39,6 +39,12 @@ pub enum FinishError {
     /// in the meantime. The row is [`QueueState::Dead`](crate::queue::QueueState::Dead), with this as its last error.
     #[error("{0}; the row could not be ready again, and is dead")]
     NotReady(#[source] DatabaseError),
+    /// `complete_in`: the connection that was given is in no transaction, where the completion would be committed without the work.
+    /// Nothing was written. Begin one.
+    #[error(
+        "{0}: the connection is not in a transaction; begin one, and pass it or its connection"
+    )]
+    NotInTransaction(Operation),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),

@@ -38,6 +38,11 @@ pub enum LockError {
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
     OtherTransaction(Operation),
+    /// The connection that was given is in no transaction, where a lock would end with its statement. Nothing was locked or written. Begin one.
+    #[error(
+        "{0}: the connection is not in a transaction; begin one, and pass it or its connection"
+    )]
+    NotInTransaction(Operation),
     /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
     /// write, or a trigger returned OLD.
     #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]

@@ -124,6 +124,10 @@ impl<T> Locked<T> {
                 return Err(LockError::KeyChanged(operation(&self.row)));
             }
             let connection = &mut tx.link();
+            let open = connection.is_in_transaction().await;
+            if !open.map_err(|error| LockError::new(operation(&self.row), error, false))? {
+                return Err(LockError::NotInTransaction(operation(&self.row)));
+            }
             let mut statement = Statement::literal(T::UPDATE);
             self.row.bind_columns(&mut statement);
             T::bind_key(&self.row.key(), &mut Compared(&mut statement));

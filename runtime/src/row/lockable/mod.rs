@@ -226,7 +226,7 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Lock {
-                link,
+                mut link,
                 scope,
                 which: One(key),
                 no_key,
@@ -237,6 +237,9 @@ where
             let operation = || T::operation("lock", &key);
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
             let failed = |error| LockError::new(operation(), error, limited);
+            if !link.is_in_transaction().await.map_err(failed)? {
+                return Err(LockError::NotInTransaction(operation()));
+            }
             let mut waiting = LockTimeout::<DB>::set(link, timeout, W::CLAUSE)
                 .await
                 .map_err(failed)?;
@@ -314,7 +317,7 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Lock {
-                link,
+                mut link,
                 scope,
                 which: Many(keys),
                 no_key,
@@ -324,6 +327,11 @@ where
             } = self;
             let limited = timeout.is_some() || !W::CLAUSE.is_empty();
             let failed = |error| LockError::new(T::operation_on_many("lock_many"), error, limited);
+            if !link.is_in_transaction().await.map_err(failed)? {
+                return Err(LockError::NotInTransaction(T::operation_on_many(
+                    "lock_many",
+                )));
+            }
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
@@ -396,6 +404,10 @@ pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
     async move {
         let operation = || T::operation("lock_checked", &row.key());
         let failed = |error| LockCheckedError::Lock(LockError::new(operation(), error, false));
+        if !connection.is_in_transaction().await.map_err(failed)? {
+            let error = LockError::NotInTransaction(operation());
+            return Err(LockCheckedError::Lock(error));
+        }
         let key = row.key();
         let fetched = select::<DB, T, Exclusive, Wait>(&mut connection, &key, false).await;
         let (current, began) = match fetched.map_err(failed)? {

@@ -1,0 +1,113 @@
+//! What a transaction can begin on.
+
+use std::future::Future;
+
+use sqlx::Pool;
+
+use super::run::Work;
+use super::{TransactionBuilder, TransactionError, Tx, inside};
+use crate::db::Backend;
+
+/// What [`transaction`](crate::transaction) and the generated `once` begin on: a `&Pool`, or a `&mut rowlock::Tx`, inside of which the work
+/// is a part of that transaction.
+///
+/// A service that takes `impl Begins` begins a transaction of its own where it is given the pool, and in a test can be given a [`Tx`] that
+/// is rolled back:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql("CREATE TABLE names (name text PRIMARY KEY)").execute(&pool).await?;
+/// use rowlock::Tx;
+/// use rowlock::tx::{Begins, TransactionError};
+/// use sqlx::Sqlite;
+///
+/// async fn sign_up(
+///     db: impl Begins<Database = Sqlite>,
+///     name: &str,
+/// ) -> Result<(), TransactionError<sqlx::Error>> {
+///     rowlock::transaction(db)
+///         .run(async |tx| {
+///             sqlx::query("INSERT INTO names VALUES ($1)").bind(name).execute(&mut *tx).await?;
+///             Ok(())
+///         })
+///         .await
+/// }
+///
+/// sign_up(&pool, "ann").await?;
+///
+/// let mut tx = Tx::from(pool.begin().await?);
+/// sign_up(&mut tx, "ben").await?;
+/// tx.rollback().await?;
+///
+/// let names: Vec<String> = sqlx::query_scalar("SELECT name FROM names").fetch_all(&pool).await?;
+/// assert_eq!(names, ["ann"]);
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is nothing that a transaction can begin on",
+    label = "expected a pool, or a transaction of rowlock",
+    note = "pass `&pool`, or inside a transaction the `&mut *tx` of its `rowlock::Tx`",
+    note = "a transaction of sqlx becomes one of rowlock by `rowlock::Tx::from(pool.begin().await?)`"
+)]
+pub trait Begins: sealed::Sealed + Send {
+    /// The database.
+    type Database: Backend;
+    #[doc(hidden)]
+    type Place: Place<Self::Database>;
+    #[doc(hidden)]
+    fn place(self) -> Self::Place;
+}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Backend> Begins for &Pool<DB> {
+    type Database = DB;
+    type Place = Pool<DB>;
+    fn place(self) -> Pool<DB> {
+        self.clone()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<DB: Backend> Begins for &mut Tx<DB> {
+    type Database = DB;
+    type Place = Self;
+    fn place(self) -> Self {
+        self
+    }
+}
+
+/// Where a transaction runs.
+#[doc(hidden)]
+pub trait Place<DB: Backend>: Send + Sized {
+    fn run_work<W: Work<DB>>(
+        builder: &mut TransactionBuilder<DB, Self>,
+        work: &W,
+    ) -> impl Future<Output = Result<W::Output, TransactionError<W::Error>>> + Send;
+}
+
+impl<DB: Backend> Place<DB> for Pool<DB> {
+    fn run_work<W: Work<DB>>(
+        builder: &mut TransactionBuilder<DB>,
+        work: &W,
+    ) -> impl Future<Output = Result<W::Output, TransactionError<W::Error>>> + Send {
+        builder.run_work(work)
+    }
+}
+
+impl<DB: Backend> Place<DB> for &mut Tx<DB> {
+    fn run_work<W: Work<DB>>(
+        builder: &mut TransactionBuilder<DB, Self>,
+        work: &W,
+    ) -> impl Future<Output = Result<W::Output, TransactionError<W::Error>>> + Send {
+        inside::run(builder, work)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<DB: super::Backend> Sealed for &sqlx::Pool<DB> {}
+    impl<DB: super::Backend> Sealed for &mut super::Tx<DB> {}
+}
