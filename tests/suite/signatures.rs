@@ -199,19 +199,21 @@ async fn a_function_of_every_signature_does_its_work() {
     takes_a_pool(pool).await.unwrap();
     takes_acquire(pool).await.unwrap();
     takes_a_source(pool).await.unwrap();
-    takes_what_begins(pool).await.unwrap();
+    // What was coerced to a pool when it had to be one.
+    let shared = Arc::new(pool.clone());
+    takes_what_begins(&shared).await.unwrap();
     takes_an_executor(pool).await.unwrap();
     took_an_executor(pool).await.unwrap();
-    // units, views and jobs: 2 of the pool, 2 of Acquire, 1 of the source, 2 of what begins, and a view of each executor.
-    assert_eq!(sku(&database).await, (7, 8));
-    assert_eq!(done(&database).await, 6);
+    // units, views and jobs: 2 of the pool, 2 of Acquire, 1 of the source, 2 of what begins, twice, and a view of each executor.
+    assert_eq!(sku(&database).await, (9, 10));
+    assert_eq!(done(&database).await, 8);
 
     let mut connection = pool.acquire().await.unwrap();
     takes_acquire(&mut *connection).await.unwrap();
     takes_a_source(&mut *connection).await.unwrap();
     took_an_executor(&mut *connection).await.unwrap();
     drop(connection);
-    assert_eq!(sku(&database).await, (10, 11));
+    assert_eq!(sku(&database).await, (12, 13));
 
     let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
     takes_a_connection(&mut tx).await.unwrap();
@@ -221,11 +223,11 @@ async fn a_function_of_every_signature_does_its_work() {
     takes_an_executor(&mut *tx).await.unwrap();
     took_an_executor(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(sku(&database).await, (18, 20));
-    assert_eq!(done(&database).await, 15);
+    assert_eq!(sku(&database).await, (20, 22));
+    assert_eq!(done(&database).await, 17);
 
     let run = transaction(pool).run(async |tx| -> Answer {
-        takes_a_connection(&mut **tx).await?;
+        takes_a_connection(tx).await?;
         takes_a_transaction(tx.as_sqlx()).await?;
         takes_acquire(&mut **tx).await?;
         takes_a_tx(tx).await?;
@@ -236,8 +238,8 @@ async fn a_function_of_every_signature_does_its_work() {
         Ok(())
     });
     run.await.unwrap();
-    assert_eq!(sku(&database).await, (30, 33));
-    assert_eq!(done(&database).await, 26);
+    assert_eq!(sku(&database).await, (32, 35));
+    assert_eq!(done(&database).await, 28);
     assert_eq!(database.open_transactions().await, 0);
 }
 

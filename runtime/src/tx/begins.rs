@@ -1,6 +1,7 @@
 //! What a transaction can begin on.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use sqlx::Pool;
 
@@ -61,14 +62,22 @@ pub trait Begins: sealed::Sealed + Send {
     fn place(self) -> Self::Place;
 }
 
-#[diagnostic::do_not_recommend]
-impl<DB: Backend> Begins for &Pool<DB> {
-    type Database = DB;
-    type Place = Pool<DB>;
-    fn place(self) -> Pool<DB> {
-        self.clone()
-    }
+/// Nothing is coerced to what a trait asks for, so that what would be a `&Pool` as an argument has to be one here.
+macro_rules! pool {
+    ($($pool:ty),*) => {$(
+        #[diagnostic::do_not_recommend]
+        impl<DB: Backend> Begins for $pool {
+            type Database = DB;
+            type Place = Pool<DB>;
+            fn place(self) -> Pool<DB> {
+                Pool::clone(self)
+            }
+        }
+
+        impl<DB: Backend> sealed::Sealed for $pool {}
+    )*};
 }
+pool!(&Pool<DB>, &&Pool<DB>, &mut Pool<DB>, &Arc<Pool<DB>>);
 
 #[diagnostic::do_not_recommend]
 impl<DB: Backend> Begins for &mut Tx<DB> {
@@ -108,6 +117,5 @@ impl<DB: Backend> Place<DB> for &mut Tx<DB> {
 
 mod sealed {
     pub trait Sealed {}
-    impl<DB: super::Backend> Sealed for &sqlx::Pool<DB> {}
     impl<DB: super::Backend> Sealed for &mut super::Tx<DB> {}
 }
