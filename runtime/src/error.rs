@@ -10,8 +10,8 @@ use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
 use crate::queue::{ClaimError, FinishError, WorkerError};
 use crate::row::{
-    CounterError, CreateError, DeleteError, FindError, FindOrCreateError, GuardError, LoadError,
-    LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
+    CounterError, CreateError, DeleteError, FindError, FindOrCreateError, GuardError, InsertError,
+    LoadError, LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
 };
 use crate::tx::TransactionError;
 
@@ -169,6 +169,7 @@ mod of_rows {
         FindOrCreateError [];
         FinishError [LeaseLost];
         GuardError<T> [];
+        InsertError [];
         LoadError [];
         LockCheckedError<T> [Stale];
         LockError [Fenced, Stale];

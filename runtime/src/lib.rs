@@ -94,7 +94,8 @@ pub mod __private {
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
         pub use crate::row::versioned::{
-            Derive, Versioned, VersionedSql, delete, edit, load, reload, touch, update, update_with,
+            Derive, InsertError, Versioned, VersionedSql, delete, edit, insert, load, reload,
+            touch, update, update_with,
         };
     }
     /// For `#[derive(Counter)]`.

@@ -10,3 +10,6 @@ mod only_if;
 
 #[path = "upsert.rs"]
 mod upsert;
+
+#[path = "insert.rs"]
+mod insert;

@@ -82,6 +82,12 @@ impl Derive for Versioned {
             ("reload", true, 1, &load_error),
             ("update", true, 1, &update_error),
             ("touch", true, 1, &update_error),
+            (
+                "insert",
+                true,
+                1,
+                &quote!(Self, __rt::versioned::InsertError),
+            ),
             ("delete", true, 1, &quote!((), __rt::DeleteError<Self>)),
         ];
         let methods = methods.map(|(name, receiver, arguments, output)| {
@@ -137,6 +143,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
         impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const LOAD: &'static str = "";
+            const INSERT: &'static str = "";
             const UPDATE: &'static str = "";
             const TOUCH: &'static str = "";
             const DELETE: &'static str = "";
@@ -144,6 +151,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             const SET: &'static [&'static str] = &[];
             fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
+            fn bind_new(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_back(&mut self, _: &__DB::Row) -> __rt::Decoded<()> { __rt::Ok(()) }
         }
     })
@@ -237,6 +245,22 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         quote!(Self, __rt::LoadError),
         quote!(__rt::versioned::reload(self, db)),
     );
+    let insert = method(
+        "insert",
+        format!(
+            "Inserts this struct as a new row of `{table}` and returns the row as it is then. It gets `{version_name}` 0, whatever this copy's \
+             is; `generated` and `default` columns are left to the database.\n\n{}\n\n\
+             Errors: `AlreadyExists` (with the name of the constraint on PostgreSQL), `Ignored`, `Written`, `Serialization`, `Unknown`, \
+             `Database`.\n\n{cancel}",
+            sql_doc(model, |dialect| sql::versioned::insert(
+                model, version, dialect
+            ))
+        ),
+        true,
+        quote!(),
+        quote!(Self, __rt::versioned::InsertError),
+        quote!(__rt::versioned::insert(self, db)),
+    );
     let update = method(
         "update",
         format!(
@@ -304,6 +328,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     quote! {
         #load
         #reload
+        #insert
         #update
         #touch
         #delete
@@ -318,7 +343,11 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
 /// What does not depend on the database. `#[inline]`: without it the compiler generates the code whether or not it is called.
 fn facts(plan: &Plan<'_>) -> TokenStream {
-    let Plan { model, version, .. } = plan;
+    let Plan {
+        model,
+        keys,
+        version,
+    } = plan;
     let ident = &model.ident;
     let max_version = max_version(version);
     // What is wrong with it is wrong with the struct.
@@ -330,6 +359,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let knows = knows(model, &quote!(__rt::versioned::Derive), &key, &row);
     let key = key.of(&quote!(self));
     let version_index = position(model, version);
+    let made_up_key = keys.iter().any(|key| key.generated).then(|| {
+        quote!(
+            const KEY_IS_GIVEN: bool = false;
+        )
+    });
     let writable = model.writable();
     let names = writable.iter().map(|column| &column.field);
     let databases = model.backends.iter().map(|dialect| {
@@ -351,6 +385,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         #[automatically_derived]
         impl __rt::versioned::Versioned for #ident {
             const VERSION_INDEX: usize = #version_index;
+            #made_up_key
             const MAX_VERSION: i64 = #max_version;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             const COPY: fn(&Self) -> Self = #copy;
@@ -382,6 +417,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
     let read_row = read_row(model, dialect);
     let load = statement(&sql::select(model, keys, dialect));
+    let insert = statement(&sql::versioned::insert(model, version, dialect));
     let update = statement(&sql::versioned::update(model, version, dialect));
     let touch = statement(&sql::versioned::touch(model, version, dialect));
     let delete = statement(&sql::versioned::delete(model, version, dialect));
@@ -392,12 +428,14 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .map(|column| literal(dialect, &sql::versioned::set(column)));
     let bind_key = plan.key().bind();
     let binds = bind_columns(&writable);
+    let new = bind_columns(&sql::versioned::inserted(model));
     let reads = read_back(&sql::versioned::returned(model));
     quote! {
         #[automatically_derived]
         impl __rt::versioned::VersionedSql<#database> for #ident {
             #read_row
             const LOAD: &'static str = #load;
+            const INSERT: &'static str = #insert;
             const UPDATE: &'static str = #update;
             const TOUCH: &'static str = #touch;
             const DELETE: &'static str = #delete;
@@ -405,6 +443,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const SET: &'static [&'static str] = &[#(#sets),*];
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
+            fn bind_new(&self, __to: &mut impl __rt::Bind<#database>) { #new }
             fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
                 #reads
                 __rt::Ok(())

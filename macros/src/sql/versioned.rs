@@ -11,6 +11,35 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
     version.chain(others).collect()
 }
 
+/// The columns whose values an insert is given: not what the database makes up, and not the version.
+pub(crate) fn inserted(model: &Model) -> Vec<&Column> {
+    let given = |column: &&Column| {
+        !column.generated && !column.default && !matches!(column.role, Role::Version)
+    };
+    model.columns.iter().filter(given).collect()
+}
+
+/// Inserts the row, with version 0.
+pub(crate) fn insert(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let mut columns = Vec::new();
+    let mut values = Vec::new();
+    for column in inserted(model) {
+        columns.push(quote(&column.name));
+        values.push(sql.slot(Slot::column(column)));
+    }
+    columns.push(quote(&version.name));
+    values.push(version.initial().to_string());
+    let text = format!(
+        "INSERT INTO {} ({}) VALUES ({})",
+        table(model),
+        columns.join(", "),
+        values.join(", ")
+    );
+    let all: Vec<&Column> = model.columns.iter().collect();
+    sql.statement(text).returning(each_name(&all))
+}
+
 fn where_unchanged(sql: &mut Sql, model: &Model, version: &Column) -> String {
     format!(
         "WHERE {} AND {} = {}{}{}",

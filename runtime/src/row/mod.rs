@@ -16,6 +16,6 @@ pub use self::lockable::{Exclusive, Lock, LockCheckedError, LockError, Locked, S
 #[doc(hidden)]
 pub use self::lockable::{Many, NoWait, One, RowLocks, SkipLocked, Wait};
 pub use self::versioned::{
-    Conflict, DeleteError, Edit, LoadError, MergeError, OnlyIf, UpdateError,
+    Conflict, DeleteError, Edit, InsertError, LoadError, MergeError, OnlyIf, UpdateError,
 };
 pub use crate::db::condition::{Condition, Counted, Field, Operand, ReadOnly, Settable};

@@ -94,6 +94,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
     let version = seating.version().unwrap();
     add("select", Some(select(&seating, &seating.keys(), dialect)));
     add(
+        "versioned::insert",
+        Some(versioned::insert(&seating, version, dialect)),
+    );
+    add(
         "versioned::update",
         Some(versioned::update(&seating, version, dialect)),
     );

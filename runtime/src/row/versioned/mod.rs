@@ -4,6 +4,7 @@ mod checked;
 mod conflict;
 mod edit;
 mod error;
+mod insert;
 mod only_if;
 
 use std::convert::Infallible;
@@ -14,6 +15,7 @@ use self::checked::{Checked, Failure, Met, Unfit, Unread, Unwritten, Versions, W
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
 pub use self::error::{DeleteError, LoadError, UpdateError};
+pub use self::insert::{InsertError, insert};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
 use crate::db::Backend;
@@ -40,6 +42,8 @@ pub trait Versioned: for<'k> Model<Derive, Key<'k>: PartialEq> {
     const MAX_VERSION: i64;
     /// Where the version stands among all columns.
     const VERSION_INDEX: usize;
+    /// Whether the key of a new row is that of the struct, and not made up by the database.
+    const KEY_IS_GIVEN: bool = true;
     /// The fields that an update writes.
     const COLUMNS: &'static [&'static str];
 
@@ -60,6 +64,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const ROW: Read<DB, Self>;
     /// Reads all columns.
     const LOAD: &'static str;
+    /// Inserts the row and reads all columns.
+    const INSERT: &'static str;
     /// Writes all columns and the next version.
     const UPDATE: &'static str;
     /// Writes the next version.
@@ -75,6 +81,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds `Versioned::COLUMNS`.
     fn bind_columns(&self, to: &mut impl Bind<DB>);
+    /// Binds what an insert is given.
+    fn bind_new(&self, to: &mut impl Bind<DB>);
     /// Takes over what the database changed, from a row of a RETURNING clause.
     fn read_back(&mut self, row: &DB::Row) -> Result<(), sqlx::Error>;
 
