@@ -13,3 +13,11 @@ mod upsert;
 
 #[path = "insert.rs"]
 mod insert;
+
+#[path = "types.rs"]
+mod types;
+#[path = "types_postgres.rs"]
+mod types_postgres;
+
+/// The types that the tests of types need.
+const TYPES: &str = "CREATE TYPE mood AS ENUM ('good', 'so_so'); CREATE DOMAIN address AS text CHECK (VALUE LIKE '%@%');";

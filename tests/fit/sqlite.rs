@@ -13,3 +13,11 @@ mod upsert;
 
 #[path = "insert.rs"]
 mod insert;
+
+#[path = "types.rs"]
+mod types;
+#[path = "types_sqlite.rs"]
+mod types_sqlite;
+
+/// The types that the tests of types need.
+const TYPES: &str = "";

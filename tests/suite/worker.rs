@@ -104,7 +104,7 @@ pub(super) async fn until_in_state(pool: &Pool, state: QueueState, rows: i64) {
 
 /// Waits for something that must come.
 pub(super) async fn until(what: &str, reached: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(240);
     while !reached().await {
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(5)).await;

@@ -1,0 +1,61 @@
+//! The types of PostgreSQL.
+
+use rowlock::row::{FoundOrCreated, GuardError};
+use rowlock::{FindOrCreate, Guarded, Lockable, Versioned, transaction};
+use sqlx::postgres::types::PgRange;
+use sqlx::types::ipnetwork::IpNetwork;
+use sqlx::types::{Decimal, Json, Uuid};
+
+use super::types::{of_columns, of_types, things};
+
+/// A key with a type of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+struct Number(i64);
+
+/// `CREATE TYPE mood AS ENUM`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(type_name = "mood", rename_all = "snake_case")]
+enum Mood {
+    Good,
+    SoSo,
+}
+
+/// `CREATE DOMAIN address AS text CHECK (…)`: a text to sqlx.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+struct Address(String);
+
+fn ip(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+of_types! {
+    on Postgres;
+    smallint: i16 as "smallint" by clone, -1, i16::MAX;
+    integer: i32 as "integer" by clone, -1, i32::MIN;
+    bigint: i64 as "bigint" by clone, 1, i64::MAX;
+    text: String as "text" by as_str, "a".to_owned(), String::new();
+    varchar: String as "varchar(5)" by as_str, "abcde".to_owned(), "ü".to_owned();
+    uuid: Uuid as "uuid" by clone, Uuid::from_u128(7), Uuid::from_u128(u128::MAX);
+    numeric: Decimal as "numeric(20, 4)" by clone, Decimal::new(12_345, 4), Decimal::new(-1, 0);
+    inet: IpNetwork as "inet" by clone, ip("10.0.0.1"), ip("fe80::/64");
+    bytea: Vec<u8> as "bytea" by clone, vec![0, 255], vec![];
+    timestamptz: chrono::DateTime<chrono::Utc> as "timestamptz" by clone, chrono::DateTime::UNIX_EPOCH, "2026-11-22T01:02:03.000004Z".parse().unwrap();
+    timestamp: chrono::NaiveDateTime as "timestamp" by clone, chrono::DateTime::UNIX_EPOCH.naive_utc(), "2026-11-22T01:02:03.000004".parse().unwrap();
+    date: chrono::NaiveDate as "date" by clone, chrono::NaiveDate::MIN.max("0001-01-01".parse().unwrap()), "2026-11-22".parse().unwrap();
+    boolean: bool as "boolean" by clone, true, false;
+    newtype: Number as "bigint" by clone, Number(1), Number(-1);
+    an_enum: Mood as "mood" by clone, Mood::Good, Mood::SoSo;
+    domain: Address as "address" by clone, Address("a@b".to_owned()), Address("@".to_owned());
+}
+
+of_columns! {
+    on Postgres;
+    array: Vec<i32> as "integer[]", vec![1, 2], vec![];
+    texts: Vec<String> as "text[]", vec!["a".to_owned()], vec!["a".to_owned(), "b".to_owned()];
+    double: f64 as "double precision", 0.1, -0.0;
+    range: PgRange<i64> as "int8range", (1..5).into(), (..9).into();
+    json: Json<Vec<i32>> as "jsonb", Json(vec![1]), Json(vec![]);
+    array_of_enum: Vec<Mood> as "mood[]", vec![Mood::Good, Mood::SoSo], vec![];
+}
