@@ -5,7 +5,7 @@ use syn::{Ident, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs};
 use crate::diag::{Diag, one_of};
-use crate::model::{Column, is_option, last_segment};
+use crate::model::{Column, Role, is_option, last_segment};
 use crate::options::{FieldOption, Holds, Rule};
 use crate::sql::Dialect;
 
@@ -231,6 +231,45 @@ pub(crate) fn check_storable(column: &Column, backends: &[Dialect], diag: &Diag)
             one_of(&databases)
         ),
     );
+}
+
+/// Whether the type is named like the row version of PostgreSQL.
+pub(crate) fn is_xmin(ty: &Type) -> bool {
+    last_segment(ty).is_some_and(|name| name == "Xmin")
+}
+
+/// It is a system column of one database, which no statement writes and every statement changes.
+pub(crate) fn check_xmin(column: &Column, all: &[Column], backends: &[Dialect], diag: &Diag) {
+    if !is_xmin(&column.ty) {
+        return;
+    }
+    if !column.is_xmin() {
+        return diag.error(
+            &column.ty,
+            "`Xmin` is a system column of PostgreSQL, which is not written\nhelp: mark the field with `#[rowlock(version)]`",
+        );
+    }
+    if let Some(without) = backends.iter().find(|dialect| !dialect.has_xmin()) {
+        diag.error(
+            &column.ty,
+            format_args!(
+                "{} has no `xmin`, the version that PostgreSQL keeps of every row\n\
+                 help: add `backend(Postgres)` to the `#[rowlock(...)]` above the struct, or use a column of type `i64`",
+                without.name()
+            ),
+        );
+    }
+    let claimed = |other: &&Column| matches!(other.role, Role::Queue(_) | Role::Ledger(_));
+    if let Some(other) = all.iter().find(claimed) {
+        diag.error(
+            &column.ty,
+            format_args!(
+                "a row with the field `{}` is written by claims or attempts, and each changes `xmin`\n\
+                 help: use a column of type `i64` as the version, or leave it out: the fence checks every write",
+                other.field
+            ),
+        );
+    }
 }
 
 pub(crate) fn check_name(what: &str, name: &str, tokens: impl ToTokens, diag: &Diag) {

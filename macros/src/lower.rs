@@ -3,10 +3,10 @@
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Ident};
+use syn::{Data, DeriveInput, Fields, Ident, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
-use crate::check::{check_field, check_name, check_storable, nullable};
+use crate::check::{check_field, check_name, check_storable, check_xmin, is_xmin, nullable};
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
 use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
@@ -90,7 +90,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 .filter(|attr| attr.path().is_ident("doc"))
                 .cloned()
                 .collect(),
-            role: role(&options),
+            role: role(&options, &field.ty),
             key: options.has(FieldOption::Key),
             generated: options.has(FieldOption::Generated),
             default: options.has(FieldOption::Default),
@@ -130,6 +130,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     let backends = backends.unwrap_or_else(|| Dialect::ALL.to_vec());
     for column in &columns {
         check_storable(column, &backends, diag);
+        check_xmin(column, &columns, &backends, diag);
     }
     let table = table(input, &attrs, &attempted, diag);
     let model = Model {
@@ -211,9 +212,12 @@ fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
     }
 }
 
-fn role(options: &FieldAttrs) -> Role {
+fn role(options: &FieldAttrs, ty: &Type) -> Role {
     let role = |given: &Given| Some(given.option.rule().role?(&given.value));
-    options.role().and_then(role).unwrap_or(Role::Plain)
+    match options.role().and_then(role).unwrap_or(Role::Plain) {
+        Role::Version if is_xmin(ty) => Role::Xmin,
+        role => role,
+    }
 }
 
 /// The column that sqlx reads for this field: `rename` wins over `rename_all`, as in sqlx.
@@ -284,7 +288,7 @@ fn unique_key(
         found.push(index);
         let column = &columns[index];
         let why_not = match column.role {
-            Role::Version => {
+            Role::Version | Role::Xmin => {
                 Some("the version changes with every update, so it cannot identify a row")
             }
             Role::Counter { .. } => {

@@ -80,6 +80,8 @@ pub(crate) enum Role {
     Plain,
     /// `Versioned`.
     Version,
+    /// PostgreSQL, of any write: the version of `Versioned` that needs no column.
+    Xmin,
     /// `Counter`, within the bounds.
     Counter { min: Option<i64>, max: Option<i64> },
     /// The user's code, with the fence of a lock; every write checks it.
@@ -138,6 +140,12 @@ impl Model {
         self.columns
             .iter()
             .find(|column| column.role == Role::Version)
+    }
+
+    /// What `Versioned` checks: a column that the writes of all derives raise, or what PostgreSQL itself has.
+    pub(crate) fn row_version(&self) -> Option<&Column> {
+        let xmin = || self.columns.iter().find(|column| column.is_xmin());
+        self.version().or_else(xmin)
     }
 
     pub(crate) fn counters(&self) -> Vec<&Column> {
@@ -207,6 +215,10 @@ impl Column {
         self.role == Role::Plain
     }
 
+    pub(crate) fn is_xmin(&self) -> bool {
+        self.role == Role::Xmin
+    }
+
     pub(crate) fn is_counter(&self) -> bool {
         matches!(self.role, Role::Counter { .. })
     }
@@ -217,7 +229,12 @@ impl Column {
     pub(crate) fn initial(&self) -> i64 {
         match self.role {
             Role::Counter { min, max } => 0.clamp(min.unwrap_or(i64::MIN), max.unwrap_or(i64::MAX)),
-            Role::Plain | Role::Version | Role::Fence | Role::Ledger(_) | Role::Queue(_) => 0,
+            Role::Plain
+            | Role::Version
+            | Role::Xmin
+            | Role::Fence
+            | Role::Ledger(_)
+            | Role::Queue(_) => 0,
         }
     }
 }

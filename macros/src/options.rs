@@ -257,7 +257,7 @@ options! {
                 name: "version",
                 takes: Takes::Nothing,
                 example: "version",
-                page: (&["Versioned"], "An integer that every update raises by one and compares with the one that was loaded. The other derives respect it."),
+                page: (&["Versioned"], "An integer that every update raises by one and compares with the one that was loaded. The other derives respect it. Or a `rowlock::Xmin`, PostgreSQL's own."),
             },
             Rule {
                 is: "the version",

@@ -27,6 +27,7 @@ pub use crate::db::error::{DatabaseError, Operation};
 pub use crate::db::fault::Fault;
 pub use crate::db::fence::Fence;
 pub use crate::db::source::Source;
+pub use crate::db::xmin::Xmin;
 pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
 pub use crate::tx::{Tx, transaction};
@@ -90,6 +91,7 @@ pub mod __private {
     pub use crate::db::model::Model;
     pub use crate::db::source::Source;
     pub use crate::db::statement::{Bind, get};
+    pub use crate::db::xmin::{NO_MAX, xmin};
 
     /// For `#[derive(Versioned)]`.
     pub mod versioned {

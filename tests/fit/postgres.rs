@@ -21,3 +21,6 @@ mod types_postgres;
 
 /// The types that the tests of types need.
 const TYPES: &str = "CREATE TYPE mood AS ENUM ('good', 'so_so'); CREATE DOMAIN address AS text CHECK (VALUE LIKE '%@%');";
+
+#[path = "xmin.rs"]
+mod xmin;

@@ -229,7 +229,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let ident = &model.ident;
     let key = plan.key();
     let key_struct = key.definition(&["Clone", "PartialEq"]);
-    let (this_version, fence) = (version(model), fence(model));
+    let (this_version, fence) = (version(model.version()), fence(model));
     let row = quote!(#this_version #fence);
     let knows = knows(model, &quote!(__rt::lockable::Derive), &key, &row);
     let key = key.of(&quote!(self));

@@ -220,14 +220,18 @@ fn knows(
     }
 }
 
-/// The version of `self`, if the model has one.
-fn version(model: &Model) -> TokenStream {
-    let Some(version) = model.version() else {
+/// The version of `self`, if there is one.
+fn version(version: Option<&Column>) -> TokenStream {
+    let Some(version) = version else {
         return TokenStream::new();
     };
     let (name, field, ty) = (&version.field, &version.ident, &version.ty);
     let value = quote!(self.#field);
-    let number = quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value));
+    let number = if version.is_xmin() {
+        quote_spanned!(ty.span()=> __rt::xmin(#value))
+    } else {
+        quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value))
+    };
     quote! {
         const VERSION: &'static str = #name;
         fn version(&self) -> __rt::Option<i64> { __rt::Some(#number) }

@@ -34,7 +34,7 @@ impl Derive for Versioned {
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
-        let version = model.version();
+        let version = model.row_version();
         if version.is_none() && !attempted.has("version") {
             missing_version(model, diag);
         }
@@ -203,6 +203,17 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let ident = &model.ident;
     let table = model.table.display();
     let version_name = &version.field;
+    let is_xmin = version.is_xmin();
+    let starts = if is_xmin {
+        String::new()
+    } else {
+        format!("It gets `{version_name}` 0, whatever this copy's is; ")
+    };
+    let raises = if is_xmin {
+        "Writes a column as it is"
+    } else {
+        "Raises the version"
+    };
     let conflict_note = "After a conflict, one more statement reads the row as it is now.";
     let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
 
@@ -248,8 +259,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let insert = method(
         "insert",
         format!(
-            "Inserts this struct as a new row of `{table}` and returns the row as it is then. It gets `{version_name}` 0, whatever this copy's \
-             is; `generated` and `default` columns are left to the database.\n\n{}\n\n\
+            "Inserts this struct as a new row of `{table}` and returns the row as it is then. {starts}`generated` and `default` columns are left to the database.\n\n{}\n\n\
              Errors: `AlreadyExists` (with the name of the constraint on PostgreSQL), `Ignored`, `Written`, `Serialization`, `Unknown`, \
              `Database`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::insert(
@@ -280,7 +290,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let touch = method(
         "touch",
         format!(
-            "Raises `{version_name}` if the row still has this copy's, writes nothing else, and returns the row with what \
+            "{raises} if the row still has this copy's `{version_name}`, writes nothing else, and returns the row with what \
              the database renewed.\n\n{}\n\n{conflict_note}\n\nErrors: those of `update`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::touch(
                 model, version, dialect
@@ -354,11 +364,16 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone);
     let key = plan.key();
     let key_struct = key.definition(&["Clone", "PartialEq"]);
-    let (this_version, fence) = (super::version(model), fence(model));
+    let (this_version, fence) = (super::version(Some(version)), fence(model));
     let row = quote!(#this_version #fence);
     let knows = knows(model, &quote!(__rt::versioned::Derive), &key, &row);
     let key = key.of(&quote!(self));
     let version_index = position(model, version);
+    let constant = version.is_xmin().then(|| {
+        quote!(
+            const RISES: bool = false;
+        )
+    });
     let made_up_key = keys.iter().any(|key| key.generated).then(|| {
         quote!(
             const KEY_IS_GIVEN: bool = false;
@@ -386,6 +401,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         impl __rt::versioned::Versioned for #ident {
             const VERSION_INDEX: usize = #version_index;
             #made_up_key
+            #constant
             const MAX_VERSION: i64 = #max_version;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             const COPY: fn(&Self) -> Self = #copy;
@@ -403,6 +419,9 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
 /// The compiler's error about a wrong type is the same wherever this stands, and so it is printed once.
 pub(super) fn max_version(version: &Column) -> TokenStream {
     let ty = &version.ty;
+    if version.is_xmin() {
+        return quote!(__rt::NO_MAX);
+    }
     quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::MAX)
 }
 

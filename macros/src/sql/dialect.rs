@@ -31,6 +31,14 @@ impl Dialect {
         }
     }
 
+    /// Whether every row has the number of the transaction that wrote it.
+    pub(crate) fn has_xmin(self) -> bool {
+        match self {
+            Self::Postgres => true,
+            Self::Sqlite => false,
+        }
+    }
+
     /// Whether `u8`, `u16` and `u32` can be stored.
     pub(crate) fn has_unsigned(self) -> bool {
         match self {

@@ -22,11 +22,7 @@ fn insert_into(sql: &mut Sql, model: &Model) -> String {
 }
 
 fn returned(model: &Model) -> Vec<String> {
-    model
-        .columns
-        .iter()
-        .map(|column| quote(&column.name))
-        .collect()
+    model.columns.iter().map(read).collect()
 }
 
 /// Creates the row unless another one holds the key.

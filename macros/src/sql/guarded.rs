@@ -72,13 +72,9 @@ pub(crate) fn shown(statement: &Statement, gaps: &[&str]) -> String {
 
 /// A column's name as a condition has it.
 pub(crate) fn name(column: &Column) -> String {
-    quote(&column.name)
+    value(column)
 }
 
 fn all(model: &Model) -> Vec<String> {
-    model
-        .columns
-        .iter()
-        .map(|column| quote(&column.name))
-        .collect()
+    model.columns.iter().map(read).collect()
 }

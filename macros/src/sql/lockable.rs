@@ -31,7 +31,7 @@ pub(crate) fn select(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let text = format!(
         "SELECT {}{} FROM {} WHERE {}{}",
-        comma(&model.columns, |column| quote(&column.name)),
+        comma(&model.columns, read),
         began(dialect),
         table(model),
         sql.equal(&model.keys()),

@@ -38,6 +38,22 @@ fn text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// A column as it is compared. `xmin` is a number here: sqlx would ask the server about its type.
+fn value(column: &Column) -> String {
+    match column.role {
+        Role::Xmin => "\"xmin\"::text::bigint".to_owned(),
+        _ => quote(&column.name),
+    }
+}
+
+/// A column as it is read.
+fn read(column: &Column) -> String {
+    match column.role {
+        Role::Xmin => format!("{} AS {}", value(column), quote(&column.name)),
+        _ => quote(&column.name),
+    }
+}
+
 /// The table as it stands behind FROM, INTO and UPDATE.
 fn table(model: &Model) -> String {
     match &model.table.schema {
@@ -53,7 +69,7 @@ fn existing(model: &Model, column: &Column) -> String {
 
 /// A column of the table where it is called `"rowlock_row"`.
 fn of_row(column: &Column) -> String {
-    format!("\"rowlock_row\".{}", quote(&column.name))
+    format!("\"rowlock_row\".{}", read(column))
 }
 
 fn comma<T>(items: impl IntoIterator<Item = T>, text: impl FnMut(T) -> String) -> String {
@@ -74,10 +90,10 @@ fn names<'c>(columns: impl IntoIterator<Item = &'c &'c Column>) -> String {
 
 /// The same as what a write returns.
 fn each_name(columns: &[&Column]) -> Vec<String> {
-    columns.iter().map(|column| quote(&column.name)).collect()
+    columns.iter().map(|column| read(column)).collect()
 }
 
-/// `"version" = "version" + 1`
+/// `"version" = "version" + 1`, of what goes up by being set.
 fn bump(version: &Column) -> String {
     format!("{0} = {0} + 1", quote(&version.name))
 }
@@ -109,7 +125,7 @@ pub(crate) fn select(model: &Model, by: &[&Column], dialect: Dialect) -> Stateme
     let mut sql = Sql::new(dialect);
     let text = format!(
         "SELECT {} FROM {} WHERE {}",
-        comma(&model.columns, |column| quote(&column.name)),
+        comma(&model.columns, read),
         table(model),
         sql.equal(by)
     );

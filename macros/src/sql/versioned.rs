@@ -4,7 +4,7 @@ use super::*;
 
 /// What the database changed in an update: the version, then everything that others write.
 pub(crate) fn returned(model: &Model) -> Vec<&Column> {
-    let version = model.version().into_iter();
+    let version = model.row_version().into_iter();
     let others = model.columns.iter().filter(|column| {
         !column.key && (column.is_counter() || (column.generated && column.is_plain()))
     });
@@ -14,7 +14,7 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
 /// The columns whose values an insert is given: not what the database makes up, and not the version.
 pub(crate) fn inserted(model: &Model) -> Vec<&Column> {
     let given = |column: &&Column| {
-        !column.generated && !column.default && !matches!(column.role, Role::Version)
+        !column.generated && !column.default && !matches!(column.role, Role::Version | Role::Xmin)
     };
     model.columns.iter().filter(given).collect()
 }
@@ -28,14 +28,16 @@ pub(crate) fn insert(model: &Model, version: &Column, dialect: Dialect) -> State
         columns.push(quote(&column.name));
         values.push(sql.slot(Slot::column(column)));
     }
-    columns.push(quote(&version.name));
-    values.push(version.initial().to_string());
-    let text = format!(
-        "INSERT INTO {} ({}) VALUES ({})",
-        table(model),
-        columns.join(", "),
-        values.join(", ")
-    );
+    if !version.is_xmin() {
+        columns.push(quote(&version.name));
+        values.push(version.initial().to_string());
+    }
+    let (rows, columns, values) = (table(model), columns.join(", "), values.join(", "));
+    let text = if columns.is_empty() {
+        format!("INSERT INTO {rows} DEFAULT VALUES")
+    } else {
+        format!("INSERT INTO {rows} ({columns}) VALUES ({values})")
+    };
     let all: Vec<&Column> = model.columns.iter().collect();
     sql.statement(text).returning(each_name(&all))
 }
@@ -44,19 +46,28 @@ fn where_unchanged(sql: &mut Sql, model: &Model, version: &Column) -> String {
     format!(
         "WHERE {} AND {} = {}{}{}",
         sql.equal(&model.keys()),
-        quote(&version.name),
+        value(version),
         sql.slot(Slot::Version),
         and_not_fenced(sql, model),
         and_alone(sql, model),
     )
 }
 
-/// The next version, and the fence.
+/// The next version, and the fence; nothing if there is neither.
 fn set_version(sql: &mut Sql, model: &Model, version: &Column) -> String {
+    let version = (!version.is_xmin()).then(|| bump(version));
     let fence = model
         .fence()
-        .map(|fence| format!(", {} = {}", quote(&fence.name), sql.slot(Slot::Fence)));
-    format!("{}{}", bump(version), fence.unwrap_or_default())
+        .map(|fence| format!("{} = {}", quote(&fence.name), sql.slot(Slot::Fence)));
+    comma(version.into_iter().chain(fence), |set| set)
+}
+
+/// What changes nothing but the version that PostgreSQL keeps. Not the key if there is another column: one that is GENERATED ALWAYS
+/// AS IDENTITY cannot be set.
+fn same(model: &Model) -> String {
+    let column = model.writable().into_iter().chain(model.keys()).next();
+    let name = column.map(|column| quote(&column.name));
+    name.map_or_else(String::new, |name| format!("{name} = {name}"))
 }
 
 /// `set` is empty, or ends with a comma.
@@ -64,6 +75,11 @@ fn write(mut sql: Sql, set: &str, model: &Model, version: &Column) -> Statement 
     // The fence is bound after the version, though SET comes first.
     let unchanged = where_unchanged(&mut sql, model, version);
     let version = set_version(&mut sql, model, version);
+    let (set, version) = match (set, version.as_str()) {
+        ("", "") => ("", same(model)),
+        (set, "") => (set.strip_suffix(", ").unwrap_or(set), version),
+        (set, _) => (set, version),
+    };
     let text = format!("UPDATE {} SET {set}{version} {unchanged}", table(model));
     sql.statement(text).returning(each_name(&returned(model)))
 }

@@ -22,6 +22,7 @@ pub(crate) mod source;
 mod sqlite;
 pub(crate) mod statement;
 pub(crate) mod stored;
+pub(crate) mod xmin;
 
 use std::future::Future;
 use std::time::Duration;

@@ -217,7 +217,13 @@ impl<T> Save<'_, T> {
             statement: &mut statement,
             columns: T::SET,
             changes: self.changes,
+            separator: "",
         });
+        // The version or the fence comes next.
+        let more = T::RISES || self.mine.fence().is_some();
+        if more && !self.changes.is_empty() {
+            statement.push(", ");
+        }
         statement.push(T::SAVE[1]);
         statement
     }
@@ -248,14 +254,16 @@ struct Changed<'s, DB: Backend> {
     statement: &'s mut Statement<DB>,
     columns: &'static [&'static str],
     changes: &'s Changes,
+    separator: &'static str,
 }
 
 impl<DB: Backend> Bind<DB> for Changed<'_, DB> {
     fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
         if self.changes.contains(index) {
+            self.statement.push(self.separator);
+            self.separator = ", ";
             self.statement.push(self.columns[index]);
             self.statement.push_parameter();
-            self.statement.push(", ");
             self.statement.bind(index, value);
         }
     }

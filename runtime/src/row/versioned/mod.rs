@@ -42,6 +42,8 @@ pub trait Versioned: for<'k> Model<Derive, Key<'k>: PartialEq> {
     const MAX_VERSION: i64;
     /// Where the version stands among all columns.
     const VERSION_INDEX: usize;
+    /// Whether a write sets the next version. Else the database does, once for all writes of a transaction.
+    const RISES: bool = true;
     /// Whether the key of a new row is that of the struct, and not made up by the database.
     const KEY_IS_GIVEN: bool = true;
     /// The fields that an update writes.
@@ -227,7 +229,7 @@ fn updated<DB: Backend, T: VersionedSql<DB>>(
             let mut updated = (T::COPY)(mine);
             let unfit = match updated.read_back(&row) {
                 // What a trigger returned instead of the new row is what RETURNING shows: here the old one.
-                Ok(()) if updated.version() == mine.version() => Unfit::Old,
+                Ok(()) if T::RISES && updated.version() == mine.version() => Unfit::Old,
                 Ok(()) => return Ok(updated),
                 Err(error) => Unfit::Undecoded(error),
             };
