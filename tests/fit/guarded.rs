@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rowlock::row::GuardError;
-use rowlock::{Fault, Guarded, Versioned};
+use rowlock::{Guarded, Versioned};
 use sqlx::types::Json;
 use tokio::sync::Barrier;
 
@@ -164,10 +164,7 @@ async fn a_column_that_is_set_twice_is_refused() {
         row.set(Token::OWNER, "b");
     });
     let error = twice.await.unwrap_err();
-    assert!(
-        matches!(&error, GuardError::Database(error) if error.fault() == Fault::Encode),
-        "{error:?}"
-    );
+    assert!(matches!(error, GuardError::SetTwice(..)), "{error:?}");
     assert_eq!(token(&database.pool, 1).await.owner, "ann");
 }
 
@@ -388,6 +385,113 @@ async fn every_method_can_be_spawned() {
         Page::delete_by_key(&pool, 1).await.unwrap()
     });
     assert_eq!(task.await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_version_that_cannot_go_up_is_told_and_nothing_is_written() {
+    let database = database(
+        "CREATE TABLE pages (id bigint PRIMARY KEY, title text NOT NULL, version integer);
+         INSERT INTO pages VALUES (1, 'a', NULL), (2, 'a', 2147483647)",
+    )
+    .await;
+    let pool = &database.pool;
+    let null = Page::patch(pool, 1, |row| row.set(Page::TITLE, "b")).await;
+    assert!(matches!(null, Err(GuardError::NullVersion(_))), "{null:?}");
+    let highest = Page::update_if(pool, 2, Page::TITLE.eq("a"), |row| {
+        row.set(Page::TITLE, "b")
+    });
+    let highest = highest.await;
+    assert!(
+        matches!(highest, Err(GuardError::VersionOverflow(_))),
+        "{highest:?}"
+    );
+    let refused = Page::update_if(pool, 2, Page::TITLE.eq("z"), |row| {
+        row.set(Page::TITLE, "b")
+    });
+    assert!(matches!(refused.await, Err(GuardError::Refused(_))));
+    let unchanged = "SELECT count(*) FROM pages WHERE title = 'a' AND (version IS NULL OR version = 2147483647)";
+    let unchanged: i64 = sqlx::query_scalar(unchanged).fetch_one(pool).await.unwrap();
+    assert_eq!(unchanged, 2);
+}
+
+/// Between the write that met no row and the look at it, the row comes to meet the condition: that is no trigger.
+#[tokio::test]
+async fn a_row_that_keeps_changing_is_written_or_refused() {
+    let database = database(TOKENS).await;
+    let pool = database.pool.clone();
+    let flips = tokio::spawn(async move {
+        for _ in 0..600 {
+            let flip = "UPDATE tokens SET owner = CASE owner WHEN 'ann' THEN 'ben' ELSE 'ann' END WHERE id = 1";
+            sqlx::query(flip).execute(&pool).await.unwrap();
+        }
+    });
+    let mut answers = 0;
+    while !flips.is_finished() {
+        let ann = Token::update_if(&database.pool, 1, Token::OWNER.eq("ann"), |row| {
+            row.set(Token::NOTE, "seen");
+        });
+        match ann.await {
+            Ok(token) => assert_eq!(token.owner, "ann"),
+            Err(GuardError::Refused(refusal)) => assert_eq!(refusal.current.owner, "ben"),
+            Err(error) => panic!("{error:?}"),
+        }
+        answers += 1;
+    }
+    assert!(answers > 0);
+}
+
+#[tokio::test]
+async fn thousands_of_values_are_one_condition() {
+    let database = database(TOKENS).await;
+    let names: Vec<String> = (0..5000).map(|name| name.to_string()).collect();
+    let none = Token::delete_if(&database.pool, 1, Token::OWNER.one_of(names.clone())).await;
+    assert!(matches!(none, Err(GuardError::Refused(_))), "{none:?}");
+    let names = names.into_iter().chain(["ann".to_owned()]);
+    let gone = Token::delete_if(&database.pool, 1, Token::OWNER.one_of(names)).await;
+    assert_eq!(gone.unwrap().id, 1);
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Guarded)]
+#[rowlock(table = "events")]
+struct Event {
+    #[rowlock(key)]
+    id: i64,
+    at: chrono::DateTime<chrono::Utc>,
+    done_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// By the database's clock and by sqlx: the same time, whatever its text.
+#[tokio::test]
+async fn times_are_compared_as_times() {
+    let database = database(
+        "CREATE TABLE events (id bigint PRIMARY KEY, at {timestamp} NOT NULL DEFAULT ({now}), done_at {timestamp});
+         INSERT INTO events (id) VALUES (1)",
+    )
+    .await;
+    let pool = &database.pool;
+    let event = Event::patch(pool, 1, |_| {}).await.unwrap();
+    let later = event.at + chrono::TimeDelta::minutes(2);
+    let earlier = event.at - chrono::TimeDelta::minutes(2);
+    let meets = async |condition| {
+        let met = Event::update_if(pool, 1, condition, |row| row.set(Event::DONE_AT, event.at));
+        match met.await {
+            Ok(_) => true,
+            Err(GuardError::Refused(_)) => false,
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    for _ in 0..2 {
+        assert!(meets(Event::AT.eq(event.at)).await);
+        assert!(meets(Event::AT.ge(event.at)).await);
+        assert!(meets(Event::AT.gt(earlier)).await);
+        assert!(meets(Event::AT.lt(later)).await);
+        assert!(!meets(Event::AT.lt(earlier)).await);
+        assert!(!meets(Event::AT.ne(event.at)).await);
+        assert!(meets(Event::AT.eq(Event::DONE_AT)).await);
+        // Now as sqlx writes it.
+        let rewritten = Event::patch(pool, 1, |row| row.set(Event::AT, event.at));
+        rewritten.await.unwrap();
+    }
 }
 
 /// A condition as data, which is written in both ways.

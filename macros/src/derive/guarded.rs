@@ -4,11 +4,11 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::{DeriveInput, GenericArgument, Index, PathArguments, Type};
 
-use super::versioned::missing_key;
+use super::versioned::{max_version, missing_key};
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
-    for_backend, key_argument, key_lifetime, knows, literal, name_at, parts, read_row, reads,
-    sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+    for_backend, key_argument, key_lifetime, knows, literal, name_at, parts, position, read_row,
+    reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -51,6 +51,20 @@ impl Derive for Guarded {
                     model.ident, fence.field
                 ),
             );
+        }
+        for (index, column) in model.columns.iter().enumerate() {
+            let name = constant(&column.ident);
+            let mut before = model.columns[..index].iter();
+            if let Some(other) = before.find(|other| constant(&other.ident) == name) {
+                diag.error(
+                    &column.ident,
+                    format_args!(
+                        "the fields `{}` and `{}` both need a constant named `{name}`\n\
+                         help: rename the field, and keep the column with `#[sqlx(rename = \"{}\")]`",
+                        other.field, column.field, column.name
+                    ),
+                );
+            }
         }
         Some(Plan { model, keys })
     }
@@ -163,6 +177,7 @@ fn stub_traits(ident: &Ident) -> TokenStream {
         #[automatically_derived]
         impl<__DB: __rt::Backend> __rt::guarded::GuardedSql<__DB> for #ident {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
+            const VERSION_LIMIT: __rt::Option<(usize, i64)> = __rt::None;
             const UPDATE: [&'static str; 3] = [""; 3];
             const DELETE: [&'static str; 2] = [""; 2];
             const LOOK: [&'static str; 2] = [""; 2];
@@ -247,9 +262,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let given = plan.key().given(&quote!(key));
     let row = quote!(Self, __rt::guarded::GuardError<Self>);
     let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
-    let errors = "`NotFound`, `Refused` (with the current row), `Ignored`, `NotUnique`, `Written`, `Serialization`, `Unknown`, `Database`";
+    let errors = "`NotFound`, `Refused` (with the current row), `NullVersion`, `VersionOverflow`, `SetTwice`, `Ignored`, `NotUnique`, `Written`, `Serialization`, `Unknown`, `Database`";
     let look = "If it meets no row, one more statement reads the row and whether it meets the condition; if it does by then, both are \
-         run again, three times at most.";
+         run once more under a lock";
     let version = model.version().map_or_else(String::new, |version| {
         format!(
             " `{}` goes up, so that whoever edits a copy notices.",
@@ -284,7 +299,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         format!(
             "Writes to the row of `{table}` with this key if it meets `condition`, in one statement, and returns the row as it now \
              is. `change` says what: `|row| row.set(Self::FIELD, value)`.{version} If it sets nothing, nothing is written, and the \
-             row is returned if it meets the condition.\n\n{update_docs}\n\n{look}\n\nErrors: {errors}.\n\n{cancel}"
+             row is returned if it meets the condition.\n\n{update_docs}\n\n{look}.\n\nErrors: {errors}.\n\n{cancel}"
         ),
         quote!(key: #key, #condition, #change),
         row.clone(),
@@ -306,7 +321,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let delete_if = method(
         "delete_if",
         format!(
-            "Deletes the row of `{table}` with this key if it meets `condition`, and returns it as it was.\n\n{delete_docs}\n\n{look}\n\n\
+            "Deletes the row of `{table}` with this key if it meets `condition`, and returns it as it was.\n\n{delete_docs}\n\n{look}.\n\n\
              Errors: {errors}.\n\n{cancel}"
         ),
         quote!(key: #key, #condition),
@@ -350,6 +365,13 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .columns
         .iter()
         .map(|column| literal(dialect, &sql::guarded::name(column)));
+    let version = match model.version() {
+        Some(version) => {
+            let (index, highest) = (position(model, version), max_version(version));
+            quote!(__rt::Some((#index, #highest)))
+        }
+        None => quote!(__rt::None),
+    };
     let bind_key = plan.key().bind();
     quote! {
         #[automatically_derived]
@@ -359,6 +381,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::guarded::GuardedSql<#database> for #ident {
             #read_row
+            const VERSION_LIMIT: __rt::Option<(usize, i64)> = #version;
             const UPDATE: [&'static str; 3] = #update;
             const DELETE: [&'static str; 2] = #delete;
             const LOOK: [&'static str; 2] = #look;

@@ -2,29 +2,30 @@
 
 use super::*;
 
-/// `WHERE` the row with the key, and no other, meets the condition.
-fn where_condition(sql: &mut Sql, model: &Model) -> String {
-    format!(
-        "WHERE {}{} AND {}",
-        sql.equal(&model.keys()),
-        and_alone(sql, model),
-        Gap::Condition
-    )
-}
-
 /// Writes what the caller sets, and returns the row.
 pub(crate) fn update(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
-    let condition = where_condition(&mut sql, model);
-    // Whoever edits the row with its version has to notice.
-    let version = model
-        .version()
-        .map(|version| format!(", {}", bump(version)));
+    let key = sql.equal(&model.keys());
+    // Whoever edits the row with its version has to notice, so it has to have one that can go up.
+    let (version, room) = match model.version() {
+        Some(version) => {
+            let name = quote(&version.name);
+            let integer = match dialect {
+                Dialect::Postgres => String::new(),
+                // SQLite would store 1.5 + 1, which nobody can read.
+                Dialect::Sqlite => format!(" AND typeof({name}) = 'integer'"),
+            };
+            let room = format!(" AND {name} < {}{integer}", sql.slot(Slot::MaxVersion));
+            (format!(", {}", bump(version)), room)
+        }
+        None => (String::new(), String::new()),
+    };
     let text = format!(
-        "UPDATE {} SET {}{} {condition}",
+        "UPDATE {} SET {}{version} WHERE {key}{}{room} AND {}",
         table(model),
         Gap::Assignments,
-        version.unwrap_or_default(),
+        and_alone(&mut sql, model),
+        Gap::Condition,
     );
     sql.statement(text).returning(all(model))
 }
@@ -32,8 +33,13 @@ pub(crate) fn update(model: &Model, dialect: Dialect) -> Statement {
 /// Deletes the row, and returns it as it was.
 pub(crate) fn delete(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
-    let condition = where_condition(&mut sql, model);
-    let text = format!("DELETE FROM {} {condition}", table(model));
+    let text = format!(
+        "DELETE FROM {} WHERE {}{} AND {}",
+        table(model),
+        sql.equal(&model.keys()),
+        and_alone(&mut sql, model),
+        Gap::Condition
+    );
     sql.statement(text).returning(all(model))
 }
 

@@ -163,23 +163,39 @@ impl<T, V, A> Field<T, V, A> {
     }
 }
 
-impl<T, V, A> Field<T, Option<V>, A> {
-    /// `IS NULL`.
-    pub fn is_null(self) -> Condition<T, Nullness> {
+impl<T, V, A> Field<T, V, A> {
+    /// `IS NULL`, of a field that is an `Option`.
+    pub fn is_null(self) -> Condition<T, Nullness>
+    where
+        V: MayBeNull,
+    {
         Condition::new(Nullness {
             field: self.index,
             null: true,
         })
     }
 
-    /// `IS NOT NULL`.
-    pub fn is_not_null(self) -> Condition<T, Nullness> {
+    /// `IS NOT NULL`, of a field that is an `Option`.
+    pub fn is_not_null(self) -> Condition<T, Nullness>
+    where
+        V: MayBeNull,
+    {
         Condition::new(Nullness {
             field: self.index,
             null: false,
         })
     }
 }
+
+/// A field that can be NULL.
+#[diagnostic::on_unimplemented(
+    message = "a field of type `{Self}` is never NULL",
+    label = "only an `Option` can be",
+    note = "if the column is nullable, make the field an `Option`"
+)]
+#[doc(hidden)]
+pub trait MayBeNull {}
+impl<V> MayBeNull for Option<V> {}
 
 /// What a [`Field`] of the model `T` with values `V` can be compared with: a `V`, for `Option<V>` also a `V`, for `String` also `&str`, or
 /// another field.
@@ -312,6 +328,18 @@ impl<DB: Backend> Writer<'_, DB> {
         self.statement.push(sql);
     }
 
+    /// A field, the operator and what it is compared with.
+    fn compared<V: Column<DB>>(&mut self, left: usize, operator: Operator, right: &Side<V>) {
+        let [before, after] = DB::compared_as(&V::type_info()).unwrap_or_default();
+        self.push(before);
+        self.name(left);
+        self.push(after);
+        self.push(operator.sql::<DB>());
+        self.push(before);
+        self.side(right);
+        self.push(after);
+    }
+
     fn name(&mut self, index: usize) {
         self.statement.push(self.names[index]);
     }
@@ -361,9 +389,7 @@ pub struct Comparison<V> {
 
 impl<DB: Backend, V: Column<DB> + Send> Expression<DB> for Comparison<V> {
     fn write(&self, to: &mut Writer<'_, DB>) {
-        to.name(self.left);
-        to.push(self.operator.sql::<DB>());
-        to.side(&self.right);
+        to.compared(self.left, self.operator, &self.right);
     }
 }
 
@@ -377,14 +403,28 @@ pub struct OneOf<V> {
 
 impl<DB: Backend, V: Column<DB> + Send> Expression<DB> for OneOf<V> {
     fn write(&self, to: &mut Writer<'_, DB>) {
-        to.push("(FALSE");
-        for value in &self.values {
-            to.push(" OR ");
-            to.name(self.left);
-            to.push(DB::SAME);
-            to.side(value);
+        self.any_of(&self.values, to);
+    }
+}
+
+impl<V> OneOf<V> {
+    /// In halves: SQLite takes no expression that is a thousand levels deep.
+    fn any_of<DB: Backend>(&self, values: &[Side<V>], to: &mut Writer<'_, DB>)
+    where
+        V: Column<DB>,
+    {
+        match values {
+            [] => to.push("FALSE"),
+            [value] => to.compared(self.left, Operator::Same, value),
+            several => {
+                let (some, others) = several.split_at(several.len() / 2);
+                to.push("(");
+                self.any_of(some, to);
+                to.push(" OR ");
+                self.any_of(others, to);
+                to.push(")");
+            }
         }
-        to.push(")");
     }
 }
 

@@ -73,6 +73,14 @@ pub trait Backend:
     /// The opposite.
     #[doc(hidden)]
     const NOT_SAME: &'static str;
+    /// At the end of a SELECT: locks its rows, where BEGIN has not done that already.
+    #[doc(hidden)]
+    const FOR_UPDATE: &'static str;
+    /// Around a value of this type on both sides of a comparison, if it has several texts for one value.
+    #[doc(hidden)]
+    fn compared_as(_: &Self::TypeInfo) -> Option<[&'static str; 2]> {
+        None
+    }
     /// Creates the table of fences, unless it is there.
     #[doc(hidden)]
     const FENCE_TABLE: &'static str;

@@ -23,6 +23,7 @@ impl Backend for Postgres {
     const BEGIN: &'static str = "BEGIN";
     const SAME: &'static str = " IS NOT DISTINCT FROM ";
     const NOT_SAME: &'static str = " IS DISTINCT FROM ";
+    const FOR_UPDATE: &'static str = " FOR UPDATE";
     // A schema of its own: which table a bare name means would depend on the search_path of whoever asks, and a number from
     // another table may be lower.
     const FENCE_TABLE: &'static str = "CREATE SCHEMA IF NOT EXISTS rowlock; \

@@ -49,6 +49,11 @@ impl Backend for Sqlite {
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
     const SAME: &'static str = " IS ";
     const NOT_SAME: &'static str = " IS NOT ";
+    const FOR_UPDATE: &'static str = "";
+    /// Times are text: with a blank by SQLite's clock, with a `T` and an offset by sqlx.
+    fn compared_as(ty: &SqliteTypeInfo) -> Option<[&'static str; 2]> {
+        (ty.name() == "DATETIME").then_some(["strftime('%Y-%m-%d %H:%M:%f', ", ", 'auto')"])
+    }
     // A temporary table, or an attached file, could have one of this name too.
     const FENCE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS main.rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
     const MINT_FENCE: &'static str = "INSERT INTO \"main\".\"rowlock_fences\" (\"name\", \"fence\") \

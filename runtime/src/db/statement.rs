@@ -154,11 +154,6 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
-    /// Notes a mistake of the call: the statement ends with it before it is run.
-    pub(crate) fn refuse(&mut self, why: &'static str) {
-        self.note(Err(why.into()));
-    }
-
     fn note(&mut self, bound: Result<(), BoxDynError>) {
         if let Err(error) = bound
             && self.error.is_none()

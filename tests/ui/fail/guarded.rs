@@ -57,6 +57,16 @@ async fn calls(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>>
 }
 
 #[derive(sqlx::FromRow, Guarded)]
+#[rowlock(table = "twins")]
+#[allow(non_snake_case)]
+struct Twins {
+    #[rowlock(key)]
+    id: i64,
+    b: i64,
+    B: i64,
+}
+
+#[derive(sqlx::FromRow, Guarded)]
 #[rowlock(table = "others")]
 struct Other {
     #[rowlock(key)]

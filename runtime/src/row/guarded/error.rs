@@ -15,6 +15,15 @@ pub enum GuardError<T> {
     /// written. It has the row as it is now.
     #[error("{}: the row does not meet the condition", .0.operation)]
     Refused(Box<Refusal<T>>),
+    /// The row meets the condition, and its version is NULL in the database, so that it cannot go up. Nothing was written.
+    #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
+    NullVersion(Operation),
+    /// The row meets the condition, and its version is the highest that its type can hold. Nothing was written.
+    #[error("{0}: the version cannot go any higher; use a wider integer")]
+    VersionOverflow(Operation),
+    /// The closure sets this column twice. Nothing was sent.
+    #[error("{0}: {1} is set twice")]
+    SetTwice(Operation, &'static str),
     /// The row meets the condition, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
     /// write.
     #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
@@ -62,6 +71,9 @@ impl<T> fmt::Debug for GuardError<T> {
         let (variant, inner): (_, &dyn fmt::Debug) = match self {
             Self::NotFound(operation) => ("NotFound", operation),
             Self::Refused(refusal) => ("Refused", refusal),
+            Self::NullVersion(operation) => ("NullVersion", operation),
+            Self::VersionOverflow(operation) => ("VersionOverflow", operation),
+            Self::SetTwice(operation, _) => ("SetTwice", operation),
             Self::Ignored(operation) => ("Ignored", operation),
             Self::NotUnique(operation) => ("NotUnique", operation),
             Self::Written(error) => ("Written", error),

@@ -11,17 +11,14 @@ pub use self::error::{GuardError, Refusal};
 pub use self::set::Anything;
 pub use self::set::Set;
 use crate::db::Backend;
-use crate::db::atomic::in_transaction;
+use crate::db::atomic::{Atomic, Reruns, in_transaction};
 use crate::db::column::Read;
 use crate::db::condition::{Always, Condition, Expression, Names};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
+use crate::db::fault::Fault;
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
-
-/// How often a write is tried that met no row although the row meets the condition when it is looked at: a concurrent writer changed
-/// it in between, or something in the database drops the write.
-const TRIES: u32 = 3;
 
 /// The derive, for [`Model`].
 #[derive(Debug)]
@@ -31,6 +28,8 @@ pub struct Derive;
 pub trait GuardedSql<DB: Backend>: Model<Derive> + Names<DB> {
     /// Reads all columns.
     const ROW: Read<DB, Self>;
+    /// Where the version stands among all columns, and the highest that there is.
+    const VERSION_LIMIT: Option<(usize, i64)>;
     /// Assignments, a condition.
     const UPDATE: [&'static str; 3];
     /// A condition.
@@ -86,6 +85,10 @@ fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     let set = Mutex::new(set);
     async move {
         let set = || set.lock().unwrap_or_else(PoisonError::into_inner);
+        let operation = || T::operation(method, &key);
+        if let Some(column) = set().twice() {
+            return Err(GuardError::SetTwice(operation(), column));
+        }
         let look = || {
             let mut statement = about::<DB, T>(T::LOOK[0], &key);
             set().guard(&condition, &mut statement);
@@ -93,9 +96,8 @@ fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
             statement
         };
         let write = || set().statement(&condition);
-        let operation = || T::operation(method, &key);
         let write: Option<Make<'_, DB>> = (!is_empty).then_some(&write);
-        run::<DB, T>(&operation, db, write, &look).await
+        run::<DB, T>(&operation, db, write, &look, T::VERSION_LIMIT).await
     }
 }
 
@@ -136,7 +138,7 @@ async fn delete<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     };
     let (write, look) = (|| about(T::DELETE), || about(T::LOOK));
     let operation = || T::operation(method, &key);
-    run::<DB, T>(&operation, db, Some(&write), &look).await
+    run::<DB, T>(&operation, db, Some(&write), &look, None).await
 }
 
 type Make<'m, DB> = &'m (dyn Fn() -> Statement<DB> + Sync);
@@ -147,9 +149,15 @@ async fn run<'c, DB: Backend, T: GuardedSql<DB>>(
     db: impl Source<'c, DB>,
     write: Option<Make<'_, DB>>,
     look: Make<'_, DB>,
+    version: Option<(usize, i64)>,
 ) -> Result<T, GuardError<T>> {
     let mut opened = acquire(db, operation).await.map_err(GuardError::Database)?;
-    match attempt(write, look, T::NAMES.len(), &mut opened.link()).await {
+    let look = Look {
+        make: look,
+        holds: T::NAMES.len(),
+        version,
+    };
+    match attempt(write, &look, &mut opened.link()).await {
         Outcome::Row(row) => (T::ROW)(&row).map_err(|error| {
             let error = DatabaseError::new(operation(), error);
             match write {
@@ -166,6 +174,8 @@ async fn run<'c, DB: Backend, T: GuardedSql<DB>>(
         }),
         Outcome::Missing => Err(GuardError::NotFound(operation())),
         Outcome::Several => Err(GuardError::NotUnique(operation())),
+        Outcome::NullVersion => Err(GuardError::NullVersion(operation())),
+        Outcome::VersionOverflow => Err(GuardError::VersionOverflow(operation())),
         Outcome::Ignored => Err(GuardError::Ignored(operation())),
         Outcome::Failed {
             error,
@@ -187,6 +197,8 @@ enum Outcome<R> {
     Refused(R),
     Missing,
     Several,
+    NullVersion,
+    VersionOverflow,
     Ignored,
     Failed {
         error: sqlx::Error,
@@ -195,49 +207,124 @@ enum Outcome<R> {
     },
 }
 
-/// It knows no model, so that it is compiled once. `holds`: which column of the look says whether the condition is met.
-async fn attempt<DB: Backend>(
-    write: Option<Make<'_, DB>>,
-    look: Make<'_, DB>,
-    holds: usize,
-    link: &mut Link<'_, DB>,
-) -> Outcome<DB::Row> {
-    let in_transaction = in_transaction::<DB>(link);
-    for _ in 0..TRIES {
-        if let Some(write) = write {
-            match write_one(write, link).await {
-                Ok(Fetched::One(row)) => return Outcome::Row(row),
-                Ok(Fetched::Several) => return Outcome::Several,
-                Ok(Fetched::None) => {}
-                Err(error) => {
-                    return Outcome::Failed {
-                        has_written: DB::has_written(link, &error).await,
-                        in_transaction,
-                        error,
-                    };
-                }
-            }
-        }
-        // That was a read: if it failed, nothing was written.
-        let failed = |error| Outcome::Failed {
+impl<R> Outcome<R> {
+    /// Nothing was written.
+    fn failed(error: sqlx::Error) -> Self {
+        Self::Failed {
             error,
             has_written: false,
             in_transaction: true,
-        };
-        let row = match look().fetch_one(link).await {
-            Ok(Fetched::One(row)) => row,
-            Ok(Fetched::None) => return Outcome::Missing,
-            Ok(Fetched::Several) => return Outcome::Several,
-            Err(error) => return failed(error),
-        };
-        match DB::get_i64(&row, holds) {
-            Ok(Some(1)) if write.is_none() => return Outcome::Row(row),
-            Ok(Some(1)) => {}
-            Ok(_) => return Outcome::Refused(row),
-            Err(error) => return failed(error),
         }
     }
-    Outcome::Ignored
+}
+
+/// How the row is looked at that a write did not meet.
+struct Look<'m, DB: Backend> {
+    make: Make<'m, DB>,
+    /// Which column says whether the condition is met.
+    holds: usize,
+    /// Which column is the version that has to go up, and how far it can.
+    version: Option<(usize, i64)>,
+}
+
+impl<DB: Backend> Look<'_, DB> {
+    /// `Ok` with the row if nothing is in the way of the write.
+    async fn run(
+        &self,
+        lock: &'static str,
+        link: &mut Link<'_, DB>,
+    ) -> Result<DB::Row, Outcome<DB::Row>> {
+        let mut statement = (self.make)();
+        statement.push(lock);
+        let row = match statement.fetch_one(link).await {
+            Ok(Fetched::One(row)) => row,
+            Ok(Fetched::None) => return Err(Outcome::Missing),
+            Ok(Fetched::Several) => return Err(Outcome::Several),
+            Err(error) => return Err(Outcome::failed(error)),
+        };
+        let number = |index| DB::get_i64(&row, index).map_err(Outcome::failed);
+        if number(self.holds)? != Some(1) {
+            return Err(Outcome::Refused(row));
+        }
+        if let Some((index, highest)) = self.version {
+            match number(index)? {
+                None => return Err(Outcome::NullVersion),
+                Some(version) if version >= highest => return Err(Outcome::VersionOverflow),
+                Some(_) => {}
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// It knows no model, so that it is compiled once.
+async fn attempt<DB: Backend>(
+    write: Option<Make<'_, DB>>,
+    look: &Look<'_, DB>,
+    link: &mut Link<'_, DB>,
+) -> Outcome<DB::Row> {
+    let in_transaction = in_transaction::<DB>(link);
+    let Some(write) = write else {
+        let looked = look.run("", link).await;
+        return looked.map_or_else(|outcome| outcome, Outcome::Row);
+    };
+    match write_one(write, link).await {
+        Ok(Fetched::One(row)) => return Outcome::Row(row),
+        Ok(Fetched::Several) => return Outcome::Several,
+        Ok(Fetched::None) => {}
+        Err(error) => {
+            return Outcome::Failed {
+                has_written: DB::has_written(link, &error).await,
+                in_transaction,
+                error,
+            };
+        }
+    }
+    if let Err(outcome) = look.run("", link).await {
+        return outcome;
+    }
+    let mut reruns = Reruns::new(in_transaction);
+    loop {
+        match attempt_locked(write, look, link).await {
+            Outcome::Failed { error, .. } if reruns.after(Fault::of(&error)).await => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The row meets the condition by now: a concurrent writer changed it in between, or something drops the write. Under a lock it is one
+/// or the other.
+async fn attempt_locked<DB: Backend>(
+    write: Make<'_, DB>,
+    look: &Look<'_, DB>,
+    link: &mut Link<'_, DB>,
+) -> Outcome<DB::Row> {
+    let in_transaction = in_transaction::<DB>(link);
+    let mut atomic = match Atomic::begin(link.reborrow()).await {
+        Ok(atomic) => atomic,
+        Err(error) => return Outcome::failed(error),
+    };
+    let outcome = match look.run(DB::FOR_UPDATE, atomic.link()).await {
+        Err(outcome) => outcome,
+        Ok(_) => match write().fetch_one(atomic.link()).await {
+            Ok(Fetched::One(row)) => Outcome::Row(row),
+            Ok(Fetched::Several) => Outcome::Several,
+            Ok(Fetched::None) => Outcome::Ignored,
+            Err(error) => Outcome::failed(error),
+        },
+    };
+    if !matches!(outcome, Outcome::Row(_)) {
+        let undone = atomic.rollback().await;
+        return undone.map_or_else(Outcome::failed, |()| outcome);
+    }
+    match atomic.commit().await {
+        Ok(()) => outcome,
+        Err(error) => Outcome::Failed {
+            error,
+            has_written: false,
+            in_transaction,
+        },
+    }
 }
 
 /// Whether there is a row with this key.

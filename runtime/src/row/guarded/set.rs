@@ -18,6 +18,7 @@ use crate::db::statement::{Bind, Compared, Statement};
 pub struct Set<DB: Backend, T> {
     statement: Statement<DB>,
     fields: Vec<usize>,
+    twice: Option<&'static str>,
     additions: Vec<Addition>,
     of: PhantomData<fn() -> T>,
 }
@@ -34,9 +35,13 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
     pub(super) fn new(key: &T::Key<'_>) -> Self {
         let mut statement = Statement::composed(T::UPDATE[0]);
         T::bind_key(key, &mut Compared(&mut statement));
+        if let Some((_, highest)) = T::VERSION_LIMIT {
+            statement.bind_i64(highest);
+        }
         Self {
             statement,
             fields: Vec::new(),
+            twice: None,
             additions: Vec::new(),
             of: PhantomData,
         }
@@ -44,7 +49,7 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
 
     /// Writes a value into a column, or what another column has.
     ///
-    /// A column that is set twice is an error of the call, and nothing is sent.
+    /// A column that is set twice is [`SetTwice`](crate::row::GuardError::SetTwice), and nothing is sent.
     pub fn set<V: Column<DB>, A: TakesSet>(
         &mut self,
         field: Field<T, V, A>,
@@ -88,9 +93,14 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
             self.statement.push(", ");
         }
         if self.fields.contains(&field) {
-            self.statement.refuse("a column is set twice");
+            self.twice = self.twice.or(Some(T::NAMES[field]));
         }
         self.fields.push(field);
+    }
+
+    /// The column that is set twice, if one is.
+    pub(super) fn twice(&self) -> Option<&'static str> {
+        self.twice
     }
 
     pub(super) fn is_empty(&self) -> bool {
