@@ -5,6 +5,9 @@ use rowlock_tests::postgres::*;
 #[path = "guarded.rs"]
 mod guarded;
 
+#[path = "locks_postgres.rs"]
+mod locks_postgres;
+
 #[path = "only_if.rs"]
 mod only_if;
 
