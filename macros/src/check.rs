@@ -1,7 +1,7 @@
 //! What a field cannot be, and options that contradict each other: the rules of the table of options.
 
 use quote::ToTokens;
-use syn::{Ident, Type};
+use syn::{Ident, LitStr, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs};
 use crate::diag::{Diag, one_of};
@@ -290,4 +290,54 @@ pub(crate) fn check_name(what: &str, name: &str, tokens: impl ToTokens, diag: &D
             ),
         );
     }
+}
+
+/// SQL of the user's that becomes a part of a statement: one expression, which binds nothing and stays in its place.
+pub(crate) fn check_sql(text: &LitStr, backends: &[Dialect], diag: &Diag) {
+    let named = backends
+        .iter()
+        .any(|dialect| dialect.has_named_parameters());
+    if let Some(why) = misfit(&text.value(), named) {
+        diag.error(
+            text,
+            format_args!("this SQL is not one expression\nnote: {why}"),
+        );
+    }
+}
+
+fn misfit(sql: &str, named_parameters: bool) -> Option<&'static str> {
+    let mut quote = None;
+    let mut depth = 0;
+    let mut before = ' ';
+    for next in sql.chars() {
+        match (quote, next) {
+            (_, '\n' | '\t') => {}
+            (_, next) if next.is_control() => return Some("it has a control character"),
+            (Some(open), next) if open == next => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(next),
+            (None, '(') => depth += 1,
+            (None, ')') if depth == 0 => {
+                return Some("it closes a parenthesis that it did not open");
+            }
+            (None, ')') => depth -= 1,
+            (None, ',') if depth == 0 => return Some("a comma ends it"),
+            (None, ';') => return Some("`;` would end the statement"),
+            (None, '-') if before == '-' => return Some("what follows `--` would be lost"),
+            (None, '*') if before == '/' => return Some("comments belong beside it"),
+            (None, '$') => return Some("`$` stands for the values of the statement"),
+            (None, '?' | '@' | ':') if named_parameters => {
+                return Some("on SQLite `?`, `@` and `:` stand for values that nobody binds");
+            }
+            (None, _) => {}
+        }
+        before = next;
+    }
+    if quote.is_some() {
+        return Some("it ends within quotes");
+    }
+    if depth > 0 {
+        return Some("it does not close a parenthesis");
+    }
+    sql.trim().is_empty().then_some("it is empty")
 }

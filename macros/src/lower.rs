@@ -6,7 +6,9 @@ use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Fields, Ident, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
-use crate::check::{check_field, check_name, check_storable, check_xmin, is_xmin, nullable};
+use crate::check::{
+    check_field, check_name, check_sql, check_storable, check_xmin, is_xmin, nullable,
+};
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
 use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
@@ -31,6 +33,8 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     let fields = named_fields(input, diag)?;
     let rename_all = sqlx_rename_all(&input.attrs);
     let mut attempted = attrs.attempted.clone();
+    let backends = attrs.backends.clone();
+    let backends = backends.unwrap_or_else(|| Dialect::ALL.to_vec());
 
     let mut columns = Vec::new();
     let mut field_keys = Vec::new();
@@ -74,6 +78,11 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         if let Some(unique) = options.get(FieldOption::Unique) {
             field_keys.push((columns.len(), unique.name.span()));
         }
+        let expression = |option| {
+            let text = options.get(option)?.value.text()?;
+            check_sql(text, &backends, diag);
+            Some(text.value())
+        };
         let name = column_name(ident, &sqlx, rename_all.as_deref());
         match &sqlx.rename {
             Some(text) => check_name("column", &name, text, diag),
@@ -94,6 +103,9 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             key: options.has(FieldOption::Key),
             generated: options.has(FieldOption::Generated),
             default: options.has(FieldOption::Default),
+            insert_only: options.has(FieldOption::InsertOnly),
+            on_insert: expression(FieldOption::OnInsert),
+            on_update: expression(FieldOption::OnUpdate),
             json: sqlx.json.is_some(),
             json_nullable: sqlx.json_nullable,
             priority: options
@@ -126,8 +138,6 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     }
 
     let attempted = Attempted(attempted);
-    let backends = attrs.backends.clone();
-    let backends = backends.unwrap_or_else(|| Dialect::ALL.to_vec());
     for column in &columns {
         check_storable(column, &backends, diag);
         check_xmin(column, &columns, &backends, diag);
@@ -297,7 +307,7 @@ fn unique_key(
             Role::Fence => Some("the fence changes with every lock, so it cannot identify a row"),
             Role::Ledger(_) => Some("calls under the key write it, so it cannot identify a row"),
             Role::Queue(_) => Some("claims write it, so it cannot identify a row"),
-            Role::Plain if column.generated || column.default => {
+            Role::Plain if column.generated || column.default || column.has_expression() => {
                 Some("nobody can look for a value that the database has yet to make up")
             }
             Role::Plain if column.json => {

@@ -55,6 +55,12 @@ pub(crate) struct Column {
     pub generated: bool,
     /// Filled by the database when an insert leaves it out.
     pub default: bool,
+    /// Given for a new row, and never overwritten by an upsert.
+    pub insert_only: bool,
+    /// The expression that a new row gets.
+    pub on_insert: Option<String>,
+    /// The expression that an upsert sets if the row is there.
+    pub on_update: Option<String>,
     pub json: bool,
     /// As JSON that can be NULL.
     pub json_nullable: bool,
@@ -197,7 +203,7 @@ impl Model {
                     Role::Queue(QueueRole::RunAt) => true,
                     _ => column.is_plain() && !column.generated,
                 };
-                given && !column.default
+                given && !column.default && !column.has_expression()
             })
             .collect()
     }
@@ -217,6 +223,11 @@ impl Column {
 
     pub(crate) fn is_xmin(&self) -> bool {
         self.role == Role::Xmin
+    }
+
+    /// Whether the SQL of the user's fills it.
+    pub(crate) fn has_expression(&self) -> bool {
+        self.on_insert.is_some() || self.on_update.is_some()
     }
 
     pub(crate) fn is_counter(&self) -> bool {

@@ -316,6 +316,58 @@ options! {
             },
             Rule { is: "a column with a default", ..PLAIN },
         ),
+        InsertOnly => (
+            Spec {
+                name: "insert_only",
+                takes: Takes::Nothing,
+                example: "insert_only",
+                page: (&["FindOrCreate"], "The caller gives it for a new row, and an upsert never overwrites it. Updates write it."),
+            },
+            Rule {
+                is: "a column that only an insert writes",
+                not_with: &[
+                    (FieldOption::Generated, "`generated` columns are never written"),
+                    (FieldOption::Default, "what has a `default` is not given for a new row, and an upsert does not overwrite it"),
+                    (FieldOption::OnInsert, "what is `on_insert` is not given for a new row, and an upsert does not overwrite it"),
+                    (FieldOption::OnUpdate, "an upsert that finds the row writes `on_update`, and never `insert_only`"),
+                ],
+                ..PLAIN
+            },
+        ),
+        OnInsert => (
+            Spec {
+                name: "on_insert",
+                takes: Takes::Text,
+                example: "on_insert = \"gen_random_uuid()\"",
+                page: (&["FindOrCreate"], "A new row gets this SQL expression; it is not part of `New…`, and an upsert does not overwrite it. Updates write it."),
+            },
+            Rule {
+                is: "a column with an expression for new rows",
+                not_with: &[
+                    (FieldOption::Unique, "nobody can look for a value that the database has yet to make up"),
+                    (FieldOption::Generated, "`generated` columns are never written"),
+                    (FieldOption::Default, "a new row gets the default or the expression"),
+                ],
+                ..PLAIN
+            },
+        ),
+        OnUpdate => (
+            Spec {
+                name: "on_update",
+                takes: Takes::Text,
+                example: "on_update = \"now()\"",
+                page: (&["FindOrCreate"], "An upsert that finds the row sets this SQL expression; a new row gets the column's default, or `on_insert`. Not part of `New…`. Updates write the field."),
+            },
+            Rule {
+                is: "a column with an expression for updates",
+                not_with: &[
+                    (FieldOption::Key, "a key never changes"),
+                    (FieldOption::Unique, "nobody can look for a value that the database has yet to make up"),
+                    (FieldOption::Generated, "`generated` columns are never written"),
+                ],
+                ..PLAIN
+            },
+        ),
         Fence => (
             Spec {
                 name: "fence",

@@ -284,7 +284,7 @@ fn counter_stays_within_its_budget() {
 
 #[test]
 fn find_or_create_stays_within_its_budget() {
-    printed::<FindOrCreate>(tag()).assert_within(107, 23);
+    printed::<FindOrCreate>(tag()).assert_within(119, 26);
 }
 
 #[test]

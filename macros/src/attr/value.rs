@@ -40,6 +40,13 @@ impl Value {
         }
     }
 
+    pub(crate) fn text(&self) -> Option<&LitStr> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     pub(crate) fn numbers(&self) -> &[Number] {
         match self {
             Self::Numbers(numbers) => numbers,

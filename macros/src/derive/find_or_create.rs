@@ -47,6 +47,7 @@ struct Names {
     find_or_create: String,
     upsert: String,
     create: String,
+    update_or_create: String,
 }
 
 impl Names {
@@ -63,6 +64,7 @@ impl Names {
             find_or_create: format!("find_or_create{suffix}"),
             upsert: format!("upsert{suffix}"),
             create: format!("create{suffix}"),
+            update_or_create: format!("update_or_create{suffix}"),
         }
     }
 }
@@ -361,7 +363,33 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         quote!(__rt::Option<Self>, __rt::CreateError),
         quote!(__rt::find_or_create::create::<__DB, #index, Self>(db, new)),
     );
-    quote!(#find #find_or_create #upsert #create)
+    let told_sql = |dialect| sql::find_or_create::update_or_create(model, key.key, dialect);
+    let update_or_create = method(
+        &key.names.update_or_create,
+        &[],
+        &db,
+        if !model.backends.iter().any(overwrites) {
+            "Creates the row, or finds it: there is no column to overwrite. Runs as the method that finds or creates, with its errors."
+                .to_owned()
+        } else {
+            format!(
+                "Upserts as the method that does not tell, and tells whether the row was there.\n\n{}\n\n\
+                 On SQLite this overwrites only; if there was no row, an INSERT follows, and if that finds one, both are repeated, \
+                 at most five rounds. On PostgreSQL the table is not partitioned, nor is it a view: rows of those have no `xmax`.\n\n\
+                 Errors: those of the method that does not tell.\n\n\
+                 Cancel safety: if the future is dropped, the row was written completely or not at all.",
+                text_doc(model, |dialect| {
+                    told_sql(dialect)
+                        .map(|told| told.shown())
+                        .unwrap_or_default()
+                })
+            )
+        },
+        quote!(new: #new),
+        quote!(__rt::UpdatedOrCreated<Self>, __rt::UpsertError),
+        quote!(__rt::find_or_create::update_or_create::<__DB, #index, Self>(db, new)),
+    );
+    quote!(#find #find_or_create #upsert #create #update_or_create)
 }
 
 /// The method that does not care which key is taken.
@@ -432,6 +460,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             &key.names.find_or_create,
             &key.names.upsert,
             &key.names.create,
+            &key.names.update_or_create,
         ];
         let value = key.value(model, index);
         let key_struct = value.definition(&[]);
@@ -445,7 +474,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKey<#position> for #ident {
                 const COLUMNS: &'static str = #columns;
-                const METHODS: [&'static str; 4] = [#(#methods),*];
+                const METHODS: [&'static str; 5] = [#(#methods),*];
                 fn key_of(__new: &Self::New) -> Self::Key<'_> { #key_of }
             }
         }
@@ -483,12 +512,15 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let insert = statement(&sql::find_or_create::insert(model, key.key, dialect));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_statement(upsert.as_ref());
+        let told = sql::find_or_create::update_or_create(model, key.key, dialect);
+        let told = optional_statement(told.as_ref());
         quote! {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
                 const FIND: &'static str = #find;
                 const INSERT: &'static str = #insert;
                 const UPSERT: __rt::Option<&'static str> = #upsert;
+                const UPDATE_OR_CREATE: __rt::Option<&'static str> = #told;
                 fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             }
         }
@@ -520,6 +552,8 @@ fn stub(input: &DeriveInput) -> Output {
         let filled = [
             FieldOption::Generated,
             FieldOption::Default,
+            FieldOption::OnInsert,
+            FieldOption::OnUpdate,
             FieldOption::Version,
             FieldOption::Counter,
         ]
@@ -552,6 +586,7 @@ fn stub(input: &DeriveInput) -> Output {
             find_or_create,
             upsert,
             create,
+            update_or_create,
         } = Names::new(key.iter().map(String::as_str), several);
         let mut stub = |name: String, arguments, output| {
             let tokens = stub_method(&format_ident!("{name}"), false, arguments, &output);
@@ -570,6 +605,11 @@ fn stub(input: &DeriveInput) -> Output {
         stub(upsert, 2, quote!(Self, __rt::UpsertError));
         let created = quote!(__rt::Option<Self>, __rt::CreateError);
         stub(create, 2, created.clone());
+        stub(
+            update_or_create,
+            2,
+            quote!(__rt::UpdatedOrCreated<Self>, __rt::UpsertError),
+        );
         stub("create_unless_conflict".to_owned(), 2, created);
     }
     let methods = methods.into_values();

@@ -47,6 +47,14 @@ impl Dialect {
         }
     }
 
+    /// Whether `?`, `:name` and `@name` stand for values.
+    pub(crate) fn has_named_parameters(self) -> bool {
+        match self {
+            Self::Postgres => false,
+            Self::Sqlite => true,
+        }
+    }
+
     /// A write, and what it says about the rows that it wrote.
     pub(super) fn returning(self, write: &str, columns: &[String]) -> String {
         if columns.is_empty() {

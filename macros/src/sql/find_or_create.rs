@@ -3,22 +3,26 @@
 use super::*;
 use crate::model::LedgerRole;
 
-/// What the caller gives is bound.
-fn insert_into(sql: &mut Sql, model: &Model) -> String {
+/// The columns of a new row, and their values: what the caller gives is bound.
+fn new_row(sql: &mut Sql, model: &Model) -> (String, String) {
     let given = model.given();
-    let fixed: Vec<&Column> = model
-        .columns
-        .iter()
-        .filter(|column| column.role == Role::Version || column.is_counter())
-        .collect();
+    let fixed = |column: &&Column| column.role == Role::Version || column.is_counter();
+    let fixed: Vec<&Column> = model.columns.iter().filter(fixed).collect();
+    let made = model.columns.iter();
+    let made = made.filter_map(|column| Some((column, column.on_insert.clone()?)));
+    let (made, expressions): (Vec<&Column>, Vec<String>) = made.unzip();
     let given_values = given.iter().map(|column| sql.slot(Slot::column(column)));
     let fixed_values = fixed.iter().map(|column| column.initial().to_string());
-    format!(
-        "INSERT INTO {} ({}) VALUES ({})",
-        table(model),
-        names(given.iter().chain(&fixed)),
-        comma(given_values.chain(fixed_values), |value| value)
+    let values = given_values.chain(fixed_values).chain(expressions);
+    (
+        names(given.iter().chain(&fixed).chain(&made)),
+        comma(values, |value| value),
     )
+}
+
+fn insert_into(sql: &mut Sql, model: &Model) -> String {
+    let (columns, values) = new_row(sql, model);
+    format!("INSERT INTO {} ({columns}) VALUES ({values})", table(model))
 }
 
 fn returned(model: &Model) -> Vec<String> {
@@ -53,7 +57,8 @@ pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Colu
     model
         .given()
         .into_iter()
-        .filter(|column| !column.key && !lookup.iter().any(|other| other.ident == column.ident))
+        .filter(|column| !column.key && !column.insert_only)
+        .filter(|column| !lookup.iter().any(|other| other.ident == column.ident))
         .collect()
 }
 
@@ -75,25 +80,75 @@ fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
 ///
 /// A job is enqueued again, as if it were new. Whoever has claimed it must not finish it, so its fence goes up.
 pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    let mut sql = Sql::new(dialect);
+    let insert = insert_into(&mut sql, model);
+    let update = do_update(&mut sql, model, key)?;
+    let text = format!("{insert} {update}");
+    Some(sql.statement(text).returning(returned(model)))
+}
+
+/// An upsert that says whether it created the row.
+///
+/// On PostgreSQL in one more column. A new row has never been locked; one that is overwritten was locked for that by this
+/// transaction, whoever else has a lock on it, and the new version of the row keeps the mark.
+///
+/// SQLite has no such mark. There it only overwrites, and does not even try if there is no row.
+pub(crate) fn update_or_create(
+    model: &Model,
+    key: &UniqueKey,
+    dialect: Dialect,
+) -> Option<Statement> {
+    let mut sql = Sql::new(dialect);
+    let (columns, values) = new_row(&mut sql, model);
+    let mut returned = returned(model);
+    let row = match dialect {
+        Dialect::Postgres => {
+            returned.push("(\"xmax\" = 0)::int".to_owned());
+            format!("VALUES ({values})")
+        }
+        Dialect::Sqlite => {
+            let same = and(model.unique_columns(key), |column| {
+                let value = sql.slot(Slot::column(column));
+                format!("{} = {value}", quote(&column.name))
+            });
+            let there = format!("SELECT 1 FROM {} WHERE {same}", table(model));
+            format!("SELECT {values} WHERE EXISTS ({there})")
+        }
+    };
+    let update = do_update(&mut sql, model, key)?;
+    let text = format!("INSERT INTO {} ({columns}) {row} {update}", table(model));
+    Some(sql.statement(text).returning(returned))
+}
+
+/// `ON CONFLICT … DO UPDATE …`, if there is anything to write.
+fn do_update(sql: &mut Sql, model: &Model, key: &UniqueKey) -> Option<String> {
+    let dialect = sql.dialect;
     let mut columns = overwritten(model, key);
     let queue = model.is_queue();
     if queue {
         columns.extend(of_the_queue(model));
     }
-    if columns.is_empty() {
+    let overwrites = columns.iter().map(|column| {
+        let name = quote(&column.name);
+        format!("{name} = \"excluded\".{name}")
+    });
+    let expressions = model.columns.iter().filter_map(|column| {
+        let expression = column.on_update.as_ref()?;
+        Some(format!("{} = {expression}", quote(&column.name)))
+    });
+    let mut set = comma(overwrites.chain(expressions), |set| set);
+    if set.is_empty() {
         return None;
     }
-    let mut sql = Sql::new(dialect);
-    let insert = insert_into(&mut sql, model);
-    let mut set = comma(&columns, |column| {
-        format!("{0} = \"excluded\".{0}", quote(&column.name))
-    });
     let mut guards = Vec::new();
     if let Some(version) = model.version() {
         let old = existing(model, version);
         // A job always changes, by its fence.
+        // What an expression sets is no change.
         let by = if queue {
             "1".to_owned()
+        } else if columns.is_empty() {
+            "0".to_owned()
         } else {
             let same = unchanged(model, &columns, dialect);
             format!("CASE WHEN {same} THEN 0 ELSE 1 END")
@@ -121,12 +176,11 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
         guard.insert_str(0, " WHERE ");
     }
     let key = names(&model.unique_columns(key));
-    let text = match dialect {
+    Some(match dialect {
         Dialect::Postgres | Dialect::Sqlite => {
-            format!("{insert} ON CONFLICT ({key}) DO UPDATE SET {set}{guard}")
+            format!("ON CONFLICT ({key}) DO UPDATE SET {set}{guard}")
         }
-    };
-    Some(sql.statement(text).returning(returned(model)))
+    })
 }
 
 /// Whether the stored values of these columns are the proposed ones, as they are and not as their type compares them: `Ada`

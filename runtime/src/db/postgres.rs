@@ -36,6 +36,7 @@ impl Backend for Postgres {
          WHERE \"fence\" < ((date_part('epoch', clock_timestamp()) - $1) * 1000000)::bigint";
     const ERROR_ABORTS_TRANSACTION: bool = true;
     const STATEMENTS_GO_STALE: bool = true;
+    const UPSERT_TELLS: bool = true;
     const HAS_ADVISORY_LOCKS: bool = true;
     const EMBEDDED: bool = false;
 

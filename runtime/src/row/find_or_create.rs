@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::ops::Deref;
 
+use sqlx::Row as _;
+
 use crate::db::atomic::in_transaction;
 use crate::db::column::Read;
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
@@ -49,8 +51,8 @@ pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
 pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
     /// The key's columns in alphabetical order, joined by commas.
     const COLUMNS: &'static str;
-    /// The names of the methods that find, find or create, upsert, and create.
-    const METHODS: [&'static str; 4];
+    /// The names of the methods that find, find or create, upsert, create, and update or create.
+    const METHODS: [&'static str; 5];
 
     /// The key of a new row.
     fn key_of(new: &Self::New) -> Self::Key<'_>;
@@ -64,6 +66,8 @@ pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreate
     const INSERT: &'static str;
     /// `None` if the key is all there is.
     const UPSERT: Option<&'static str>;
+    /// The same, saying in its last column whether it created the row; where a database cannot say, it only overwrites.
+    const UPDATE_OR_CREATE: Option<&'static str>;
 
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
@@ -97,6 +101,38 @@ impl<T> Deref for FoundOrCreated<T> {
     fn deref(&self) -> &T {
         match self {
             Self::Found(row) | Self::Created(row) => row,
+        }
+    }
+}
+
+/// Whether an upsert overwrote a row or made a new one. It dereferences to the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpdatedOrCreated<T> {
+    /// The row was there, and has the given values now.
+    Updated(T),
+    /// This call created the row.
+    Created(T),
+}
+
+impl<T> UpdatedOrCreated<T> {
+    /// The row, either way.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Updated(row) | Self::Created(row) => row,
+        }
+    }
+
+    /// Whether this call created the row.
+    pub fn is_created(&self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+}
+
+impl<T> Deref for UpdatedOrCreated<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        match self {
+            Self::Updated(row) | Self::Created(row) => row,
         }
     }
 }
@@ -353,12 +389,7 @@ pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         if lacks_unique_index::<DB, N, T>(&error, &mut connection).await {
             return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
         }
-        if Fault::of(&error) == Fault::UniqueViolation
-            && !DB::has_written(&mut connection, &error).await
-            && let select = select::<DB, N, T>(&T::key_of(&new))
-            && let Ok(Fetched::One(_)) = select.fetch_one(&mut connection).await
-        {
-            // The row of a concurrent and equal call was met in another unique index first, or in one that is being built.
+        if met_elsewhere::<DB, N, T>(Some(&error), &new, &mut connection).await {
             return Ok(None);
         }
         created_row::<DB, T>(Err(error), &operation, in_transaction, &mut connection).await
@@ -466,30 +497,134 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             let row = find_or_create_on::<DB, N, T>(&new, method, &mut connection).await?;
             return Ok(row.into_inner());
         };
-        let in_transaction = in_transaction::<DB>(&connection);
-        let mut written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
-        if let Err(error) = &written
-            && Fault::of(error) == Fault::UniqueViolation
-            && !DB::has_written(&mut connection, error).await
-            && let select = select::<DB, N, T>(&T::key_of(&new))
-            && let Ok(Fetched::One(_)) = select.fetch_one(&mut connection).await
-        {
-            // A concurrent call created the row, and was met in another unique index first, or in one that is being built.
-            written = overwrite::<DB, N, T>(sql, &new, &mut connection).await;
+        let row = upsert_on::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
+        read_written(&row, &operation)
+    }
+}
+
+/// Creates the row or overwrites the one that has the key, and tells which.
+pub fn update_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<UpdatedOrCreated<T>, UpsertError>> + Send {
+    async move {
+        let method = T::METHODS[4];
+        let operation = || T::operation(method, &T::key_of(&new));
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(UpsertError::Database)?;
+        let mut connection = opened.link();
+        let Some(sql) = T::UPDATE_OR_CREATE else {
+            let row = find_or_create_on::<DB, N, T>(&new, method, &mut connection).await?;
+            return Ok(match row {
+                FoundOrCreated::Found(row) => UpdatedOrCreated::Updated(row),
+                FoundOrCreated::Created(row) => UpdatedOrCreated::Created(row),
+            });
+        };
+        if !DB::UPSERT_TELLS {
+            return in_turn::<DB, N, T>(sql, &new, &operation, &mut connection).await;
         }
-        match written {
-            Ok(Fetched::One(row)) => (T::ROW)(&row)
-                .map_err(|error| UpsertError::Written(DatabaseError::new(operation(), error))),
-            Ok(Fetched::Several) => Err(UpsertError::NotUnique(operation())),
-            Ok(Fetched::None) => Err(refused::<DB, N, T>(&new, operation(), &mut connection).await),
-            Err(error) if DB::has_written(&mut connection, &error).await => {
-                Err(UpsertError::Written(DatabaseError::new(operation(), error)))
-            }
-            Err(error) if lacks_unique_index::<DB, N, T>(&error, &mut connection).await => {
-                Err(UpsertError::MissingUniqueIndex(operation(), T::COLUMNS))
-            }
-            Err(error) => Err(WriteFailure::new(operation(), error, in_transaction).into()),
+        let row = upsert_on::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
+        let created = DB::get_i64(&row, row.len() - 1);
+        let created = created.map_err(|error| written(&operation, error))?;
+        let row = read_written(&row, &operation)?;
+        Ok(match created {
+            Some(1) => UpdatedOrCreated::Created(row),
+            _ => UpdatedOrCreated::Updated(row),
+        })
+    }
+}
+
+/// Overwrites the row if it is there, and creates it if not: a statement each, of which one finds what it needs, unless other
+/// writers delete and create the row all the time.
+async fn in_turn<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    sql: &'static str,
+    new: &T::New,
+    operation: &(dyn Fn() -> Operation + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Result<UpdatedOrCreated<T>, UpsertError> {
+    for _ in 0..ROUNDS {
+        let updated = overwrite::<DB, N, T>(sql, new, connection).await;
+        if let Some(row) = one_of::<DB, N, T>(updated, operation, connection).await? {
+            return read_written(&row, operation).map(UpdatedOrCreated::Updated);
         }
+        let created = insert_new::<DB, T>(T::INSERT, new, connection).await;
+        if met_elsewhere::<DB, N, T>(created.as_ref().err(), new, connection).await {
+            continue;
+        }
+        if let Some(row) = one_of::<DB, N, T>(created, operation, connection).await? {
+            return read_written(&row, operation).map(UpdatedOrCreated::Created);
+        }
+        match refused::<DB, N, T>(new, operation(), connection).await {
+            UpsertError::Ignored(_) => {}
+            error => return Err(error),
+        }
+    }
+    Err(UpsertError::Ignored(operation()))
+}
+
+/// Whether an insert failed because it met the row with the key in another unique index, or in one that is being built: a concurrent
+/// call created it.
+async fn met_elsewhere<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    error: Option<&sqlx::Error>,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    let Some(error) = error else { return false };
+    if Fault::of(error) != Fault::UniqueViolation || DB::has_written(connection, error).await {
+        return false;
+    }
+    let select = select::<DB, N, T>(&T::key_of(new));
+    matches!(select.fetch_one(connection).await, Ok(Fetched::One(_)))
+}
+
+/// The row that a write returned, if it wrote one.
+async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    outcome: Result<Fetched<DB::Row>, sqlx::Error>,
+    operation: &(dyn Fn() -> Operation + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Result<Option<DB::Row>, UpsertError> {
+    let error = match outcome {
+        Ok(Fetched::One(row)) => return Ok(Some(row)),
+        Ok(Fetched::None) => return Ok(None),
+        Ok(Fetched::Several) => return Err(UpsertError::NotUnique(operation())),
+        Err(error) => error,
+    };
+    if DB::has_written(connection, &error).await {
+        return Err(written(operation, error));
+    }
+    if lacks_unique_index::<DB, N, T>(&error, connection).await {
+        return Err(UpsertError::MissingUniqueIndex(operation(), T::COLUMNS));
+    }
+    let in_transaction = in_transaction::<DB>(connection);
+    Err(WriteFailure::new(operation(), error, in_transaction).into())
+}
+
+fn written(operation: &(dyn Fn() -> Operation + Sync), error: sqlx::Error) -> UpsertError {
+    UpsertError::Written(DatabaseError::new(operation(), error))
+}
+
+fn read_written<DB: Backend, T: FindOrCreateSql<DB>>(
+    row: &DB::Row,
+    operation: &(dyn Fn() -> Operation + Sync),
+) -> Result<T, UpsertError> {
+    (T::ROW)(row).map_err(|error| written(operation, error))
+}
+
+/// Runs an upsert, and yields the row that it wrote.
+async fn upsert_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    sql: &'static str,
+    new: &T::New,
+    operation: &(dyn Fn() -> Operation + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Result<DB::Row, UpsertError> {
+    let mut outcome = overwrite::<DB, N, T>(sql, new, connection).await;
+    if met_elsewhere::<DB, N, T>(outcome.as_ref().err(), new, connection).await {
+        outcome = overwrite::<DB, N, T>(sql, new, connection).await;
+    }
+    match one_of::<DB, N, T>(outcome, operation, connection).await? {
+        Some(row) => Ok(row),
+        None => Err(refused::<DB, N, T>(new, operation(), connection).await),
     }
 }
 

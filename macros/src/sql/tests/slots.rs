@@ -150,6 +150,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         find_or_create::upsert(&seating, unique, dialect),
     );
     add(
+        "find_or_create::update_or_create",
+        find_or_create::update_or_create(&seating, unique, dialect),
+    );
+    add(
         "lockable::select",
         Some(lockable::select(&seating, dialect)),
     );
