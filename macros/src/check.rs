@@ -305,6 +305,23 @@ pub(crate) fn check_sql(text: &LitStr, backends: &[Dialect], diag: &Diag) {
     }
 }
 
+pub(crate) fn check_nulls_not_distinct(asked: &Ident, backends: &[Dialect], diag: &Diag) {
+    let lacks = backends
+        .iter()
+        .find(|dialect| !dialect.has_nulls_not_distinct());
+    if let Some(dialect) = lacks {
+        diag.error(
+            asked,
+            format_args!(
+                "{} has no NULLS NOT DISTINCT\n\
+                 help: make the index on an expression that is never NULL, and write `coalesce(field, 0)` for it, \
+                 or limit the model: `backend(Postgres)`",
+                dialect.name()
+            ),
+        );
+    }
+}
+
 fn misfit(sql: &str, named_parameters: bool) -> Option<&'static str> {
     let mut quote = None;
     let mut depth = 0;

@@ -3,11 +3,12 @@
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Ident, Type};
+use syn::{Data, DeriveInput, Fields, Ident, LitStr, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::check::{
-    check_field, check_name, check_sql, check_storable, check_xmin, is_xmin, nullable,
+    check_field, check_name, check_nulls_not_distinct, check_sql, check_storable, check_xmin,
+    is_xmin, nullable,
 };
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
@@ -119,10 +120,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
 
     let mut unique: Vec<UniqueKey> = field_keys
         .iter()
-        .map(|&(index, asked)| UniqueKey {
-            columns: vec![index],
-            asked,
-        })
+        .map(|&(index, asked)| UniqueKey::of(index, asked))
         .collect();
     // The fields marked `unique` were told about their `Option` above; say it once.
     let mut told_nullable: Vec<usize> = field_keys.iter().map(|(index, _)| *index).collect();
@@ -130,7 +128,13 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         let Some(key) = unique_key(attr, input, &columns, &mut told_nullable, diag) else {
             continue;
         };
-        if unique.iter().any(|other| other.same_columns(&key)) {
+        if let Some(predicate) = &attr.key.predicate {
+            check_sql(predicate, &backends, diag);
+        }
+        if let Some(asked) = &attr.key.nulls_not_distinct {
+            check_nulls_not_distinct(asked, &backends, diag);
+        }
+        if unique.iter().any(|other| other.is_same(&key)) {
             diag.error(&attr.option, "this unique key is declared twice");
         } else {
             unique.push(key);
@@ -274,11 +278,10 @@ fn unique_key(
     diag: &Diag,
 ) -> Option<UniqueKey> {
     let names: Vec<&str> = columns.iter().map(|column| column.field.as_str()).collect();
-    let mut found: Vec<usize> = Vec::new();
-    let mut complete = true;
-    for field in &attr.fields {
+    let find = |field: &Ident| {
         let name = field.unraw().to_string();
-        let Some(index) = names.iter().position(|known| *known == name) else {
+        let index = names.iter().position(|known| *known == name);
+        if index.is_none() {
             diag.error(
                 field,
                 format_args!(
@@ -287,15 +290,46 @@ fn unique_key(
                     suggest(&name, &names)
                 ),
             );
+        }
+        index
+    };
+    let mut key = UniqueKey {
+        columns: Vec::new(),
+        around: Vec::new(),
+        predicate: attr.key.predicate.as_ref().map(LitStr::value),
+        nulls_not_distinct: attr.key.nulls_not_distinct.is_some(),
+        on: None,
+        asked: attr.option.span(),
+    };
+    let mut complete = true;
+    if let Some(field) = &attr.key.on {
+        key.on = find(field);
+        complete = key.on.is_some();
+        if key.on.is_some_and(|index| !columns[index].generated) {
+            diag.error(
+                field,
+                format_args!(
+                    "`{field}` is given by the caller, so it can be a part of the key itself\n\
+                     note: `on(…)` is for a column that the database makes of the others\n\
+                     help: mark it with `#[rowlock(generated)]`, or write `unique({field})`"
+                ),
+            );
+        }
+    }
+    for part in &attr.key.parts {
+        let field = &part.field;
+        let name = field.unraw().to_string();
+        let Some(index) = find(field) else {
             complete = false;
             continue;
         };
-        if found.contains(&index) {
+        if key.columns.contains(&index) {
             diag.error(field, format_args!("`{name}` is listed twice in one key"));
             complete = false;
             continue;
         }
-        found.push(index);
+        key.columns.push(index);
+        key.around.push(part.around.clone());
         let column = &columns[index];
         let why_not = match column.role {
             Role::Version | Role::Xmin => {
@@ -321,15 +355,15 @@ fn unique_key(
                 format_args!("`{name}` cannot be part of a unique key\nnote: {note}"),
             );
         }
-        if is_option(&column.ty) && !told_nullable.contains(&index) {
+        if is_option(&column.ty)
+            && key.must_be_given(column, part.around.as_ref())
+            && !told_nullable.contains(&index)
+        {
             told_nullable.push(index);
             nullable(&column.ident, &column.ty, FieldOption::Unique.rule(), diag);
         }
     }
-    complete.then_some(UniqueKey {
-        columns: found,
-        asked: attr.option.span(),
-    })
+    complete.then_some(key)
 }
 
 fn table(

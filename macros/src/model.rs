@@ -1,5 +1,7 @@
 //! The model: what every derive knows about a struct once it was read and checked.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::Span;
 use syn::{Attribute, Ident, Type, Visibility};
 
@@ -122,18 +124,63 @@ pub(crate) enum LedgerRole {
 /// Columns whose values belong to at most one row, as indices into `Model::columns`.
 pub(crate) struct UniqueKey {
     pub columns: Vec<usize>,
+    /// What stands before and after each of them in an index on expressions.
+    pub around: Vec<Option<(String, String)>>,
+    /// Of a partial index.
+    pub predicate: Option<String>,
+    pub nulls_not_distinct: bool,
+    /// The generated column that has the index.
+    pub on: Option<usize>,
     /// The option that declared it.
     pub asked: Span,
 }
 
 impl UniqueKey {
+    /// A key of this column alone.
+    pub(crate) fn of(column: usize, asked: Span) -> Self {
+        Self {
+            columns: vec![column],
+            around: vec![None],
+            predicate: None,
+            nulls_not_distinct: false,
+            on: None,
+            asked,
+        }
+    }
+
     /// The order of the columns does not matter to an index's uniqueness.
-    pub(crate) fn same_columns(&self, other: &Self) -> bool {
-        self.columns.len() == other.columns.len()
-            && self
-                .columns
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let parts = |key: &Self| -> BTreeSet<_> {
+            key.columns
                 .iter()
-                .all(|column| other.columns.contains(column))
+                .copied()
+                .zip(key.around.clone())
+                .collect()
+        };
+        parts(self) == parts(other) && self.predicate == other.predicate
+    }
+
+    /// Whether a NULL in the column would make the key one that no other equals.
+    pub(crate) fn must_be_given(&self, column: &Column, around: Option<&(String, String)>) -> bool {
+        let coalesced = around.is_some_and(|(before, _)| before == "coalesce(");
+        let said = self.predicate.as_ref().is_some_and(|predicate| {
+            let words = predicate.replace(['"', '`', '(', ')'], " ").to_lowercase();
+            let words: Vec<&str> = words.split_whitespace().collect();
+            let name = column.name.to_lowercase();
+            words
+                .windows(4)
+                .any(|found| found == [name.as_str(), "is", "not", "null"])
+        });
+        !(self.nulls_not_distinct || coalesced || said)
+    }
+
+    /// The columns that must not be NULL, of those of [`Model::unique_columns`].
+    pub(crate) fn not_null<'c>(&self, columns: &[&'c Column]) -> Vec<&'c Column> {
+        let columns = columns.iter().zip(&self.around);
+        columns
+            .filter(|(column, around)| self.must_be_given(column, around.as_ref()))
+            .map(|(column, _)| *column)
+            .collect()
     }
 }
 

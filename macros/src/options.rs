@@ -28,8 +28,8 @@ pub(crate) enum Takes {
     NameOrDerives,
     /// `= ::a::path`
     Path,
-    /// `(field, field)`
-    Fields,
+    /// `(field, lower(field), where = "…", on(field), nulls_not_distinct)`
+    UniqueKey,
     /// `(Postgres, Sqlite)`
     Backends,
     /// Nothing, or `(name = 1, name = 2)` with some of these names.
@@ -155,9 +155,14 @@ options! {
         },
         Unique => Spec {
             name: "unique",
-            takes: Takes::Fields,
+            takes: Takes::UniqueKey,
             example: "unique(tenant_id, slug)",
-            page: (&["FindOrCreate"], "A unique key of several columns; the database must have the unique index. Can stand several times."),
+            page: (
+                &["FindOrCreate"],
+                "A unique key of several columns; the database must have the unique index. Can stand several times. \
+                 `where = \"deleted_at IS NULL\"`: the index is partial. `lower(email)`, `coalesce(parent_id, 0)`: the index is on an expression. \
+                 `nulls_not_distinct`: so is the index (PostgreSQL). `on(full_name)`: the index is on this generated column, made of the others.",
+            ),
         },
         New => Spec {
             name: "new",

@@ -27,3 +27,9 @@ const TYPES: &str = "CREATE TYPE mood AS ENUM ('good', 'so_so'); CREATE DOMAIN a
 
 #[path = "xmin.rs"]
 mod xmin;
+
+#[path = "keys.rs"]
+mod keys;
+
+#[path = "keys_postgres.rs"]
+mod keys_postgres;

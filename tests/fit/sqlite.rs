@@ -21,3 +21,6 @@ mod types_sqlite;
 
 /// The types that the tests of types need.
 const TYPES: &str = "";
+
+#[path = "keys.rs"]
+mod keys;

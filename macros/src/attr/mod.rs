@@ -3,6 +3,7 @@
 //! Nothing here returns a `Result`: a mistake is recorded and reading goes on after the next comma, so that one
 //! compile shows all of them and a half-typed option does not break the editor.
 
+mod key;
 mod list;
 mod value;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 
 use syn::{Attribute, Ident, LitStr, Path};
 
+pub(crate) use self::key::KeyAttr;
 use self::list::{Opt, OptValue, all_options};
 pub(crate) use self::value::Value;
 use crate::diag::{Diag, did_you_mean, suggest};
@@ -32,7 +34,7 @@ pub(crate) struct StructAttrs {
 /// `unique(a, b)` above the struct.
 pub(crate) struct UniqueAttr {
     pub option: Ident,
-    pub fields: Vec<Ident>,
+    pub key: KeyAttr,
 }
 
 /// `#[rowlock(...)]` on a field.
@@ -98,9 +100,9 @@ impl StructAttrs {
             given.insert((option, part));
             match (option, value) {
                 (StructOption::Table, Value::Text(table)) => found.table = Some(table),
-                (StructOption::Unique, Value::Fields(fields)) => found.unique.push(UniqueAttr {
+                (StructOption::Unique, Value::Key(key)) => found.unique.push(UniqueAttr {
                     option: name.clone(),
-                    fields,
+                    key,
                 }),
                 (StructOption::New, Value::Name(new)) => found.new = Some(new),
                 (StructOption::New, Value::Derives(derives)) => found.new_derives = Some(derives),

@@ -6,6 +6,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Ident, LitInt, LitStr, Path, Token};
 
+use super::key::KeyAttr;
 use super::list::{Opt, OptValue, options};
 use super::once;
 use crate::diag::{Diag, suggest};
@@ -20,7 +21,7 @@ pub(crate) enum Value {
     Name(Ident),
     Derives(Vec<Path>),
     Path(Path),
-    Fields(Vec<Ident>),
+    Key(KeyAttr),
     Backends(Vec<Dialect>),
     Numbers(Vec<Number>),
     Order(Priority),
@@ -97,7 +98,7 @@ impl Value {
                 let path = syn::parse2::<Path>(tokens.clone()).ok();
                 path.map(|path| Self::Path(absolute(path, diag)))
             }
-            (Takes::Fields, OptValue::List(tokens)) => fields(tokens).map(Self::Fields),
+            (Takes::UniqueKey, OptValue::List(tokens)) => KeyAttr::read(tokens).map(Self::Key),
             (Takes::Backends, OptValue::List(tokens)) => {
                 let names = fields(tokens);
                 names.map(|names| Self::Backends(backends(&names, diag)))

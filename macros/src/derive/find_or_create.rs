@@ -111,7 +111,7 @@ impl Derive for FindOrCreate {
             .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
         let not_null = keys.iter().map(|key| {
             assert_not_null(
-                &key.columns,
+                &key.key.not_null(&key.columns),
                 "part of a unique key",
                 "in SQL two NULLs are never equal, so the database would allow duplicates",
             )
@@ -280,7 +280,9 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         format!(
             "Reads the row of `{table}` with this {names}; `None` if there is none.\n\n{}\n\n\
              Errors: `NotUnique`, `Database`.",
-            sql_doc(model, |dialect| sql::select(model, &key.columns, dialect))
+            sql_doc(model, |dialect| sql::find_or_create::find(
+                model, key.key, dialect
+            ))
         ),
         quote!(#(#arguments),*),
         quote!(__rt::Option<Self>, __rt::FindError),
@@ -299,7 +301,9 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
              Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a \
              violation of another constraint).\n\n\
              Cancel safety: if the future is dropped, the row was created completely or not at all; calling again finds out.",
-            sql_doc(model, |dialect| sql::select(model, &key.columns, dialect)),
+            sql_doc(model, |dialect| sql::find_or_create::find(
+                model, key.key, dialect
+            )),
             sql_doc(model, |dialect| sql::find_or_create::insert(
                 model, key.key, dialect
             ))
@@ -448,13 +452,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         }
     });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
-        let mut columns: Vec<&str> = key
-            .columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .collect();
-        columns.sort_unstable();
-        let columns = columns.join(",");
+        let columns = sql::find_or_create::indexed(model, key.key);
         let methods = [
             &key.names.find,
             &key.names.find_or_create,
@@ -508,7 +506,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
         let bind_key = key.value(model, index).bind();
         let index = Index::from(index);
-        let find = statement(&sql::select(model, &key.columns, dialect));
+        let find = statement(&sql::find_or_create::find(model, key.key, dialect));
         let insert = statement(&sql::find_or_create::insert(model, key.key, dialect));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_statement(upsert.as_ref());
@@ -569,9 +567,10 @@ fn stub(input: &DeriveInput) -> Output {
     for unique in &attrs.unique {
         keys.push(
             unique
-                .fields
+                .key
+                .parts
                 .iter()
-                .map(|field| field.unraw().to_string())
+                .map(|part| part.field.unraw().to_string())
                 .collect(),
         );
     }

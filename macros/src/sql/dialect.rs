@@ -55,6 +55,14 @@ impl Dialect {
         }
     }
 
+    /// Whether NULLs can be equal in a unique index.
+    pub(crate) fn has_nulls_not_distinct(self) -> bool {
+        match self {
+            Self::Postgres => true,
+            Self::Sqlite => false,
+        }
+    }
+
     /// A write, and what it says about the rows that it wrote.
     pub(super) fn returning(self, write: &str, columns: &[String]) -> String {
         if columns.is_empty() {

@@ -1,7 +1,7 @@
 //! `FindOrCreate`: find by a unique key, create, or overwrite.
 
 use super::*;
-use crate::model::LedgerRole;
+use crate::model::{LedgerRole, is_option};
 
 /// The columns of a new row, and their values: what the caller gives is bound.
 fn new_row(sql: &mut Sql, model: &Model) -> (String, String) {
@@ -29,13 +29,99 @@ fn returned(model: &Model) -> Vec<String> {
     model.columns.iter().map(read).collect()
 }
 
+/// The parts of a key: a column, or an expression of it.
+fn parts(model: &Model, key: &UniqueKey) -> Vec<String> {
+    let columns = model.unique_columns(key).into_iter().zip(&key.around);
+    columns
+        .map(|(column, around)| part(quote(&column.name), around.as_ref()))
+        .collect()
+}
+
+fn part(value: String, around: Option<&(String, String)>) -> String {
+    match around {
+        Some((before, after)) => format!("{before}{value}{after}"),
+        None => value,
+    }
+}
+
+/// What ON CONFLICT refers to: `("a", lower("b")) WHERE (…)`, as the index says it.
+fn target(model: &Model, key: &UniqueKey) -> String {
+    let parts = match key.on {
+        Some(index) => quote(&model.columns[index].name),
+        None => parts(model, key).join(", "),
+    };
+    match &key.predicate {
+        Some(predicate) => format!("({parts}) WHERE ({predicate})"),
+        None => format!("({parts})"),
+    }
+}
+
+/// What the index is on, for an error: in alphabetical order.
+pub(crate) fn indexed(model: &Model, key: &UniqueKey) -> String {
+    let mut columns = match key.on {
+        Some(index) => vec![model.columns[index].name.clone()],
+        None => {
+            let columns = model.unique_columns(key).into_iter().zip(&key.around);
+            columns
+                .map(|(column, around)| part(column.name.clone(), around.as_ref()))
+                .collect()
+        }
+    };
+    columns.sort_unstable();
+    let columns = columns.join(",");
+    match &key.predicate {
+        Some(predicate) => format!("{columns}) WHERE ({predicate}"),
+        None => columns,
+    }
+}
+
+/// Finds the row that has the key, among those that the index is on.
+fn where_key(
+    sql: &mut Sql,
+    model: &Model,
+    key: &UniqueKey,
+    slot: impl Fn(&Column) -> Slot,
+) -> String {
+    let columns = model.unique_columns(key).into_iter().zip(&key.around);
+    let mut found: Vec<String> = columns
+        .map(|(column, around)| {
+            let value = sql.slot(slot(column));
+            let equal = format!(
+                "{} = {}",
+                part(quote(&column.name), around.as_ref()),
+                part(value.clone(), around.as_ref())
+            );
+            // IS NOT DISTINCT FROM would not use the index.
+            if key.nulls_not_distinct && is_option(&column.ty) {
+                let name = quote(&column.name);
+                format!("({equal} OR {name} IS NULL AND {value} IS NULL)")
+            } else {
+                equal
+            }
+        })
+        .collect();
+    found.extend(key.predicate.iter().map(|text| format!("({text})")));
+    found.join(" AND ")
+}
+
+/// Reads all columns of the row with this key.
+pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let found = where_key(&mut sql, model, key, Slot::key);
+    let columns = comma(&model.columns, |column| quote(&column.name));
+    sql.statement(format!(
+        "SELECT {columns} FROM {} WHERE {found}",
+        table(model)
+    ))
+}
+
 /// Creates the row unless another one holds the key.
 pub(crate) fn insert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let insert = insert_into(&mut sql, model);
-    let key = names(&model.unique_columns(key));
+    let key = target(model, key);
     let text = match dialect {
-        Dialect::Postgres | Dialect::Sqlite => format!("{insert} ON CONFLICT ({key}) DO NOTHING"),
+        Dialect::Postgres | Dialect::Sqlite => format!("{insert} ON CONFLICT {key} DO NOTHING"),
     };
     sql.statement(text).returning(returned(model))
 }
@@ -107,10 +193,7 @@ pub(crate) fn update_or_create(
             format!("VALUES ({values})")
         }
         Dialect::Sqlite => {
-            let same = and(model.unique_columns(key), |column| {
-                let value = sql.slot(Slot::column(column));
-                format!("{} = {value}", quote(&column.name))
-            });
+            let same = where_key(&mut sql, model, key, Slot::column);
             let there = format!("SELECT 1 FROM {} WHERE {same}", table(model));
             format!("SELECT {values} WHERE EXISTS ({there})")
         }
@@ -175,10 +258,10 @@ fn do_update(sql: &mut Sql, model: &Model, key: &UniqueKey) -> Option<String> {
     if !guard.is_empty() {
         guard.insert_str(0, " WHERE ");
     }
-    let key = names(&model.unique_columns(key));
+    let key = target(model, key);
     Some(match dialect {
         Dialect::Postgres | Dialect::Sqlite => {
-            format!("ON CONFLICT ({key}) DO UPDATE SET {set}{guard}")
+            format!("ON CONFLICT {key} DO UPDATE SET {set}{guard}")
         }
     })
 }

@@ -49,7 +49,7 @@ pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
 
 /// One of a model's unique keys, by its position.
 pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
-    /// The key's columns in alphabetical order, joined by commas.
+    /// What the key's index is on, in alphabetical order, joined by commas.
     const COLUMNS: &'static str;
     /// The names of the methods that find, find or create, upsert, create, and update or create.
     const METHODS: [&'static str; 5];
@@ -348,7 +348,7 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
                 let error = DatabaseError::new(operation(), error);
                 return Err(FindOrCreateError::Written(error));
             }
-            Err(error) if lacks_unique_index::<DB, N, T>(&error, connection).await => {
+            Err(error) if lacks_unique_index::<DB, N, T>(&error, new, connection).await => {
                 return Err(FindOrCreateError::MissingUniqueIndex(
                     operation(),
                     T::COLUMNS,
@@ -386,7 +386,7 @@ pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             return created_row::<DB, T>(created, &operation, in_transaction, &mut connection)
                 .await;
         };
-        if lacks_unique_index::<DB, N, T>(&error, &mut connection).await {
+        if lacks_unique_index::<DB, N, T>(&error, &new, &mut connection).await {
             return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
         }
         if met_elsewhere::<DB, N, T>(Some(&error), &new, &mut connection).await {
@@ -475,9 +475,30 @@ async fn insert<DB: Backend>(
 /// Whether the write failed because the database has no unique index for ON CONFLICT to refer to.
 async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     error: &sqlx::Error,
+    new: &T::New,
     connection: &mut Link<'_, DB>,
 ) -> bool {
-    DB::lacks_unique_index(connection, error, IndexedColumns::of(T::TABLE, T::COLUMNS)).await
+    let key = IndexedColumns::of(T::TABLE, T::COLUMNS);
+    if !DB::lacks_unique_index(connection, error, key).await {
+        return false;
+    }
+    // Of an index that is partial or on an expression SQLite tells too little: but it can be asked whether it is the key, of all that
+    // is in the statement, that it does not understand.
+    !DB::EMBEDDED
+        || explains::<DB, T>(T::CREATE, new, connection).await
+            && !explains::<DB, T>(T::INSERT, new, connection).await
+}
+
+/// Whether the database understands an insert. It is not run.
+async fn explains<DB: Backend, T: FindOrCreateSql<DB>>(
+    sql: &'static str,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    let mut statement = Statement::composed("EXPLAIN ");
+    statement.push(sql);
+    T::bind_new(new, &mut statement);
+    statement.fetch_all(connection).await.is_ok()
 }
 
 /// Creates the row or overwrites the one that has the key.
@@ -545,14 +566,14 @@ async fn in_turn<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> Result<UpdatedOrCreated<T>, UpsertError> {
     for _ in 0..ROUNDS {
         let updated = overwrite::<DB, N, T>(sql, new, connection).await;
-        if let Some(row) = one_of::<DB, N, T>(updated, operation, connection).await? {
+        if let Some(row) = one_of::<DB, N, T>(updated, new, operation, connection).await? {
             return read_written(&row, operation).map(UpdatedOrCreated::Updated);
         }
         let created = insert_new::<DB, T>(T::INSERT, new, connection).await;
         if met_elsewhere::<DB, N, T>(created.as_ref().err(), new, connection).await {
             continue;
         }
-        if let Some(row) = one_of::<DB, N, T>(created, operation, connection).await? {
+        if let Some(row) = one_of::<DB, N, T>(created, new, operation, connection).await? {
             return read_written(&row, operation).map(UpdatedOrCreated::Created);
         }
         match refused::<DB, N, T>(new, operation(), connection).await {
@@ -581,6 +602,7 @@ async fn met_elsewhere<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 /// The row that a write returned, if it wrote one.
 async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     outcome: Result<Fetched<DB::Row>, sqlx::Error>,
+    new: &T::New,
     operation: &(dyn Fn() -> Operation + Sync),
     connection: &mut Link<'_, DB>,
 ) -> Result<Option<DB::Row>, UpsertError> {
@@ -593,7 +615,7 @@ async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     if DB::has_written(connection, &error).await {
         return Err(written(operation, error));
     }
-    if lacks_unique_index::<DB, N, T>(&error, connection).await {
+    if lacks_unique_index::<DB, N, T>(&error, new, connection).await {
         return Err(UpsertError::MissingUniqueIndex(operation(), T::COLUMNS));
     }
     let in_transaction = in_transaction::<DB>(connection);
@@ -622,7 +644,7 @@ async fn upsert_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     if met_elsewhere::<DB, N, T>(outcome.as_ref().err(), new, connection).await {
         outcome = overwrite::<DB, N, T>(sql, new, connection).await;
     }
-    match one_of::<DB, N, T>(outcome, operation, connection).await? {
+    match one_of::<DB, N, T>(outcome, new, operation, connection).await? {
         Some(row) => Ok(row),
         None => Err(refused::<DB, N, T>(new, operation(), connection).await),
     }
