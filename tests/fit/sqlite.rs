@@ -2,6 +2,9 @@
 
 use rowlock_tests::sqlite::*;
 
+#[path = "dropped_rows.rs"]
+mod dropped_rows;
+
 #[path = "guarded.rs"]
 mod guarded;
 

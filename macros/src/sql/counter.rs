@@ -95,18 +95,29 @@ pub(crate) fn read(model: &Model, counter: &Column, dialect: Dialect) -> Stateme
 
 /// Adds to many rows, creating those that are missing. The rows are bound, keys and changes, and then, if there is a guard, the
 /// lowest and the highest total.
+///
+/// Without a guard it is one statement on PostgreSQL, and all or none by itself: if a trigger drops the write of one row, fewer rows
+/// are returned than were given, and the root of a negative number fails.
 pub(crate) fn add_many(model: &Model, counter: &Column, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let keys = model.keys();
     let (rows, columns) = (table(model), new_row_columns(model, counter));
     let (others, parts) = (trailing_values(model, counter), parts(&keys));
+    let totals = key_and_total(model, counter);
     let text = match dialect {
         Dialect::Postgres => {
             let given = given_deltas(&mut sql, model);
             let update = update_batch(&mut sql, model, counter);
-            format!(
-                "WITH {given} INSERT INTO {rows} ({columns}) SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" ORDER BY {parts} {update}"
-            )
+            let insert = format!(
+                "INSERT INTO {rows} ({columns}) SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" ORDER BY {parts} {update}"
+            );
+            if !has_bounds(counter) {
+                let (added, by) = (dialect.returning(&insert, &totals), sql.slot(Slot::Deltas));
+                return sql.statement(format!(
+                    "WITH {given}, \"rowlock_added\" AS ({added}) SELECT * FROM \"rowlock_added\" WHERE sqrt((SELECT count(*) FROM \"rowlock_added\") - cardinality({by}::bigint[])) = 0"
+                ));
+            }
+            format!("WITH {given} {insert}")
         }
         Dialect::Sqlite => {
             let given = valued_deltas(&mut sql, model);
@@ -116,7 +127,7 @@ pub(crate) fn add_many(model: &Model, counter: &Column, dialect: Dialect) -> Sta
             )
         }
     };
-    sql.statement(text).returning(key_and_total(model, counter))
+    sql.statement(text).returning(totals)
 }
 
 /// What a batch does to a row that exists.
@@ -228,15 +239,20 @@ fn key_and_total(model: &Model, counter: &Column) -> Vec<String> {
 /// number, which is beyond the bounds. One just below the lowest integer is equal to it, and refused when it is read, as all are that
 /// are no integers.
 fn guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> Option<String> {
-    let declared = matches!(
-        counter.role,
-        Role::Counter { min: Some(_), .. } | Role::Counter { max: Some(_), .. }
-    );
     match sql.dialect {
         // `numeric` has no largest value, so the guard itself cannot overflow.
-        Dialect::Postgres => declared.then(|| room(sql, &format!("{old}::numeric + {change}"))),
+        Dialect::Postgres => {
+            has_bounds(counter).then(|| room(sql, &format!("{old}::numeric + {change}")))
+        }
         Dialect::Sqlite => Some(room(sql, &format!("{old} + {change}"))),
     }
+}
+
+fn has_bounds(counter: &Column) -> bool {
+    matches!(
+        counter.role,
+        Role::Counter { min: Some(_), .. } | Role::Counter { max: Some(_), .. }
+    )
 }
 
 fn and_guard(sql: &mut Sql, counter: &Column, old: &str, change: &str) -> String {

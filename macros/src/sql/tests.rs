@@ -130,7 +130,7 @@ fn a_batch_guards_the_totals_where_the_database_would_not() {
     assert_eq!(
         postgres.shown(),
         format!(
-            r#"{GIVEN} INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") SELECT "rowlock_k1", "rowlock_k2", "rowlock_by", 5, 0 FROM "rowlock_given" ORDER BY "rowlock_k1", "rowlock_k2" ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken""#
+            r#"{GIVEN}, "rowlock_added" AS (INSERT INTO "shop"."seats" ("hall", "day", "taken", "free", "version") SELECT "rowlock_k1", "rowlock_k2", "rowlock_by", 5, 0 FROM "rowlock_given" ORDER BY "rowlock_k1", "rowlock_k2" ON CONFLICT ("hall", "day") DO UPDATE SET "taken" = CASE WHEN "seats"."taken" IS NULL THEN "excluded"."taken" / 0 ELSE "seats"."taken" + "excluded"."taken" END RETURNING "hall", "day", "taken") SELECT * FROM "rowlock_added" WHERE sqrt((SELECT count(*) FROM "rowlock_added") - cardinality($3::bigint[])) = 0"#
         )
     );
     assert_eq!(

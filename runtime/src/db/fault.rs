@@ -423,6 +423,11 @@ pub(crate) fn met_twice(error: &sqlx::Error) -> bool {
     has_code(error, &["21000"])
 }
 
+/// Whether a batch of additions wrote fewer rows than it was given: it takes the root of a negative number then.
+pub(crate) fn wrote_too_few(error: &sqlx::Error) -> bool {
+    has_code(error, &["2201F"])
+}
+
 fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| codes.contains(&&*code))

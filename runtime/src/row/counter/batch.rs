@@ -7,7 +7,7 @@ use super::{
 };
 use crate::db::atomic::{Atomic, Reruns, in_transaction};
 use crate::db::error::DatabaseError;
-use crate::db::fault::Fault;
+use crate::db::fault::{Fault, met_twice, wrote_too_few};
 use crate::db::model::acquire;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Compared, Fetched, Statement};
@@ -77,7 +77,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             && !sql.guarded
             && !in_doubt
         {
-            // Nothing can be refused for one row only, so the statement is all or nothing by itself.
+            // Nothing is refused for one row only, so the statement is all or nothing by itself.
             return match add_part::<DB, N, T>(*sql, rows, connection).await {
                 Ok(rows) => totals::<DB, N, T>(&rows)
                     .map(sorted::<N, T>)
@@ -87,6 +87,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     one_by_one::<DB, N, T>(deltas, connection).await
                 }
                 // The transaction is aborted and answers no more questions.
+                Err(error) if wrote_too_few(&error) => Err(CounterError::Contended(operation())),
                 Err(error) if met_null(&error) && in_transaction => {
                     Err(CounterError::NullValue(operation()))
                 }
@@ -326,7 +327,7 @@ fn takes<K>(deltas: &[(K, i64)]) -> bool {
 
 /// Whether what one statement could not do for all rows may be possible for each.
 fn goes_one_by_one(error: &sqlx::Error) -> bool {
-    Fault::of(error) == Fault::CheckViolation || crate::db::fault::met_twice(error)
+    Fault::of(error) == Fault::CheckViolation || met_twice(error) || wrote_too_few(error)
 }
 
 /// A batch in as many statements as it has rows, which are found by what the database considers equal.
