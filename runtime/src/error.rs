@@ -10,8 +10,8 @@ use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
 use crate::queue::{ClaimError, FinishError, WorkerError};
 use crate::row::{
-    CounterError, CreateError, DeleteError, FindError, FindOrCreateError, GuardError, InsertError,
-    LoadError, LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
+    CounterError, CreateError, DeleteError, EditAtError, FindError, FindOrCreateError, GuardError,
+    InsertError, LoadError, LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
 };
 use crate::tx::TransactionError;
 
@@ -165,6 +165,7 @@ mod of_rows {
         CounterError [Contended];
         CreateError [];
         DeleteError<T> [Fenced, Stale];
+        EditAtError<T> [Stale];
         FindError [];
         FindOrCreateError [];
         FinishError [LeaseLost];

@@ -36,3 +36,6 @@ mod keys;
 
 #[path = "keys_postgres.rs"]
 mod keys_postgres;
+
+#[path = "edit_at.rs"]
+mod edit_at;

@@ -27,3 +27,6 @@ const TYPES: &str = "";
 
 #[path = "keys.rs"]
 mod keys;
+
+#[path = "edit_at.rs"]
+mod edit_at;

@@ -364,3 +364,18 @@ async fn what_moves_the_rows_keeps_it_but_for_alter_table() {
     run(pool, "ALTER TABLE accounts ALTER logins TYPE bigint; ALTER TABLE accounts ALTER logins TYPE integer").await;
     assert_ne!(account(pool).await.version, copy.version);
 }
+
+#[tokio::test]
+async fn it_can_be_given_to_edit_at() {
+    let database = database(ACCOUNTS).await;
+    let pool = &database.pool;
+    let etag = account(pool).await.version.get();
+    let edit = || Account::edit_at(1, Xmin::from(etag)).set(Account::NAME, "a");
+    let saved = edit().save(pool).await.unwrap();
+    assert_eq!(saved, account(pool).await);
+    let stale = edit().save(pool).await;
+    assert!(
+        matches!(stale, Err(rowlock::row::EditAtError::Stale(_))),
+        "{stale:?}"
+    );
+}

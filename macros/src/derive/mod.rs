@@ -225,16 +225,21 @@ fn version(version: Option<&Column>) -> TokenStream {
     let Some(version) = version else {
         return TokenStream::new();
     };
-    let (name, field, ty) = (&version.field, &version.ident, &version.ty);
-    let value = quote!(self.#field);
-    let number = if version.is_xmin() {
-        quote_spanned!(ty.span()=> __rt::xmin(#value))
-    } else {
-        quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value))
-    };
+    let (name, field) = (&version.field, &version.ident);
+    let number = number(version, &quote!(self.#field));
     quote! {
         const VERSION: &'static str = #name;
         fn version(&self) -> __rt::Option<i64> { __rt::Some(#number) }
+    }
+}
+
+/// A version as a number.
+fn number(version: &Column, value: &TokenStream) -> TokenStream {
+    let ty = &version.ty;
+    if version.is_xmin() {
+        quote_spanned!(ty.span()=> __rt::xmin(#value))
+    } else {
+        quote_spanned!(ty.span()=> <#ty as __rt::VersionNumber>::to_i64(#value))
     }
 }
 

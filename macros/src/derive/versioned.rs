@@ -7,8 +7,8 @@ use syn::{DeriveInput, Index};
 
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
-    database, fence, for_backend, key_argument, key_lifetime, knows, literal, name_at, parts,
-    position, read_back, read_row, sql_doc, statement, stub_fields, stub_impl, stub_method,
+    database, fence, for_backend, key_argument, key_lifetime, knows, literal, name_at, number,
+    parts, position, read_back, read_row, sql_doc, statement, stub_fields, stub_impl, stub_method,
     wrapper,
 };
 use crate::diag::Diag;
@@ -106,6 +106,13 @@ impl Derive for Versioned {
             }
             #[doc = #STUB_DOC]
             pub fn edit(&self) -> __rt::Edit<Self> {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
+            pub fn edit_at(
+                __key: impl ::core::marker::Sized,
+                __version: impl ::core::marker::Sized,
+            ) -> __rt::versioned::EditAt<'static, Self> {
                 __rt::unreachable!()
             }
         };
@@ -331,6 +338,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         quote!(Self, __rt::UpdateError<Self>),
         quote!(__rt::versioned::update_with(db, #given, change)),
     );
+    let edit_at = edit_at(plan);
     let edit = name_at("edit", version.asked);
     let edit_docs = format!(
         "Starts an edit of this `{ident}`: change its fields, then `save` writes only the changed columns."
@@ -347,6 +355,28 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #[inline]
         pub fn #edit(&self) -> __rt::Edit<Self> {
             __rt::versioned::edit(self)
+        }
+        #edit_at
+    }
+}
+
+fn edit_at(plan: &Plan<'_>) -> TokenStream {
+    let Plan { keys, version, .. } = plan;
+    let name = name_at("edit_at", version.asked);
+    let docs = format!(
+        "Starts an edit of the row with this key as it was when its `{}` was this one, without reading it: \
+         `edit_at(key, version).set(Self::FIELD, value).save(db)`. For an ETag that comes back as If-Match. The model derives `Guarded` too, \
+         which has the constants.",
+        version.field
+    );
+    let key = key_argument(keys, &quote!('__k));
+    let given = plan.key().given(&quote!(key));
+    let ty = &version.ty;
+    let number = number(version, &quote!(version));
+    quote! {
+        #[doc = #docs]
+        pub fn #name<'__k>(key: #key, version: #ty) -> __rt::versioned::EditAt<'__k, Self> {
+            __rt::versioned::edit_at(#given, #number)
         }
     }
 }

@@ -16,6 +16,7 @@ pub use self::lockable::{Exclusive, Lock, LockCheckedError, LockError, Locked, S
 #[doc(hidden)]
 pub use self::lockable::{Many, NoWait, One, RowLocks, SkipLocked, Wait};
 pub use self::versioned::{
-    Conflict, DeleteError, Edit, InsertError, LoadError, MergeError, OnlyIf, UpdateError,
+    Conflict, DeleteError, Edit, EditAt, EditAtError, InsertError, LoadError, MergeError, OnlyIf,
+    Outdated, UpdateError,
 };
 pub use crate::db::condition::{Condition, Counted, Field, Operand, ReadOnly, Settable};

@@ -25,6 +25,11 @@ use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
 pub struct Derive;
 
 /// The statements of a model for one database. Each is cut where the runtime writes something.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not derive `Guarded` for `{DB}`",
+    label = "this needs the columns of `{Self}` as constants",
+    note = "add it: `#[derive(Guarded, ...)]`"
+)]
 pub trait GuardedSql<DB: Backend>: Model<Derive> + Names<DB> {
     /// Reads all columns.
     const ROW: Read<DB, Self>;
@@ -78,7 +83,7 @@ fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     condition: Condition<T, E>,
     change: impl FnOnce(&mut Set<DB, T>),
 ) -> impl Future<Output = Result<T, GuardError<T>>> + Send {
-    let mut set = Set::new(&key);
+    let mut set = Set::new(about::<DB, T>(T::UPDATE[0], &key));
     change(&mut set);
     let is_empty = set.is_empty();
     // The arguments of sqlx's databases are `Send` and not `Sync`.

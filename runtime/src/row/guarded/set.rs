@@ -9,7 +9,7 @@ use crate::db::column::{Column, CounterNumber};
 use crate::db::condition::{
     Addition, Condition, Expression, Field, Operand, Side, TakesAdd, TakesSet,
 };
-use crate::db::statement::{Bind, Compared, Statement};
+use crate::db::statement::{Bind, Statement};
 
 /// What an update writes: the closure of `update_if` and of `patch` gets it.
 ///
@@ -32,9 +32,8 @@ impl<DB: Backend, T> fmt::Debug for Set<DB, T> {
 }
 
 impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
-    pub(super) fn new(key: &T::Key<'_>) -> Self {
-        let mut statement = Statement::composed(T::UPDATE[0]);
-        T::bind_key(key, &mut Compared(&mut statement));
+    /// Goes on with a statement whose key is bound.
+    pub(crate) fn new(mut statement: Statement<DB>) -> Self {
         if let Some((_, highest)) = T::VERSION_LIMIT {
             statement.bind_i64(highest);
         }
@@ -55,16 +54,25 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
         field: Field<T, V, A>,
         value: impl Operand<T, V>,
     ) {
-        self.next(field.index());
-        self.statement.push(T::NAMES[field.index()]);
+        self.assign(field.index(), &value.into_side());
+    }
+
+    pub(crate) fn assign<V: Column<DB>>(&mut self, field: usize, value: &Side<V>) {
+        self.next(field);
+        self.statement.push(T::NAMES[field]);
         self.statement.push(" = ");
-        match value.into_side() {
-            Side::Field(other) => self.statement.push(T::NAMES[other]),
+        match value {
+            Side::Field(other) => self.statement.push(T::NAMES[*other]),
             Side::Value(value) => {
                 self.statement.push_parameter();
-                self.statement.bind(0, &value);
+                self.statement.bind(0, value);
             }
         }
+    }
+
+    /// The statement so far.
+    pub(crate) fn into_statement(self) -> Statement<DB> {
+        self.statement
     }
 
     /// The same with a value that may not be given: `None` leaves the column as it is. To write NULL, give `Some(None)`.

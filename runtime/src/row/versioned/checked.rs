@@ -254,19 +254,19 @@ pub(super) fn write<'c, DB: Backend>(
     }
 }
 
-/// Looks whether the row has the version and meets the condition, and writes nothing.
+/// Reads the row if it has the version and meets the condition, and writes nothing.
 pub(super) fn look<'c, DB: Backend>(
     method: &'static str,
     row: &dyn Checked<DB>,
     db: impl Source<'c, DB>,
-) -> impl Future<Output = Result<(), Unwritten<DB::Row>>> + Send {
+) -> impl Future<Output = Result<DB::Row, Unwritten<DB::Row>>> + Send {
     async move {
         let mut opened = match db.open().await {
             Ok(opened) => opened,
             Err(error) => return Err(unopened(row.operation(method), error).into()),
         };
         match met(method, row, &mut opened.link()).await {
-            Unwritten::Met(met) if met.holds && met.found == met.expected => Ok(()),
+            Unwritten::Met(met) if met.holds && met.found == met.expected => Ok(met.row),
             unwritten => Err(unwritten),
         }
     }

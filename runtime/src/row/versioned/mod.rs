@@ -3,6 +3,7 @@
 mod checked;
 mod conflict;
 mod edit;
+mod edit_at;
 mod error;
 mod insert;
 mod only_if;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use self::checked::{Checked, Failure, Met, Unfit, Unread, Unwritten, Versions, Write};
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
+pub use self::edit_at::{EditAt, EditAtError, Outdated, edit_at};
 pub use self::error::{DeleteError, LoadError, UpdateError};
 pub use self::insert::{InsertError, insert};
 pub use self::only_if::OnlyIf;

@@ -81,7 +81,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
             let mine = <T as Model<Derive>>::fence(&edit.mine);
             let written = if changes.is_empty() && <T as Model<Derive>>::fence(&edit.base) == mine {
                 match checked::look::<DB>(METHOD, &row, db).await {
-                    Ok(()) => return Ok((T::COPY)(&edit.base)),
+                    Ok(_) => return Ok((T::COPY)(&edit.base)),
                     Err(unwritten) => Err(unwritten),
                 }
             } else {
