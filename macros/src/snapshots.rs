@@ -329,7 +329,7 @@ fn find_or_create() {
 
 #[test]
 fn guarded_stays_within_its_budget() {
-    printed::<Guarded>(document()).assert_within(110, 33);
+    printed::<Guarded>(document()).assert_within(110, 35);
 }
 
 #[test]
