@@ -345,8 +345,8 @@ fn guarded_with_docs() {
 /// The options are on a type of the runtime, so there is a signature for each way to lock and nothing for each option.
 #[test]
 fn lockable_stays_within_its_budget() {
-    printed::<Lockable>(document()).assert_within(61, 27);
-    printed::<Lockable>(tag()).assert_within(46, 27);
+    printed::<Lockable>(document()).assert_within(74, 33);
+    printed::<Lockable>(tag()).assert_within(59, 33);
 }
 
 #[test]

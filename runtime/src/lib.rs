@@ -90,7 +90,7 @@ pub mod __private {
     pub use crate::db::key_array::{ArrayType, NoArrayType, array};
     pub use crate::db::model::Model;
     pub use crate::db::source::Source;
-    pub use crate::db::statement::{Bind, get};
+    pub use crate::db::statement::{Bind, get, get_some};
     pub use crate::db::xmin::{NO_MAX, xmin};
 
     /// For `#[derive(Versioned)]`.
@@ -124,7 +124,7 @@ pub mod __private {
     /// For `#[derive(Lockable)]`.
     pub mod lockable {
         pub use crate::row::lockable::{
-            Derive, Lockable, LockableSql, lock, lock_checked, lock_many,
+            Derive, Lockable, LockableSql, lock, lock_checked, lock_many, lock_where,
         };
     }
     /// For `#[derive(Idempotent)]`.
@@ -157,7 +157,7 @@ pub mod __private {
     pub use crate::queue::{Claim, QueueColumn, Rescued, Worker};
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
-        LoadError, Lock, LockCheckedError, LockError, Locked, Many, One, UpdateError,
+        LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,
         UpdatedOrCreated, UpsertError,
     };
     pub use crate::tx::InTransaction;

@@ -11,6 +11,9 @@ mod guarded;
 #[path = "locks_postgres.rs"]
 mod locks_postgres;
 
+#[path = "lock_where.rs"]
+mod lock_where;
+
 #[path = "only_if.rs"]
 mod only_if;
 

@@ -8,6 +8,9 @@ mod dropped_rows;
 #[path = "guarded.rs"]
 mod guarded;
 
+#[path = "lock_where.rs"]
+mod lock_where;
+
 #[path = "only_if.rs"]
 mod only_if;
 

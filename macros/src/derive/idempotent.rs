@@ -388,7 +388,10 @@ fn statements(ledger: &Ledger<'_>, dialect: Dialect) -> TokenStream {
             )),
         )
     } else {
-        (quote!(__to.bind(0, __value);), quote!(__rt::get(__row, 1)))
+        (
+            quote!(__to.bind(0, __value);),
+            quote!(__rt::get_some(__row, 1)),
+        )
     };
     quote! {
         #[automatically_derived]

@@ -7,8 +7,8 @@ use syn::{DeriveInput, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
-    for_backend, key_argument, knows, name_at, optional_statement, read_back, read_row, statement,
-    stub_impl, text_doc, version,
+    for_backend, key_argument, knows, name_at, optional_statement, parts, read_back, read_row,
+    statement, stub_impl, text_doc, version,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -74,8 +74,9 @@ impl Derive for Lockable {
 
     fn stub(input: &DeriveInput) -> Output {
         let methods = [
-            ("lock", quote!(__rt::One)),
-            ("lock_many", quote!(__rt::Many)),
+            ("lock", quote!(__rt::One<'static, Self>)),
+            ("lock_many", quote!(__rt::Many<'static, Self>)),
+            ("lock_where", quote!(__rt::Matching<__DB>)),
         ];
         let methods = methods.map(|(name, which)| {
             let name = format_ident!("{name}");
@@ -84,7 +85,7 @@ impl Derive for Lockable {
                 pub fn #name<'__t, __DB: __rt::Backend>(
                     __tx: impl __rt::InTransaction<'__t, Database = __DB>,
                     __key: impl ::core::marker::Sized,
-                ) -> __rt::Lock<'__t, __DB, Self, #which<'static, Self>>
+                ) -> __rt::Lock<'__t, __DB, Self, #which>
                 where
                     Self: __rt::lockable::LockableSql<__DB>,
                 {
@@ -137,6 +138,7 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const SELECT: &'static str = "";
             const SELECT_MANY: &'static str = "";
+            const SELECT_WHERE: [&'static str; 2] = [""; 2];
             const WRITE_LOCK: __rt::Option<&'static str> = __rt::None;
             const UPDATE: &'static str = "";
             fn bind_key(_: &Self::Key<'_>, _: &mut impl __rt::Bind<__DB>) {}
@@ -150,7 +152,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let Plan { model, keys } = plan;
     let table = model.table.display();
     let asked = keys[0].ident.span();
-    let (lock, lock_many) = (name_at("lock", asked), name_at("lock_many", asked));
+    let [lock, lock_many, lock_where] =
+        ["lock", "lock_many", "lock_where"].map(|name| name_at(name, asked));
     let key = key_argument(keys, &quote!('__k));
     let own = plan.key();
     let given = own.given(&quote!(key));
@@ -174,6 +177,21 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
          returns them in that order. Keys that are given twice count once; no key, no SQL.\n\n{}\n\n\
          Errors: those of `lock`; `NotFound` names the first key without a row, unless `skip_locked` is set.",
         text_doc(model, many)
+    );
+    let matching = |dialect| {
+        let select = sql::lockable::select_where(model, dialect);
+        let shown = sql::guarded::shown(&select, &["condition"]);
+        match sql::lockable::write_lock(model, dialect) {
+            Some(write_lock) => format!("{};\n{shown}", write_lock.shown()),
+            None => format!("{shown} FOR UPDATE"),
+        }
+    };
+    let where_docs = format!(
+        "Locks the rows of `{table}` that meet a condition, in the database's order of their keys, and returns them in that order. \
+         The condition is of the constants of `Guarded`. A row that no longer meets it when a concurrent writer has let it go is left out; one \
+         that came to meet it meanwhile is not there.\n\n{}\n\n\
+         Errors: those of `lock`, but for `NotFound` and `NotUnique`.",
+        text_doc(model, matching)
     );
     let checked = model.version().map(|version| {
         let name = name_at("lock_checked", version.asked);
@@ -219,6 +237,16 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         {
             __rt::lockable::lock_many(tx, #given_many)
         }
+        #[doc = #where_docs]
+        pub fn #lock_where<'__t, __DB: __rt::Backend>(
+            tx: impl __rt::InTransaction<'__t, Database = __DB>,
+            condition: __rt::guarded::Condition<Self, impl __rt::guarded::Expression<__DB>>,
+        ) -> __rt::Lock<'__t, __DB, Self, __rt::Matching<__DB>>
+        where
+            Self: __rt::lockable::LockableSql<__DB> + __rt::guarded::Names<__DB>,
+        {
+            __rt::lockable::lock_where(tx, condition)
+        }
         #checked
     }
 }
@@ -262,6 +290,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let read_row = read_row(model, dialect);
     let select = statement(&sql::lockable::select(model, dialect));
     let select_many = statement(&sql::lockable::select_many(model, dialect));
+    let select_where = parts(&sql::lockable::select_where(model, dialect));
     let write_lock = optional_statement(sql::lockable::write_lock(model, dialect).as_ref());
     let update = statement(&sql::lockable::update(model, dialect));
     let bind_key = plan.key().bind();
@@ -274,6 +303,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             #read_row
             const SELECT: &'static str = #select;
             const SELECT_MANY: &'static str = #select_many;
+            const SELECT_WHERE: [&'static str; 2] = #select_where;
             const WRITE_LOCK: __rt::Option<&'static str> = #write_lock;
             const UPDATE: &'static str = #update;
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }

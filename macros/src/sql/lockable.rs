@@ -73,6 +73,19 @@ pub(crate) fn select_many(model: &Model, dialect: Dialect) -> Statement {
     sql.statement(text)
 }
 
+/// Reads the rows that meet a condition, in key order. How it locks comes at the end.
+pub(crate) fn select_where(model: &Model, dialect: Dialect) -> Statement {
+    let text = format!(
+        "SELECT {}{} FROM {} WHERE {} ORDER BY {}",
+        comma(&model.columns, read),
+        began(dialect),
+        table(model),
+        Gap::Condition,
+        names(&model.keys()),
+    );
+    Sql::new(dialect).statement(text)
+}
+
 /// Takes the write lock of a database that has no row locks, without changing anything.
 pub(crate) fn write_lock(model: &Model, dialect: Dialect) -> Option<Statement> {
     let key = quote(&model.keys().first()?.name);

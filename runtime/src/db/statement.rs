@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::error::BoxDynError;
 use sqlx::query::Query;
-use sqlx::{Arguments, AssertSqlSafe, Connection, Decode, Either, Row, SqlSafeStr, SqlStr, Type};
+use sqlx::{
+    Arguments, AssertSqlSafe, Connection, Decode, Either, Row, SqlSafeStr, SqlStr, Type, ValueRef,
+};
 
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::Column;
@@ -37,6 +39,21 @@ where
     usize: sqlx::ColumnIndex<R>,
 {
     row.try_get(index)
+}
+
+/// The same of a column that is not NULL: sqlx reads NULL as `0.0` and `""` on SQLite, which stores NaN as NULL.
+pub fn get_some<'r, R: Row, T>(row: &'r R, index: usize) -> Result<T, sqlx::Error>
+where
+    T: Decode<'r, R::Database> + Type<R::Database>,
+    usize: sqlx::ColumnIndex<R>,
+{
+    if row.try_get_raw(index)?.is_null() {
+        return Err(sqlx::Error::ColumnDecode {
+            index: index.to_string(),
+            source: Box::new(sqlx::error::UnexpectedNullError),
+        });
+    }
+    get(row, index)
 }
 
 /// The rows of a statement that is about one row.

@@ -14,7 +14,7 @@ pub use self::find_or_create::{
 pub use self::guarded::{GuardError, Refusal, Set};
 pub use self::lockable::{Exclusive, Lock, LockCheckedError, LockError, Locked, Share, Shared};
 #[doc(hidden)]
-pub use self::lockable::{Many, NoWait, One, RowLocks, SkipLocked, Wait};
+pub use self::lockable::{Many, Matching, NoWait, One, RowLocks, SkipLocked, Wait};
 pub use self::versioned::{
     Conflict, DeleteError, Edit, EditAt, EditAtError, InsertError, LoadError, MergeError, OnlyIf,
     Outdated, UpdateError,

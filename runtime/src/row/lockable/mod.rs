@@ -19,6 +19,7 @@ pub use self::strength::{Exclusive, NoWait, Share, SkipLocked, Wait};
 use self::strength::{NotDecided, NotShared, Patience, Strength};
 use crate::db::Backend;
 use crate::db::column::Read;
+use crate::db::condition::{Condition, Expression, Names};
 use crate::db::lock_timeout::LockTimeout;
 use crate::db::model::Model;
 use crate::db::source::Link;
@@ -53,6 +54,8 @@ pub trait LockableSql<DB: Backend>: Lockable {
     const SELECT: &'static str;
     /// Reads many rows in key order; the lock clause is put behind it. After each row, and the same number, comes that of its key, from 1.
     const SELECT_MANY: &'static str;
+    /// Reads the rows that meet a condition in key order, with the same number; the condition stands in between.
+    const SELECT_WHERE: [&'static str; 2];
     /// Takes the database's write lock, where there are no row locks.
     const WRITE_LOCK: Option<&'static str>;
     /// Writes all columns of a row that is locked: the columns, the key, the version, the fence, and where there are row locks, when
@@ -109,6 +112,9 @@ pub struct One<'k, T: Lockable>(T::Key<'k>);
 /// Many rows, for [`Lock`].
 pub struct Many<'k, T: Lockable>(Vec<T::Key<'k>>);
 
+/// The rows that meet a condition, for [`Lock`].
+pub struct Matching<DB: Backend>(Statement<DB>);
+
 /// Locks one row. Called by the generated `lock`.
 pub fn lock<'t, DB: Backend, T: Lockable>(
     tx: impl InTransaction<'t, Database = DB>,
@@ -123,6 +129,18 @@ pub fn lock_many<'t, 'k, DB: Backend, T: Lockable>(
     keys: impl IntoIterator<Item = T::Key<'k>>,
 ) -> Lock<'t, DB, T, Many<'k, T>> {
     start(tx, Many(keys.into_iter().collect()))
+}
+
+/// Locks the rows that meet a condition. Called by the generated `lock_where`.
+pub fn lock_where<'t, DB: Backend, T: LockableSql<DB> + Names<DB>>(
+    tx: impl InTransaction<'t, Database = DB>,
+    condition: Condition<T, impl Expression<DB>>,
+) -> Lock<'t, DB, T, Matching<DB>> {
+    let [head, tail] = T::SELECT_WHERE;
+    let mut statement = Statement::composed(head);
+    condition.write(&mut statement);
+    statement.push(tail);
+    start(tx, Matching(statement))
 }
 
 fn start<'t, DB: Backend, T, Q>(
@@ -371,6 +389,62 @@ where
             }
             let guard = |row| G::guard(row, transaction);
             Ok(locked.into_iter().map(guard).collect())
+        })
+    }
+}
+
+impl<'t, DB, T, G, W> IntoFuture for Lock<'t, DB, T, Matching<DB>, G, W>
+where
+    DB: Backend,
+    T: LockableSql<DB>,
+    G: Strength,
+    W: Patience,
+{
+    type Output = Result<Vec<G::Guard<T>>, LockError>;
+    type IntoFuture = BoxFuture<'t, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Lock {
+                mut link,
+                scope,
+                which: Matching(mut statement),
+                no_key,
+                only_itself,
+                timeout,
+                ..
+            } = self;
+            let operation = || T::operation_on_many("lock_where");
+            let limited = timeout.is_some() || !W::CLAUSE.is_empty();
+            let failed = |error| LockError::new(operation(), error, limited);
+            if !link.is_in_transaction().await.map_err(failed)? {
+                return Err(LockError::NotInTransaction(operation()));
+            }
+            let mut waiting = LockTimeout::<DB>::set(link, timeout, W::CLAUSE)
+                .await
+                .map_err(failed)?;
+            let rows = match T::WRITE_LOCK {
+                Some(write_lock) => match waiting.link.plain(write_lock).await {
+                    Ok(_) => statement.fetch_all(&mut waiting.link).await,
+                    Err(error) => Err(error),
+                },
+                None => {
+                    statement.push(G::clause(no_key));
+                    statement.push(W::CLAUSE);
+                    statement.fetch_all(&mut waiting.link).await
+                }
+            };
+            waiting.restore(rows.is_ok()).await.map_err(failed)?;
+            let mut locked = Vec::new();
+            for row in rows.map_err(failed)? {
+                let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
+                if snapshot && !only_itself {
+                    return Err(LockError::FixedSnapshot(operation()));
+                }
+                let transaction = Transaction { scope, began };
+                locked.push(G::guard((T::ROW)(&row).map_err(failed)?, transaction));
+            }
+            Ok(locked)
         })
     }
 }
