@@ -5,6 +5,12 @@ use rowlock_tests::sqlite::*;
 #[path = "dropped_rows.rs"]
 mod dropped_rows;
 
+#[path = "begin_sqlite.rs"]
+mod begin_sqlite;
+
+#[path = "finish_sqlite.rs"]
+mod finish_sqlite;
+
 #[path = "guarded.rs"]
 mod guarded;
 

@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, Pool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection as _, Pool, SqlSafeStr};
 
 use crate::db::Backend;
+use crate::db::atomic::in_transaction;
 use crate::db::begin::{Begin, TakeLock};
 use crate::db::lock_timeout::LockTimeout;
 use crate::db::source::Link;
@@ -50,12 +51,31 @@ impl<F: Future<Output: Send + 'static> + Send + 'static> Drop for ToTheEnd<F> {
     }
 }
 
+/// A connection that is in no transaction.
+///
+/// When SQLite rolls back by itself, as after RAISE(ROLLBACK), the ROLLBACK of a `sqlx::Transaction` fails, and sqlx counts that
+/// transaction for ever: no other can begin on the connection. So it is closed, and with it an in-memory database.
+async fn acquire<DB: Backend>(pool: &Pool<DB>) -> Result<PoolConnection<DB>, sqlx::Error> {
+    loop {
+        let mut connection = pool.acquire().await?;
+        if !in_transaction::<DB>(&connection) {
+            return Ok(connection);
+        }
+        // A rollback may be under way still, in SQLite's own thread.
+        connection.ping().await?;
+        if !in_transaction::<DB>(&connection) {
+            return Ok(connection);
+        }
+        connection.close().await?;
+    }
+}
+
 /// `None` if the lock that the transaction should begin with is somebody else's and is not to be waited for.
 pub(super) async fn begin<DB: Backend>(
     pool: &Pool<DB>,
     begin: &Begin,
 ) -> Result<Option<sqlx::Transaction<'static, DB>>, sqlx::Error> {
-    let connection = pool.acquire().await?;
+    let connection = acquire(pool).await?;
     let sql = DB::begin_sql(begin);
     match begin.advisory {
         None => ToTheEnd::new(adopt(connection, sql)).await.map(Some),

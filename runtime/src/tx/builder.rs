@@ -54,6 +54,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// one's locks, which are never released while the outer one waits for it. On a pool of one connection it ends as
 /// `Begin` with [`Fault::PoolTimedOut`].
 ///
+/// When SQLite has rolled back a `sqlx::Transaction` by itself (RAISE(ROLLBACK)), sqlx counts it for ever, and nothing can begin on that connection: if
+/// the pool hands it out here it is closed, and another one taken. An in-memory database goes with its connection.
+///
 /// Called with a `&mut` [`Tx`](crate::Tx) it is a part of that transaction, in a savepoint, so that a service that begins transactions can
 /// be a part of a larger one, or of a test that rolls back: see [`Begins`].
 ///

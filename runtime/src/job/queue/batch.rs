@@ -39,6 +39,8 @@ pub(crate) enum Fate {
     Later,
     /// The database refuses to write this one.
     Refused(sqlx::Error),
+    /// It was written, and an error came after that.
+    Kept(sqlx::Error),
 }
 
 impl Batch<'_> {
@@ -85,7 +87,7 @@ impl Batch<'_> {
             other => return other,
         };
         if rows.len() == 1 {
-            return Ok(vec![Fate::Refused(error)]);
+            return Ok(vec![failed_alone(error, connection).await]);
         }
         if locks != Locks::Wait {
             locks = Locks::PassOver;
@@ -97,7 +99,7 @@ impl Batch<'_> {
                 Ok(fate) => fates.extend(fate),
                 // Who called by hand is told of each.
                 Err(error) if locks == Locks::Wait || Fault::of(&error).is_of_a_row() => {
-                    fates.push(Fate::Refused(error));
+                    fates.push(failed_alone(error, connection).await);
                 }
                 Err(error) if fates.is_empty() => return Err(error),
                 Err(_) => break,
@@ -204,6 +206,14 @@ impl Batch<'_> {
             }
         }
         columns
+    }
+}
+
+/// What became of a row whose own statement failed just now.
+async fn failed_alone<DB: Backend>(error: sqlx::Error, connection: &mut Link<'_, DB>) -> Fate {
+    match DB::has_written(connection, &error).await {
+        true => Fate::Kept(error),
+        false => Fate::Refused(error),
     }
 }
 

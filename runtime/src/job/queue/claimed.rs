@@ -197,7 +197,8 @@ impl<T: Queue> Claimed<T> {
     /// # Errors
     ///
     /// `LeaseLost` if another claim has the row, or it was finished or deleted; `Ignored` if the claim holds, and a trigger, a row
-    /// security policy or ON CONFLICT IGNORE dropped the write. Nothing was written then. `Serialization`, `Unknown`, `Database`.
+    /// security policy or ON CONFLICT IGNORE dropped the write. Nothing was written then. `Written` if a trigger of SQLite failed after the
+    /// write with RAISE(FAIL), which keeps it. `Serialization`, `Unknown`, `Database`.
     pub fn complete<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,
@@ -373,8 +374,11 @@ impl<T: Queue> Claimed<T> {
         let in_transaction = in_transaction::<DB>(&connection);
         let fates = batch
             .run_each::<DB, T>(&[&self.row], Locks::Wait, &mut connection)
-            .await
-            .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
+            .await;
+        let fates = match fates {
+            Ok(fates) => fates,
+            Err(error) => return Err(failed(at(), error, in_transaction, &mut connection).await),
+        };
         for fate in fates {
             self.finished(method, batch.change(0), fate, &mut connection)
                 .await?;
@@ -399,6 +403,7 @@ impl<T: Queue> Claimed<T> {
         };
         let error = match fate {
             Fate::Refused(error) => error,
+            Fate::Kept(error) => return Err(FinishError::Written(DatabaseError::new(at, error))),
             _ => {
                 return Err(unwritten(at, &self.row, connection).await);
             }
@@ -409,7 +414,7 @@ impl<T: Queue> Claimed<T> {
             let (rows, changes) = ([&self.row], [dead]);
             let batch = Batch::Settle(&changes);
             let buried = batch.run_each::<DB, T>(&rows, Locks::Wait, connection);
-            if matches!(buried.await.as_deref(), Ok([Fate::Written])) {
+            if matches!(buried.await.as_deref(), Ok([Fate::Written | Fate::Kept(_)])) {
                 return Err(FinishError::NotReady(DatabaseError::new(at, error)));
             }
         }
@@ -439,6 +444,9 @@ impl<T: Queue> Claimed<T> {
     /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead,
     /// `Ignored` if the write was dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
     /// `Database`; the rows that were not finished come back when their leases have ended.
+    ///
+    /// After RAISE(FAIL) in a trigger of SQLite the row is `Written`, and rows of a batch that were written before it are `LeaseLost`, as rows
+    /// that are finished already. In a transaction of the caller the error is `Written`: some of the rows were.
     pub fn complete_many<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         batch: impl IntoIterator<Item = Self>,
@@ -596,8 +604,11 @@ impl<T: Queue> Claimed<T> {
         let in_transaction = in_transaction::<DB>(&connection);
         let fates = what
             .run_each::<DB, T>(&rows, Locks::Wait, &mut connection)
-            .await
-            .map_err(|error| FinishError::from(WriteFailure::new(at(), error, in_transaction)))?;
+            .await;
+        let fates = match fates {
+            Ok(fates) => fates,
+            Err(error) => return Err(failed(at(), error, in_transaction, &mut connection).await),
+        };
         let mut results = Vec::with_capacity(batch.len());
         for (index, (claimed, fate)) in batch.iter().zip(fates).enumerate() {
             let change = what.change(index);
@@ -620,6 +631,19 @@ async fn complete_one<DB: Backend, T: QueueSql<DB>>(
     match statement.execute(connection).await {
         Ok(1) => Ok(()),
         Ok(_) => Err(unwritten(at(method, row), row, connection).await),
-        Err(error) => Err(WriteFailure::new(at(method, row), error, in_transaction).into()),
+        Err(error) => Err(failed(at(method, row), error, in_transaction, connection).await),
     }
+}
+
+/// What an error means that a statement ended with just now.
+async fn failed<DB: Backend>(
+    at: Operation,
+    error: sqlx::Error,
+    in_transaction: bool,
+    connection: &mut Link<'_, DB>,
+) -> FinishError {
+    if DB::has_written(connection, &error).await {
+        return FinishError::Written(DatabaseError::new(at, error));
+    }
+    WriteFailure::new(at, error, in_transaction).into()
 }

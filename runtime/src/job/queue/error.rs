@@ -39,6 +39,10 @@ pub enum FinishError {
     /// in the meantime. The row is [`QueueState::Dead`](crate::queue::QueueState::Dead), with this as its last error.
     #[error("{0}; the row could not be ready again, and is dead")]
     NotReady(#[source] DatabaseError),
+    /// The row was written, and then a trigger of SQLite failed in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a
+    /// transaction it counts once that is committed, and of a batch there some rows were written. The claim holds no more, unless it was `extend`.
+    #[error("{0}; the row was written")]
+    Written(#[source] DatabaseError),
     /// `complete_in`: the connection that was given is in no transaction, where the completion would be committed without the work.
     /// Nothing was written. Begin one.
     #[error(
@@ -62,8 +66,8 @@ pub struct Unfinished<T> {
     /// The claim. It still holds if the error is [`FinishError::Ignored`] or [`FinishError::Database`], until its lease ends: the row can be
     /// finished otherwise.
     pub claimed: Claimed<T>,
-    /// [`LeaseLost`](FinishError::LeaseLost), [`Ignored`](FinishError::Ignored), [`NotReady`](FinishError::NotReady), or why the database
-    /// refused to write this row.
+    /// [`LeaseLost`](FinishError::LeaseLost), [`Ignored`](FinishError::Ignored), [`NotReady`](FinishError::NotReady),
+    /// [`Written`](FinishError::Written), or why the database refused to write this row.
     pub error: FinishError,
 }
 

@@ -141,7 +141,7 @@ impl<DB: Backend> Flush<DB> {
             let change = batch.change(index);
             match fate {
                 Fate::Later => later.push(index),
-                Fate::Written => self.count(change),
+                Fate::Written | Fate::Kept(_) => self.count(change),
                 Fate::Done => self.count(None),
                 Fate::Lost if unknown => self.count(change),
                 Fate::Lost => self.stats.lost(&row.claimed),
@@ -170,7 +170,7 @@ impl<DB: Backend> Flush<DB> {
             let batch = Batch::Settle(&changes);
             let tried = self.try_finish(rows, batch, Locks::PassOver, self.ends);
             match tried.await.as_deref() {
-                Ok([Fate::Written]) => {
+                Ok([Fate::Written | Fate::Kept(_)]) => {
                     self.count(changes.first());
                     return false;
                 }

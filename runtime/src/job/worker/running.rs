@@ -344,7 +344,7 @@ where
         };
         for (mut next, fate) in starting.into_iter().zip(fates).rev() {
             match fate {
-                Fate::Written if self.stopping.is_none() => {
+                Fate::Written | Fate::Kept(_) if self.stopping.is_none() => {
                     next.counted = true;
                     self.waiting.push_front(next);
                 }
@@ -355,7 +355,7 @@ where
                     self.change(next.held, change);
                 }
                 // A handler could not finish it before the lock is gone.
-                Fate::Written | Fate::Later => self.give_back(next.held),
+                Fate::Written | Fate::Kept(_) | Fate::Later => self.give_back(next.held),
             }
         }
     }
@@ -798,7 +798,7 @@ where
             let why = match rows.get(&Arc::as_ptr(&handled.held)) {
                 Some(Fate::Lost) => Stopped::LeaseLost,
                 Some(Fate::Done) => Stopped::Done,
-                Some(Fate::Written | Fate::Later) => {
+                Some(Fate::Written | Fate::Kept(_) | Fate::Later) => {
                     handled.until = until;
                     continue;
                 }
@@ -811,7 +811,9 @@ where
             }
         }
         for next in &mut self.starting {
-            if let Some(Fate::Written | Fate::Later) = rows.get(&Arc::as_ptr(&next.held)) {
+            if let Some(Fate::Written | Fate::Kept(_) | Fate::Later) =
+                rows.get(&Arc::as_ptr(&next.held))
+            {
                 next.until = until;
             }
         }
@@ -821,7 +823,7 @@ where
                     self.lost(&next.held);
                     continue;
                 }
-                Some(Fate::Written | Fate::Later) => next.until = until,
+                Some(Fate::Written | Fate::Kept(_) | Fate::Later) => next.until = until,
                 Some(Fate::Refused(_)) | None => {}
             }
             self.waiting.push_back(next);
