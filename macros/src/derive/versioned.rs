@@ -108,16 +108,21 @@ impl Derive for Versioned {
             pub fn edit(&self) -> __rt::Edit<Self> {
                 __rt::unreachable!()
             }
-            #[doc = #STUB_DOC]
-            pub fn edit_at(
-                __key: impl ::core::marker::Sized,
-                __version: impl ::core::marker::Sized,
-            ) -> __rt::versioned::EditAt<'static, Self> {
-                __rt::unreachable!()
-            }
         };
-        let methods = stub_impl(input, &methods);
         let traits = stub_traits(input);
+        // Its type asks for them.
+        let edit_at = traits.as_ref().map(|_| {
+            quote! {
+                #[doc = #STUB_DOC]
+                pub fn edit_at(
+                    __key: impl ::core::marker::Sized,
+                    __version: impl ::core::marker::Sized,
+                ) -> __rt::versioned::EditAt<'static, Self> {
+                    __rt::unreachable!()
+                }
+            }
+        });
+        let methods = stub_impl(input, &quote!(#methods #edit_at));
         Output {
             items: TokenStream::new(),
             impls: quote!(#methods #traits),
