@@ -39,3 +39,6 @@ mod keys;
 
 #[path = "edit_at.rs"]
 mod edit_at;
+
+#[path = "outcomes_sqlite.rs"]
+mod outcomes_sqlite;
