@@ -1,0 +1,143 @@
+//! Inserts that yield to the row that holds the key.
+
+use std::future::Future;
+
+use super::{CreateError, FindOrCreateSql, UniqueKeySql, met_elsewhere};
+use crate::db::atomic::in_transaction;
+use crate::db::error::{DatabaseError, Operation, WriteFailure};
+use crate::db::model::acquire;
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Fetched, Statement, write_one};
+use crate::db::{Backend, IndexedColumns};
+
+/// Creates the row, unless its key is taken.
+pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
+    async move {
+        let operation = || T::operation(T::METHODS[3], &T::key_of(&new));
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(CreateError::Database)?;
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let created = insert_new::<DB, T>(T::INSERT, &new, &mut connection).await;
+        let Err(error) = created else {
+            return created_row::<DB, T>(created, &operation, in_transaction, &mut connection)
+                .await;
+        };
+        if lacks_unique_index::<DB, N, T>(&error, &new, &mut connection).await {
+            return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
+        }
+        if met_elsewhere::<DB, N, T>(Some(&error), &new, &mut connection).await {
+            return Ok(None);
+        }
+        created_row::<DB, T>(Err(error), &operation, in_transaction, &mut connection).await
+    }
+}
+
+/// Creates the row, unless any of its unique keys is taken.
+pub fn create_unless_conflict<'c, DB: Backend, T: UniqueKeySql<DB, 0>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
+    async move {
+        // Which of the keys is taken, nobody knows.
+        let operation = || T::operation_on_many("create_unless_conflict");
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(CreateError::Database)?;
+        let mut connection = opened.link();
+        let in_transaction = in_transaction::<DB>(&connection);
+        let created = insert_new::<DB, T>(T::CREATE, &new, &mut connection).await;
+        created_row::<DB, T>(created, &operation, in_transaction, &mut connection).await
+    }
+}
+
+/// The row that an insert has created, if it has.
+async fn created_row<DB: Backend, T: FindOrCreateSql<DB>>(
+    created: Result<Fetched<DB::Row>, sqlx::Error>,
+    operation: &(dyn Fn() -> Operation + Sync),
+    in_transaction: bool,
+    connection: &mut Link<'_, DB>,
+) -> Result<Option<T>, CreateError> {
+    let written = |error| CreateError::Written(DatabaseError::new(operation(), error));
+    match created {
+        Ok(Fetched::One(row)) => (T::ROW)(&row).map(Some).map_err(written),
+        Ok(Fetched::None | Fetched::Several) => Ok(None),
+        Err(error) if DB::has_written(connection, &error).await => Err(written(error)),
+        Err(error) => Err(WriteFailure::new(operation(), error, in_transaction).into()),
+    }
+}
+
+pub(super) async fn insert_new<DB: Backend, T: FindOrCreateSql<DB>>(
+    sql: &'static str,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    let statement = || {
+        let mut statement = Statement::literal(sql);
+        T::bind_new(new, &mut statement);
+        statement
+    };
+    insert(&statement, connection).await
+}
+
+/// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
+///
+/// The savepoint is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
+/// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
+pub(super) async fn insert<DB: Backend>(
+    statement: &(dyn Fn() -> Statement<DB> + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Result<Fetched<DB::Row>, sqlx::Error> {
+    if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
+        return write_one(statement, connection).await;
+    }
+    let before = connection.before();
+    connection.plain("SAVEPOINT rowlock").await?;
+    match statement().fetch_one(connection).await {
+        Ok(fetched) => {
+            connection.plain("RELEASE SAVEPOINT rowlock").await?;
+            Ok(fetched)
+        }
+        Err(error) => {
+            // If this fails too, the first error is the one to know.
+            let back = "ROLLBACK TO SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
+            if DB::run_plain(connection, back).await.is_ok() {
+                connection.undo(before);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether the write failed because the database has no unique index for ON CONFLICT to refer to.
+pub(super) async fn lacks_unique_index<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    error: &sqlx::Error,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    let key = IndexedColumns::of(T::TABLE, T::COLUMNS);
+    if !DB::lacks_unique_index(connection, error, key).await {
+        return false;
+    }
+    // Of an index that is partial or on an expression SQLite tells too little: but it can be asked whether it is the key, of all that
+    // is in the statement, that it does not understand.
+    !DB::EMBEDDED
+        || explains::<DB, T>(T::CREATE, new, connection).await
+            && !explains::<DB, T>(T::INSERT, new, connection).await
+}
+
+/// Whether the database understands an insert. It is not run.
+async fn explains<DB: Backend, T: FindOrCreateSql<DB>>(
+    sql: &'static str,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    let mut statement = Statement::composed("EXPLAIN ");
+    statement.push(sql);
+    T::bind_new(new, &mut statement);
+    statement.fetch_all(connection).await.is_ok()
+}

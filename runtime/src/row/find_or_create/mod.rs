@@ -1,0 +1,201 @@
+//! Find a row by a unique key or create it, without duplicates and without a window in between.
+
+mod create;
+mod error;
+mod outcome;
+mod upsert;
+
+use std::future::Future;
+
+pub use self::create::{create, create_unless_conflict};
+use self::create::{insert_new, lacks_unique_index};
+pub use self::error::{CreateError, FindError, FindOrCreateError, UpsertError};
+pub use self::outcome::{FoundOrCreated, UpdatedOrCreated};
+pub use self::upsert::{update_or_create, upsert};
+use crate::db::Backend;
+use crate::db::atomic::in_transaction;
+use crate::db::column::Read;
+use crate::db::error::{DatabaseError, WriteFailure};
+use crate::db::fault::Fault;
+use crate::db::fence::Fence;
+use crate::db::model::{Model, acquire};
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Bind, Compared, Fetched, Statement};
+
+/// How often the row is looked for and created before something other than a race must be the reason.
+const ROUNDS: u32 = 5;
+
+/// The derive, for [`Model`]: a model has a key for each of its unique keys, by their positions.
+#[derive(Debug)]
+pub struct Derive<const N: usize>;
+
+/// What `#[derive(FindOrCreate)]` knows about a model beyond that, the same for every database.
+pub trait FindOrCreate: Sized + Send + Sync + 'static {
+    /// The generated struct with what the caller gives.
+    type New: Send + Sync;
+    /// Where the version of a versioned model stands among all columns, and the highest one, which an upsert must not pass.
+    const VERSION_LIMIT: Option<(usize, i64)>;
+    /// Whether the model has a fence.
+    const FENCED: bool = false;
+
+    /// The fence that is shown, and that of the row, if the model has one.
+    fn fences(_new: &Self::New, _stored: &Self) -> Option<(Fence, Fence)> {
+        None
+    }
+}
+
+/// A model's columns for one database.
+pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
+    /// Reads all columns.
+    const ROW: Read<DB, Self>;
+    /// Creates the row unless any unique key is taken.
+    const CREATE: &'static str;
+    /// Binds what the caller gave as `$1…`.
+    fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
+}
+
+/// One of a model's unique keys, by its position.
+pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
+    /// What the key's index is on, in alphabetical order, joined by commas.
+    const COLUMNS: &'static str;
+    /// The names of the methods that find, find or create, upsert, create, and update or create.
+    const METHODS: [&'static str; 5];
+
+    /// The key of a new row.
+    fn key_of(new: &Self::New) -> Self::Key<'_>;
+}
+
+/// The statements of one unique key for one database.
+pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreateSql<DB> {
+    /// Reads all columns.
+    const FIND: &'static str;
+    /// Creates the row unless the key is taken.
+    const INSERT: &'static str;
+    /// `None` if the key is all there is.
+    const UPSERT: Option<&'static str>;
+    /// The same, saying in its last column whether it created the row; where a database cannot say, it only overwrites.
+    const UPDATE_OR_CREATE: Option<&'static str>;
+
+    /// Binds the key as `$1…`.
+    fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+}
+
+fn select<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(key: &T::Key<'_>) -> Statement<DB> {
+    let mut statement = Statement::literal(T::FIND);
+    T::bind_key(key, &mut Compared(&mut statement));
+    statement
+}
+
+fn selected<DB: Backend, T: FindOrCreateSql<DB>>(
+    fetched: Fetched<DB::Row>,
+) -> Result<Fetched<T>, sqlx::Error> {
+    Ok(match fetched {
+        Fetched::One(row) => Fetched::One((T::ROW)(&row)?),
+        Fetched::None => Fetched::None,
+        Fetched::Several => Fetched::Several,
+    })
+}
+
+/// Reads the row with this unique key.
+pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    key: T::Key<'_>,
+) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
+    async move {
+        let operation = || T::operation(T::METHODS[0], &key);
+        let mut opened = acquire(db, &operation).await.map_err(FindError::Database)?;
+        let select = select::<DB, N, T>(&key);
+        let fetched = select.fetch_one(&mut opened.link()).await;
+        match fetched.and_then(selected::<DB, T>) {
+            Ok(Fetched::One(row)) => Ok(Some(row)),
+            Ok(Fetched::None) => Ok(None),
+            Ok(Fetched::Several) => Err(FindError::NotUnique(operation())),
+            Err(error) => Err(FindError::Database(DatabaseError::new(operation(), error))),
+        }
+    }
+}
+
+/// Reads the row with the key of `new`, or creates it.
+pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: T::New,
+) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
+    async move {
+        let operation = || T::operation(T::METHODS[1], &T::key_of(&new));
+        let mut opened = acquire(db, &operation)
+            .await
+            .map_err(FindOrCreateError::Database)?;
+        find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut opened.link()).await
+    }
+}
+
+async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    method: &'static str,
+    connection: &mut Link<'_, DB>,
+) -> Result<FoundOrCreated<T>, FindOrCreateError> {
+    let key = T::key_of(new);
+    let operation = || T::operation(method, &key);
+    let mut refused = None;
+    for _ in 0..ROUNDS {
+        // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
+        let fetched = select::<DB, N, T>(&key).fetch_one(connection).await;
+        match fetched.and_then(selected::<DB, T>) {
+            Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
+            Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(operation())),
+            Ok(Fetched::None) => {}
+            // A read: whatever happened to it, nothing was written.
+            Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let in_transaction = in_transaction::<DB>(connection);
+        match insert_new::<DB, T>(T::INSERT, new, connection).await {
+            Ok(Fetched::One(row)) => {
+                let row = (T::ROW)(&row).map_err(|error| {
+                    FindOrCreateError::Written(DatabaseError::new(operation(), error))
+                })?;
+                return Ok(FoundOrCreated::Created(row));
+            }
+            // Somebody else was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
+            Ok(Fetched::None | Fetched::Several) => {}
+            Err(error) if DB::has_written(connection, &error).await => {
+                let error = DatabaseError::new(operation(), error);
+                return Err(FindOrCreateError::Written(error));
+            }
+            Err(error) if lacks_unique_index::<DB, N, T>(&error, new, connection).await => {
+                return Err(FindOrCreateError::MissingUniqueIndex(
+                    operation(),
+                    T::COLUMNS,
+                ));
+            }
+            Err(error) => {
+                let violated = Fault::of(&error) == Fault::UniqueViolation;
+                let error = WriteFailure::new(operation(), error, in_transaction).into();
+                if !violated {
+                    return Err(error);
+                }
+                // The row of a concurrent and equal call can be met in another unique index first, also in one that is
+                // being built: then it is the row that was asked for.
+                refused = Some(error);
+            }
+        }
+    }
+    Err(refused.unwrap_or_else(|| FindOrCreateError::KeyTaken(operation())))
+}
+
+/// Whether an insert failed because it met the row with the key in another unique index, or in one that is being built: a concurrent
+/// call created it.
+async fn met_elsewhere<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    error: Option<&sqlx::Error>,
+    new: &T::New,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    let Some(error) = error else { return false };
+    if Fault::of(error) != Fault::UniqueViolation || DB::has_written(connection, error).await {
+        return false;
+    }
+    let select = select::<DB, N, T>(&T::key_of(new));
+    matches!(select.fetch_one(connection).await, Ok(Fetched::One(_)))
+}
