@@ -151,14 +151,14 @@ pub mod __private {
     pub mod find_or_create {
         pub use crate::row::find_or_create::{
             Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, create,
-            create_unless_conflict, find, find_or_create, update_or_create, upsert,
+            create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
         };
     }
     pub use crate::queue::{Claim, QueueColumn, Rescued, Worker};
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
         LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,
-        UpdatedOrCreated, UpsertError,
+        UpdatedOrCreated, UpsertError, Upserted,
     };
     pub use crate::tx::InTransaction;
     pub use crate::{__changes as changes, __postgres as postgres, __sqlite as sqlite};

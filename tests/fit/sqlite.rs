@@ -23,6 +23,9 @@ mod only_if;
 #[path = "upsert.rs"]
 mod upsert;
 
+#[path = "upsert_if.rs"]
+mod upsert_if;
+
 #[path = "insert.rs"]
 mod insert;
 

@@ -11,8 +11,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::max_version;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
-    for_backend, key_lifetime, knows, name_at, optional_statement, passed, position, read_row,
-    reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+    for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts, passed,
+    position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -48,6 +48,7 @@ struct Names {
     upsert: String,
     create: String,
     update_or_create: String,
+    upsert_if: String,
 }
 
 impl Names {
@@ -65,6 +66,7 @@ impl Names {
             upsert: format!("upsert{suffix}"),
             create: format!("create{suffix}"),
             update_or_create: format!("update_or_create{suffix}"),
+            upsert_if: format!("upsert_if{suffix}"),
         }
     }
 }
@@ -393,7 +395,50 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         quote!(__rt::UpdatedOrCreated<Self>, __rt::UpsertError),
         quote!(__rt::find_or_create::update_or_create::<__DB, #index, Self>(db, new)),
     );
-    quote!(#find #find_or_create #upsert #create #update_or_create)
+    // With nothing to overwrite there is nothing that a condition could keep from it.
+    let upsert_if = model
+        .backends
+        .iter()
+        .any(overwrites)
+        .then(|| upsert_if(plan, number, key));
+    quote!(#find #find_or_create #upsert #create #update_or_create #upsert_if)
+}
+
+/// The upsert under a condition.
+fn upsert_if(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
+    let model = plan.model;
+    let new = &model.new;
+    let index = Index::from(number);
+    let sql = text_doc(model, |dialect| {
+        sql::find_or_create::upsert_if(model, key.key, dialect)
+            .map(|upsert| sql::guarded::shown(&upsert, &["condition"]))
+            .unwrap_or_default()
+    });
+    Method {
+        name: name_at(&key.names.upsert_if, key.key.asked),
+        docs: format!(
+            "Creates the row, or overwrites the one that has the key if that meets `condition`; says `Created`, `Updated` or `Refused`, \
+             each with the row. The constants for conditions are those of `Guarded`, which the model derives too.\n\n{sql}\n\n\
+             If it writes nothing, one more statement reads the row and whether it meets the condition. If it does by then, or is gone, \
+             both are run again, at most five rounds. On SQLite the first one overwrites only, and if there is no row, an INSERT follows. \
+             On PostgreSQL the table is not partitioned, nor is it a view: rows of those have no `xmax`.\n\n\
+             Errors: those of the method without a condition; `Ignored` also if other writers changed the row in each of the rounds.\n\n\
+             Cancel safety: if the future is dropped, the row was written completely or not at all."
+        ),
+        receiver: quote!(),
+        key: &[],
+        db: connection_name(&[]),
+        arguments: quote! {
+            new: #new,
+            condition: __rt::guarded::Condition<Self, impl __rt::guarded::Expression<__DB>>,
+        },
+        output: quote!(__rt::Upserted<Self>, __rt::UpsertError),
+        bound: quote! {
+            __rt::find_or_create::UniqueKeySql<__DB, #index> + __rt::guarded::Names<__DB>
+        },
+        body: quote!(__rt::find_or_create::upsert_if::<__DB, #index, Self, _>(db, new, condition)),
+    }
+    .tokens()
 }
 
 /// The method that does not care which key is taken.
@@ -459,6 +504,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             &key.names.upsert,
             &key.names.create,
             &key.names.update_or_create,
+            &key.names.upsert_if,
         ];
         let value = key.value(model, index);
         let key_struct = value.definition(&[]);
@@ -472,7 +518,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKey<#position> for #ident {
                 const COLUMNS: &'static str = #columns;
-                const METHODS: [&'static str; 5] = [#(#methods),*];
+                const METHODS: [&'static str; 6] = [#(#methods),*];
                 fn key_of(__new: &Self::New) -> Self::Key<'_> { #key_of }
             }
         }
@@ -495,6 +541,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
     let read_row = read_row(model, dialect);
     let create = statement(&sql::find_or_create::create(model, dialect));
+    let there = literal(dialect, &sql::find_or_create::there(model));
     let binds = model
         .given()
         .into_iter()
@@ -512,6 +559,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let upsert = optional_statement(upsert.as_ref());
         let told = sql::find_or_create::update_or_create(model, key.key, dialect);
         let told = optional_statement(told.as_ref());
+        let upsert_if = sql::find_or_create::upsert_if(model, key.key, dialect);
+        let upsert_if = upsert_if.map_or_else(|| quote!([""; 2]), |sql| parts(&sql));
+        let look = parts(&sql::find_or_create::look(model, key.key, dialect));
         quote! {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
@@ -519,6 +569,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 const INSERT: &'static str = #insert;
                 const UPSERT: __rt::Option<&'static str> = #upsert;
                 const UPDATE_OR_CREATE: __rt::Option<&'static str> = #told;
+                const UPSERT_IF: [&'static str; 2] = #upsert_if;
+                const LOOK: [&'static str; 2] = #look;
                 fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             }
         }
@@ -528,6 +580,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         impl __rt::find_or_create::FindOrCreateSql<#database> for #ident {
             #read_row
             const CREATE: &'static str = #create;
+            const THERE: &'static str = #there;
             fn bind_new(__new: &Self::New, __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
         }
         #(#keys)*
@@ -586,6 +639,7 @@ fn stub(input: &DeriveInput) -> Output {
             upsert,
             create,
             update_or_create,
+            upsert_if,
         } = Names::new(key.iter().map(String::as_str), several);
         let mut stub = |name: String, arguments, output| {
             let tokens = stub_method(&format_ident!("{name}"), false, arguments, &output);
@@ -608,6 +662,11 @@ fn stub(input: &DeriveInput) -> Output {
             update_or_create,
             2,
             quote!(__rt::UpdatedOrCreated<Self>, __rt::UpsertError),
+        );
+        stub(
+            upsert_if,
+            3,
+            quote!(__rt::Upserted<Self>, __rt::UpsertError),
         );
         stub("create_unless_conflict".to_owned(), 2, created);
     }

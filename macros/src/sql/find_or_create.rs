@@ -168,7 +168,7 @@ fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
 pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
     let mut sql = Sql::new(dialect);
     let insert = insert_into(&mut sql, model);
-    let update = do_update(&mut sql, model, key)?;
+    let update = do_update(&mut sql, model, key, None)?;
     let text = format!("{insert} {update}");
     Some(sql.statement(text).returning(returned(model)))
 }
@@ -184,6 +184,20 @@ pub(crate) fn update_or_create(
     key: &UniqueKey,
     dialect: Dialect,
 ) -> Option<Statement> {
+    telling(model, key, dialect, None)
+}
+
+/// The same, which overwrites only a row that meets a condition.
+pub(crate) fn upsert_if(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    telling(model, key, dialect, Some(Gap::Condition))
+}
+
+fn telling(
+    model: &Model,
+    key: &UniqueKey,
+    dialect: Dialect,
+    condition: Option<Gap>,
+) -> Option<Statement> {
     let mut sql = Sql::new(dialect);
     let (columns, values) = new_row(&mut sql, model);
     let mut returned = returned(model);
@@ -198,13 +212,35 @@ pub(crate) fn update_or_create(
             format!("SELECT {values} WHERE EXISTS ({there})")
         }
     };
-    let update = do_update(&mut sql, model, key)?;
+    let update = do_update(&mut sql, model, key, condition)?;
     let text = format!("INSERT INTO {} ({columns}) {row} {update}", table(model));
     Some(sql.statement(text).returning(returned))
 }
 
+/// Reads the row with this key, and whether it meets a condition.
+pub(crate) fn look(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let found = where_key(&mut sql, model, key, Slot::key);
+    let columns = comma(&model.columns, |column| quote(&column.name));
+    sql.statement(format!(
+        "SELECT {columns}, CASE WHEN {} THEN 1 ELSE 0 END AS \"rowlock_holds\" FROM {} WHERE {found}",
+        Gap::Condition,
+        table(model)
+    ))
+}
+
+/// What stands before a column of the row that is there.
+pub(crate) fn there(model: &Model) -> String {
+    format!("{}.", quote(&model.table.name))
+}
+
 /// `ON CONFLICT … DO UPDATE …`, if there is anything to write.
-fn do_update(sql: &mut Sql, model: &Model, key: &UniqueKey) -> Option<String> {
+fn do_update(
+    sql: &mut Sql,
+    model: &Model,
+    key: &UniqueKey,
+    condition: Option<Gap>,
+) -> Option<String> {
     let dialect = sql.dialect;
     let mut columns = overwritten(model, key);
     let queue = model.is_queue();
@@ -254,6 +290,7 @@ fn do_update(sql: &mut Sql, model: &Model, key: &UniqueKey) -> Option<String> {
             quote(&fence.name)
         ));
     }
+    guards.extend(condition.map(|condition| condition.to_string()));
     let mut guard = guards.join(" AND ");
     if !guard.is_empty() {
         guard.insert_str(0, " WHERE ");

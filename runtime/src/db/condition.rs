@@ -292,14 +292,29 @@ impl<T, E> Condition<T, E> {
         T: Names<DB>,
         E: Expression<DB>,
     {
+        self.write_of("", to);
+    }
+
+    /// The same where a column's name alone could be that of another row: `table` stands before each, with its dot.
+    pub(crate) fn write_of<DB: Backend>(&self, table: &'static str, to: &mut Statement<DB>)
+    where
+        T: Names<DB>,
+        E: Expression<DB>,
+    {
         self.expression.write(&mut Writer {
             statement: to,
+            table,
             names: T::NAMES,
         });
     }
 }
 
 /// The columns of a model as a database writes their names, in the order of [`Field`]'s index.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not derive `Guarded` for `{DB}`",
+    label = "this needs the columns of `{Self}` as constants",
+    note = "add it: `#[derive(Guarded, ...)]`"
+)]
 #[doc(hidden)]
 pub trait Names<DB: Backend> {
     const NAMES: &'static [&'static str];
@@ -320,6 +335,7 @@ pub trait Expression<DB: Backend>: Send + Sync {
 #[allow(missing_debug_implementations)]
 pub struct Writer<'s, DB: Backend> {
     statement: &'s mut Statement<DB>,
+    table: &'static str,
     names: &'static [&'static str],
 }
 
@@ -341,6 +357,7 @@ impl<DB: Backend> Writer<'_, DB> {
     }
 
     fn name(&mut self, index: usize) {
+        self.statement.push(self.table);
         self.statement.push(self.names[index]);
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod versioned;
 pub use self::counter::{CounterError, OutOfBounds};
 pub use self::find_or_create::{
     CreateError, FindError, FindOrCreateError, FoundOrCreated, UpdatedOrCreated, UpsertError,
+    Upserted,
 };
 pub use self::guarded::{GuardError, Refusal, Set};
 pub use self::lockable::{Exclusive, Lock, LockCheckedError, LockError, Locked, Share, Shared};

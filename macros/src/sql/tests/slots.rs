@@ -154,6 +154,14 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         find_or_create::update_or_create(&seating, unique, dialect),
     );
     add(
+        "find_or_create::upsert_if",
+        find_or_create::upsert_if(&seating, unique, dialect),
+    );
+    add(
+        "find_or_create::look",
+        Some(find_or_create::look(&seating, unique, dialect)),
+    );
+    add(
         "lockable::select",
         Some(lockable::select(&seating, dialect)),
     );

@@ -69,8 +69,8 @@ pub enum UpsertError {
     /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
     VersionOverflow(Operation),
-    /// A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. A row that a policy protects is
-    /// [`Fault::PermissionDenied`].
+    /// A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write; or of `upsert_if`, other writers changed the row in
+    /// each of five rounds. A row that a policy protects is [`Fault::PermissionDenied`](crate::Fault::PermissionDenied).
     #[error("{0}: a trigger or ON CONFLICT IGNORE dropped the write")]
     Ignored(Operation),
     /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after

@@ -4,14 +4,16 @@ mod create;
 mod error;
 mod outcome;
 mod upsert;
+mod upsert_if;
 
 use std::future::Future;
 
 pub use self::create::{create, create_unless_conflict};
 use self::create::{insert_new, lacks_unique_index};
 pub use self::error::{CreateError, FindError, FindOrCreateError, UpsertError};
-pub use self::outcome::{FoundOrCreated, UpdatedOrCreated};
+pub use self::outcome::{FoundOrCreated, UpdatedOrCreated, Upserted};
 pub use self::upsert::{update_or_create, upsert};
+pub use self::upsert_if::upsert_if;
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
 use crate::db::column::Read;
@@ -50,6 +52,8 @@ pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
     const ROW: Read<DB, Self>;
     /// Creates the row unless any unique key is taken.
     const CREATE: &'static str;
+    /// What stands before a column of the row that is there, where those of the new values have the same names.
+    const THERE: &'static str;
     /// Binds what the caller gave as `$1…`.
     fn bind_new(new: &Self::New, to: &mut impl Bind<DB>);
 }
@@ -58,8 +62,8 @@ pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
 pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
     /// What the key's index is on, in alphabetical order, joined by commas.
     const COLUMNS: &'static str;
-    /// The names of the methods that find, find or create, upsert, create, and update or create.
-    const METHODS: [&'static str; 5];
+    /// The names of the methods that find, find or create, upsert, create, update or create, and upsert under a condition.
+    const METHODS: [&'static str; 6];
 
     /// The key of a new row.
     fn key_of(new: &Self::New) -> Self::Key<'_>;
@@ -75,6 +79,10 @@ pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreate
     const UPSERT: Option<&'static str>;
     /// The same, saying in its last column whether it created the row; where a database cannot say, it only overwrites.
     const UPDATE_OR_CREATE: Option<&'static str>;
+    /// The same under a condition, which stands in between.
+    const UPSERT_IF: [&'static str; 2];
+    /// Reads all columns, and 1 if a condition is met, else 0.
+    const LOOK: [&'static str; 2];
 
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);

@@ -65,3 +65,43 @@ impl<T> Deref for UpdatedOrCreated<T> {
         }
     }
 }
+
+/// What an upsert under a condition did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "the condition may not have been met"]
+pub enum Upserted<T> {
+    /// There was no row with the key: this call created it.
+    Created(T),
+    /// The row was there and met the condition. It has the given values now.
+    Updated(T),
+    /// The row is there and does not meet the condition. Nothing was written. This is the row as it is now: it was read after the
+    /// refusal, by a statement that has seen that it does not meet the condition.
+    Refused(T),
+}
+
+impl<T> Upserted<T> {
+    /// The row as it now is, whether it was written or not.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Created(row) | Self::Updated(row) | Self::Refused(row) => row,
+        }
+    }
+
+    /// The row if it was written, `None` if the condition refused that.
+    pub fn written(self) -> Option<T> {
+        match self {
+            Self::Created(row) | Self::Updated(row) => Some(row),
+            Self::Refused(_) => None,
+        }
+    }
+
+    /// Whether this call created the row.
+    pub fn is_created(&self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+
+    /// Whether the condition refused the write.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}

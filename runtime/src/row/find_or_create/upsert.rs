@@ -101,7 +101,7 @@ async fn in_turn<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 }
 
 /// The row that a write returned, if it wrote one.
-async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+pub(super) async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     outcome: Result<Fetched<DB::Row>, sqlx::Error>,
     new: &T::New,
     operation: &(dyn Fn() -> Operation + Sync),
@@ -123,11 +123,14 @@ async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     Err(WriteFailure::new(operation(), error, in_transaction).into())
 }
 
-fn written(operation: &(dyn Fn() -> Operation + Sync), error: sqlx::Error) -> UpsertError {
+pub(super) fn written(
+    operation: &(dyn Fn() -> Operation + Sync),
+    error: sqlx::Error,
+) -> UpsertError {
     UpsertError::Written(DatabaseError::new(operation(), error))
 }
 
-fn read_written<DB: Backend, T: FindOrCreateSql<DB>>(
+pub(super) fn read_written<DB: Backend, T: FindOrCreateSql<DB>>(
     row: &DB::Row,
     operation: &(dyn Fn() -> Operation + Sync),
 ) -> Result<T, UpsertError> {
@@ -158,13 +161,21 @@ async fn overwrite<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     let statement = || {
         let mut statement = Statement::literal(sql);
-        T::bind_new(new, &mut statement);
-        if let Some((_, max)) = T::VERSION_LIMIT {
-            statement.bind_i64(max);
-        }
+        bind_upsert::<DB, T>(new, &mut statement);
         statement
     };
     insert(&statement, connection).await
+}
+
+/// Binds the values of an upsert.
+pub(super) fn bind_upsert<DB: Backend, T: FindOrCreateSql<DB>>(
+    new: &T::New,
+    statement: &mut Statement<DB>,
+) {
+    T::bind_new(new, statement);
+    if let Some((_, max)) = T::VERSION_LIMIT {
+        statement.bind_i64(max);
+    }
 }
 
 /// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
@@ -174,44 +185,60 @@ async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> UpsertError {
     match explain::<DB, N, T>(new, connection).await {
-        Ok(Refused::Fenced(fence)) => UpsertError::Fenced(operation, fence),
-        Ok(Refused::Version) => UpsertError::VersionOverflow(operation),
-        Ok(Refused::Ignored) => UpsertError::Ignored(operation),
+        Ok(Some(refused)) => refused.of(operation),
+        Ok(None) => UpsertError::Ignored(operation),
         // A read: whatever happens to it, nothing was written.
         Err(error) => WriteFailure::new(operation, error, true).into(),
     }
 }
 
-enum Refused {
+/// What keeps an upsert from a row that is there.
+pub(super) enum Refused {
     Fenced(Fence),
     Version,
-    Ignored,
+}
+
+impl Refused {
+    pub(super) fn of(self, operation: Operation) -> UpsertError {
+        match self {
+            Self::Fenced(fence) => UpsertError::Fenced(operation, fence),
+            Self::Version => UpsertError::VersionOverflow(operation),
+        }
+    }
 }
 
 async fn explain<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
     connection: &mut Link<'_, DB>,
-) -> Result<Refused, sqlx::Error> {
+) -> Result<Option<Refused>, sqlx::Error> {
     // Without conditions there is nothing to look for.
     if T::VERSION_LIMIT.is_none() && !T::FENCED {
-        return Ok(Refused::Ignored);
+        return Ok(None);
     }
-    let Fetched::One(row) = select::<DB, N, T>(&T::key_of(new))
+    match select::<DB, N, T>(&T::key_of(new))
         .fetch_one(connection)
         .await?
-    else {
-        return Ok(Refused::Ignored);
-    };
-    if let Some((index, max)) = T::VERSION_LIMIT
-        && DB::get_i64(&row, index)?.is_none_or(|version| version >= max)
     {
-        return Ok(Refused::Version);
+        Fetched::One(row) => in_the_way::<DB, T>(new, &row),
+        Fetched::None | Fetched::Several => Ok(None),
+    }
+}
+
+/// The version or the fence of this row, if it is what is in the way.
+pub(super) fn in_the_way<DB: Backend, T: FindOrCreateSql<DB>>(
+    new: &T::New,
+    row: &DB::Row,
+) -> Result<Option<Refused>, sqlx::Error> {
+    if let Some((index, max)) = T::VERSION_LIMIT
+        && DB::get_i64(row, index)?.is_none_or(|version| version >= max)
+    {
+        return Ok(Some(Refused::Version));
     }
     if T::FENCED
-        && let Some((shown, fence)) = T::fences(new, &(T::ROW)(&row)?)
+        && let Some((shown, fence)) = T::fences(new, &(T::ROW)(row)?)
         && shown < fence
     {
-        return Ok(Refused::Fenced(fence));
+        return Ok(Some(Refused::Fenced(fence)));
     }
-    Ok(Refused::Ignored)
+    Ok(None)
 }
