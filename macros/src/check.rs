@@ -55,9 +55,9 @@ pub(crate) fn check_field(
 
 /// What a write reads back is decoded from the column itself.
 fn check_read_back(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: &Diag) {
-    use FieldOption::{Counter, Generated, Version};
+    use FieldOption::{Counter, Generated, OnUpdate, Version};
     if let Some(option) = &sqlx.try_from
-        && [Version, Counter, Generated]
+        && [Version, Counter, Generated, OnUpdate]
             .into_iter()
             .any(|role| options.has(role))
     {
@@ -69,10 +69,14 @@ fn check_read_back(field: &Ident, options: &FieldAttrs, sqlx: &SqlxAttrs, diag: 
             ),
         );
     }
-    if sqlx.json_nullable && options.has(Generated) {
+    if sqlx.json_nullable
+        && let Some(option) = [Generated, OnUpdate]
+            .into_iter()
+            .find(|role| options.has(*role))
+    {
         diag.error(
             field,
-            format_args!("`{field}` is generated, and read back as JSON that is never NULL\nhelp: use `#[sqlx(json)]`"),
+            format_args!("`{field}` is {}, and read back as JSON that is never NULL\nhelp: use `#[sqlx(json)]`", option.rule().is),
         );
     }
 }

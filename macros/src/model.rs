@@ -61,7 +61,7 @@ pub(crate) struct Column {
     pub insert_only: bool,
     /// The expression that a new row gets.
     pub on_insert: Option<String>,
-    /// The expression that an upsert sets if the row is there.
+    /// The expression that an update sets, and an upsert if the row is there.
     pub on_update: Option<String>,
     pub json: bool,
     /// As JSON that can be NULL.
@@ -231,7 +231,14 @@ impl Model {
         self.columns
             .iter()
             .filter(|column| !column.key && column.is_plain() && !column.generated)
+            .filter(|column| column.on_update.is_none())
             .collect()
+    }
+
+    /// The columns that an update sets by themselves, with their expressions.
+    pub(crate) fn on_update(&self) -> impl Iterator<Item = (&Column, &str)> {
+        let columns = self.columns.iter();
+        columns.filter_map(|column| Some((column, column.on_update.as_deref()?)))
     }
 
     /// Whether the fence is that of the claims of a queue, which nobody gives.

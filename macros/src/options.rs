@@ -344,7 +344,7 @@ options! {
                 name: "on_insert",
                 takes: Takes::Text,
                 example: "on_insert = \"gen_random_uuid()\"",
-                page: (&["FindOrCreate"], "A new row gets this SQL expression; it is not part of `New…`, and an upsert does not overwrite it. Updates write it."),
+                page: (&["FindOrCreate", "Versioned"], "A new row gets this SQL expression; it is not part of `New…`, and an upsert does not overwrite it. Updates write it."),
             },
             Rule {
                 is: "a column with an expression for new rows",
@@ -361,7 +361,7 @@ options! {
                 name: "on_update",
                 takes: Takes::Text,
                 example: "on_update = \"now()\"",
-                page: (&["FindOrCreate"], "An upsert that finds the row sets this SQL expression; a new row gets the column's default, or `on_insert`. Not part of `New…`. Updates write the field."),
+                page: (&["FindOrCreate", "Guarded", "Lockable", "Versioned"], "An update sets this SQL expression, whatever is in the field, and so does an upsert that finds the row; a new row gets the column's default, or `on_insert`. Not part of `New…`."),
             },
             Rule {
                 is: "a column with an expression for updates",

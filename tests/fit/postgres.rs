@@ -14,6 +14,9 @@ mod locks_postgres;
 #[path = "lock_where.rs"]
 mod lock_where;
 
+#[path = "on_update.rs"]
+mod on_update;
+
 #[path = "only_if.rs"]
 mod only_if;
 

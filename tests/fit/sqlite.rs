@@ -17,6 +17,9 @@ mod guarded;
 #[path = "lock_where.rs"]
 mod lock_where;
 
+#[path = "on_update.rs"]
+mod on_update;
+
 #[path = "only_if.rs"]
 mod only_if;
 

@@ -8,7 +8,8 @@ use super::versioned::{max_version, missing_key};
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
     for_backend, key_argument, key_lifetime, knows, literal, name_at, parts, position, read_row,
-    reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+    reads, sets_without_excluded, sql_doc, statement, stub_fields, stub_impl, stub_method,
+    text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -32,6 +33,7 @@ impl Derive for Guarded {
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        sets_without_excluded(model, "Guarded", diag);
         let keys = model.keys();
         if keys.is_empty() {
             if !attempted.has("key") {
@@ -215,7 +217,7 @@ fn field((index, column): (usize, &Column)) -> TokenStream {
                 quote!(__rt::guarded::Field::within(#index, #min, #max)),
             )
         }
-        Role::Plain if !column.key && !column.generated => {
+        Role::Plain if !column.key && !column.generated && column.on_update.is_none() => {
             (quote!(Settable), quote!(__rt::guarded::Field::new(#index)))
         }
         _ => (quote!(ReadOnly), quote!(__rt::guarded::Field::new(#index))),

@@ -8,7 +8,7 @@ use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
     for_backend, key_argument, knows, name_at, optional_statement, parts, read_back, read_row,
-    statement, stub_impl, text_doc, version,
+    sets_without_excluded, statement, stub_impl, text_doc, version,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -44,6 +44,7 @@ impl Derive for Lockable {
             return None;
         }
         array_keys(model, &keys, diag);
+        sets_without_excluded(model, "Lockable", diag);
         Some(Plan { model, keys })
     }
 

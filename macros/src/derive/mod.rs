@@ -402,6 +402,23 @@ fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
     }
 }
 
+/// An update has the row alone.
+fn sets_without_excluded(model: &Model, derive: &str, diag: &Diag) {
+    for (column, expression) in model.on_update() {
+        let expression = expression.replace('"', "").to_lowercase();
+        if expression.contains("excluded.") {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "`{derive}` cannot set `{}`: its expression is about `excluded`, the new values of an upsert, and an update has none\n\
+                     help: write it with columns of the row alone, or make the field a plain one",
+                    column.field
+                ),
+            );
+        }
+    }
+}
+
 /// Statements about many rows bind an array per column of the key.
 fn array_keys(model: &Model, keys: &[&Column], diag: &Diag) {
     if !model.backends.iter().any(|dialect| dialect.has_arrays()) {

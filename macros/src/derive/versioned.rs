@@ -8,8 +8,8 @@ use syn::{DeriveInput, Index};
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
     database, fence, for_backend, key_argument, key_lifetime, knows, literal, name_at, number,
-    parts, position, read_back, read_row, sql_doc, statement, stub_fields, stub_impl, stub_method,
-    wrapper,
+    parts, position, read_back, read_row, sets_without_excluded, sql_doc, statement, stub_fields,
+    stub_impl, stub_method, wrapper,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -34,6 +34,7 @@ impl Derive for Versioned {
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+        sets_without_excluded(model, "Versioned", diag);
         let version = model.row_version();
         if version.is_none() && !attempted.has("version") {
             missing_version(model, diag);
@@ -409,7 +410,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const RISES: bool = false;
         )
     });
-    let made_up_key = keys.iter().any(|key| key.generated).then(|| {
+    let made_up = |key: &&Column| key.generated || key.has_expression();
+    let made_up_key = keys.iter().any(made_up).then(|| {
         quote!(
             const KEY_IS_GIVEN: bool = false;
         )

@@ -251,11 +251,7 @@ fn do_update(
         let name = quote(&column.name);
         format!("{name} = \"excluded\".{name}")
     });
-    let expressions = model.columns.iter().filter_map(|column| {
-        let expression = column.on_update.as_ref()?;
-        Some(format!("{} = {expression}", quote(&column.name)))
-    });
-    let mut set = comma(overwrites.chain(expressions), |set| set);
+    let mut set = comma(overwrites.chain(on_update(model)), |set| set);
     if set.is_empty() {
         return None;
     }

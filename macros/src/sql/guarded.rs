@@ -21,9 +21,12 @@ pub(crate) fn update(model: &Model, dialect: Dialect) -> Statement {
         None => (String::new(), String::new()),
     };
     let text = format!(
-        "UPDATE {} SET {}{version} WHERE {key}{}{room} AND {}",
+        "UPDATE {} SET {}{version}{} WHERE {key}{}{room} AND {}",
         table(model),
         Gap::Assignments,
+        on_update(model)
+            .map(|set| format!(", {set}"))
+            .collect::<String>(),
         and_alone(&mut sql, model),
         Gap::Condition,
     );

@@ -153,6 +153,7 @@ pub(crate) fn update(model: &Model, dialect: Dialect) -> Statement {
             .fence()
             .map(|fence| format!("{} = {}", quote(&fence.name), sql.slot(Slot::Fence))),
     );
+    set.extend(on_update(model));
     if set.is_empty() {
         set.extend(
             keys.first()
@@ -161,22 +162,24 @@ pub(crate) fn update(model: &Model, dialect: Dialect) -> Statement {
     }
     let (rows, set) = (table(model), set.join(", "));
     let mut returning = each_name(&returned(model));
-    let (row, same_transaction) = match dialect {
+    let same_transaction = match dialect {
         Dialect::Postgres => {
+            // The row under the name of its table, by which an expression calls it too; with a star, or it could be a column.
             if model.version().is_none() {
                 returning.push(format!(
-                    "(SELECT \"rowlock_old\"::record *= \"rowlock_row\"::record FROM {rows} AS \"rowlock_old\" WHERE {same_key})::int"
+                    "(SELECT (\"rowlock_old\".*)::record *= ({}.*)::record FROM {rows} AS \"rowlock_old\" WHERE {same_key})::int",
+                    quote(&model.table.name)
                 ));
             }
             let began = sql.slot(Slot::Began);
-            (" AS \"rowlock_row\"", format!(" AND {BEGAN} = {began}"))
+            format!(" AND {BEGAN} = {began}")
         }
-        Dialect::Sqlite => ("", String::new()),
+        Dialect::Sqlite => String::new(),
     };
     let same_version = same_version.unwrap_or_default();
     let alone = and_alone(&mut sql, model);
     let text = format!(
-        "UPDATE {rows}{row} SET {set} WHERE {same_key}{same_version}{not_fenced}{same_transaction}{alone}"
+        "UPDATE {rows} SET {set} WHERE {same_key}{same_version}{not_fenced}{same_transaction}{alone}"
     );
     sql.statement(text).returning(returning)
 }

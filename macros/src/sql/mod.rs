@@ -98,6 +98,12 @@ fn bump(version: &Column) -> String {
     format!("{0} = {0} + 1", quote(&version.name))
 }
 
+/// `"updated_at" = now()`, for each column that has such an expression.
+fn on_update(model: &Model) -> impl Iterator<Item = String> {
+    let columns = model.on_update();
+    columns.map(|(column, expression)| format!("{} = {expression}", quote(&column.name)))
+}
+
 /// ` AND "fence" <= $n`, if the model has a fence.
 fn and_not_fenced(sql: &mut Sql, model: &Model) -> String {
     match model.fence() {

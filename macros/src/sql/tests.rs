@@ -237,7 +237,7 @@ fn a_lock_reads_every_column_and_many_in_key_order() {
 fn a_locked_row_is_written_if_its_version_is_the_one_that_was_locked() {
     assert_eq!(
         lockable::update(&page(), Dialect::Postgres).shown(),
-        r#"UPDATE "cms"."pages" AS "rowlock_row" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $7 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $7 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
         lockable::update(&seats(), Dialect::Sqlite).shown(),
@@ -254,7 +254,7 @@ fn a_locked_row_without_a_version_is_written_all_the_same() {
     });
     assert_eq!(
         lockable::update(&word, Dialect::Postgres).shown(),
-        r#"UPDATE "words" AS "rowlock_row" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $4 AND (SELECT count(*) FROM "words" WHERE "id" = $2 AND "lang" = $3) = 1 RETURNING "id", "lang", (SELECT "rowlock_old"::record *= "rowlock_row"::record FROM "words" AS "rowlock_old" WHERE "id" = $2 AND "lang" = $3)::int"#
+        r#"UPDATE "words" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $4 AND (SELECT count(*) FROM "words" WHERE "id" = $2 AND "lang" = $3) = 1 RETURNING "id", "lang", (SELECT ("rowlock_old".*)::record *= ("words".*)::record FROM "words" AS "rowlock_old" WHERE "id" = $2 AND "lang" = $3)::int"#
     );
     let turn = model(quote! {
         #[rowlock(table = "turns")]
@@ -367,7 +367,7 @@ fn every_write_shows_the_fence() {
     );
     assert_eq!(
         lockable::update(&model, Dialect::Postgres).shown(),
-        r#"UPDATE "reports" AS "rowlock_row" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $5 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $5 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
     );
     assert_eq!(
         find_or_create::upsert(&model, &model.unique[0], Dialect::Postgres)

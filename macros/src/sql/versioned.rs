@@ -6,7 +6,8 @@ use super::*;
 pub(crate) fn returned(model: &Model) -> Vec<&Column> {
     let version = model.row_version().into_iter();
     let others = model.columns.iter().filter(|column| {
-        !column.key && (column.is_counter() || (column.generated && column.is_plain()))
+        let renewed = column.on_update.is_some() || (column.generated && column.is_plain());
+        !column.key && (column.is_counter() || renewed)
     });
     version.chain(others).collect()
 }
@@ -14,7 +15,8 @@ pub(crate) fn returned(model: &Model) -> Vec<&Column> {
 /// The columns whose values an insert is given: not what the database makes up, and not the version.
 pub(crate) fn inserted(model: &Model) -> Vec<&Column> {
     let given = |column: &&Column| {
-        !column.generated && !column.default && !matches!(column.role, Role::Version | Role::Xmin)
+        let filled = column.generated || column.default || column.has_expression();
+        !filled && !matches!(column.role, Role::Version | Role::Xmin)
     };
     model.columns.iter().filter(given).collect()
 }
@@ -31,6 +33,12 @@ pub(crate) fn insert(model: &Model, version: &Column, dialect: Dialect) -> State
     if !version.is_xmin() {
         columns.push(quote(&version.name));
         values.push(version.initial().to_string());
+    }
+    for column in &model.columns {
+        if let Some(expression) = &column.on_insert {
+            columns.push(quote(&column.name));
+            values.push(expression.clone());
+        }
     }
     let (rows, columns, values) = (table(model), columns.join(", "), values.join(", "));
     let text = if columns.is_empty() {
@@ -53,13 +61,14 @@ fn where_unchanged(sql: &mut Sql, model: &Model, version: &Column) -> String {
     )
 }
 
-/// The next version, and the fence; nothing if there is neither.
+/// The next version, the fence and what has an expression; nothing if there is none of them.
 fn set_version(sql: &mut Sql, model: &Model, version: &Column) -> String {
     let version = (!version.is_xmin()).then(|| bump(version));
     let fence = model
         .fence()
         .map(|fence| format!("{} = {}", quote(&fence.name), sql.slot(Slot::Fence)));
-    comma(version.into_iter().chain(fence), |set| set)
+    let set = version.into_iter().chain(fence).chain(on_update(model));
+    comma(set, |set| set)
 }
 
 /// What changes nothing but the version that PostgreSQL keeps. Not the key if there is another column: one that is GENERATED ALWAYS
@@ -94,7 +103,7 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> State
     write(sql, &set, model, version)
 }
 
-/// Bumps the version and nothing else.
+/// Bumps the version, and sets what has an expression.
 pub(crate) fn touch(model: &Model, version: &Column, dialect: Dialect) -> Statement {
     write(Sql::new(dialect), "", model, version)
 }

@@ -219,8 +219,8 @@ impl<T> Save<'_, T> {
             changes: self.changes,
             separator: "",
         });
-        // The version or the fence comes next.
-        let more = T::RISES || self.mine.fence().is_some();
+        // The version, the fence or an expression comes next, if there is one.
+        let more = !T::SAVE[1].starts_with(" WHERE ");
         if more && !self.changes.is_empty() {
             statement.push(", ");
         }
