@@ -24,6 +24,14 @@ macro_rules! of_types {
                 #[rowlock(version)]
                 version: i64,
             }
+            #[derive(sqlx::FromRow, Counter)]
+            #[rowlock(table = "things", backend($db), existing_rows)]
+            struct Tally {
+                #[rowlock(key)]
+                id: $ty,
+                #[rowlock(counter)]
+                version: i64,
+            }
             let (one, two): ($ty, $ty) = ($one, $two);
             let database = things($sql, $sql).await;
             let pool = &database.pool;
@@ -65,6 +73,13 @@ macro_rules! of_types {
                 })
                 .await;
             assert_eq!(locked.unwrap(), 2);
+            let deltas = [(one.$given(), 1), (two.$given(), 1)];
+            let mut totals = Tally::add_version_many(pool, deltas).await.unwrap();
+            totals.sort_by_key(|(id, _)| *id != one);
+            assert_eq!(totals.iter().map(|(id, _)| id).collect::<Vec<_>>(), [&one, &two]);
+            for (id, total) in totals {
+                assert_eq!(Tally::get(pool, id.$given()).await.unwrap().unwrap().version, total);
+            }
             assert!(Thing::exists(pool, two.$given()).await.unwrap());
             assert!(Thing::delete_by_key(pool, two.$given()).await.unwrap().is_some());
         }

@@ -1,7 +1,7 @@
 //! The types of PostgreSQL.
 
 use rowlock::row::{FoundOrCreated, GuardError};
-use rowlock::{FindOrCreate, Guarded, Lockable, Versioned, transaction};
+use rowlock::{Counter, FindOrCreate, Guarded, Lockable, Versioned, transaction};
 use sqlx::postgres::types::PgRange;
 use sqlx::types::ipnetwork::IpNetwork;
 use sqlx::types::{Decimal, Json, Uuid};

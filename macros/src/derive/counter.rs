@@ -436,6 +436,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let (key, owned) = (plan.key(), plan.owned_key());
     let bind_key = key.bind();
     let bind_keys = key.bind_keys(dialect);
+    let read_keys = owned.read_keys(dialect);
     let lock_batch = optional_statement(sql::counter::lock_batch(model, dialect).as_ref());
     let read_key = if keys.len() == 1 && !owned.is_wrapped() {
         quote!(__rt::get(__row, 0))
@@ -481,6 +482,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {
                 #read_key
             }
+            #read_keys
         }
         #(#counters)*
     }

@@ -221,6 +221,34 @@ impl<'m> KeyValue<'m> {
         }
     }
 
+    /// Reads the keys of many rows, where statements return those as arrays. `#[inline]`: compiled where it is called.
+    pub(super) fn read_keys(&self, dialect: Dialect) -> TokenStream {
+        if !dialect.has_arrays() {
+            return TokenStream::new();
+        }
+        let names = (1..=self.columns.len()).map(|part| format_ident!("__k{part}"));
+        let names: Vec<Ident> = names.collect();
+        let arrays = (0..names.len()).map(|index| {
+            let (index, ty) = (Index::from(index), &self.columns[index].ty);
+            quote!(__rt::elements::<#ty>(__row, #index)?)
+        });
+        let arrays = arrays.reduce(|all, next| quote!(#all.zip(#next)));
+        let pattern = names.iter().map(|name| quote!(#name));
+        let pattern = pattern.reduce(|all, next| quote!((#all, #next)));
+        let key = match names.as_slice() {
+            [only] if !self.is_wrapped() => quote!(#only),
+            names => self.value(names.iter().map(|name| quote!(#name))),
+        };
+        let database = database(dialect);
+        quote! {
+            #[inline]
+            fn read_keys(__row: &__rt::Row<#database>, __keys: &mut __rt::Vec<Self::OwnedKey>) -> __rt::Decoded<()> {
+                __keys.extend(#arrays.map(|#pattern| #key));
+                __rt::Ok(())
+            }
+        }
+    }
+
     /// Writes the key into an error. Numbers and UUIDs are shown, everything else may be private.
     pub(super) fn describe(&self) -> TokenStream {
         let values = self.references();

@@ -1,6 +1,6 @@
 //! `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
 
-use super::given::{given, key_arrays, parts, same_key};
+use super::given::{given, given_once, key_arrays, parts, same_key};
 use super::*;
 
 /// The columns that a new counter row needs besides its key, with their values.
@@ -103,31 +103,52 @@ pub(crate) fn add_many(model: &Model, counter: &Column, dialect: Dialect) -> Sta
     let keys = model.keys();
     let (rows, columns) = (table(model), new_row_columns(model, counter));
     let (others, parts) = (trailing_values(model, counter), parts(&keys));
-    let totals = key_and_total(model, counter);
-    let text = match dialect {
+    match dialect {
         Dialect::Postgres => {
-            let given = given_deltas(&mut sql, model);
+            // Nothing waits for a lock with the list in its hand: the upsert takes one row of it after the other.
+            let given = given_once(model, &unnested_deltas(&mut sql, model), "rowlock_by");
             let update = update_batch(&mut sql, model, counter);
             let insert = format!(
                 "INSERT INTO {rows} ({columns}) SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" ORDER BY {parts} {update}"
             );
-            if !has_bounds(counter) {
-                let (added, by) = (dialect.returning(&insert, &totals), sql.slot(Slot::Deltas));
-                return sql.statement(format!(
-                    "WITH {given}, \"rowlock_added\" AS ({added}) SELECT * FROM \"rowlock_added\" WHERE sqrt((SELECT count(*) FROM \"rowlock_added\") - cardinality({by}::bigint[])) = 0"
-                ));
-            }
-            format!("WITH {given} {insert}")
+            let complete = (!has_bounds(counter)).then(|| {
+                let by = sql.slot(Slot::Deltas);
+                format!("sqrt(count(*) - cardinality({by}::bigint[])) = 0")
+            });
+            gathered(sql, model, counter, &given, &insert, complete)
         }
         Dialect::Sqlite => {
             let given = valued_deltas(&mut sql, model);
             let update = update_batch(&mut sql, model, counter);
-            format!(
+            let text = format!(
                 "WITH {given} INSERT INTO {rows} ({columns}) SELECT {parts}, \"rowlock_by\"{others} FROM \"rowlock_given\" WHERE \"rowlock_by\" IS NOT NULL {update}"
-            )
+            );
+            sql.statement(text)
+                .returning(each_name(&key_and_total(model, counter)))
         }
-    };
-    sql.statement(text).returning(totals)
+    }
+}
+
+/// A write over many rows on PostgreSQL that returns its keys and totals in one row of arrays, or none if it wrote nothing: for a hundred
+/// rows the client would work as long as the server.
+fn gathered(
+    sql: Sql,
+    model: &Model,
+    counter: &Column,
+    with: &str,
+    write: &str,
+    complete: Option<String>,
+) -> Statement {
+    let columns = key_and_total(model, counter);
+    let written = sql.dialect.returning(write, &each_name(&columns));
+    let keys = comma(&model.keys(), |key| {
+        format!("array_agg({})", quote(&key.name))
+    });
+    let total = quote(&counter.name);
+    let complete = complete.unwrap_or_else(|| "count(*) > 0".to_owned());
+    sql.statement(format!(
+        "WITH {with}, \"rowlock_added\" AS ({written}) SELECT {keys}, array_agg({total}) FROM \"rowlock_added\" HAVING {complete}"
+    ))
 }
 
 /// What a batch does to a row that exists.
@@ -164,24 +185,27 @@ pub(crate) fn add_existing_many(model: &Model, counter: &Column, dialect: Dialec
     let change = "\"rowlock_given\".\"rowlock_by\"";
     let update = format!("UPDATE {rows} AS \"rowlock_row\" SET {name} = {old} + {change}");
     let same_key = same_key(&keys, "rowlock_given");
-    let text = match dialect {
+    match dialect {
         Dialect::Postgres => {
             let (given, held) = (given_deltas(&mut sql, model), lock_rows(model));
             let guard = and_guard(&mut sql, counter, &old, change);
-            format!(
-                "WITH {given}, \"rowlock_held\" ({parts}) AS MATERIALIZED ({held}) {update} FROM \"rowlock_given\" JOIN \"rowlock_held\" USING ({parts}) WHERE {same_key}{guard}"
-            )
+            let with = format!("{given}, \"rowlock_held\" ({parts}) AS MATERIALIZED ({held})");
+            let write = format!(
+                "{update} FROM \"rowlock_given\" JOIN \"rowlock_held\" USING ({parts}) WHERE {same_key}{guard}"
+            );
+            gathered(sql, model, counter, &with, &write, None)
         }
         Dialect::Sqlite => {
             let given = valued_deltas(&mut sql, model);
             let guard = and_guard(&mut sql, counter, &old, change);
-            format!(
+            let text = format!(
                 "WITH {given} {update} FROM \"rowlock_given\" WHERE \"rowlock_by\" IS NOT NULL AND {same_key}{guard}"
-            )
+            );
+            // No alias: SQLite takes none in RETURNING, and the names of the other columns in the statement are ours.
+            sql.statement(text)
+                .returning(each_name(&key_and_total(model, counter)))
         }
-    };
-    // SQLite takes no alias in RETURNING and needs none: the names of the other columns in the statement are ours.
-    sql.statement(text).returning(key_and_total(model, counter))
+    }
 }
 
 /// Locks the rows of a batch that exist, in the order of their keys, where there are row locks.
@@ -202,12 +226,15 @@ pub(crate) fn lock_batch(model: &Model, dialect: Dialect) -> Option<Statement> {
 
 /// The keys of a batch and its changes, on PostgreSQL.
 fn given_deltas(sql: &mut Sql, model: &Model) -> String {
-    let unnested = format!(
+    given(model, &unnested_deltas(sql, model), "rowlock_by")
+}
+
+fn unnested_deltas(sql: &mut Sql, model: &Model) -> String {
+    format!(
         "unnest({}, (SELECT {}::bigint[]))",
         key_arrays(sql, &model.keys()),
         sql.slot(Slot::Deltas)
-    );
-    given(model, &unnested, "rowlock_by")
+    )
 }
 
 /// The same on SQLite. A few sizes do for all batches, so that each of them stays prepared: what is too much is NULL.
@@ -229,10 +256,10 @@ fn lock_rows(model: &Model) -> String {
     )
 }
 
-fn key_and_total(model: &Model, counter: &Column) -> Vec<String> {
+fn key_and_total<'m>(model: &'m Model, counter: &'m Column) -> Vec<&'m Column> {
     let mut columns = model.keys();
     columns.push(counter);
-    each_name(&columns)
+    columns
 }
 
 /// The total is within its bounds. PostgreSQL refuses an overflow itself; SQLite turns the total into a floating-point

@@ -28,9 +28,18 @@ pub(super) fn same_key(keys: &[&Column], beside: &str) -> String {
 /// runs the join again for the new version of the row. It reads `unnest` anew then, and where the scan stands is lost: rows are
 /// left out that are there.
 pub(super) fn given(model: &Model, unnested: &str, number: &str) -> String {
+    listed(model, unnested, number, "MATERIALIZED ")
+}
+
+/// The same, to be read once by a statement that does not join it.
+pub(super) fn given_once(model: &Model, unnested: &str, number: &str) -> String {
+    listed(model, unnested, number, "")
+}
+
+fn listed(model: &Model, unnested: &str, number: &str, kept: &str) -> String {
     let keys = model.keys();
     format!(
-        "\"rowlock_given\" ({}, \"{number}\") AS MATERIALIZED (SELECT {}, NULL::bigint FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
+        "\"rowlock_given\" ({}, \"{number}\") AS {kept}(SELECT {}, NULL::bigint FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
         parts(&keys),
         names(&keys),
         table(model)

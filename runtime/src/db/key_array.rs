@@ -1,5 +1,5 @@
 //! Many keys as one array per column, for PostgreSQL: a statement over many rows is then one text, prepared once, without
-//! a limit on parameters.
+//! a limit on parameters, and what it returns is one row.
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArgumentBuffer, PgBindIterExt, PgHasArrayType, PgTypeInfo};
-use sqlx::{Encode, Postgres, Type, TypeInfo};
+use sqlx::postgres::{
+    PgArgumentBuffer, PgBindIterExt, PgHasArrayType, PgRow, PgTypeInfo, PgTypeKind, PgValueRef,
+};
+use sqlx::{Decode, Encode, Postgres, Row, Type, TypeInfo};
 
 /// One column of many keys.
 pub struct KeyArray<'k, T> {
@@ -52,6 +54,47 @@ impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for KeyA
             // The server is asked for it, once per connection.
             None => PgTypeInfo::array_of(kept(T::type_info().name())),
         })
+    }
+}
+
+/// The elements of the array at `index`.
+pub fn elements<T>(row: &PgRow, index: usize) -> Result<std::vec::IntoIter<T>, sqlx::Error>
+where
+    T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+{
+    let Elements(elements) = row.try_get(index)?;
+    Ok(elements.into_iter())
+}
+
+/// Unlike a `Vec` this also has types of which sqlx does not know the array, and domains, which PostgreSQL shows as what they are made of
+/// only where they are no elements.
+struct Elements<T>(Vec<T>);
+
+impl<T: Type<Postgres>> Type<Postgres> for Elements<T> {
+    fn type_info() -> PgTypeInfo {
+        T::type_info()
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        let PgTypeKind::Array(element) = ty.kind() else {
+            return false;
+        };
+        let mut element = element;
+        while let PgTypeKind::Domain(base) = element.kind()
+            && !T::compatible(element)
+        {
+            element = base;
+        }
+        T::compatible(element)
+    }
+}
+
+impl<'r, T> Decode<'r, Postgres> for Elements<T>
+where
+    T: for<'a> Decode<'a, Postgres> + Type<Postgres>,
+{
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Vec::decode(value).map(Self)
     }
 }
 

@@ -284,6 +284,17 @@ pub trait Backend:
     #[doc(hidden)]
     fn get_i64(row: &Self::Row, index: usize) -> Result<Option<i64>, sqlx::Error>;
 
+    /// The same of what a statement over many rows returned: an array of them where the database has arrays.
+    #[doc(hidden)]
+    fn get_i64s(
+        row: &Self::Row,
+        index: usize,
+        numbers: &mut Vec<Option<i64>>,
+    ) -> Result<(), sqlx::Error> {
+        numbers.push(Self::get_i64(row, index)?);
+        Ok(())
+    }
+
     /// Called before a connection goes back to its pool, on which a statement was given up. The pool would wait for the answer,
     /// and have a connection less for as long.
     #[doc(hidden)]

@@ -418,6 +418,15 @@ impl Backend for Postgres {
         row.try_get_unchecked(index)
     }
 
+    fn get_i64s(
+        row: &PgRow,
+        index: usize,
+        numbers: &mut Vec<Option<i64>>,
+    ) -> Result<(), sqlx::Error> {
+        numbers.append(&mut row.try_get_unchecked(index)?);
+        Ok(())
+    }
+
     fn abandon_statement(connection: &mut PoolConnection<Self>) {
         connection.close_on_drop();
     }

@@ -3,7 +3,7 @@
 use super::error::CounterError;
 use super::{
     Counter, CounterRow, CounterSql, Explained, add_one, bounds, can_start, explain, failed,
-    met_null, total,
+    fitting, met_null, total,
 };
 use crate::db::atomic::{Atomic, Reruns, in_transaction};
 use crate::db::error::DatabaseError;
@@ -146,12 +146,12 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     return Err(undo(atomic, error).await);
                 }
             };
-            if written.len() != rows.len() {
-                all.clear();
-                break;
-            }
             match totals::<DB, N, T>(&written) {
-                Ok(totals) => all.extend(totals),
+                Ok(totals) if totals.len() == rows.len() => all.extend(totals),
+                Ok(_) => {
+                    all.clear();
+                    break;
+                }
                 // A counter that was NULL, or whose total is no integer: SQLite's overflows, see the guard.
                 Err(error) => {
                     atomic.rollback().await.map_err(before_commit)?;
@@ -265,7 +265,7 @@ fn statement<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     statement
 }
 
-/// Runs one statement of a batch and returns the rows that it changed.
+/// Runs one statement of a batch and returns what it says of the rows that it changed.
 async fn add_part<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     sql: BatchSql,
     deltas: &[&(T::Key<'_>, i64)],
@@ -282,12 +282,20 @@ async fn add_part<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     statement.fetch_all(connection).await
 }
 
-/// The keys and totals of the rows that a statement returned.
+/// The keys and totals that a statement returned.
 fn totals<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     rows: &[DB::Row],
 ) -> Result<Totals<T, N>, sqlx::Error> {
-    let total = |row| Ok((T::read_key(row)?, total::<DB, N, T>(row, T::KEYS)?));
-    rows.iter().map(total).collect()
+    let (mut keys, mut totals) = (Vec::new(), Vec::new());
+    for row in rows {
+        T::read_keys(row, &mut keys)?;
+        DB::get_i64s(row, T::KEYS, &mut totals)?;
+    }
+    let totals = totals.into_iter().map(fitting::<N, T>);
+    keys.into_iter()
+        .zip(totals)
+        .map(|(key, total)| Ok((key, total?)))
+        .collect()
 }
 
 /// Totals in key order: a database returns rows in any order it likes. `None` if a key stands for several rows.

@@ -58,6 +58,11 @@ pub trait CounterRowSql<DB: Backend>: CounterRow {
     fn bind_keys(_keys: &[&Self::Key<'_>], _to: &mut impl Bind<DB>) {}
     /// Reads the key from the first columns of a row.
     fn read_key(row: &DB::Row) -> Result<Self::OwnedKey, sqlx::Error>;
+    /// Reads the keys of what a statement over many rows returned: of one row, or where the database has arrays, of many in one.
+    fn read_keys(row: &DB::Row, keys: &mut Vec<Self::OwnedKey>) -> Result<(), sqlx::Error> {
+        keys.push(Self::read_key(row)?);
+        Ok(())
+    }
 }
 
 /// The statements of one counter for one database.
@@ -228,7 +233,11 @@ fn total<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     row: &DB::Row,
     index: usize,
 ) -> Result<T::Number, sqlx::Error> {
-    DB::get_i64(row, index)?
+    fitting::<N, T>(DB::get_i64(row, index)?)
+}
+
+fn fitting<const N: usize, T: Counter<N>>(total: Option<i64>) -> Result<T::Number, sqlx::Error> {
+    total
         .and_then(T::Number::from_i64)
         .ok_or_else(|| sqlx::Error::Decode("the total is NULL or does not fit the field".into()))
 }
