@@ -13,6 +13,11 @@ use super::types::{of_columns, of_types, things};
 #[sqlx(transparent)]
 struct Number(i64);
 
+/// A type of which sqlx does not know the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent, no_pg_array)]
+struct Single(i64);
+
 /// `CREATE TYPE mood AS ENUM`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(type_name = "mood", rename_all = "snake_case")]
@@ -46,6 +51,7 @@ of_types! {
     date: chrono::NaiveDate as "date" by clone, chrono::NaiveDate::MIN.max("0001-01-01".parse().unwrap()), "2026-11-22".parse().unwrap();
     boolean: bool as "boolean" by clone, true, false;
     newtype: Number as "bigint" by clone, Number(1), Number(-1);
+    without_an_array: Single as "bigint" by clone, Single(1), Single(-1);
     an_enum: Mood as "mood" by clone, Mood::Good, Mood::SoSo;
     domain: Address as "address" by clone, Address("a@b".to_owned()), Address("@".to_owned());
 }

@@ -66,8 +66,7 @@ where
     Ok(elements.into_iter())
 }
 
-/// Unlike a `Vec` this also has types of which sqlx does not know the array, and domains, which PostgreSQL shows as what they are made of
-/// only where they are no elements.
+/// Unlike a `Vec` this also has types of which sqlx does not know the array.
 struct Elements<T>(Vec<T>);
 
 impl<T: Type<Postgres>> Type<Postgres> for Elements<T> {
@@ -76,16 +75,7 @@ impl<T: Type<Postgres>> Type<Postgres> for Elements<T> {
     }
 
     fn compatible(ty: &PgTypeInfo) -> bool {
-        let PgTypeKind::Array(element) = ty.kind() else {
-            return false;
-        };
-        let mut element = element;
-        while let PgTypeKind::Domain(base) = element.kind()
-            && !T::compatible(element)
-        {
-            element = base;
-        }
-        T::compatible(element)
+        matches!(ty.kind(), PgTypeKind::Array(element) if T::compatible(element))
     }
 }
 
