@@ -99,6 +99,22 @@ pub async fn database(text: &str) -> Database {
     }
 }
 
+/// The URL of an empty database of its own.
+pub async fn fresh_url() -> String {
+    let name = unique_name();
+    let mut server = server_options()
+        .connect()
+        .await
+        .expect("the server accepts connections");
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut server)
+        .await
+        .expect("the database is new");
+    let options = server_options();
+    let (host, port) = (options.get_host(), options.get_port());
+    format!("postgres://{}@{host}:{port}/{name}", options.get_username())
+}
+
 /// A name that nobody else on the server has: other processes may use the same
 /// one, now or earlier.
 pub fn unique_name() -> String {

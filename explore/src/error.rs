@@ -1,0 +1,34 @@
+//! Why nothing could be explored.
+
+/// Why an exploration did not begin, or broke off: it says nothing about the program.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL is none of PostgreSQL with a host.
+    #[error(
+        "the URL of the database has to look like postgres://user@host:5432/database: the explorer stands between, on TCP"
+    )]
+    Url,
+    /// The explorer's own connection failed, or the text of `schema`, `setup` or `never` did.
+    #[error("the explorer's own connection: {doing}")]
+    Database {
+        /// What it was about to do.
+        doing: &'static str,
+        /// What the database said.
+        source: tokio_postgres::Error,
+    },
+    /// There is no port, or another thing of the operating system.
+    #[error("the explorer has no loopback port")]
+    Io(#[from] std::io::Error),
+    /// A replay string is not one of this program.
+    #[error("the replay string stops at {step:?}: {why}")]
+    Replay {
+        /// The part that does not fit.
+        step: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The closure given to `restart` failed.
+    #[error("the server did not restart: {0}")]
+    Restart(String),
+}

@@ -1,0 +1,447 @@
+//! What is explored: the database, the actors, and what has to hold.
+
+use std::fmt::{Debug, Display};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::actor::Actor;
+use crate::admin::Admin;
+use crate::connection::{Level, SeenElsewhere};
+use crate::error::Error;
+use crate::relay::Sessions;
+use crate::run::{Outcome, Play, Restart, Stage};
+use crate::schedule;
+use crate::search::{Failed, Judge, Plan, Seen, replay, search};
+use crate::trace::Fault;
+use crate::url::Url;
+use crate::verdict::{Coverage, Failure, Verdict};
+
+type Invariant<T> =
+    Arc<dyn Fn(Ended<T>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
+/// An exploration, as it is put together.
+pub struct Explorer<T> {
+    url: String,
+    schema: Vec<String>,
+    setup: Vec<String>,
+    actors: Vec<(String, Play<T>)>,
+    invariants: Vec<Invariant<T>>,
+    never: Vec<String>,
+    restart: Option<Restart>,
+    plan: Plan,
+    replay: Option<String>,
+}
+
+/// A complete schedule, as an invariant sees it.
+#[derive(Debug)]
+pub struct Ended<T> {
+    /// What each actor has returned, in the order in which they were added.
+    pub outcomes: Arc<[Outcome<T>]>,
+    /// The faults of the schedule.
+    pub faults: Vec<Fault>,
+    url: String,
+    admin: Arc<Admin>,
+}
+
+impl<T> Ended<T> {
+    /// The URL of the database, for whatever the invariant asks by itself.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the actors have returned, in their order; without those that did not return.
+    pub fn returned(&self) -> impl Iterator<Item = &T> {
+        self.outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::Returned(value) => Some(value),
+            _ => None,
+        })
+    }
+
+    /// The rows of a query as text, on the explorer's own connection, which costs no new one.
+    ///
+    /// # Errors
+    ///
+    /// What the database says, as text: an invariant can return it.
+    pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+        self.admin
+            .rows(sql, "ask for an invariant")
+            .await
+            .map_err(|error| in_full(&error))
+    }
+
+    /// The one value of a query with one row and one column, as text.
+    ///
+    /// # Errors
+    ///
+    /// What the database says, or that it is not one value that is not NULL.
+    pub async fn value(&self, sql: &str) -> Result<String, String> {
+        let rows = self.rows(sql).await?;
+        match rows.as_slice() {
+            [row] if row.len() == 1 => row[0].clone().ok_or_else(|| format!("{sql} is NULL")),
+            _ => Err(format!("{sql} has {} rows", rows.len())),
+        }
+    }
+}
+
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+impl<T: Debug + Send + Sync + 'static> Explorer<T> {
+    /// Explores on the database at this URL. Its tables are the explorer's to change; nobody else may write there meanwhile.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            schema: Vec::new(),
+            setup: Vec::new(),
+            actors: Vec::new(),
+            invariants: Vec::new(),
+            never: Vec::new(),
+            restart: None,
+            plan: Plan {
+                reduce: true,
+                preemptions: None,
+                faults: Vec::new(),
+                faults_per_run: 1,
+                max_schedules: 20_000,
+                max_time: Duration::from_secs(60),
+                count_failures: false,
+            },
+            replay: None,
+        }
+    }
+
+    /// Runs these statements once, before everything: tables, functions, indexes.
+    #[must_use]
+    pub fn schema(mut self, sql: impl Into<String>) -> Self {
+        self.schema.push(sql.into());
+        self
+    }
+
+    /// Runs these statements before every schedule: rows as they are at the beginning. `DELETE` is many times as fast as
+    /// `TRUNCATE` or `CREATE TABLE`.
+    #[must_use]
+    pub fn setup(mut self, sql: impl Into<String>) -> Self {
+        self.setup.push(sql.into());
+        self
+    }
+
+    /// Adds one of those who run at the same time. `play` is called once for each schedule.
+    #[must_use]
+    pub fn actor<F>(
+        mut self,
+        name: impl Into<String>,
+        play: impl Fn(Actor) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.actors
+            .push((name.into(), Arc::new(move |actor| Box::pin(play(actor)))));
+        self
+    }
+
+    /// Has to hold after every schedule; `Err` says what does not.
+    #[must_use]
+    pub fn invariant<F, E>(mut self, check: impl Fn(Ended<T>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.invariants.push(Arc::new(move |ended| {
+            let holds = check(ended);
+            Box::pin(async { holds.await.map_err(|error| error.to_string()) })
+        }));
+        self
+    }
+
+    /// A query that has no row after any schedule.
+    #[must_use]
+    pub fn never(mut self, sql: impl Into<String>) -> Self {
+        self.never.push(sql.into());
+        self
+    }
+
+    /// Breaks one of these at every point, one in each schedule. Defaults to none.
+    #[must_use]
+    pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.plan.faults = faults.into_iter().collect();
+        self
+    }
+
+    /// At most so many faults in one schedule. Defaults to 1.
+    #[must_use]
+    pub fn faults_per_schedule(mut self, most: usize) -> Self {
+        self.plan.faults_per_run = most;
+        self
+    }
+
+    /// How the server is restarted, for [`Fault::Restarted`].
+    #[must_use]
+    pub fn restart<F, E>(mut self, restart: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display,
+    {
+        self.restart = Some(Arc::new(move || {
+            let restarted = restart();
+            Box::pin(async { restarted.await.map_err(|error| error.to_string()) })
+        }));
+        self
+    }
+
+    /// Runs every order of requests, also those that differ only where nobody can see it.
+    #[must_use]
+    pub fn exhaustive(mut self) -> Self {
+        self.plan.reduce = false;
+        self
+    }
+
+    /// Runs the schedules only in which at most so many times another actor goes first although one could go on. Most
+    /// races need one or two. Implies [`exhaustive`](Self::exhaustive) within the bound.
+    #[must_use]
+    pub fn preemptions(mut self, most: usize) -> Self {
+        (self.plan.preemptions, self.plan.reduce) = (Some(most), false);
+        self
+    }
+
+    /// Goes on after a schedule that fails, to count them.
+    #[must_use]
+    pub fn count_failures(mut self) -> Self {
+        self.plan.count_failures = true;
+        self
+    }
+
+    /// Runs at most so many schedules. Defaults to 20,000.
+    #[must_use]
+    pub fn max_schedules(mut self, most: u64) -> Self {
+        self.plan.max_schedules = most;
+        self
+    }
+
+    /// Takes at most so long, and the schedule that it is in. Defaults to 60 seconds.
+    #[must_use]
+    pub fn max_time(mut self, most: Duration) -> Self {
+        self.plan.max_time = most;
+        self
+    }
+
+    /// Runs one schedule only: that of the replay string which a failure has shown.
+    #[must_use]
+    pub fn replay(mut self, schedule: impl Into<String>) -> Self {
+        self.replay = Some(schedule.into());
+        self
+    }
+
+    /// Explores.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]: nothing is known of the program then.
+    pub async fn explore(self) -> Result<Verdict, Error> {
+        let url = Url::parse(&self.url).ok_or(Error::Url)?;
+        let admin = Arc::new(Admin::connect(&self.url).await?);
+        for sql in &self.schema {
+            admin.execute(sql, "make the schema").await?;
+        }
+        let mut settings = Vec::new();
+        let quick_deadlocks = one(&admin, CAN_SET_DEADLOCK_TIMEOUT).await? == "t";
+        if quick_deadlocks {
+            settings.push("deadlock_timeout=1ms".to_owned());
+        }
+        let clock = self
+            .plan
+            .faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Clock(_)));
+        let mut setup = self.setup;
+        if clock {
+            admin
+                .execute(CLOCK, "make a clock that can be stepped")
+                .await?;
+            let path = one(&admin, "SHOW search_path").await?.replace(", ", ",");
+            settings.push(format!("search_path=rowlock_explore,{path},pg_catalog"));
+            setup.push("UPDATE rowlock_explore.clock SET ahead = '0'".to_owned());
+        }
+        for sql in &setup {
+            admin.execute(sql, "set up").await?;
+        }
+        let stage = Stage {
+            sessions: Sessions::new(url.address()),
+            url,
+            settings,
+            setup,
+            actors: self.actors,
+            catalogue: admin.catalogue().await?,
+            restart: self.restart,
+            level: match one(&admin, "SHOW default_transaction_isolation")
+                .await?
+                .as_str()
+            {
+                "read committed" | "read uncommitted" => Level::Newest,
+                "repeatable read" => Level::Snapshot,
+                _ => Level::Serializable,
+            },
+            seen: SeenElsewhere::default(),
+            global_faults: clock || self.plan.faults.contains(&Fault::Restarted),
+            quick_deadlocks,
+            admin: Arc::clone(&admin),
+        };
+        let judge = Invariants {
+            url: self.url,
+            admin,
+            invariants: self.invariants,
+            never: self.never,
+        };
+        let plan = self.plan;
+        let seen = match &self.replay {
+            Some(text) => replay(&stage, &schedule::read(text)?, &judge).await?,
+            None => {
+                let mut seen = search(&stage, &plan, &judge).await?;
+                if let Some(failure) = seen.failure.take() {
+                    seen.failure = Some(simplest(&stage, &plan, &judge, failure).await?);
+                }
+                seen
+            }
+        };
+        Ok(verdict(&plan, self.replay.is_some(), seen))
+    }
+}
+
+/// Whether the user may set it: else deadlocks take as long as the server is told.
+const CAN_SET_DEADLOCK_TIMEOUT: &str = "SELECT CASE WHEN rolsuper THEN true \
+     WHEN current_setting('server_version_num')::int < 150000 THEN false \
+     ELSE has_parameter_privilege('deadlock_timeout', 'SET') END FROM pg_roles WHERE rolname = current_user";
+
+/// Functions before those of the server, which a search path finds first.
+const CLOCK: &str = "
+    CREATE SCHEMA IF NOT EXISTS rowlock_explore;
+    CREATE TABLE IF NOT EXISTS rowlock_explore.clock (ahead interval NOT NULL);
+    DELETE FROM rowlock_explore.clock;
+    INSERT INTO rowlock_explore.clock VALUES ('0');
+    CREATE OR REPLACE FUNCTION rowlock_explore.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+        AS 'SELECT pg_catalog.clock_timestamp() + ahead FROM rowlock_explore.clock';
+    CREATE OR REPLACE FUNCTION rowlock_explore.now() RETURNS timestamptz LANGUAGE sql STABLE
+        AS 'SELECT pg_catalog.now() + ahead FROM rowlock_explore.clock';
+    CREATE OR REPLACE FUNCTION rowlock_explore.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+        AS 'SELECT pg_catalog.statement_timestamp() + ahead FROM rowlock_explore.clock';
+    GRANT USAGE ON SCHEMA rowlock_explore TO PUBLIC; GRANT SELECT ON rowlock_explore.clock TO PUBLIC";
+
+async fn one(admin: &Admin, sql: &str) -> Result<String, Error> {
+    let rows = admin.rows(sql, "look at the settings").await?;
+    Ok(rows
+        .into_iter()
+        .flatten()
+        .flatten()
+        .next()
+        .unwrap_or_default())
+}
+
+struct Invariants<T> {
+    url: String,
+    admin: Arc<Admin>,
+    invariants: Vec<Invariant<T>>,
+    never: Vec<String>,
+}
+
+impl<T: Debug + Send + Sync + 'static> Judge<T> for Invariants<T> {
+    async fn judge(
+        &self,
+        outcomes: Vec<Outcome<T>>,
+        faults: Vec<Fault>,
+    ) -> Result<Result<(), String>, Error> {
+        for sql in &self.never {
+            let rows = self.admin.rows(sql, "ask what must never be").await?;
+            if let Some(row) = rows.first() {
+                let values: Vec<&str> = row
+                    .iter()
+                    .map(|value| value.as_deref().unwrap_or("NULL"))
+                    .collect();
+                return Ok(Err(format!(
+                    "there is a row of {sql}: {}",
+                    values.join(", ")
+                )));
+            }
+        }
+        let outcomes: Arc<[Outcome<T>]> = outcomes.into();
+        for invariant in &self.invariants {
+            let (outcomes, faults) = (Arc::clone(&outcomes), faults.clone());
+            let ended = Ended {
+                outcomes,
+                faults,
+                url: self.url.clone(),
+                admin: Arc::clone(&self.admin),
+            };
+            if let Err(why) = invariant(ended).await {
+                return Ok(Err(why));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn results(&self, outcomes: &[Outcome<T>]) -> Vec<Option<String>> {
+        let show = |outcome: &Outcome<T>| match outcome {
+            Outcome::Returned(value) => Some(format!("{value:?}")),
+            Outcome::Panicked(text) => Some(format!("panicked: {text}")),
+            Outcome::Unfinished => None,
+        };
+        outcomes.iter().map(show).collect()
+    }
+}
+
+/// The same failure with as few preemptions as possible: what a person follows best.
+async fn simplest<T: Debug + Send + Sync + 'static>(
+    stage: &Stage<T>,
+    plan: &Plan,
+    judge: &Invariants<T>,
+    found: Failed,
+) -> Result<Failed, Error> {
+    for most in 0..found.preemptions {
+        let bounded = Plan {
+            reduce: false,
+            preemptions: Some(most),
+            max_schedules: 300,
+            max_time: Duration::from_secs(5),
+            count_failures: false,
+            ..plan.clone()
+        };
+        if let Some(simpler) = search(stage, &bounded, judge).await?.failure {
+            return Ok(simpler);
+        }
+    }
+    Ok(found)
+}
+
+fn verdict(plan: &Plan, replayed: bool, seen: Seen) -> Verdict {
+    let coverage = Coverage {
+        schedules: seen.schedules,
+        pruned: seen.pruned,
+        failing: seen.failing,
+        steps: seen.steps,
+        elapsed: seen.elapsed,
+        reduced: plan.reduce,
+        preemptions: plan.preemptions,
+        faults: plan.faults.clone(),
+        replayed,
+    };
+    match (seen.failure, seen.stopped) {
+        (Some(failed), _) => {
+            let schedule = schedule::write(&failed.choices);
+            Verdict::Failed(Box::new(Failure {
+                why: failed.why,
+                schedule,
+                trace: failed.trace,
+                coverage,
+            }))
+        }
+        (None, Some(why)) => Verdict::Inconclusive { why, coverage },
+        (None, None) => Verdict::Passed(coverage),
+    }
+}
