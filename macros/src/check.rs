@@ -5,7 +5,7 @@ use syn::{Ident, LitStr, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs};
 use crate::diag::{Diag, one_of};
-use crate::model::{Column, Role, is_option, last_segment};
+use crate::model::{Column, Role, inside_option, is_json, is_option, last_segment};
 use crate::options::{FieldOption, Holds, Rule};
 use crate::sql::Dialect;
 
@@ -274,6 +274,46 @@ pub(crate) fn check_xmin(column: &Column, all: &[Column], backends: &[Dialect], 
             ),
         );
     }
+}
+
+/// What is compared with what was read has to be equal to itself, in the database too. `asked`: the options, in the order of the columns.
+pub(crate) fn check_checked(model: &Ident, columns: &[Column], asked: &[Ident], diag: &Diag) {
+    let version = columns
+        .iter()
+        .find(|column| matches!(column.role, Role::Version | Role::Xmin));
+    if let (Some(version), Some(asked)) = (version, asked.first()) {
+        diag.error(
+            asked,
+            format_args!(
+                "`{model}` has the version `{}`, which every write compares and raises\n\
+                 help: remove `check`, or the version if not every writer raises it",
+                version.field
+            ),
+        );
+    }
+    let checked = columns.iter().filter(|column| column.check);
+    for (column, asked) in checked.zip(asked) {
+        let why = if column.json || is_json(&column.ty) {
+            "equal values of JSON can have different texts, and PostgreSQL does not compare `json`"
+        } else if is_float(&column.ty) {
+            "what is read of a float can be another number than what is stored"
+        } else {
+            continue;
+        };
+        diag.error(
+            asked,
+            format_args!(
+                "`{}` cannot be compared with what was read\nnote: {why}\n\
+                 help: mark another field that every writer changes, such as `updated_at`, or add a version: `#[rowlock(version)] lock_version: i64`",
+                column.field
+            ),
+        );
+    }
+}
+
+fn is_float(ty: &Type) -> bool {
+    let ty = inside_option(ty).unwrap_or(ty);
+    last_segment(ty).is_some_and(|name| name == "f32" || name == "f64")
 }
 
 pub(crate) fn check_name(what: &str, name: &str, tokens: impl ToTokens, diag: &Diag) {

@@ -7,8 +7,8 @@ use syn::{Data, DeriveInput, Fields, Ident, LitStr, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::check::{
-    check_field, check_name, check_nulls_not_distinct, check_sql, check_storable, check_xmin,
-    is_xmin, nullable,
+    check_checked, check_field, check_name, check_nulls_not_distinct, check_sql, check_storable,
+    check_xmin, is_xmin, nullable,
 };
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
@@ -39,6 +39,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
 
     let mut columns = Vec::new();
     let mut field_keys = Vec::new();
+    let mut checked = Vec::new();
     let mut taken: Vec<(FieldOption, &Ident)> = Vec::new();
     for field in fields {
         let Some(ident) = &field.ident else { continue };
@@ -76,6 +77,11 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             }
         }
         check_field(ident, &field.ty, &options, &sqlx, diag);
+        checked.extend(
+            options
+                .get(FieldOption::Check)
+                .map(|given| given.name.clone()),
+        );
         if let Some(unique) = options.get(FieldOption::Unique) {
             field_keys.push((columns.len(), unique.name.span()));
         }
@@ -103,6 +109,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             role: role(&options, &field.ty),
             key: options.has(FieldOption::Key),
             generated: options.has(FieldOption::Generated),
+            check: options.has(FieldOption::Check),
             default: options.has(FieldOption::Default),
             insert_only: options.has(FieldOption::InsertOnly),
             on_insert: expression(FieldOption::OnInsert),
@@ -141,6 +148,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         }
     }
 
+    check_checked(&input.ident, &columns, &checked, diag);
     let attempted = Attempted(attempted);
     for column in &columns {
         check_storable(column, &backends, diag);

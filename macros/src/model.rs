@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use proc_macro2::Span;
-use syn::{Attribute, Ident, Type, Visibility};
+use quote::quote;
+use syn::{Attribute, GenericArgument, Ident, PathArguments, Type, Visibility};
 
 use crate::sql::Dialect;
 
@@ -55,6 +56,8 @@ pub(crate) struct Column {
     pub key: bool,
     /// Written by the database, read back.
     pub generated: bool,
+    /// Compared with what was read, instead of a version.
+    pub check: bool,
     /// Filled by the database when an insert leaves it out.
     pub default: bool,
     /// Given for a new row, and never overwritten by an upsert.
@@ -201,6 +204,11 @@ impl Model {
         self.version().or_else(xmin)
     }
 
+    /// What `Versioned` compares instead of a version.
+    pub(crate) fn checked(&self) -> Vec<&Column> {
+        self.columns.iter().filter(|column| column.check).collect()
+    }
+
     pub(crate) fn counters(&self) -> Vec<&Column> {
         self.columns
             .iter()
@@ -307,6 +315,38 @@ impl Column {
 /// Whether `ty` is written as `Option<...>`. An alias is caught by a check in the generated code.
 pub(crate) fn is_option(ty: &Type) -> bool {
     last_segment(ty).is_some_and(|name| name == "Option")
+}
+
+/// The type inside of what is written as `Option<...>`.
+pub(crate) fn inside_option(ty: &Type) -> Option<&Type> {
+    if !is_option(ty) {
+        return None;
+    }
+    let Type::Path(path) = ty else { return None };
+    match &path.path.segments.last()?.arguments {
+        PathArguments::AngleBracketed(arguments) => match arguments.args.first()? {
+            GenericArgument::Type(inner) => Some(inner),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether the type is one of JSON, as far as its name tells: equal values can have different texts.
+pub(crate) fn is_json(ty: &Type) -> bool {
+    let Type::Path(path) = ty else { return false };
+    let Some(last) = path.path.segments.last() else {
+        return false;
+    };
+    if last.ident == "Option"
+        && let PathArguments::AngleBracketed(arguments) = &last.arguments
+        && let Some(GenericArgument::Type(inner)) = arguments.args.first()
+    {
+        return is_json(inner);
+    }
+    last.ident == "Json"
+        || last.ident == "JsonValue"
+        || quote!(#path).to_string().ends_with("serde_json :: Value")
 }
 
 /// The last word of a type's path: `String` of `::std::string::String`.

@@ -312,6 +312,19 @@ options! {
                 ..PLAIN
             },
         ),
+        Check => (
+            Spec {
+                name: "check",
+                takes: Takes::Nothing,
+                example: "check",
+                page: (&["Versioned"], "Instead of a version: a `save` compares the column with what was read. On one field or several. Not as JSON, and no float."),
+            },
+            Rule {
+                is: "a column that is compared",
+                not_with: &[(FieldOption::Key, "a write finds the row by its key, and a key never changes")],
+                ..PLAIN
+            },
+        ),
         Default => (
             Spec {
                 name: "default",

@@ -309,6 +309,23 @@ fn versioned_by_xmin() {
 }
 
 #[test]
+fn versioned_by_check() {
+    let booking = quote! {
+        #[rowlock(table = "bookings")]
+        struct Booking {
+            #[rowlock(key)]
+            id: i64,
+            guest: Option<String>,
+            #[rowlock(check)]
+            state: String,
+            #[rowlock(check, on_update = "CURRENT_TIMESTAMP")]
+            updated_at: Option<DateTime<Utc>>,
+        }
+    };
+    insta::assert_snapshot!(printed::<Versioned>(booking).text());
+}
+
+#[test]
 fn versioned_with_docs() {
     insta::assert_snapshot!(Printed::new(run::<Versioned>(document())).text());
 }
@@ -502,6 +519,7 @@ fn piece() -> impl Strategy<Value = String> {
         "generated",
         "default",
         "fence",
+        "check",
         "fingerprint",
         "outcome",
         "lease",

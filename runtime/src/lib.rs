@@ -96,8 +96,8 @@ pub mod __private {
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
         pub use crate::row::versioned::{
-            Derive, EditAt, InsertError, Versioned, VersionedSql, delete, edit, edit_at, insert,
-            load, reload, touch, update, update_with,
+            Derive, EditAt, HasVersion, InsertError, Versioned, VersionedSql, delete, edit,
+            edit_at, insert, load, reload, touch, update, update_with,
         };
     }
     /// For `#[derive(Counter)]`.

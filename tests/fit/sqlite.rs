@@ -2,6 +2,9 @@
 
 use rowlock_tests::sqlite::*;
 
+#[path = "check.rs"]
+mod check;
+
 #[path = "dropped_rows.rs"]
 mod dropped_rows;
 

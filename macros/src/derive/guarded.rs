@@ -2,7 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
-use syn::{DeriveInput, GenericArgument, Index, PathArguments, Type};
+use syn::{DeriveInput, Index};
 
 use super::versioned::{max_version, missing_key};
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
-use crate::model::{Column, Model, Role, is_option};
+use crate::model::{Column, Model, Role, inside_option};
 use crate::sql::{self, Dialect};
 
 pub(crate) struct Guarded;
@@ -240,20 +240,6 @@ fn value_type(column: &Column) -> TokenStream {
         return quote!(__rt::sqlx::types::Json<#ty>);
     }
     quote!(#ty)
-}
-
-fn inside_option(ty: &Type) -> Option<&Type> {
-    if !is_option(ty) {
-        return None;
-    }
-    let Type::Path(path) = ty else { return None };
-    match &path.path.segments.last()?.arguments {
-        PathArguments::AngleBracketed(arguments) => match arguments.args.first()? {
-            GenericArgument::Type(inner) => Some(inner),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 fn methods(plan: &Plan<'_>) -> TokenStream {

@@ -28,7 +28,7 @@ pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;
 use crate::lower::{Attempted, lower};
-use crate::model::{Column, Model, last_segment};
+use crate::model::{Column, Model, is_json, last_segment};
 use crate::options::FieldOption;
 use crate::sql::{Dialect, Statement};
 
@@ -300,23 +300,6 @@ fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
         return quote!(__to.bind_json::<#ty>(#index, #value););
     }
     quote!(__to.bind::<#ty>(#index, #value);)
-}
-
-/// Whether the type is one of JSON, as far as its name tells: equal values can have different texts.
-fn is_json(ty: &Type) -> bool {
-    let Type::Path(path) = ty else { return false };
-    let Some(last) = path.path.segments.last() else {
-        return false;
-    };
-    if last.ident == "Option"
-        && let syn::PathArguments::AngleBracketed(arguments) = &last.arguments
-        && let Some(syn::GenericArgument::Type(inner)) = arguments.args.first()
-    {
-        return is_json(inner);
-    }
-    last.ident == "Json"
-        || last.ident == "JsonValue"
-        || quote!(#path).to_string().ends_with("serde_json :: Value")
 }
 
 /// Binds columns of `self`.

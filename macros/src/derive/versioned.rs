@@ -1,6 +1,6 @@
 //! `#[derive(Versioned)]`: optimistic locking.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{DeriveInput, Index};
@@ -21,7 +21,11 @@ pub(crate) struct Versioned;
 pub(crate) struct Plan<'m> {
     model: &'m Model,
     keys: Vec<&'m Column>,
-    version: &'m Column,
+    /// Either this, or columns that are checked.
+    version: Option<&'m Column>,
+    checked: Vec<&'m Column>,
+    /// What the names of the methods come from.
+    asked: Span,
 }
 
 impl Plan<'_> {
@@ -36,7 +40,9 @@ impl Derive for Versioned {
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         sets_without_excluded(model, "Versioned", diag);
         let version = model.row_version();
-        if version.is_none() && !attempted.has("version") {
+        let checked = model.checked();
+        let compared = version.or_else(|| checked.first().copied());
+        if compared.is_none() && !attempted.has("version") && !attempted.has("check") {
             missing_version(model, diag);
         }
         let keys = model.keys();
@@ -45,7 +51,9 @@ impl Derive for Versioned {
         }
         Some(Plan {
             model,
-            version: version?,
+            version,
+            asked: compared?.asked,
+            checked,
             keys,
         })
     }
@@ -153,19 +161,18 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
             fn adopt(&mut self, _: &Self, _: &__rt::Changes) {}
         }
         #[automatically_derived]
+        impl __rt::versioned::HasVersion for #ident {}
+        #[automatically_derived]
         impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const LOAD: &'static str = "";
             const INSERT: &'static str = "";
-            const UPDATE: &'static str = "";
-            const TOUCH: &'static str = "";
             const DELETE: &'static str = "";
             const SAVE: [&'static str; 3] = [""; 3];
             const SET: &'static [&'static str] = &[];
             fn bind_key(_: &(), _: &mut impl __rt::Bind<__DB>) {}
             fn bind_columns(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn bind_new(&self, _: &mut impl __rt::Bind<__DB>) {}
-            fn read_back(&mut self, _: &__DB::Row) -> __rt::Decoded<()> { __rt::Ok(()) }
         }
     })
 }
@@ -184,7 +191,7 @@ fn missing_version(model: &Model, diag: &Diag) {
         None => diag.error(
             &model.ident,
             format_args!(
-                "{message}\nhelp: add a field such as `#[rowlock(version)] lock_version: i64`"
+                "{message}\nhelp: add a field such as `#[rowlock(version)] lock_version: i64`, or mark those that a save compares with `#[rowlock(check)]`"
             ),
         ),
     }
@@ -210,29 +217,38 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         model,
         keys,
         version,
+        asked,
+        ..
     } = plan;
     let key = key_argument(keys, &key_lifetime(keys));
     let given = plan.key().given(&quote!(key));
     let ident = &model.ident;
     let table = model.table.display();
-    let version_name = &version.field;
-    let is_xmin = version.is_xmin();
-    let starts = if is_xmin {
-        String::new()
-    } else {
-        format!("It gets `{version_name}` 0, whatever this copy's is; ")
+    let compared = compared(plan);
+    let is_xmin = version.is_some_and(Column::is_xmin);
+    let starts = match version {
+        Some(version) if !is_xmin => {
+            format!("It gets `{}` 0, whatever this copy's is; ", version.field)
+        }
+        _ => String::new(),
     };
     let raises = if is_xmin {
         "Writes a column as it is"
     } else {
         "Raises the version"
     };
+    let (and_checked, update_or_save) = if version.is_some() {
+        ("", "`update`")
+    } else {
+        let and = "\n\nand `AND \"column\" IS NOT DISTINCT FROM $n` for each of them; on SQLite it is `IS`.";
+        (and, "`save` of an edit")
+    };
     let conflict_note = "After a conflict, one more statement reads the row as it is now.";
     let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
 
     let method = |name: &str, docs: String, receiver: bool, arguments, output, body| {
         Method {
-            name: name_at(name, version.asked),
+            name: name_at(name, *asked),
             docs,
             receiver: if receiver { quote!(&self,) } else { quote!() },
             key: if receiver { &[] } else { keys },
@@ -276,7 +292,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
              Errors: `AlreadyExists` (with the name of the constraint on PostgreSQL), `Ignored`, `Written`, `Serialization`, `Unknown`, \
              `Database`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::insert(
-                model, version, dialect
+                model, *version, dialect
             ))
         ),
         true,
@@ -287,12 +303,12 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let update = method(
         "update",
         format!(
-            "Writes all columns if the row still has this copy's `{version_name}`, and returns the row as it now is. \
+            "Writes all columns if the row still has this copy's {compared}, and returns the row as it now is. \
              The copy itself stays as it is.\n\n{}\n\n{conflict_note}\n\n\
              Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `VersionOverflow`, `Ignored`, `NotUnique`, \
              `Written`, `Serialization`, `Unknown`, `Database`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::update(
-                model, version, dialect
+                model, *version, dialect
             ))
         ),
         true,
@@ -303,10 +319,10 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let touch = method(
         "touch",
         format!(
-            "{raises} if the row still has this copy's `{version_name}`, writes nothing else, and returns the row with what \
+            "{raises} if the row still has this copy's {compared}, writes nothing else, and returns the row with what \
              the database renewed.\n\n{}\n\n{conflict_note}\n\nErrors: those of `update`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::touch(
-                model, version, dialect
+                model, *version, dialect
             ))
         ),
         true,
@@ -317,11 +333,11 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let delete = method(
         "delete",
         format!(
-            "Deletes the row if it still has this copy's `{version_name}`.\n\n{}\n\n{conflict_note}\n\n\
+            "Deletes the row if it still has this copy's {compared}.\n\n{}{and_checked}\n\n{conflict_note}\n\n\
              Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `Ignored`, `NotUnique`, `Serialization`, \
              `Unknown`, `Database`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::delete(
-                model, version, dialect
+                model, *version, dialect
             ))
         ),
         true,
@@ -335,17 +351,22 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             "Loads the row of `{table}` with this key, applies `change` and updates, again and again until no other \
              writer comes between: at most 32 times, with a random wait of up to 64 ms in between. \
              `change` must not have effects of its own: it runs once per attempt.\n\n\
-             Runs the statements of `load` and `update`, on one connection.\n\n\
-             Errors: those of `update`; `Stale` means that all attempts lost, `Gone` that there is no such row.\n\n\
-             Cancel safety: as `update`; an attempt is applied completely or not at all."
+             Runs the statements of `load` and {update_or_save}, on one connection.\n\n\
+             Errors: those of {update_or_save}; `Stale` means that all attempts lost, `Gone` that there is no such row.\n\n\
+             Cancel safety: as {update_or_save}; an attempt is applied completely or not at all."
         ),
         false,
         quote!(key: #key, change: impl __rt::FnMut(&mut Self) + __rt::Send),
         quote!(Self, __rt::UpdateError<Self>),
         quote!(__rt::versioned::update_with(db, #given, change)),
     );
-    let edit_at = edit_at(plan);
-    let edit = name_at("edit", version.asked);
+    let edit_at = version.map(|version| edit_at(plan, version));
+    // A copy does not know what was read of what it wants to write; an edit does.
+    let (update, touch) = match version {
+        Some(_) => (update, touch),
+        None => Default::default(),
+    };
+    let edit = name_at("edit", *asked);
     let edit_docs = format!(
         "Starts an edit of this `{ident}`: change its fields, then `save` writes only the changed columns."
     );
@@ -366,9 +387,22 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     }
 }
 
-fn edit_at(plan: &Plan<'_>) -> TokenStream {
-    let Plan { keys, version, .. } = plan;
-    let name = name_at("edit_at", version.asked);
+/// What has to be as it was read, for readers.
+fn compared(plan: &Plan<'_>) -> String {
+    let columns = match &plan.version {
+        Some(version) => std::slice::from_ref(version),
+        None => plan.checked.as_slice(),
+    };
+    let names: Vec<String> = columns
+        .iter()
+        .map(|column| format!("`{}`", column.field))
+        .collect();
+    names.join(", ")
+}
+
+fn edit_at(plan: &Plan<'_>, version: &Column) -> TokenStream {
+    let Plan { keys, asked, .. } = plan;
+    let name = name_at("edit_at", *asked);
     let docs = format!(
         "Starts an edit of the row with this key as it was when its `{}` was this one, without reading it: \
          `edit_at(key, version).set(Self::FIELD, value).save(db)`. For an ETag that comes back as If-Match. The model derives `Guarded` too, \
@@ -393,22 +427,38 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         model,
         keys,
         version,
+        ..
     } = plan;
     let ident = &model.ident;
-    let max_version = max_version(version);
+    let max_version = version.map_or_else(|| quote!(__rt::NO_MAX), max_version);
     // What is wrong with it is wrong with the struct.
     let copy = quote_spanned!(ident.span()=> <Self as __rt::Clone>::clone);
     let key = plan.key();
     let key_struct = key.definition(&["Clone", "PartialEq"]);
-    let (this_version, fence) = (super::version(Some(version)), fence(model));
+    let (this_version, fence) = (super::version(*version), fence(model));
     let row = quote!(#this_version #fence);
     let knows = knows(model, &quote!(__rt::versioned::Derive), &key, &row);
     let key = key.of(&quote!(self));
-    let version_index = position(model, version);
-    let constant = version.is_xmin().then(|| {
+    let version_index = match version {
+        Some(version) => position(model, version),
+        None => Some(Index::from(model.columns.len())),
+    };
+    let rises = version.is_some_and(|version| !version.is_xmin());
+    let constant = (!rises).then(|| {
         quote!(
             const RISES: bool = false;
         )
+    });
+    let checks = version.is_none().then(|| {
+        quote!(
+            const CHECKS: bool = true;
+        )
+    });
+    let has_version = version.map(|_| {
+        quote! {
+            #[automatically_derived]
+            impl __rt::versioned::HasVersion for #ident {}
+        }
     });
     let made_up = |key: &&Column| key.generated || key.has_expression();
     let made_up_key = keys.iter().any(made_up).then(|| {
@@ -439,6 +489,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const VERSION_INDEX: usize = #version_index;
             #made_up_key
             #constant
+            #checks
             const MAX_VERSION: i64 = #max_version;
             const COLUMNS: &'static [&'static str] = &[#(#names),*];
             const COPY: fn(&Self) -> Self = #copy;
@@ -450,6 +501,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             #[inline]
             fn adopt(&mut self, __from: &Self, __columns: &__rt::Changes) { #(#copies)* #adopt_fence }
         }
+        #has_version
     }
 }
 
@@ -468,14 +520,15 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         model,
         keys,
         version,
+        checked,
+        ..
     } = plan;
+    let version = *version;
     let ident = &model.ident;
     let database = database(dialect);
     let read_row = read_row(model, dialect);
     let load = statement(&sql::select(model, keys, dialect));
     let insert = statement(&sql::versioned::insert(model, version, dialect));
-    let update = statement(&sql::versioned::update(model, version, dialect));
-    let touch = statement(&sql::versioned::touch(model, version, dialect));
     let delete = statement(&sql::versioned::delete(model, version, dialect));
     let save = parts(&sql::versioned::save(model, version, dialect));
     let writable = model.writable();
@@ -485,25 +538,43 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let bind_key = plan.key().bind();
     let binds = bind_columns(&writable);
     let new = bind_columns(&sql::versioned::inserted(model));
-    let reads = read_back(&sql::versioned::returned(model));
+    let compared = if version.is_some() {
+        let update = statement(&sql::versioned::update(model, version, dialect));
+        let touch = statement(&sql::versioned::touch(model, version, dialect));
+        let reads = read_back(&sql::versioned::returned(model));
+        quote! {
+            const UPDATE: &'static str = #update;
+            const TOUCH: &'static str = #touch;
+            fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
+                #reads
+                __rt::Ok(())
+            }
+        }
+    } else {
+        let names = checked
+            .iter()
+            .map(|column| literal(dialect, &sql::guarded::name(column)));
+        let look = parts(&sql::versioned::look(model, dialect));
+        let binds = bind_columns(checked);
+        quote! {
+            const CHECKED: &'static [&'static str] = &[#(#names),*];
+            const LOOK: [&'static str; 3] = #look;
+            fn bind_checked(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
+        }
+    };
     quote! {
         #[automatically_derived]
         impl __rt::versioned::VersionedSql<#database> for #ident {
             #read_row
             const LOAD: &'static str = #load;
             const INSERT: &'static str = #insert;
-            const UPDATE: &'static str = #update;
-            const TOUCH: &'static str = #touch;
             const DELETE: &'static str = #delete;
             const SAVE: [&'static str; 3] = #save;
             const SET: &'static [&'static str] = &[#(#sets),*];
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn bind_columns(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
             fn bind_new(&self, __to: &mut impl __rt::Bind<#database>) { #new }
-            fn read_back(&mut self, __row: &__rt::Row<#database>) -> __rt::Decoded<()> {
-                #reads
-                __rt::Ok(())
-            }
+            #compared
         }
     }
 }

@@ -48,21 +48,21 @@ fn versioned_writes_what_is_the_callers_and_returns_the_rest() {
     let model = page();
     let version = model.version().unwrap();
     assert_eq!(
-        versioned::update(&model, version, Dialect::Postgres).shown(),
+        versioned::update(&model, Some(version), Dialect::Postgres).shown(),
         r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
-        versioned::touch(&model, version, Dialect::Postgres).shown(),
+        versioned::touch(&model, Some(version), Dialect::Postgres).shown(),
         r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $1) = 1 RETURNING "version", "updated_at", "views""#
     );
-    let save = versioned::save(&model, version, Dialect::Postgres);
+    let save = versioned::save(&model, Some(version), Dialect::Postgres);
     assert_eq!(save.parts()[0], r#"UPDATE "cms"."pages" SET "#);
     assert_eq!(
         save.shown(),
-        versioned::touch(&model, version, Dialect::Postgres).shown()
+        versioned::touch(&model, Some(version), Dialect::Postgres).shown()
     );
     assert_eq!(
-        versioned::delete(&model, version, Dialect::Postgres).shown(),
+        versioned::delete(&model, Some(version), Dialect::Postgres).shown(),
         r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $1) = 1"#
     );
 }
@@ -75,7 +75,7 @@ fn a_version_alone_is_an_update_without_columns() {
     });
     let version = model.version().unwrap();
     assert_eq!(
-        versioned::update(&model, version, Dialect::Postgres).shown(),
+        versioned::update(&model, Some(version), Dialect::Postgres).shown(),
         r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 AND (SELECT count(*) FROM "locks" WHERE "a" = $1 AND "b" = $2) = 1 RETURNING "v""#
     );
 }
@@ -355,15 +355,15 @@ fn every_write_shows_the_fence() {
     });
     let version = model.version().unwrap();
     assert_eq!(
-        versioned::update(&model, version, Dialect::Postgres).shown(),
+        versioned::update(&model, Some(version), Dialect::Postgres).shown(),
         r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
     );
     assert_eq!(
-        versioned::touch(&model, version, Dialect::Postgres).shown(),
+        versioned::touch(&model, Some(version), Dialect::Postgres).shown(),
         r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1 RETURNING "version""#
     );
     assert_eq!(
-        versioned::delete(&model, version, Dialect::Postgres).shown(),
+        versioned::delete(&model, Some(version), Dialect::Postgres).shown(),
         r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1"#
     );
     assert_eq!(

@@ -1,9 +1,14 @@
-//! `Versioned`: what identifies the row is the key, then the version, then the fence if there is one.
+//! `Versioned`: what identifies the row is the key, then the version, then the fence if there is one. Without a version, what the runtime
+//! writes into a gap: columns, with what was read from them.
 
 use super::*;
 
-/// What the database changed in an update: the version, then everything that others write.
+/// What the database changed in an update: the version, then everything that others write. Where columns are checked, others can write
+/// all that are not.
 pub(crate) fn returned(model: &Model) -> Vec<&Column> {
+    if !model.checked().is_empty() {
+        return model.columns.iter().collect();
+    }
     let version = model.row_version().into_iter();
     let others = model.columns.iter().filter(|column| {
         let renewed = column.on_update.is_some() || (column.generated && column.is_plain());
@@ -22,7 +27,7 @@ pub(crate) fn inserted(model: &Model) -> Vec<&Column> {
 }
 
 /// Inserts the row, with version 0.
-pub(crate) fn insert(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn insert(model: &Model, version: Option<&Column>, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let mut columns = Vec::new();
     let mut values = Vec::new();
@@ -30,7 +35,7 @@ pub(crate) fn insert(model: &Model, version: &Column, dialect: Dialect) -> State
         columns.push(quote(&column.name));
         values.push(sql.slot(Slot::column(column)));
     }
-    if !version.is_xmin() {
+    if let Some(version) = version.filter(|version| !version.is_xmin()) {
         columns.push(quote(&version.name));
         values.push(version.initial().to_string());
     }
@@ -50,20 +55,21 @@ pub(crate) fn insert(model: &Model, version: &Column, dialect: Dialect) -> State
     sql.statement(text).returning(each_name(&all))
 }
 
-fn where_unchanged(sql: &mut Sql, model: &Model, version: &Column) -> String {
+fn where_unchanged(sql: &mut Sql, model: &Model, version: Option<&Column>) -> String {
+    let key = sql.equal(&model.keys());
+    let version = version.map_or_else(String::new, |version| {
+        format!(" AND {} = {}", value(version), sql.slot(Slot::Version))
+    });
     format!(
-        "WHERE {} AND {} = {}{}{}",
-        sql.equal(&model.keys()),
-        value(version),
-        sql.slot(Slot::Version),
+        "WHERE {key}{version}{}{}",
         and_not_fenced(sql, model),
         and_alone(sql, model),
     )
 }
 
 /// The next version, the fence and what has an expression; nothing if there is none of them.
-fn set_version(sql: &mut Sql, model: &Model, version: &Column) -> String {
-    let version = (!version.is_xmin()).then(|| bump(version));
+fn set_version(sql: &mut Sql, model: &Model, version: Option<&Column>) -> String {
+    let version = version.filter(|version| !version.is_xmin()).map(bump);
     let fence = model
         .fence()
         .map(|fence| format!("{} = {}", quote(&fence.name), sql.slot(Slot::Fence)));
@@ -80,7 +86,7 @@ fn same(model: &Model) -> String {
 }
 
 /// `set` is empty, or ends with a comma.
-fn write(mut sql: Sql, set: &str, model: &Model, version: &Column) -> Statement {
+fn write(mut sql: Sql, set: &str, model: &Model, version: Option<&Column>) -> Statement {
     // The fence is bound after the version, though SET comes first.
     let unchanged = where_unchanged(&mut sql, model, version);
     let version = set_version(&mut sql, model, version);
@@ -94,7 +100,7 @@ fn write(mut sql: Sql, set: &str, model: &Model, version: &Column) -> Statement 
 }
 
 /// Writes all columns, which are bound first.
-pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn update(model: &Model, version: Option<&Column>, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let columns = model.writable().into_iter();
     let set: String = columns
@@ -104,15 +110,29 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> State
 }
 
 /// Bumps the version, and sets what has an expression.
-pub(crate) fn touch(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn touch(model: &Model, version: Option<&Column>, dialect: Dialect) -> Statement {
     write(Sql::new(dialect), "", model, version)
 }
 
 /// Writes the changed columns, under a condition if there is one.
-pub(crate) fn save(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn save(model: &Model, version: Option<&Column>, dialect: Dialect) -> Statement {
     let mut statement = write(Sql::new(dialect), &Gap::Changes.to_string(), model, version);
     statement.text.push_str(&Gap::Conditions.to_string());
     statement
+}
+
+/// Reads all columns, whether those that are checked are as they were read, and whether the row meets a condition.
+pub(crate) fn look(model: &Model, dialect: Dialect) -> Statement {
+    let mut sql = Sql::new(dialect);
+    let key = sql.equal(&model.keys());
+    let text = format!(
+        "SELECT {}, CASE WHEN TRUE{} THEN 0 ELSE 1 END AS \"rowlock_changed\", CASE WHEN {} THEN 1 ELSE 0 END AS \"rowlock_holds\" FROM {} WHERE {key}",
+        comma(&model.columns, read),
+        Gap::Conditions,
+        Gap::Condition,
+        table(model),
+    );
+    sql.statement(text)
 }
 
 /// `"name" = `, which stands before a value in [`Gap::Changes`].
@@ -120,7 +140,7 @@ pub(crate) fn set(column: &Column) -> String {
     format!("{} = ", quote(&column.name))
 }
 
-pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Statement {
+pub(crate) fn delete(model: &Model, version: Option<&Column>, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let text = format!(
         "DELETE FROM {} {}",

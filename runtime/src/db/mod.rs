@@ -1,5 +1,6 @@
 //! The databases, behind one sealed trait, and what all rooms say to them: statements, and what comes of one.
 
+pub(crate) mod as_read;
 pub(crate) mod atomic;
 pub(crate) mod begin;
 pub(crate) mod column;
@@ -39,6 +40,7 @@ use sqlx::{Database, Either, Execute, IntoArguments};
 #[cfg(feature = "executor")]
 use sqlx_core::describe::Describe;
 
+use crate::db::as_read::Piece;
 use crate::db::begin::Begin;
 use crate::db::column::Column;
 use crate::db::stored::Encoded;
@@ -81,6 +83,9 @@ pub trait Backend:
     fn compared_as(_: &Self::TypeInfo) -> Option<[&'static str; 2]> {
         None
     }
+    /// Whether a column has the value of this type that was read from it: as it is stored, and not as its type or its collation compares.
+    #[doc(hidden)]
+    fn as_read(_: &Self::TypeInfo) -> &'static [Piece];
     /// Creates the table of fences, unless it is there.
     #[doc(hidden)]
     const FENCE_TABLE: &'static str;

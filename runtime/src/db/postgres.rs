@@ -24,6 +24,26 @@ impl Backend for Postgres {
     const SAME: &'static str = " IS NOT DISTINCT FROM ";
     const NOT_SAME: &'static str = " IS DISTINCT FROM ";
     const FOR_UPDATE: &'static str = " FOR UPDATE";
+    /// `Ada` is `ADA` to citext, and to a column whose collation says so. As text, and byte by byte, it is not. The value gets the type
+    /// of the column from the first comparison.
+    fn as_read(ty: &PgTypeInfo) -> &'static [Piece] {
+        use Piece::{Column, Sql, Value};
+        if *ty == <str as Type<Postgres>>::type_info() {
+            const TEXT: &[Piece] = &[
+                Column,
+                Sql(" IS NOT DISTINCT FROM "),
+                Value,
+                Sql(" AND "),
+                Column,
+                Sql("::text COLLATE \"C\" IS NOT DISTINCT FROM "),
+                Value,
+                Sql("::text"),
+            ];
+            TEXT
+        } else {
+            &[Column, Sql(" IS NOT DISTINCT FROM "), Value]
+        }
+    }
     // A schema of its own: which table a bare name means would depend on the search_path of whoever asks, and a number from
     // another table may be lower.
     const FENCE_TABLE: &'static str = "CREATE SCHEMA IF NOT EXISTS rowlock; \

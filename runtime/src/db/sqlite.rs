@@ -54,6 +54,31 @@ impl Backend for Sqlite {
     fn compared_as(ty: &SqliteTypeInfo) -> Option<[&'static str; 2]> {
         (ty.name() == "DATETIME").then_some(["strftime('%Y-%m-%d %H:%M:%f', ", ", 'auto')"])
     }
+    /// A time that SQLite's clock wrote has another text than that of sqlx. It has no more than milliseconds, which is all that `strftime`
+    /// looks at: of a time that has more, the text counts.
+    fn as_read(ty: &SqliteTypeInfo) -> &'static [Piece] {
+        use Piece::{Column, Sql, Value};
+        if ty.name() == "DATETIME" {
+            const TIME: &[Piece] = &[
+                Sql("("),
+                Column,
+                Sql(" IS "),
+                Value,
+                Sql(" OR strftime('%Y-%m-%d %H:%M:%f', "),
+                Column,
+                Sql(", 'auto') IS strftime('%Y-%m-%d %H:%M:%f', "),
+                Value,
+                Sql(", 'auto') AND NOT ("),
+                Column,
+                Sql(" || "),
+                Value,
+                Sql(") GLOB '*.[0-9][0-9][0-9][0-9]*')"),
+            ];
+            TIME
+        } else {
+            &[Column, Sql(" IS "), Value, Sql(" COLLATE BINARY")]
+        }
+    }
     // A temporary table, or an attached file, could have one of this name too.
     const FENCE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS main.rowlock_fences (name text NOT NULL PRIMARY KEY, fence bigint NOT NULL)";
     const MINT_FENCE: &'static str = "INSERT INTO \"main\".\"rowlock_fences\" (\"name\", \"fence\") \

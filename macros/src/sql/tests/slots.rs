@@ -95,23 +95,23 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
     add("select", Some(select(&seating, &seating.keys(), dialect)));
     add(
         "versioned::insert",
-        Some(versioned::insert(&seating, version, dialect)),
+        Some(versioned::insert(&seating, Some(version), dialect)),
     );
     add(
         "versioned::update",
-        Some(versioned::update(&seating, version, dialect)),
+        Some(versioned::update(&seating, Some(version), dialect)),
     );
     add(
         "versioned::touch",
-        Some(versioned::touch(&seating, version, dialect)),
+        Some(versioned::touch(&seating, Some(version), dialect)),
     );
     add(
         "versioned::save",
-        Some(versioned::save(&seating, version, dialect)),
+        Some(versioned::save(&seating, Some(version), dialect)),
     );
     add(
         "versioned::delete",
-        Some(versioned::delete(&seating, version, dialect)),
+        Some(versioned::delete(&seating, Some(version), dialect)),
     );
     let (bounded, free) = (seating.counters()[0], seating.counters()[1]);
     add(

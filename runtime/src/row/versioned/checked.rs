@@ -155,12 +155,15 @@ impl Unfit {
 /// The row, if there is exactly one.
 fn found<DB: Backend>(
     selected: Result<Fetched<DB::Row>, sqlx::Error>,
-    version: usize,
+    version: Option<usize>,
 ) -> Result<(DB::Row, i64), Unread> {
     let row = match selected.map_err(Unread::Failed)? {
         Fetched::One(row) => row,
         Fetched::None => return Err(Unread::Missing),
         Fetched::Several => return Err(Unread::Several),
+    };
+    let Some(version) = version else {
+        return Ok((row, 0));
     };
     match DB::get_i64(&row, version).map_err(Unread::Failed)? {
         Some(version) => Ok((row, version)),
@@ -168,10 +171,10 @@ fn found<DB: Backend>(
     }
 }
 
-/// Reads a row whose version stands at this index.
+/// Reads a row whose version, if it has one, stands at this index.
 pub(super) async fn read_on<DB: Backend>(
     select: Statement<DB>,
-    version: usize,
+    version: Option<usize>,
     connection: &mut Link<'_, DB>,
 ) -> Result<DB::Row, Unread> {
     let selected = select.fetch_one(connection).await;
@@ -181,7 +184,7 @@ pub(super) async fn read_on<DB: Backend>(
 /// The same on what a method runs on.
 pub(super) fn read<'c, DB: Backend>(
     select: Statement<DB>,
-    version: usize,
+    version: Option<usize>,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<DB::Row, Unread>> + Send {
     async move {
@@ -337,7 +340,7 @@ async fn met<DB: Backend, O>(
     } = row.versions();
     let selected = row.look().fetch_one(connection).await;
     let operation = row.operation(method);
-    let found = found::<DB>(selected, index).and_then(|(row, found)| {
+    let found = found::<DB>(selected, Some(index)).and_then(|(row, found)| {
         let holds = holds.map_or(Ok(Some(1)), |index| DB::get_i64(&row, index));
         let holds = holds.map_err(Unread::Failed)? == Some(1);
         Ok((row, found, holds))

@@ -58,12 +58,12 @@ impl<T> Conflict<T> {
         &self.clash.operation
     }
 
-    /// The version that the write was based on.
+    /// The version that the write was based on. 0 on a model with `check` fields, which has none.
     pub fn expected_version(&self) -> i64 {
         self.clash.expected
     }
 
-    /// The version of the row as it is now.
+    /// The version of the row as it is now. 1 on a model with `check` fields, which has none.
     pub fn current_version(&self) -> i64 {
         self.clash.found
     }
@@ -132,6 +132,13 @@ impl<T> fmt::Debug for Conflict<T> {
 
 impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.version.is_empty() {
+            return write!(
+                f,
+                "{}: the row was changed by somebody else",
+                self.operation
+            );
+        }
         write!(
             f,
             "{}: the row was changed by somebody else: its {} is {}, expected {}",

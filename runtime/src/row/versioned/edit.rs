@@ -4,7 +4,8 @@ use super::checked::{self, Checked, Versions, Write};
 use super::error::{DeleteError, LoadError, UpdateError};
 use super::only_if::OnlyIf;
 use super::{
-    Versioned, VersionedSql, bind_unchanged, delete, operation, reload, touch, update, updated,
+    HasVersion, Versioned, VersionedSql, bind_unchanged, check, deleted, deletion, look, operation,
+    reload, touch, update, updated,
 };
 use crate::db::Backend;
 use crate::db::column::{Changes, Column};
@@ -92,6 +93,7 @@ impl<T: Versioned> Edit<T> {
             }
             let (mine, base) = (&self.mine, Some(&self.base));
             let save = Save {
+                base: &self.base,
                 mine,
                 changes: &changes,
             };
@@ -100,7 +102,7 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
-    /// The model's `update`, with the edited values: writes all columns, changed or not.
+    /// The model's `update`, with the edited values: writes all columns, changed or not. Not of a model with `check` fields.
     ///
     /// # Errors
     ///
@@ -110,7 +112,7 @@ impl<T: Versioned> Edit<T> {
         db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
     where
-        T: VersionedSql<DB>,
+        T: VersionedSql<DB> + HasVersion,
     {
         async move {
             self.unchanged_key("update")
@@ -119,7 +121,7 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
-    /// The model's `touch`: raises the version and writes nothing else.
+    /// The model's `touch`: raises the version and writes nothing else. Not of a model with `check` fields.
     ///
     /// # Errors
     ///
@@ -129,7 +131,7 @@ impl<T: Versioned> Edit<T> {
         db: impl Source<'c, DB>,
     ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send
     where
-        T: VersionedSql<DB>,
+        T: VersionedSql<DB> + HasVersion,
     {
         async move {
             self.unchanged_key("touch")
@@ -172,7 +174,11 @@ impl<T: Versioned> Edit<T> {
         async move {
             self.unchanged_key("delete")
                 .map_err(DeleteError::KeyChanged)?;
-            delete(&self.mine, db).await
+            let deletion = Deletion {
+                base: &self.base,
+                mine: &self.mine,
+            };
+            deleted::<DB, T>(&&self.mine, checked::delete::<DB>(&deletion, db).await)
         }
     }
 
@@ -199,8 +205,34 @@ impl<T: Versioned> Edit<T> {
     }
 }
 
+/// An edit whose row is to be deleted.
+struct Deletion<'e, T> {
+    base: &'e T,
+    mine: &'e T,
+}
+
+impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Deletion<'_, T> {
+    fn operation(&self, method: &'static str) -> Operation {
+        operation(self.mine, method)
+    }
+
+    fn versions(&self) -> Versions {
+        Checked::<DB>::versions(self.mine)
+    }
+
+    fn statement(&self, _: Write) -> Statement<DB> {
+        deletion(self.base, self.mine)
+    }
+
+    fn look(&self) -> Statement<DB> {
+        look(self.base)
+    }
+}
+
 /// The columns of an edit that are to be written.
 pub(super) struct Save<'e, T> {
+    /// The row as it was read.
+    pub(super) base: &'e T,
     pub(super) mine: &'e T,
     pub(super) changes: &'e Changes,
 }
@@ -225,6 +257,7 @@ impl<T> Save<'_, T> {
             statement.push(", ");
         }
         statement.push(T::SAVE[1]);
+        check(self.base, &mut statement);
         statement
     }
 }
@@ -245,7 +278,7 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Save<'_, T> {
     }
 
     fn look(&self) -> Statement<DB> {
-        self.mine.look()
+        look(self.base)
     }
 }
 

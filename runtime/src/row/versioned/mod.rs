@@ -15,12 +15,14 @@ use std::time::Duration;
 use self::checked::{Checked, Failure, Met, Unfit, Unread, Unwritten, Versions, Write};
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
+use self::edit::Save;
 pub use self::edit_at::{EditAt, EditAtError, Outdated, edit_at};
 pub use self::error::{DeleteError, LoadError, UpdateError};
 pub use self::insert::{InsertError, insert};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
 use crate::db::Backend;
+use crate::db::as_read::AsRead;
 use crate::db::column::{Changes, Read};
 use crate::db::error::Operation;
 use crate::db::model::{Model, acquire};
@@ -42,8 +44,11 @@ pub struct Derive;
 pub trait Versioned: for<'k> Model<Derive, Key<'k>: PartialEq> {
     /// The highest version that the field's type can hold.
     const MAX_VERSION: i64;
-    /// Where the version stands among all columns.
+    /// Where the version stands among all columns. Where there is none, behind them: there a look says 0 if what is checked is as it was
+    /// read, else 1.
     const VERSION_INDEX: usize;
+    /// Whether a write compares columns instead of a version.
+    const CHECKS: bool = false;
     /// Whether a write sets the next version. Else the database does, once for all writes of a transaction.
     const RISES: bool = true;
     /// Whether the key of a new row is that of the struct, and not made up by the database.
@@ -62,6 +67,14 @@ pub trait Versioned: for<'k> Model<Derive, Key<'k>: PartialEq> {
     fn adopt(&mut self, from: &Self, columns: &Changes);
 }
 
+/// A model whose rows have a version.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no version",
+    label = "this is for models with a version",
+    note = "`save` writes the changed columns, and compares the `check` fields with the row as it was read"
+)]
+pub trait HasVersion: Versioned {}
+
 /// The statements of a model for one database.
 pub trait VersionedSql<DB: Backend>: Versioned {
     /// Reads all columns.
@@ -71,9 +84,9 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     /// Inserts the row and reads all columns.
     const INSERT: &'static str;
     /// Writes all columns and the next version.
-    const UPDATE: &'static str;
+    const UPDATE: &'static str = "";
     /// Writes the next version.
-    const TOUCH: &'static str;
+    const TOUCH: &'static str = "";
     /// Deletes the row.
     const DELETE: &'static str;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
@@ -81,14 +94,23 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 
+    /// The columns that are compared with what was read, instead of a version.
+    const CHECKED: &'static [&'static str] = &[];
+    /// Reads all columns, whether those are as they were read, and whether a condition is met.
+    const LOOK: [&'static str; 3] = [""; 3];
+
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds `CHECKED`.
+    fn bind_checked(&self, _: &mut impl Bind<DB>) {}
     /// Binds `Versioned::COLUMNS`.
     fn bind_columns(&self, to: &mut impl Bind<DB>);
     /// Binds what an insert is given.
     fn bind_new(&self, to: &mut impl Bind<DB>);
-    /// Takes over what the database changed, from a row of a RETURNING clause.
-    fn read_back(&mut self, row: &DB::Row) -> Result<(), sqlx::Error>;
+    /// Takes over what the database changed, from a row of a RETURNING clause. Where columns are checked, all are read instead.
+    fn read_back(&mut self, _: &DB::Row) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
 
     /// The columns whose values differ in this database.
     fn stored_changes(&self, other: &Self) -> Changes {
@@ -116,7 +138,7 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
         let text = match write {
             Write::Update => T::UPDATE,
             Write::Touch => T::TOUCH,
-            Write::Delete => T::DELETE,
+            Write::Delete => return deletion(self, self),
         };
         let mut statement = Statement::literal(text);
         if matches!(write, Write::Update) {
@@ -127,8 +149,52 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
     }
 
     fn look(&self) -> Statement<DB> {
-        select::<DB, T>(&self.key())
+        look(self)
     }
+}
+
+/// Reads the row as it now is, and whether what is checked is as it was in `base`.
+fn look<DB: Backend, T: VersionedSql<DB>>(base: &T) -> Statement<DB> {
+    if !T::CHECKS {
+        return select::<DB, T>(&base.key());
+    }
+    look_if(base, |statement| statement.push("TRUE"))
+}
+
+/// The same, and whether the row meets a condition.
+fn look_if<DB: Backend, T: VersionedSql<DB>>(
+    base: &T,
+    condition: impl FnOnce(&mut Statement<DB>),
+) -> Statement<DB> {
+    let [head, middle, tail] = T::LOOK;
+    let mut statement = Statement::composed(head);
+    T::bind_key(&base.key(), &mut Compared(&mut statement));
+    check(base, &mut statement);
+    statement.push(middle);
+    condition(&mut statement);
+    statement.push(tail);
+    statement
+}
+
+/// Deletes the row if it is as it was in `base`.
+fn deletion<DB: Backend, T: VersionedSql<DB>>(base: &T, mine: &T) -> Statement<DB> {
+    if !T::CHECKS {
+        let mut statement = Statement::literal(T::DELETE);
+        bind_unchanged(mine, &mut statement);
+        return statement;
+    }
+    let mut statement = Statement::composed(T::DELETE);
+    bind_unchanged(mine, &mut statement);
+    check(base, &mut statement);
+    statement
+}
+
+/// ` AND "column" IS NOT DISTINCT FROM $n` for each column that is checked, with what was read from it.
+fn check<DB: Backend, T: VersionedSql<DB>>(base: &T, statement: &mut Statement<DB>) {
+    base.bind_checked(&mut AsRead {
+        statement,
+        columns: T::CHECKED,
+    });
 }
 
 fn operation<T: Versioned>(row: &T, method: &'static str) -> Operation {
@@ -138,7 +204,9 @@ fn operation<T: Versioned>(row: &T, method: &'static str) -> Operation {
 /// The key and the version that the row must still have, and the fence that it must not have seen pass.
 fn bind_unchanged<DB: Backend, T: VersionedSql<DB>>(row: &T, statement: &mut Statement<DB>) {
     T::bind_key(&row.key(), &mut Compared(statement));
-    statement.bind_i64(row.version().unwrap_or_default());
+    if !T::CHECKS {
+        statement.bind_i64(row.version().unwrap_or_default());
+    }
     if let Some(fence) = row.fence() {
         statement.bind_i64(fence.get());
     }
@@ -176,8 +244,13 @@ fn read<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<T, LoadError>> + Send {
-    let work = checked::read(select::<DB, T>(&key), T::VERSION_INDEX, db);
+    let work = checked::read(select::<DB, T>(&key), read_version::<T>(), db);
     Shell::new(work, (method, key), loaded::<DB, T>)
+}
+
+/// Which column of a row that is read is the version, if there is one.
+fn read_version<T: Versioned>() -> Option<usize> {
+    (!T::CHECKS).then_some(T::VERSION_INDEX)
 }
 
 fn loaded<DB: Backend, T: VersionedSql<DB>>(
@@ -227,6 +300,11 @@ fn updated<DB: Backend, T: VersionedSql<DB>>(
     written: Result<DB::Row, Unwritten<DB::Row>>,
 ) -> Result<T, UpdateError<T>> {
     let failure = match written {
+        // Columns that are not checked can be another writer's.
+        Ok(row) if T::CHECKS => match (T::ROW)(&row) {
+            Ok(updated) => return Ok(updated),
+            Err(error) => Unfit::Undecoded(error).of(Checked::<DB>::operation(mine, method)),
+        },
         Ok(row) => {
             let mut updated = (T::COPY)(mine);
             let unfit = match updated.read_back(&row) {
@@ -307,7 +385,7 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
         loop {
             tried += 1;
             let select = select::<DB, T>(&key);
-            let found = checked::read_on(select, T::VERSION_INDEX, &mut connection).await;
+            let found = checked::read_on(select, read_version::<T>(), &mut connection).await;
             let base = found.and_then(|row| (T::ROW)(&row).map_err(Unread::Failed));
             let base = base.map_err(|unread| unread.before_a_write(operation()))?;
             let mut mine = (T::COPY)(&base);
@@ -315,8 +393,20 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
             if mine.key() != base.key() {
                 return Err(UpdateError::KeyChanged(operation()));
             }
-            let written =
-                checked::write_on::<DB>(METHOD, &mine, Write::Update, &mut connection).await;
+            let written = if T::CHECKS {
+                let changes = base.stored_changes(&mine);
+                if changes.is_empty() && base.fence() == mine.fence() {
+                    return Ok(base);
+                }
+                let save = Save {
+                    base: &base,
+                    mine: &mine,
+                    changes: &changes,
+                };
+                checked::write_on::<DB>(METHOD, &save, Write::Update, &mut connection).await
+            } else {
+                checked::write_on::<DB>(METHOD, &mine, Write::Update, &mut connection).await
+            };
             match updated::<DB, T>(METHOD, &mine, Some(&base), written) {
                 Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
                     tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;

@@ -7,8 +7,8 @@ use std::future::Future;
 use super::checked::{self, Checked, Failure, Met, Unwritten, Versions, Write};
 use super::edit::Save;
 use super::{
-    DeleteError, Derive, Edit, UpdateError, Versioned, VersionedSql, bind_unchanged, deleted,
-    operation, updated,
+    DeleteError, Derive, Edit, UpdateError, Versioned, VersionedSql, bind_unchanged, check,
+    deleted, look_if, operation, updated,
 };
 use crate::db::Backend;
 use crate::db::column::Changes;
@@ -74,6 +74,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
                 .map_err(UpdateError::KeyChanged)?;
             let changes = edit.base.stored_changes(&edit.mine);
             let row = Conditional {
+                base: &edit.base,
                 mine: &edit.mine,
                 changes: &changes,
                 condition: &self.condition,
@@ -117,6 +118,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
             edit.unchanged_key("delete")
                 .map_err(DeleteError::KeyChanged)?;
             let row = Conditional {
+                base: &edit.base,
                 mine: &edit.mine,
                 changes: &Changes::none(),
                 condition: &self.condition,
@@ -149,6 +151,7 @@ fn refusal<DB: Backend, T: VersionedSql<DB>, O>(
 
 /// A row that is to be written under a condition.
 struct Conditional<'e, T, E> {
+    base: &'e T,
     mine: &'e T,
     changes: &'e Changes,
     condition: &'e Condition<T, E>,
@@ -165,7 +168,7 @@ where
 
     fn versions(&self) -> Versions {
         Versions {
-            holds: Some(T::NAMES.len()),
+            holds: Some(T::NAMES.len() + usize::from(T::CHECKS)),
             ..Checked::<DB>::versions(self.mine)
         }
     }
@@ -173,13 +176,19 @@ where
     fn statement(&self, write: Write) -> Statement<DB> {
         let (mut statement, tail) = match write {
             Write::Update | Write::Touch => {
-                let (mine, changes) = (self.mine, self.changes);
+                let (base, mine, changes) = (self.base, self.mine, self.changes);
                 let [_, _, tail] = <T as VersionedSql<DB>>::SAVE;
-                (Save { mine, changes }.begun(), tail)
+                let save = Save {
+                    base,
+                    mine,
+                    changes,
+                };
+                (save.begun(), tail)
             }
             Write::Delete => {
                 let mut statement = Statement::composed(<T as VersionedSql<DB>>::DELETE);
                 bind_unchanged(self.mine, &mut statement);
+                check(self.base, &mut statement);
                 (statement, "")
             }
         };
@@ -190,6 +199,9 @@ where
     }
 
     fn look(&self) -> Statement<DB> {
+        if T::CHECKS {
+            return look_if(self.base, |statement| self.condition.write(statement));
+        }
         let [head, tail] = <T as GuardedSql<DB>>::LOOK;
         let mut statement = Statement::composed(head);
         let key = self.mine.key();
