@@ -1,5 +1,8 @@
 //! Types of keys and of columns: each through every derive that finds, compares, writes and locks by it.
 
+use rowlock::row::{GuardError, LoadError};
+use rowlock::{Fault, FindOrCreate, Guarded, Lockable, Versioned};
+
 use super::{Database, database};
 
 pub(super) async fn things(key: &str, column: &str) -> Database {
@@ -80,6 +83,29 @@ macro_rules! of_types {
             for (id, total) in totals {
                 assert_eq!(Tally::get(pool, id.$given()).await.unwrap().unwrap().version, total);
             }
+
+            #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+            #[rowlock(table = "things", backend($db))]
+            struct Compared {
+                #[rowlock(key)]
+                id: $ty,
+                #[rowlock(check)]
+                value: $ty,
+                #[rowlock(check)]
+                maybe: Option<$ty>,
+            }
+            // What is read is equal to what is stored, NULL too.
+            let mut edit = Compared::load(pool, two.$given()).await.unwrap().edit();
+            edit.maybe = None;
+            let mut edit = edit.save(pool).await.unwrap().edit();
+            edit.value = one.clone();
+            let saved = edit.save(pool).await.unwrap();
+            assert_eq!((&saved.value, &saved.maybe), (&one, &None));
+            let lost = edit.save(pool).await;
+            assert!(matches!(lost, Err(UpdateError::Stale(_))), "{lost:?}");
+            saved.delete(pool).await.unwrap();
+            saved.insert(pool).await.unwrap();
+
             assert!(Thing::exists(pool, two.$given()).await.unwrap());
             assert!(Thing::delete_by_key(pool, two.$given()).await.unwrap().is_some());
         }
@@ -126,3 +152,73 @@ macro_rules! of_columns {
     )*};
 }
 pub(super) use {of_columns, of_types};
+
+/// A number that sqlx makes of another one, which can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+struct Percent(i64);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is no percentage")]
+struct NoPercentage(i64);
+
+impl TryFrom<i64> for Percent {
+    type Error = NoPercentage;
+    fn try_from(number: i64) -> Result<Self, NoPercentage> {
+        match number {
+            0..=100 => Ok(Self(number)),
+            _ => Err(NoPercentage(number)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Guarded, Lockable, FindOrCreate)]
+#[rowlock(table = "things")]
+struct Share {
+    #[rowlock(key, unique)]
+    #[sqlx(try_from = "i64")]
+    id: Percent,
+    #[sqlx(try_from = "i64")]
+    value: Percent,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// What is read goes through it, and what is written is the field itself.
+#[tokio::test]
+async fn a_field_that_is_made_by_try_from() {
+    let database = things("bigint", "bigint").await;
+    let pool = &database.pool;
+    let new = |value| NewShare {
+        id: Percent(1),
+        value: Percent(value),
+    };
+    let created = Share::find_or_create(pool, new(5)).await.unwrap();
+    assert!(created.is_created());
+    let mut edit = Share::load(pool, Percent(1)).await.unwrap().edit();
+    edit.value = Percent(6);
+    let saved = edit.save(pool).await.unwrap();
+    assert_eq!((saved.value, saved.version), (Percent(6), 1));
+    let six = Share::VALUE.eq(Percent(6));
+    let set = Share::update_if(pool, Percent(1), six, |row| {
+        row.set(Share::VALUE, Percent(7));
+    });
+    assert_eq!(set.await.unwrap().value, Percent(7));
+    let seven = Share::VALUE.lt(Percent(8));
+    let upserted = Share::upsert_if(pool, new(8), seven).await.unwrap();
+    assert_eq!(upserted.written().unwrap().value, Percent(8));
+    let mut tx = pool.begin().await.unwrap();
+    let mut locked = Share::lock(&mut tx, Percent(1)).await.unwrap();
+    locked.value = Percent(9);
+    locked.save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+
+    // What does not fit is told: of a read, and of a write that took effect.
+    let wrong = Share::patch(pool, Percent(1), |row| row.set(Share::VALUE, Percent(101))).await;
+    assert!(matches!(wrong, Err(GuardError::Written(_))), "{wrong:?}");
+    let wrong = Share::load(pool, Percent(1)).await;
+    assert!(
+        matches!(&wrong, Err(LoadError::Database(error)) if error.fault() == Fault::Decode),
+        "{wrong:?}"
+    );
+}

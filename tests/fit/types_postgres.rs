@@ -1,6 +1,6 @@
 //! The types of PostgreSQL.
 
-use rowlock::row::{FoundOrCreated, GuardError};
+use rowlock::row::{FoundOrCreated, GuardError, UpdateError};
 use rowlock::{Counter, FindOrCreate, Guarded, Lockable, Versioned, transaction};
 use sqlx::postgres::types::PgRange;
 use sqlx::types::ipnetwork::IpNetwork;

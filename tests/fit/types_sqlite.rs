@@ -1,6 +1,6 @@
 //! The types of SQLite, whose columns hold what they are given.
 
-use rowlock::row::{FoundOrCreated, GuardError};
+use rowlock::row::{FoundOrCreated, GuardError, UpdateError};
 use rowlock::{Counter, FindOrCreate, Guarded, Lockable, Versioned, transaction};
 use sqlx::types::uuid::fmt::Hyphenated;
 use sqlx::types::{Json, Uuid};
