@@ -5,6 +5,31 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// One of those who run at the same time: where its database is, and how its futures are dropped.
+///
+/// ```no_run
+/// use rowlock_explore::Actor;
+/// use sqlx::postgres::PgPoolOptions;
+///
+/// async fn rename(actor: Actor) -> sqlx::Result<u64> {
+///     let pool = PgPoolOptions::new().max_connections(1).connect(actor.url()).await?;
+///     let update = sqlx::query("UPDATE pages SET title = $1 WHERE id = 7").bind(actor.name().to_owned());
+///     // A handler whose client may hang up: with `Fault::DroppedBefore` and `DroppedAfter`.
+///     let updated = actor.may_drop(update.execute(&pool)).await;
+///     pool.close().await;
+///     updated.map_or(Ok(0), |updated| Ok(updated?.rows_affected()))
+/// }
+/// ```
+///
+/// Another process is an actor when it is given the URL:
+///
+/// ```no_run
+/// # use rowlock_explore::Actor;
+/// async fn job(actor: Actor) -> std::io::Result<bool> {
+///     let mut command = tokio::process::Command::new("psql");
+///     command.arg(actor.url()).args(["-c", "UPDATE jobs SET state = 'done' WHERE id = 7"]);
+///     Ok(command.kill_on_drop(true).status().await?.success())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Actor {
     name: String,

@@ -65,12 +65,16 @@ pub(crate) struct Connection {
     pub(crate) transaction: Option<usize>,
     /// What the transaction has touched.
     pub(crate) touched: Footprint,
-    /// What its transactions see, at the most.
-    pub(crate) level: Level,
+    /// What the transaction sees that it is in, at the most.
+    level: Level,
+    /// What its transactions see that say nothing of it.
+    default_level: Level,
     /// The first statement of the transaction has chosen what the others see.
     pub(crate) has_snapshot: bool,
     /// It may have something of the session that others see when it goes, such as an advisory lock.
     pub(crate) sticky: bool,
+    /// When it was opened, until its first request is there.
+    pub(crate) fresh_since: Option<Instant>,
     /// It is closed.
     pub(crate) gone: bool,
 }
@@ -92,8 +96,10 @@ impl Connection {
             transaction: None,
             touched: Footprint::default(),
             level,
+            default_level: level,
             has_snapshot: false,
             sticky: false,
+            fresh_since: Some(Instant::now()),
             gone: false,
         }
     }
@@ -129,7 +135,9 @@ impl Connection {
                     let touched = catalogue.footprint(statement);
                     match level {
                         Level::Newest => all.join(&touched),
-                        // From here on it sees nothing of what others do, whatever they do.
+                        _ if touched.is_nothing()
+                            && (self.has_snapshot || is_setting(&statement.sql)) => {}
+                        // It sees nothing of what others have done since the first statement, whatever they do.
                         Level::Snapshot if self.has_snapshot => all.join(&touched.writes()),
                         Level::Snapshot | Level::Serializable => return Footprint::everything(),
                     }
@@ -142,8 +150,25 @@ impl Connection {
         all
     }
 
-    /// The step has ended, and has touched this: whether its transaction has ended with it.
-    pub(crate) fn ends_step(&mut self, statements: &[Statement], footprint: &Footprint) -> bool {
+    /// Takes what these statements may change for those after them.
+    pub(crate) fn goes(&mut self, statements: &[Statement], touched: &Footprint) {
+        for Statement { sql, .. } in statements {
+            let level = Level::of(sql);
+            self.level = self.level.max(level);
+            if !is_of_one_transaction(sql) {
+                self.default_level = self.default_level.max(level);
+            }
+            self.sticky |= touched.everything || sql.to_ascii_lowercase().contains("advisory");
+        }
+    }
+
+    /// The step has ended, of which this is known: whether its transaction has ended with it.
+    pub(crate) fn ends_step(
+        &mut self,
+        statements: &[Statement],
+        touched: &Footprint,
+        footprint: &Footprint,
+    ) -> bool {
         let several = statements
             .iter()
             .any(|statement| is_several(&statement.sql));
@@ -154,8 +179,9 @@ impl Connection {
         let ended = self.status == Status::Idle || chains;
         if ended {
             (self.transaction, self.touched) = (None, Footprint::default());
+            self.level = self.default_level;
         } else {
-            self.touched.join(footprint);
+            self.touched.join(touched);
         }
         self.has_snapshot = !ended && !several && (self.has_snapshot || !footprint.is_nothing());
         ended
@@ -177,6 +203,39 @@ pub(crate) struct Flight {
 pub(crate) struct Held {
     pub(crate) request: Request,
     pub(crate) since: usize,
+}
+
+/// What statements touch, at whatever level, without what their transaction has touched before.
+pub(crate) fn named(request: &Request, catalogue: &Catalogue) -> Footprint {
+    let mut all = Footprint::default();
+    if let Request::Statements(statements) = request {
+        for statement in statements.iter() {
+            if control(&statement.sql) == Control::None {
+                all.join(&catalogue.footprint(statement));
+            }
+        }
+    }
+    all
+}
+
+/// Whether a level that this text names is that of one transaction.
+fn is_of_one_transaction(sql: &str) -> bool {
+    let sql = sql.trim_start().to_ascii_lowercase();
+    !is_several(&sql)
+        && ["begin", "start transaction", "set transaction"]
+            .iter()
+            .any(|first| sql.starts_with(first))
+}
+
+/// Whether a text is about the session, for which the server looks at no table.
+fn is_setting(sql: &str) -> bool {
+    let first = sql
+        .trim_start()
+        .split(|letter: char| !letter.is_ascii_alphabetic())
+        .next();
+    let settings = ["set", "show", "reset"];
+    !is_several(sql)
+        && first.is_some_and(|first| settings.iter().any(|word| first.eq_ignore_ascii_case(word)))
 }
 
 /// Whether a text may have several statements, among them the end of a transaction and the beginning of the next one.

@@ -32,3 +32,16 @@ pub enum Error {
     #[error("the server did not restart: {0}")]
     Restart(String),
 }
+
+impl Error {
+    /// With its causes.
+    pub(crate) fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
+        }
+        text
+    }
+}

@@ -9,10 +9,10 @@ use crate::actor::Actor;
 use crate::admin::Admin;
 use crate::connection::{Level, SeenElsewhere};
 use crate::error::Error;
-use crate::relay::Sessions;
 use crate::run::{Outcome, Play, Restart, Stage};
 use crate::schedule;
 use crate::search::{Failed, Judge, Plan, Seen, replay, search};
+use crate::session::Sessions;
 use crate::trace::Fault;
 use crate::url::Url;
 use crate::verdict::{Coverage, Failure, Verdict};
@@ -20,7 +20,50 @@ use crate::verdict::{Coverage, Failure, Verdict};
 type Invariant<T> =
     Arc<dyn Fn(Ended<T>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
-/// An exploration, as it is put together.
+/// What is explored: a database, the actors that run on it at the same time, and what has to hold after every schedule.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use rowlock_explore::{Actor, Ended, Explorer, Fault};
+/// use sqlx::{Connection, PgConnection};
+///
+/// async fn withdraw(actor: Actor) -> sqlx::Result<bool> {
+///     let mut connection = PgConnection::connect(actor.url()).await?;
+///     let update = "UPDATE accounts SET balance = balance - 60 WHERE id = 1 AND balance >= 60";
+///     let done = sqlx::query(update).execute(&mut connection).await?;
+///     connection.close().await?;
+///     Ok(done.rows_affected() == 1)
+/// }
+///
+/// # async fn example() -> Result<(), rowlock_explore::Error> {
+/// let verdict = Explorer::new("postgres://postgres@localhost/scratch")
+///     .schema("CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL)")
+///     .setup("DELETE FROM accounts; INSERT INTO accounts VALUES (1, 100)")
+///     .actor("ann", withdraw)
+///     .actor("bob", withdraw)
+///     .never("SELECT balance FROM accounts WHERE balance < 0")
+///     .invariant(|ended: Ended<sqlx::Result<bool>>| async move {
+///         let paid = ended.returned().filter(|paid| matches!(paid, Ok(true))).count();
+///         let balance = ended.value("SELECT balance FROM accounts").await?;
+///         match (paid, balance.as_str(), ended.faults.is_empty()) {
+///             (1, "40", true) | (0..=1, "40", false) => Ok(()),
+///             // Both were cut off before.
+///             (0, "100", false) => Ok(()),
+///             _ => Err(format!("paid {paid} times, and {balance} are left")),
+///         }
+///     })
+///     .faults([Fault::CutBefore, Fault::CutAfter])
+///     .max_time(Duration::from_secs(20))
+///     .explore()
+///     .await?;
+/// println!("{}", verdict.assert_passed());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Where nothing else is said, schedules are reduced, there are no faults, the budget is 20,000 schedules and 60 seconds, and
+/// the first failure ends it.
 pub struct Explorer<T> {
     url: String,
     schema: Vec<String>,
@@ -34,6 +77,19 @@ pub struct Explorer<T> {
 }
 
 /// A complete schedule, as an invariant sees it.
+///
+/// ```no_run
+/// # use rowlock_explore::{Ended, Explorer, Outcome};
+/// # let explorer: Explorer<Result<u32, String>> = Explorer::new("postgres://localhost/scratch");
+/// explorer.invariant(|ended: Ended<Result<u32, String>>| async move {
+///     if let [Outcome::Panicked(text), ..] = &*ended.outcomes {
+///         return Err(format!("ann panicked: {text}"));
+///     }
+///     let orders = ended.rows("SELECT id, buyer FROM orders ORDER BY id").await?;
+///     let bought = ended.returned().filter(|result| result.is_ok()).count();
+///     if orders.len() == bought { Ok(()) } else { Err(format!("{bought} bought, and there are {orders:?}")) }
+/// });
+/// ```
 #[derive(Debug)]
 pub struct Ended<T> {
     /// What each actor has returned, in the order in which they were added.
@@ -67,7 +123,7 @@ impl<T> Ended<T> {
         self.admin
             .rows(sql, "ask for an invariant")
             .await
-            .map_err(|error| in_full(&error))
+            .map_err(|error| error.in_full())
     }
 
     /// The one value of a query with one row and one column, as text.
@@ -82,16 +138,6 @@ impl<T> Ended<T> {
             _ => Err(format!("{sql} has {} rows", rows.len())),
         }
     }
-}
-
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
-    }
-    text
 }
 
 impl<T: Debug + Send + Sync + 'static> Explorer<T> {
@@ -133,7 +179,8 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         self
     }
 
-    /// Adds one of those who run at the same time. `play` is called once for each schedule.
+    /// Adds one of those who run at the same time. `play` is called once for each schedule, and its future runs as a task of
+    /// tokio. All of its connections are made with [`Actor::url`], by itself, and closed at its end.
     #[must_use]
     pub fn actor<F>(
         mut self,
@@ -148,7 +195,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         self
     }
 
-    /// Has to hold after every schedule; `Err` says what does not.
+    /// Has to hold after every schedule; `Err` says what does not. Asked after all [`never`](Self::never).
     #[must_use]
     pub fn invariant<F, E>(mut self, check: impl Fn(Ended<T>) -> F + Send + Sync + 'static) -> Self
     where
@@ -388,12 +435,22 @@ impl<T: Debug + Send + Sync + 'static> Judge<T> for Invariants<T> {
 
     fn results(&self, outcomes: &[Outcome<T>]) -> Vec<Option<String>> {
         let show = |outcome: &Outcome<T>| match outcome {
-            Outcome::Returned(value) => Some(format!("{value:?}")),
-            Outcome::Panicked(text) => Some(format!("panicked: {text}")),
+            Outcome::Returned(value) => Some(at_most(format!("{value:?}"))),
+            Outcome::Panicked(text) => Some(at_most(format!("panicked: {text}"))),
             Outcome::Unfinished => None,
         };
         outcomes.iter().map(show).collect()
     }
+}
+
+/// As much of a result as fits into a column: some errors have a backtrace.
+fn at_most(mut text: String) -> String {
+    const CHARACTERS: usize = 400;
+    if let Some((end, _)) = text.char_indices().nth(CHARACTERS) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The same failure with as few preemptions as possible: what a person follows best.

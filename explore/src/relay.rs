@@ -1,14 +1,15 @@
 //! One connection of an actor: forwards it unchanged, and holds each request until it is let go.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::session::{Session, Sessions};
 use crate::wire::{
     Answer, CANCEL_REQUEST, Client, Cycle, Frames, GSS_REQUEST, SSL_REQUEST, Server, Statement,
     Status,
@@ -24,6 +25,10 @@ pub(crate) enum Event {
         pid: i32,
         grants: UnboundedSender<Grant>,
     },
+    /// Something goes on between it and the server that is no step: the session is made, or a ping is answered.
+    Begun { actor: usize },
+    /// That has ended.
+    Done { actor: usize },
     /// It wants to send this, and is held.
     Held { id: usize, request: Request },
     /// The step that was let go executes what it has prepared.
@@ -61,146 +66,14 @@ pub(crate) enum Grant {
     CutAfter,
     /// Both sides are cut after half of the answer.
     CutInAnswer,
+    /// The client hears nothing of the answer, and nothing after it.
+    Stall,
     /// What is executed is held until the next grant.
     HoldRequest,
     /// The answer is held until the next grant.
     HoldAnswer,
     /// The run is over: the connection is closed, whatever it is about to do.
     Abandon,
-}
-
-/// Sessions on the server that no connection uses, by the message that they began with.
-///
-/// A session costs the server a process; a schedule is many times as fast without making one.
-#[derive(Debug)]
-pub(crate) struct Sessions {
-    address: String,
-    idle: Mutex<HashMap<Bytes, Vec<Session>>>,
-}
-
-/// One session on the server.
-#[derive(Debug)]
-struct Session {
-    stream: TcpStream,
-    /// What the server said when it had let the client in.
-    greeting: Bytes,
-    pid: i32,
-}
-
-impl Sessions {
-    pub(crate) fn new(address: String) -> Arc<Self> {
-        Arc::new(Self {
-            address,
-            idle: Mutex::default(),
-        })
-    }
-
-    /// Forgets those that are idle: the server was restarted.
-    pub(crate) fn forget(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Bytes, Vec<Session>>> {
-        // Nothing in here can panic halfway.
-        self.idle
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(&self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-
-    /// A session that begins with this message, and has told the client so.
-    async fn open(&self, startup: &Bytes, client: &mut TcpStream) -> io::Result<Session> {
-        let idle = self.lock().get_mut(startup).and_then(Vec::pop);
-        if let Some(session) = idle {
-            client.write_all(&session.greeting).await?;
-            return Ok(session);
-        }
-        let mut stream = self.connect().await?;
-        stream.write_all(startup).await?;
-        let (mut server, mut greeting) = (Server::default(), Greeting::default());
-        let (mut from_server, mut from_client) = (BytesMut::new(), BytesMut::new());
-        loop {
-            tokio::select! {
-                read = stream.read_buf(&mut from_server) => {
-                    let bytes = from_server.split();
-                    client.write_all(&bytes).await?;
-                    greeting.take(&bytes);
-                    let ready = server.take(&bytes)?.is_some();
-                    if ready {
-                        let (greeting, pid) = (greeting.said.freeze(), server.pid);
-                        return Ok(Session { stream, greeting, pid });
-                    }
-                    if read? == 0 {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                }
-                read = client.read_buf(&mut from_client) => {
-                    if read? == 0 {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                    stream.write_all(&from_client.split()).await?;
-                }
-            }
-        }
-    }
-
-    /// Takes a session back, which is in no transaction. It is as new after `DISCARD ALL`.
-    async fn give_back(&self, startup: Bytes, mut session: Session) -> io::Result<()> {
-        run(&mut session.stream, "DISCARD ALL").await?;
-        self.lock().entry(startup).or_default().push(session);
-        Ok(())
-    }
-}
-
-/// What a server says when it has let a client in, without how it did.
-#[derive(Debug, Default)]
-struct Greeting {
-    unread: BytesMut,
-    said: BytesMut,
-}
-
-impl Greeting {
-    fn take(&mut self, bytes: &[u8]) {
-        self.unread.extend_from_slice(bytes);
-        while let Some(mut length) = self.unread.get(1..5) {
-            let length = 1 + length.get_u32() as usize;
-            if self.unread.len() < length {
-                break;
-            }
-            let message = self.unread.split_to(length);
-            // Of the messages about authentication the last one, AuthenticationOk.
-            let asks = message[0] == b'R' && message[5..].iter().any(|&byte| byte != 0);
-            if !asks {
-                self.said.extend_from_slice(&message);
-            }
-        }
-    }
-}
-
-/// Runs a statement that answers nothing of interest.
-async fn run(stream: &mut TcpStream, sql: &str) -> io::Result<()> {
-    let mut message = BytesMut::new();
-    postgres_protocol::message::frontend::query(sql, &mut message)?;
-    stream.write_all(&message).await?;
-    let (mut server, mut bytes) = (Server::default(), BytesMut::new());
-    loop {
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match server.take(&bytes.split())? {
-            Some(Answer {
-                error: Some((_, text)),
-                ..
-            }) => return Err(io::Error::other(text)),
-            Some(_) => return Ok(()),
-            None => {}
-        }
-    }
 }
 
 /// Serves one connection of an actor until it is closed.
@@ -211,45 +84,41 @@ pub(crate) async fn serve(
     actor: usize,
     events: UnboundedSender<Event>,
 ) {
+    let _ = events.send(Event::Begun { actor });
     let opened = begin(&mut client, &sessions).await;
-    if let Ok(Some((frames, startup, session))) = opened {
-        let (grants, granted) = unbounded_channel();
-        let pid = session.pid;
-        let _ = events.send(Event::Opened {
-            id,
-            actor,
-            pid,
-            grants,
-        });
-        let mut relay = Relay {
-            id,
-            client: Some(client),
-            session,
-            events: events.clone(),
-            granted,
-            spoken: Client::default(),
-            frames,
-            wanted: VecDeque::new(),
-            status: Status::Idle,
-            wants_to_go: false,
-        };
-        let ended = relay.relay().await;
-        let Relay {
-            session, status, ..
-        } = relay;
-        if let Ok(true) = ended {
-            let mut session = session;
-            let tidy = async {
-                if status != Status::Idle {
-                    run(&mut session.stream, "ROLLBACK").await?;
-                }
-                sessions.give_back(startup, session).await
-            };
-            // What cannot be used again is closed.
-            let _ = tidy.await;
-        }
-        let _ = events.send(Event::Gone { id });
+    let _ = events.send(Event::Done { actor });
+    let Ok(Some((frames, startup, session))) = opened else {
+        return;
+    };
+    let (grants, granted) = unbounded_channel();
+    let pid = session.pid;
+    let _ = events.send(Event::Opened {
+        id,
+        actor,
+        pid,
+        grants,
+    });
+    let mut relay = Relay {
+        id,
+        actor,
+        client: Some(client),
+        session,
+        events: events.clone(),
+        granted,
+        spoken: Client::default(),
+        frames,
+        wanted: VecDeque::new(),
+        status: Status::Idle,
+        wants_to_go: false,
+    };
+    let ended = relay.relay().await;
+    if let Ok(true) = ended {
+        // What cannot be used again is closed.
+        let _ = sessions
+            .give_back(startup, relay.session, relay.status)
+            .await;
     }
+    let _ = events.send(Event::Gone { id });
 }
 
 /// Lets a client in; `None` if it wanted no session.
@@ -293,6 +162,7 @@ enum Want {
 #[derive(Debug)]
 struct Relay {
     id: usize,
+    actor: usize,
     /// `None` when it is gone.
     client: Option<TcpStream>,
     session: Session,
@@ -341,9 +211,15 @@ impl Relay {
             };
             if cycle.statements.is_empty() && cycle.prepares.is_empty() {
                 // A ping, or the end of a prepared statement: nobody else can see it.
-                let (answer, bytes) = self.ask(&mut cycle).await?;
-                self.say(&bytes).await;
-                self.status = answer.status;
+                let actor = self.actor;
+                self.tell(Event::Begun { actor })?;
+                let asked = self.ask(&mut cycle).await;
+                if let Ok((answer, bytes)) = &asked {
+                    self.say(bytes).await;
+                    self.status = answer.status;
+                }
+                self.tell(Event::Done { actor })?;
+                asked?;
                 continue;
             }
             // What was prepared in this step is executed in it.
@@ -412,6 +288,12 @@ impl Relay {
                     })?;
                     return Ok(false);
                 }
+                Grant::Stall => {
+                    let id = self.id;
+                    self.tell(Event::Answered { id, answer })?;
+                    self.stall().await;
+                    return Ok(false);
+                }
                 Grant::HoldAnswer => self.hold_to_drop().await?,
                 Grant::Go | Grant::CutBefore | Grant::Abandon | Grant::HoldRequest => {}
             }
@@ -426,6 +308,25 @@ impl Relay {
     async fn hold_to_drop(&mut self) -> io::Result<()> {
         self.tell(Event::HeldToDrop { id: self.id })?;
         self.granted.recv().await.map(drop).ok_or(()).map_err(over)
+    }
+
+    /// Hears nothing until the client gives up, or the run is over.
+    async fn stall(&mut self) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let mut unheard = BytesMut::new();
+        let given_up = async {
+            while client
+                .read_buf(&mut unheard)
+                .await
+                .is_ok_and(|read| read > 0)
+            {}
+        };
+        tokio::select! {
+            () = given_up => {}
+            _ = self.granted.recv() => {}
+        }
     }
 
     /// Waits for what the client says, and tells it what the server says without being asked. `Some` if the connection

@@ -12,20 +12,25 @@ use tokio::time::timeout;
 
 use crate::actor::{Actor, Dropper};
 use crate::admin::{Admin, doing};
-use crate::connection::{Connection, Flight, Held, Level, SeenElsewhere};
+use crate::connection::{Connection, Flight, Held, Level, SeenElsewhere, named};
 use crate::error::Error;
 use crate::footprint::{Catalogue, Footprint};
-use crate::relay::{Event, Grant, Request, Sessions, serve};
+use crate::relay::{Event, Grant, Request, serve};
+use crate::session::Sessions;
 use crate::trace::{Fault, Step, Trace, What};
 use crate::url::Url;
 use crate::wire::{Answer, Statement, Status};
 
 /// How long something that was begun and is about to go on may take before the explorer goes on without it.
 const QUIET: Duration = Duration::from_millis(5);
+/// And how often the runtime must have looked for it in vain: on a busy machine all of the process can stand still for longer.
+const LOOKS: u32 = 4;
 /// How long an actor may do neither: send a request, wait for a lock, return.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an actor that has returned may leave a connection in a transaction.
 const LEFT: Duration = Duration::from_millis(200);
+/// The number of a connection that has none yet.
+const UNNUMBERED: usize = usize::MAX;
 /// How often the server is asked who waits for whom.
 const TICK: Duration = Duration::from_micros(300);
 /// After this time the server has looked whether a waiting statement is in a deadlock; `deadlock_timeout` is 1 ms.
@@ -91,9 +96,26 @@ struct Player {
     dropper: Dropper,
     returned: bool,
     /// Something of it may be about to come: until then it is not at rest.
-    expected_until: Option<Instant>,
+    expected: Option<Expected>,
+    /// What it does with the server besides steps.
+    busy: usize,
     /// Since when it does nothing that can be seen.
     idle_since: Instant,
+}
+
+/// Something of an actor may be about to come.
+struct Expected {
+    until: Instant,
+    looks: u32,
+}
+
+impl Expected {
+    fn within(now: Instant, wait: Duration) -> Self {
+        Self {
+            until: now + wait,
+            looks: LOOKS,
+        }
+    }
 }
 
 /// What is next.
@@ -176,7 +198,8 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 task: task.abort_handle(),
                 dropper,
                 returned: false,
-                expected_until: None,
+                expected: None,
+                busy: 0,
                 idle_since: Instant::now(),
             });
             results.push(task);
@@ -211,23 +234,32 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 pid,
                 grants,
             } => {
-                let connection = self
-                    .connections
-                    .values()
-                    .filter(|other| other.thread.actor == actor)
-                    .count();
-                let thread = Thread { actor, connection };
+                // Numbered when its first request is there.
+                let thread = Thread {
+                    actor,
+                    connection: UNNUMBERED,
+                };
                 let connection = Connection::new(thread, pid, grants, self.stage.level);
                 self.connections.insert(id, connection);
                 self.players[actor].idle_since = now;
+            }
+            Event::Begun { actor } => {
+                let player = &mut self.players[actor];
+                (player.busy, player.idle_since) = (player.busy + 1, now);
+            }
+            Event::Done { actor } => {
+                let player = &mut self.players[actor];
+                (player.busy, player.idle_since) = (player.busy.saturating_sub(1), now);
+                player.expected = Some(Expected::within(now, QUIET));
             }
             Event::Held { id, request } => {
                 let since = self.trace.steps.len();
                 // What was only prepared is done.
                 self.land(id, None);
                 if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.fresh_since = None;
                     let player = &mut self.players[connection.thread.actor];
-                    player.expected_until = None;
+                    player.expected = None;
                     if matches!(request, Request::Disconnect)
                         && connection.status == Status::Idle
                         && !connection.sticky
@@ -239,10 +271,17 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                     }
                     player.idle_since = now;
                 }
-                if let Some(connection) = self.connections.get(&id)
-                    && self.loose(connection.thread)
-                {
-                    self.players[connection.thread.actor].expected_until = Some(now + QUIET);
+                if let Some(connection) = self.connections.get(&id) {
+                    let actor = connection.thread.actor;
+                    let request = connection.held.as_ref().map(|held| &held.request);
+                    let leaves = matches!(request, Some(Request::Disconnect));
+                    // Who closes a connection waits for no answer: the next request comes, or the end.
+                    let wait = if leaves && !self.players[actor].returned && !self.others_wait(id) {
+                        Some(LEFT)
+                    } else {
+                        self.loose(id).then_some(QUIET)
+                    };
+                    self.players[actor].expected = wait.map(|wait| Expected::within(now, wait));
                 }
             }
             Event::Executes { id, statements } => {
@@ -254,7 +293,9 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 };
                 let step = flight.step;
                 // Now with its parameters, which can name the row.
-                let own = self.own(connection, &Request::Statements(Arc::clone(&statements)));
+                let request = Request::Statements(Arc::clone(&statements));
+                let touched = named(&request, &self.stage.catalogue);
+                let own = self.own(connection, &request);
                 let with_fault = self.trace.steps[step].fault.is_some();
                 let footprint = if with_fault {
                     self.broken(connection, own)
@@ -262,6 +303,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                     self.reach_without(own, step)
                 };
                 let step = &mut self.trace.steps[step];
+                step.touched = touched;
                 (step.what, step.footprint) = (What::Statements(statements), footprint);
             }
             Event::Answered { id, answer } => {
@@ -271,10 +313,10 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                     .get(&id)
                     .map(|connection| connection.thread)
                 {
-                    let expected = self.others_wait(thread);
+                    let expected = self.others_wait(id);
                     let player = &mut self.players[thread.actor];
                     player.idle_since = now;
-                    player.expected_until = expected.then(|| now + QUIET);
+                    player.expected = expected.then(|| Expected::within(now, QUIET));
                 }
             }
             Event::HeldToDrop { id } => {
@@ -295,7 +337,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             Event::Returned { actor } => {
                 let player = &mut self.players[actor];
                 player.returned = true;
-                player.expected_until = None;
+                player.expected = None;
                 player.idle_since = now;
             }
         }
@@ -322,36 +364,61 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             What::Statements(statements) => statements,
             What::Disconnect => &[],
         };
-        step.ends_transaction = connection.ends_step(statements, &step.footprint);
+        step.ends_transaction = connection.ends_step(statements, &step.touched, &step.footprint);
         step.answer = answer;
     }
 
-    /// Whether another connection of the same actor waits: which of the two comes first is then not decided by this one.
-    fn others_wait(&self, thread: Thread) -> bool {
-        let mut others = self
+    /// The other connections of the same actor.
+    fn others(&self, id: usize) -> impl Iterator<Item = &Connection> {
+        let actor = self
             .connections
-            .values()
-            .filter(|other| other.thread.actor == thread.actor);
-        others.any(|other| {
-            other.thread != thread
-                && !other.gone
-                && (other.held.is_some() || other.flight.is_some())
-        })
+            .get(&id)
+            .map(|connection| connection.thread.actor);
+        let others = self.connections.iter().filter(move |(other, connection)| {
+            **other != id && Some(connection.thread.actor) == actor && !connection.gone
+        });
+        others.map(|(_, connection)| connection)
     }
 
-    /// Whether another connection of the same actor is in a transaction, and nothing was heard of it: it may be about to
-    /// roll back.
-    fn loose(&self, thread: Thread) -> bool {
-        let mut others = self
-            .connections
-            .values()
-            .filter(|other| other.thread.actor == thread.actor);
-        others.any(|other| {
-            other.thread != thread
-                && !other.gone
-                && other.is_silent()
-                && other.status != Status::Idle
-        })
+    /// Whether another connection of the same actor waits: which of the two comes first is then not decided by this one.
+    fn others_wait(&self, id: usize) -> bool {
+        self.others(id).any(|other| !other.is_silent())
+    }
+
+    /// Whether another connection of the same actor is in a transaction, or others see it go, and nothing was heard of it: it
+    /// may be about to roll back, or to close.
+    fn loose(&self, id: usize) -> bool {
+        self.others(id)
+            .any(|other| other.is_silent() && (other.status != Status::Idle || other.sticky))
+    }
+
+    /// Numbers the connections whose first requests are there, by what these are: the order in which they came is chance.
+    fn number_connections(&mut self) {
+        for actor in 0..self.players.len() {
+            let mine = |connection: &Connection| connection.thread.actor == actor;
+            let numbered = self
+                .connections
+                .values()
+                .filter(|one| mine(one) && one.thread.connection != UNNUMBERED);
+            let mut next = numbered.count();
+            let new = self
+                .connections
+                .iter()
+                .filter_map(|(id, one)| match &one.held {
+                    Some(held) if mine(one) && one.thread.connection == UNNUMBERED => {
+                        Some((label(&held.request), *id))
+                    }
+                    _ => None,
+                });
+            let mut new: Vec<(String, usize)> = new.collect();
+            new.sort();
+            for (_, id) in new {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.thread.connection = next;
+                    next += 1;
+                }
+            }
+        }
     }
 
     /// Waits until nothing moves any more.
@@ -366,12 +433,19 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             let tick = if self.any_flight() || !self.doomed.is_empty() {
                 TICK
             } else {
-                QUIET
+                QUIET / LOOKS
             };
             match timeout(tick, self.events.recv()).await {
                 Ok(Some(event)) => self.note(event),
                 Ok(None) => {}
-                Err(_) => self.look().await?,
+                Err(_) => {
+                    self.look().await?;
+                    let expected = self
+                        .players
+                        .iter_mut()
+                        .filter_map(|player| player.expected.as_mut());
+                    expected.for_each(|expected| expected.looks = expected.looks.saturating_sub(1));
+                }
             }
         }
     }
@@ -384,9 +458,17 @@ impl<'a, T: Send + 'static> Run<'a, T> {
 
     /// Whether a session whose connection was cut is still there.
     async fn someone_dies(&mut self) -> Result<bool, Error> {
-        let dies = !self.doomed.is_empty() && self.stage.admin.alive(&self.doomed).await?;
+        // One that is cut after its answer lives on while it waits for a lock of another one.
+        let waits = |pid: &i32| {
+            self.connections.values().any(|connection| {
+                let flight = connection.flight.as_ref();
+                connection.pid == *pid && flight.is_some_and(|flight| flight.waits)
+            })
+        };
+        let (waiting, dying): (Vec<i32>, Vec<i32>) = self.doomed.iter().partition(|pid| waits(pid));
+        let dies = !dying.is_empty() && self.stage.admin.alive(&dying).await?;
         if !dies {
-            self.doomed.clear();
+            self.doomed = waiting;
         }
         Ok(dies)
     }
@@ -406,6 +488,11 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 .connections
                 .values()
                 .filter(|connection| connection.thread.actor == number);
+            let fresh = |connection: &Connection| {
+                let since = connection.fresh_since.filter(|_| !connection.gone);
+                since.is_some_and(|since| now < since + QUIET)
+            };
+            let fresh = mine.clone().any(fresh);
             let waits = mine.clone().any(|connection| !connection.is_silent());
             // A connection that was left in a transaction is about to roll back or to close; one that others see go, to close.
             let left = player.returned
@@ -416,10 +503,14 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 });
             let patience = match player.returned {
                 true if left => LEFT,
-                false if !waits => PATIENCE,
+                false if !waits || player.busy > 0 => PATIENCE,
                 _ => Duration::ZERO,
             };
-            let expected = player.expected_until.is_some_and(|until| now < until);
+            let expected = fresh
+                || player
+                    .expected
+                    .as_ref()
+                    .is_some_and(|expected| now < expected.until || expected.looks > 0);
             !expected && now >= player.idle_since + patience
         })
     }
@@ -494,6 +585,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
     }
 
     fn choices(&mut self) -> Rest {
+        self.number_connections();
         let mut ready: Vec<Ready> = Vec::new();
         for connection in self.connections.values() {
             let Some(held) = &connection.held else {
@@ -596,6 +688,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             waited: Duration::ZERO,
             transaction,
             ends_transaction: false,
+            touched: named(&request, &self.stage.catalogue),
             footprint: footprint.clone(),
         });
         let grant = match choice.fault {
@@ -603,6 +696,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             Some(Fault::CutBefore) => Grant::CutBefore,
             Some(Fault::CutAfter) => Grant::CutAfter,
             Some(Fault::CutInAnswer) => Grant::CutInAnswer,
+            Some(Fault::Stalled) => Grant::Stall,
             Some(Fault::Terminated) => {
                 let sql = format!("SELECT pg_terminate_backend({pid})");
                 self.stage.admin.rows(&sql, "end a session").await?;
@@ -631,17 +725,9 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 Grant::Go
             }
         };
-        let kills = matches!(
-            choice.fault,
-            Some(
-                Fault::CutBefore
-                    | Fault::CutAfter
-                    | Fault::CutInAnswer
-                    | Fault::Terminated
-                    | Fault::Restarted
-            )
-        );
-        if kills && !matches!(choice.fault, Some(Fault::Restarted)) {
+        if let Some(Fault::CutBefore | Fault::CutAfter | Fault::CutInAnswer | Fault::Terminated) =
+            choice.fault
+        {
             self.doomed.push(pid);
         }
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -655,11 +741,10 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             waits: false,
         });
         if let Request::Statements(statements) = &request {
+            let touched = &self.trace.steps[step].touched;
+            connection.goes(statements, touched);
             for statement in statements.iter() {
-                connection.level = connection.level.max(Level::of(&statement.sql));
-                self.learned |= self.stage.seen.take(statement, &footprint);
-                connection.sticky |=
-                    footprint.everything || statement.sql.to_ascii_lowercase().contains("advisory");
+                self.learned |= self.stage.seen.take(statement, touched);
             }
         }
         if !matches!(choice.fault, Some(Fault::Terminated | Fault::Restarted)) {
@@ -734,6 +819,13 @@ impl<'a, T: Send + 'static> Run<'a, T> {
 }
 
 /// What became of an actor.
+///
+/// ```
+/// use rowlock_explore::Outcome;
+///
+/// let outcome: Outcome<u32> = Outcome::Panicked("no such page".to_owned());
+/// assert!(!matches!(outcome, Outcome::Returned(_)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome<T> {
     /// It returned this.

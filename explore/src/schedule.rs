@@ -6,10 +6,11 @@ use crate::error::Error;
 use crate::run::{Choice, Thread};
 use crate::trace::Fault;
 
-const FAULTS: [(&str, Fault); 7] = [
+const FAULTS: [(&str, Fault); 8] = [
     ("cut-before", Fault::CutBefore),
     ("cut-after", Fault::CutAfter),
     ("cut-in-answer", Fault::CutInAnswer),
+    ("stalled", Fault::Stalled),
     ("terminated", Fault::Terminated),
     ("restarted", Fault::Restarted),
     ("dropped-before", Fault::DroppedBefore),

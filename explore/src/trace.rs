@@ -3,9 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::footprint::Footprint;
 use crate::wire::{Answer, Statement};
 
-/// A thing that is broken at a step.
+/// A thing that is broken at a step, for [`Explorer::faults`](crate::Explorer::faults).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rowlock_explore::{Explorer, Fault};
+///
+/// # let explorer = Explorer::<()>::new("postgres://localhost/scratch");
+/// // One of them in each schedule, at each request.
+/// explorer.faults([Fault::CutBefore, Fault::CutAfter, Fault::Clock(Duration::from_secs(60))]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -15,6 +26,9 @@ pub enum Fault {
     CutAfter,
     /// The connection is cut in the middle of the answer.
     CutInAnswer,
+    /// The server has done the request, and its answer never comes: the connection stays open and says nothing more. What
+    /// ends that is a timeout of the program; without one its actor does not return.
+    Stalled,
     /// The server ends the session before the request reaches it (`pg_terminate_backend`).
     Terminated,
     /// The server is restarted before the request reaches it.
@@ -47,7 +61,10 @@ pub(crate) struct Step {
     pub(crate) transaction: usize,
     /// Whether the answer says that the transaction has ended with this step.
     pub(crate) ends_transaction: bool,
-    pub(crate) footprint: crate::footprint::Footprint,
+    /// What its statements touch by themselves.
+    pub(crate) touched: Footprint,
+    /// What it meets: with what its transaction and its level add, and what those touch who waited for it.
+    pub(crate) footprint: Footprint,
 }
 
 /// What a step is.

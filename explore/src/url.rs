@@ -63,6 +63,24 @@ impl Url {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// Another database of the same server, in the same way.
+    pub(crate) fn of_database(&self, name: &str) -> String {
+        let mut url = format!(
+            "postgres://{}{}:{}/{name}",
+            self.login, self.host, self.port
+        );
+        let parameters = self.parameters.iter().cloned();
+        let options = self
+            .options
+            .iter()
+            .map(|options| format!("options={options}"));
+        for (at, parameter) in parameters.chain(options).enumerate() {
+            url.push(if at == 0 { '?' } else { '&' });
+            url.push_str(&parameter);
+        }
+        url
+    }
+
     /// The same database through a loopback port, with these settings on top, as `name=value`.
     pub(crate) fn through(&self, port: u16, settings: &[String]) -> String {
         let mut options = self.options.clone();
@@ -115,6 +133,10 @@ mod tests {
         assert_eq!(
             through,
             "postgres://ann:p%40ss@127.0.0.1:7000/shop?sslmode=disable&application_name=x&options=-c%20a%3D1%20-c%20deadlock_timeout%3D1ms"
+        );
+        assert_eq!(
+            url.of_database("fresh"),
+            "postgres://ann:p%40ss@db.example:6000/fresh?application_name=x&options=-c%20a%3D1"
         );
         assert_eq!(
             Url::parse("postgresql://[::1]/shop").unwrap().address(),

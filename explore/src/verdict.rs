@@ -7,6 +7,18 @@ use crate::anomaly::Anomaly;
 use crate::trace::{Fault, Trace};
 
 /// What an exploration says of the program.
+///
+/// ```no_run
+/// # use rowlock_explore::{Error, Explorer, Verdict};
+/// # async fn example(explorer: Explorer<()>) -> Result<(), Error> {
+/// match explorer.explore().await? {
+///     Verdict::Passed(coverage) => println!("after all of {} schedules", coverage.schedules),
+///     Verdict::Failed(failure) => println!("{failure}"),
+///     Verdict::Inconclusive { why, coverage } => println!("after {} schedules: {why}", coverage.schedules),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a verdict that nobody looks at proves nothing"]
 pub enum Verdict {
@@ -46,7 +58,19 @@ pub struct Coverage {
     pub(crate) replayed: bool,
 }
 
-/// A schedule after which something is wrong.
+/// A schedule after which something is wrong. As text it is a table: time downwards, a column for each actor.
+///
+/// ```no_run
+/// # use rowlock_explore::{Explorer, Verdict};
+/// # async fn example(explorer: impl Fn() -> Explorer<()>) -> Result<(), Box<dyn std::error::Error>> {
+/// let failure = explorer().explore().await?.assert_failed();
+/// println!("{failure}");
+/// std::fs::write("oversell.svg", failure.svg())?;
+/// // The same schedule alone, for a regression test.
+/// explorer().replay(failure.schedule).explore().await?.assert_failed();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Failure {

@@ -149,10 +149,10 @@ impl<'a> History<'a> {
                     });
                 }
             }
-            if step.footprint.everything {
+            if step.touched.everything {
                 self.unknown.push(at);
             }
-            if step.footprint.touches.is_empty() {
+            if step.touched.touches.is_empty() {
                 continue;
             }
             let (has, since) = snapshots
@@ -199,7 +199,7 @@ impl<'a> History<'a> {
             told,
             overwrites,
         };
-        for touch in &step.footprint.touches {
+        for touch in &step.touched.touches {
             let (relation, key) = (touch.relation, touch.key.as_deref());
             if !touch.writes || writes_nothing {
                 self.accesses.push(access(relation, key, Verb::Read, true));

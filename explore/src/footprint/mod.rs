@@ -109,8 +109,10 @@ impl Footprint {
 
 /// What a statement does with its transaction, from its first words.
 pub(crate) fn control(sql: &str) -> Control {
+    // An empty SELECT before it sees nothing but whether the transaction is well.
+    let sees_nothing = |nodes: &Vec<Node>| matches!(nodes.as_slice(), [node] if node.is("select"));
     match statements(sql).as_deref() {
-        Some([statement]) => control_of(statement),
+        Some([before @ .., statement]) if before.iter().all(sees_nothing) => control_of(statement),
         _ => Control::None,
     }
 }

@@ -575,6 +575,8 @@ fn what_a_statement_does_with_its_transaction() {
         ("COMMIT PREPARED 'a'", Control::None),
         ("PREPARE TRANSACTION 'a'", Control::None),
         ("SELECT 1; COMMIT", Control::None),
+        ("COMMIT; COMMIT", Control::None),
+        ("SELECT; COMMIT AND CHAIN", Control::End),
         ("SELECT 'commit'", Control::None),
         ("\"commit\"", Control::None),
         ("", Control::None),

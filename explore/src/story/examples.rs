@@ -93,6 +93,7 @@ impl Play {
             waited: Duration::ZERO,
             transaction,
             ends_transaction,
+            touched: Footprint::default(),
             footprint: Footprint::default(),
         });
         Doing { play: self, at }
@@ -127,7 +128,7 @@ impl Doing<'_> {
 
     fn touch(mut self, relation: u32, key: Option<u8>, writes: bool) -> Self {
         let key = key.map(|key| vec![key]);
-        self.get().footprint.touches.insert(Touch {
+        self.get().touched.touches.insert(Touch {
             relation,
             key,
             writes,
@@ -145,7 +146,7 @@ impl Doing<'_> {
     }
 
     pub(crate) fn anything(mut self) -> Self {
-        self.get().footprint = Footprint::everything();
+        self.get().touched = Footprint::everything();
         self
     }
 

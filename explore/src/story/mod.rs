@@ -204,6 +204,7 @@ impl Trace {
                 "✂ the server does this, and the connection is cut before the answer".to_owned()
             }
             Fault::CutInAnswer => "✂ the connection is cut in the middle of the answer".to_owned(),
+            Fault::Stalled => "✂ the answer never comes".to_owned(),
             Fault::Terminated => "✂ the server ends the session before this reaches it".to_owned(),
             Fault::Restarted => "✂ the server is restarted before this reaches it".to_owned(),
             Fault::DroppedBefore => {
@@ -239,6 +240,7 @@ fn unseen(fault: Option<Fault>) -> bool {
             Fault::CutBefore
             | Fault::CutAfter
             | Fault::CutInAnswer
+            | Fault::Stalled
             | Fault::DroppedBefore
             | Fault::DroppedAfter,
         ) => true,
