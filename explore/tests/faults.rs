@@ -89,6 +89,17 @@ async fn a_cut_is_before_or_after_the_server() {
 }
 
 #[tokio::test]
+async fn an_answer_that_never_comes_is_given_up_by_the_program() {
+    let play = |actor: Actor| async move {
+        let pool = pool(&actor).await;
+        let added = tokio::time::timeout(Duration::from_millis(100), add(&pool)).await;
+        added.is_ok_and(|added| added.is_ok())
+    };
+    let expected = list(["[]: [true], 1 stored", "[Stalled]: [false], 1 stored"]);
+    assert_eq!(ends(play, [Fault::Stalled]).await, expected);
+}
+
+#[tokio::test]
 async fn a_transaction_is_cut_at_each_of_its_requests() {
     let play = |actor: Actor| async move {
         let mut connection = PgConnection::connect(actor.url()).await.unwrap();

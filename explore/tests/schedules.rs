@@ -1,6 +1,10 @@
 //! What the explorer is known to find, in numbers that were counted before.
 
-use rowlock_explore::{Actor, Explorer};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use rowlock_explore::{Actor, Ended, Explorer, Verdict};
 use rowlock_tests::postgres;
 use sqlx::{Connection, PgConnection};
 
@@ -75,4 +79,192 @@ async fn three_actors_with_four_requests_each() {
         .unwrap();
     let failure = verdict.assert_failed();
     println!("{}", failure.coverage);
+}
+
+/// Adds 1 to both rows, in this order.
+async fn transfer(actor: Actor, order: [i32; 2]) -> String {
+    let mut connection = PgConnection::connect(actor.url()).await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    let mut code = "done".to_owned();
+    for id in order {
+        let update = sqlx::query("UPDATE products SET stock = stock + 1 WHERE id = $1").bind(id);
+        if let Err(error) = update.execute(&mut *tx).await {
+            code = error
+                .into_database_error()
+                .unwrap()
+                .code()
+                .unwrap()
+                .into_owned();
+            break;
+        }
+    }
+    match code.as_str() {
+        "done" => tx.commit().await.unwrap(),
+        _ => tx.rollback().await.unwrap(),
+    }
+    connection.close().await.unwrap();
+    code
+}
+
+#[tokio::test]
+async fn deadlocks_are_left_to_the_server_and_are_the_same_each_time() {
+    let ends = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&ends);
+    let verdict = Explorer::new(postgres::fresh_url().await)
+        .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
+        .setup("DELETE FROM products; INSERT INTO products VALUES (1, 0), (2, 0)")
+        .actor("ann", |actor| transfer(actor, [1, 2]))
+        .actor("bob", |actor| transfer(actor, [2, 1]))
+        .invariant(move |ended: Ended<String>| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let stock = ended
+                    .value("SELECT string_agg(stock::text, ' ') FROM products")
+                    .await?;
+                let returned: Vec<&String> = ended.returned().collect();
+                seen.lock()
+                    .unwrap()
+                    .insert(format!("{returned:?}: {stock}"));
+                Ok::<_, String>(())
+            }
+        })
+        .exhaustive()
+        .explore()
+        .await
+        .unwrap();
+    println!("{}", verdict.assert_passed());
+    let expected = [
+        r#"["40P01", "done"]: 1 1"#,
+        r#"["done", "40P01"]: 1 1"#,
+        r#"["done", "done"]: 2 2"#,
+    ];
+    assert_eq!(*ends.lock().unwrap(), expected.map(str::to_owned).into());
+}
+
+#[tokio::test]
+async fn two_connections_of_one_actor_come_in_any_order() {
+    let ends = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&ends);
+    let verdict = Explorer::new(postgres::fresh_url().await)
+        .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
+        .setup("DELETE FROM products; INSERT INTO products VALUES (1, 1)")
+        .actor("ann", |actor| async move {
+            let change = async |sql: &'static str| {
+                let mut connection = PgConnection::connect(actor.url()).await.unwrap();
+                sqlx::query(sql).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+            };
+            tokio::join!(
+                change("UPDATE products SET stock = stock * 2"),
+                change("UPDATE products SET stock = stock + 3"),
+            );
+        })
+        .invariant(move |ended: Ended<()>| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let stock = ended.value("SELECT stock FROM products").await?;
+                seen.lock().unwrap().insert(stock);
+                Ok::<_, String>(())
+            }
+        })
+        .explore()
+        .await
+        .unwrap();
+    assert_eq!(verdict.assert_passed().schedules, 2);
+    assert_eq!(*ends.lock().unwrap(), ["5", "8"].map(str::to_owned).into());
+}
+
+async fn one_read(actor: Actor, id: usize) {
+    let mut connection = PgConnection::connect(actor.url()).await.unwrap();
+    let sql = sqlx::AssertSqlSafe(format!("SELECT stock FROM products WHERE id = {id}"));
+    sqlx::query(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+fn reads(url: String) -> Explorer<()> {
+    Explorer::new(url).schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_the_same_each_time_is_inconclusive() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let explorer = reads(postgres::fresh_url().await);
+    let verdict = explorer
+        .actor("ann", move |actor| {
+            one_read(actor, calls.fetch_add(1, Relaxed))
+        })
+        .actor("bob", |actor| one_read(actor, 0))
+        .exhaustive()
+        .explore()
+        .await
+        .unwrap();
+    let text = verdict.to_string();
+    assert!(matches!(verdict, Verdict::Inconclusive { .. }), "{text}");
+    assert!(
+        text.starts_with("inconclusive: the program is not the same each time"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_budget_that_is_used_up_is_inconclusive() {
+    let explorer = reads(postgres::fresh_url().await).max_schedules(2);
+    let explorer = explorer.actor("ann", |actor| async move {
+        one_read(actor.clone(), 1).await;
+        one_read(actor, 2).await;
+    });
+    let explorer = explorer
+        .actor("bob", |actor| one_read(actor, 1))
+        .exhaustive();
+    let verdict = explorer.explore().await.unwrap();
+    let text = verdict.to_string();
+    assert!(
+        text.starts_with("inconclusive: the budget of 2 schedules is used up"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn requests_that_touch_nothing_in_common_need_one_schedule() {
+    let explorer = reads(postgres::fresh_url().await);
+    let explorer = explorer
+        .actor("ann", |actor| one_read(actor, 1))
+        .actor("bob", |actor| one_read(actor, 2));
+    assert_eq!(
+        explorer.explore().await.unwrap().assert_passed().schedules,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_panic_of_an_actor_fails_the_schedule() {
+    let explorer = reads(postgres::fresh_url().await);
+    let explorer = explorer.actor("ann", |actor| async move {
+        one_read(actor, 1).await;
+        panic!("on purpose");
+    });
+    assert_eq!(
+        explorer.explore().await.unwrap().assert_failed().why,
+        "ann panicked: on purpose"
+    );
+}
+
+#[tokio::test]
+async fn a_bound_on_preemptions_is_kept() {
+    let schedules = async |most: Option<usize>| {
+        let explorer = stock(&postgres::fresh_url().await);
+        let explorer = explorer
+            .actor("ann", read_modify_write)
+            .actor("bob", read_modify_write);
+        let explorer = match most {
+            Some(most) => explorer.preemptions(most),
+            None => explorer.exhaustive(),
+        };
+        explorer.explore().await.unwrap().assert_passed().schedules
+    };
+    // One after the other; then once in between, after each of the first three or two requests of the first.
+    assert_eq!(schedules(Some(0)).await, 2);
+    let one = schedules(Some(1)).await;
+    assert!((3..50).contains(&one), "{one}");
+    assert_eq!(schedules(Some(8)).await, schedules(None).await);
 }
