@@ -61,7 +61,7 @@ pub mod __private {
     pub use core::cmp::{Eq, Ord, PartialEq, PartialOrd};
     pub use core::fmt;
     pub use core::future::Future;
-    pub use core::iter::{IntoIterator, Iterator};
+    pub use core::iter::{Extend, IntoIterator, Iterator};
     pub use core::marker::{PhantomData, Send};
     pub use core::ops::FnMut;
     pub use core::option::Option::{self, None, Some};

@@ -79,7 +79,7 @@ async fn a_follower_is_taken_off_once() {
     let url = postgres::fresh_url().await;
     let known = Known {
         name: "unfollow, twice",
-        anomaly: "write skew (between statements of no one transaction)",
+        anomaly: "none in the dependency graph",
         bad: Some((90, 92)),
     };
     let by_hand = || {

@@ -243,6 +243,8 @@ impl<'m> KeyValue<'m> {
         quote! {
             #[inline]
             fn read_keys(__row: &__rt::Row<#database>, __keys: &mut __rt::Vec<Self::OwnedKey>) -> __rt::Decoded<()> {
+                #[allow(unused_imports)]
+                use __rt::{Extend as _, Iterator as _};
                 __keys.extend(#arrays.map(|#pattern| #key));
                 __rt::Ok(())
             }
