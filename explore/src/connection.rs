@@ -22,6 +22,15 @@ pub(crate) enum Level {
 }
 
 impl Level {
+    /// The level that the server calls so.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            "read committed" | "read uncommitted" => Self::Newest,
+            "repeatable read" => Self::Snapshot,
+            _ => Self::Serializable,
+        }
+    }
+
     /// The level that a text could set.
     pub(crate) fn of(sql: &str) -> Self {
         let named = |word| sql.to_ascii_lowercase().contains(word);
@@ -104,6 +113,14 @@ impl Connection {
         }
     }
 
+    /// What others wait for until its transaction has ended.
+    pub(crate) fn holds(&self, seen: &SeenElsewhere) -> Footprint {
+        match seen.table_locks.load(Relaxed) {
+            true => self.touched.clone(),
+            false => self.touched.writes(),
+        }
+    }
+
     /// What a request touches by itself.
     pub(crate) fn touches(
         &self,
@@ -111,10 +128,7 @@ impl Connection {
         catalogue: &Catalogue,
         seen: &SeenElsewhere,
     ) -> Footprint {
-        let ends = || match seen.table_locks.load(Relaxed) {
-            true => self.touched.clone(),
-            false => self.touched.writes(),
-        };
+        let ends = || self.holds(seen);
         let statements = match request {
             Request::Disconnect if self.sticky => return Footprint::everything(),
             Request::Disconnect => return ends(),
@@ -179,7 +193,10 @@ impl Connection {
         let ended = self.status == Status::Idle || chains;
         if ended {
             (self.transaction, self.touched) = (None, Footprint::default());
-            self.level = self.default_level;
+            // What is chained goes on at the same level.
+            if !chains {
+                self.level = self.default_level;
+            }
         } else {
             self.touched.join(touched);
         }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::actor::Actor;
 use crate::admin::Admin;
-use crate::connection::{Level, SeenElsewhere};
+use crate::connection::SeenElsewhere;
 use crate::error::Error;
-use crate::run::{Outcome, Play, Restart, Stage};
+use crate::run::{Outcome, Play, Restart, Stage, panic_text};
 use crate::schedule;
 use crate::search::{Failed, Judge, Plan, Seen, replay, search};
 use crate::session::Sessions;
@@ -273,14 +273,16 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         self
     }
 
-    /// Takes at most so long, and the schedule that it is in. Defaults to 60 seconds.
+    /// Takes at most so long, and the schedule that it is in; one that has no end, as when an actor asks again and again, is
+    /// broken off. Defaults to 60 seconds.
     #[must_use]
     pub fn max_time(mut self, most: Duration) -> Self {
         self.plan.max_time = most;
         self
     }
 
-    /// Runs one schedule only: that of the replay string which a failure has shown.
+    /// Runs one schedule only: that of the replay string which a failure has shown. After its last step the requests go in the
+    /// order of the actors.
     #[must_use]
     pub fn replay(mut self, schedule: impl Into<String>) -> Self {
         self.replay = Some(schedule.into());
@@ -328,14 +330,6 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             actors: self.actors,
             catalogue: admin.catalogue().await?,
             restart: self.restart,
-            level: match one(&admin, "SHOW default_transaction_isolation")
-                .await?
-                .as_str()
-            {
-                "read committed" | "read uncommitted" => Level::Newest,
-                "repeatable read" => Level::Snapshot,
-                _ => Level::Serializable,
-            },
             seen: SeenElsewhere::default(),
             global_faults: clock || self.plan.faults.contains(&Fault::Restarted),
             quick_deadlocks,
@@ -426,7 +420,10 @@ impl<T: Debug + Send + Sync + 'static> Judge<T> for Invariants<T> {
                 url: self.url.clone(),
                 admin: Arc::clone(&self.admin),
             };
-            if let Err(why) = invariant(ended).await {
+            let holds = tokio::spawn(invariant(ended)).await;
+            if let Err(why) = holds.unwrap_or_else(|error| {
+                Err(format!("an invariant panicked: {}", panic_text(error)))
+            }) {
                 return Ok(Err(why));
             }
         }

@@ -23,6 +23,8 @@ pub(crate) enum Event {
         id: usize,
         actor: usize,
         pid: i32,
+        /// How its transactions are isolated that say nothing of it.
+        isolation: String,
         grants: UnboundedSender<Grant>,
     },
     /// Something goes on between it and the server that is no step: the session is made, or a ping is answered.
@@ -92,10 +94,12 @@ pub(crate) async fn serve(
     };
     let (grants, granted) = unbounded_channel();
     let pid = session.pid;
+    let isolation = session.isolation.clone();
     let _ = events.send(Event::Opened {
         id,
         actor,
         pid,
+        isolation,
         grants,
     });
     let mut relay = Relay {
@@ -110,12 +114,13 @@ pub(crate) async fn serve(
         wanted: VecDeque::new(),
         status: Status::Idle,
         wants_to_go: false,
+        leaves_settings: false,
     };
     let ended = relay.relay().await;
     if let Ok(true) = ended {
         // What cannot be used again is closed.
         let _ = sessions
-            .give_back(startup, relay.session, relay.status)
+            .give_back(startup, relay.session, relay.status, !relay.leaves_settings)
             .await;
     }
     let _ = events.send(Event::Gone { id });
@@ -174,6 +179,18 @@ struct Relay {
     status: Status,
     /// It is known that the client sends no more.
     wants_to_go: bool,
+    /// The session may know settings that a new one does not, and no `DISCARD` forgets: those with a point in their names.
+    leaves_settings: bool,
+}
+
+/// Whether a text may set something for its session.
+fn sets_anything(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    let first = sql.split_whitespace().next();
+    first == Some("set")
+        || first == Some("do")
+        || first == Some("call")
+        || sql.contains("set_config")
 }
 
 /// The explorer has ended the run.
@@ -261,6 +278,10 @@ impl Relay {
                 _ => {}
             }
             let only_prepares = cycle.statements.is_empty();
+            self.leaves_settings |= cycle
+                .statements
+                .iter()
+                .any(|statement| sets_anything(&statement.sql));
             if grant_of_step == Grant::HoldRequest && !only_prepares {
                 self.hold_to_drop().await?;
             }

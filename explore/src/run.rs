@@ -14,7 +14,7 @@ use crate::actor::{Actor, Dropper};
 use crate::admin::{Admin, doing};
 use crate::connection::{Connection, Flight, Held, Level, SeenElsewhere, named};
 use crate::error::Error;
-use crate::footprint::{Catalogue, Footprint};
+use crate::footprint::{Catalogue, Footprint, Touch};
 use crate::relay::{Event, Grant, Request, serve};
 use crate::session::Sessions;
 use crate::trace::{Fault, Step, Trace, What};
@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LEFT: Duration = Duration::from_millis(200);
 /// The number of a connection that has none yet.
 const UNNUMBERED: usize = usize::MAX;
+/// Stands for the relation of all transactions; no table has this number.
+const TRANSACTIONS: u32 = u32::MAX;
 /// How often the server is asked who waits for whom.
 const TICK: Duration = Duration::from_micros(300);
 /// After this time the server has looked whether a waiting statement is in a deadlock; `deadlock_timeout` is 1 ms.
@@ -41,6 +43,18 @@ const DEADLOCK_CHECK: Duration = Duration::from_millis(4);
 pub(crate) struct Thread {
     pub(crate) actor: usize,
     pub(crate) connection: usize,
+}
+
+impl Thread {
+    /// The transaction of this connection, as a thing that is touched.
+    fn as_touch(self, writes: bool) -> Touch {
+        let key = [self.actor.to_be_bytes(), self.connection.to_be_bytes()].concat();
+        Touch {
+            relation: TRANSACTIONS,
+            key: Some(key),
+            writes,
+        }
+    }
 }
 
 /// One of the ways in which a schedule can go on.
@@ -81,8 +95,6 @@ pub(crate) struct Stage<T> {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) catalogue: Catalogue,
     pub(crate) restart: Option<Restart>,
-    /// What transactions see that say nothing of it.
-    pub(crate) level: Level,
     pub(crate) seen: SeenElsewhere,
     /// Some of the faults are about all sessions.
     pub(crate) global_faults: bool,
@@ -101,6 +113,13 @@ struct Player {
     busy: usize,
     /// Since when it does nothing that can be seen.
     idle_since: Instant,
+}
+
+/// Also when the exploration itself is dropped.
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Something of an actor may be about to come.
@@ -232,6 +251,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                 id,
                 actor,
                 pid,
+                isolation,
                 grants,
             } => {
                 // Numbered when its first request is there.
@@ -239,7 +259,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
                     actor,
                     connection: UNNUMBERED,
                 };
-                let connection = Connection::new(thread, pid, grants, self.stage.level);
+                let connection = Connection::new(thread, pid, grants, Level::named(&isolation));
                 self.connections.insert(id, connection);
                 self.players[actor].idle_since = now;
             }
@@ -620,7 +640,23 @@ impl<'a, T: Send + 'static> Run<'a, T> {
 
     /// What a request touches by itself.
     fn own(&self, connection: &Connection, request: &Request) -> Footprint {
-        connection.touches(request, &self.stage.catalogue, &self.stage.seen)
+        let mut own = connection.touches(request, &self.stage.catalogue, &self.stage.seen);
+        // Whoever may have to wait for a transaction meets each step of it: the next one may close a circle, and who does
+        // that is who fails.
+        let others = self
+            .connections
+            .values()
+            .filter(|other| other.thread != connection.thread);
+        let held = others.map(|other| (other.thread, other.holds(&self.stage.seen)));
+        let waits_for: Vec<Touch> = held
+            .filter(|(_, held)| own.meets(held))
+            .map(|(thread, _)| thread.as_touch(true))
+            .collect();
+        if !connection.holds(&self.stage.seen).is_nothing() {
+            own.touches.insert(connection.thread.as_touch(false));
+        }
+        own.touches.extend(waits_for);
+        own
     }
 
     /// With what those touch who wait, and may go on after it.
@@ -836,7 +872,7 @@ pub enum Outcome<T> {
     Unfinished,
 }
 
-fn panic_text(error: tokio::task::JoinError) -> String {
+pub(crate) fn panic_text(error: tokio::task::JoinError) -> String {
     let Ok(payload) = error.try_into_panic() else {
         return "it was cancelled".to_owned();
     };

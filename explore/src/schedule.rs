@@ -45,6 +45,9 @@ pub(crate) fn write(choices: &[Choice]) -> String {
 
 /// What [`write`] has written.
 pub(crate) fn read(text: &str) -> Result<Vec<Choice>, Error> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
     // Points separate steps, and stand in the seconds of a clock.
     let mut steps: Vec<String> = Vec::new();
     for part in text.split('.') {
@@ -117,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(write(&read(text).unwrap()), text);
         }
-        for text in ["", "1", "a..b", "a!nothing", "ax", "a!clock=s"] {
+        for text in ["1", "a..b", "a!nothing", "ax", "a!clock=s"] {
             read(text).unwrap_err();
         }
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::footprint::Footprint;
 use crate::run::{Choice, Outcome, Ready, Rest, Run, Stage, Thread};
+use crate::schedule;
 use crate::trace::{Fault, Trace};
 
 /// Which schedules are run.
@@ -66,6 +67,11 @@ pub(crate) trait Judge<T> {
     /// What each actor has returned, to be shown.
     fn results(&self, outcomes: &[Outcome<T>]) -> Vec<Option<String>>;
 }
+
+/// How often a schedule is run again whose program does not do the same.
+const TRIES: usize = 4;
+/// A schedule of so many requests is not waited for to end when the time is over.
+const LONG: usize = 500;
 
 /// A point at which something was chosen.
 struct Node {
@@ -161,8 +167,10 @@ enum End {
     /// All that could come is in another schedule.
     Pruned,
     Stuck,
-    /// The program did not do what it had done before after the same choices.
-    Different(String),
+    /// The budget of time is used up in the middle of it.
+    Endless,
+    /// After so many choices the program did not do what it had done before after the same.
+    Different(usize, String),
 }
 
 /// Runs all schedules of the plan.
@@ -173,7 +181,7 @@ pub(crate) async fn search<T: Send + 'static>(
 ) -> Result<Seen, Error> {
     let began = Instant::now();
     let (mut seen, mut stack) = (Seen::default(), Vec::<Node>::new());
-    let mut differences = 0;
+    let mut differences = 0_usize;
     loop {
         if seen.schedules + seen.pruned >= plan.max_schedules {
             seen.stopped = Some(format!(
@@ -187,7 +195,7 @@ pub(crate) async fn search<T: Send + 'static>(
             break;
         }
         let mut run = Run::start(stage).await?;
-        let end = descend(&mut run, &mut stack, plan).await?;
+        let end = descend(&mut run, &mut stack, plan, began).await?;
         let (since, impatient, learned) = (run.since.clone(), run.impatient, run.learned);
         let (mut trace, outcomes) = run.end(matches!(end, End::Complete)).await;
         trace.results = judge.results(&outcomes);
@@ -197,9 +205,20 @@ pub(crate) async fn search<T: Send + 'static>(
             stack.clear();
             continue;
         }
-        if let End::Different(what) = end {
+        if matches!(end, End::Endless) {
+            seen.stopped = Some(format!(
+                "a schedule has {} requests and no end: does an actor ask until another one answers?",
+                trace.steps.len()
+            ));
+            break;
+        }
+        if let End::Different(depth, what) = end {
             differences += 1;
-            if differences > 3 {
+            if differences.is_multiple_of(TRIES) {
+                // Was what was seen first the rare one, as when the server looked for a deadlock late? Then from there anew.
+                stack.truncate(depth);
+            }
+            if differences as u64 >= 3 * TRIES as u64 + seen.schedules / 20 {
                 seen.stopped = Some(what);
                 break;
             }
@@ -208,7 +227,6 @@ pub(crate) async fn search<T: Send + 'static>(
         if impatient {
             seen.stopped = Some("an actor did nothing for a long time that the explorer could see, and others went on".to_owned());
         }
-        differences = 0;
         if plan.reduce {
             add_reversals(&mut stack, &trace, &since);
         }
@@ -293,6 +311,13 @@ pub(crate) async fn replay<T: Send + 'static>(
         }
     };
     let (mut trace, outcomes) = run.end(complete).await;
+    if let Some(choice) = given.next() {
+        let (step, why) = (
+            schedule::write(&[*choice]),
+            "all actors have returned before it",
+        );
+        return Err(Error::Replay { step, why });
+    }
     trace.results = judge.results(&outcomes);
     let faults = taken.iter().filter_map(|choice| choice.fault).collect();
     let judged = if complete {
@@ -344,9 +369,14 @@ async fn descend<T: Send + 'static>(
     run: &mut Run<'_, T>,
     stack: &mut Vec<Node>,
     plan: &Plan,
+    began: Instant,
 ) -> Result<End, Error> {
     let mut depth = 0;
     loop {
+        // Who asks again and again until another one has done something can go on for ever.
+        if depth > 0 && began.elapsed() >= plan.max_time && depth > LONG {
+            return Ok(End::Endless);
+        }
         let ready = match run.rest().await? {
             Rest::Over => break,
             Rest::Stuck => {
@@ -364,7 +394,8 @@ async fn descend<T: Send + 'static>(
                     .zip(&node.ready)
                     .all(|(one, two)| same(one, two))
             {
-                return Ok(End::Different(difference(depth, &node.ready, &ready)));
+                let what = difference(depth, &node.ready, &ready);
+                return Ok(End::Different(depth, what));
             }
         } else {
             let mut node = Node {

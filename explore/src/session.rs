@@ -26,6 +26,8 @@ pub(crate) struct Session {
     /// What the server said when it had let the client in.
     greeting: Bytes,
     pub(crate) pid: i32,
+    /// How transactions of it are isolated that say nothing of it.
+    pub(crate) isolation: String,
 }
 
 impl Sessions {
@@ -78,7 +80,9 @@ impl Sessions {
                     let ready = server.take(&bytes)?.is_some();
                     if ready {
                         let (greeting, pid) = (greeting.said.freeze(), server.pid);
-                        return Ok(Session { stream, greeting, pid });
+                        // Whoever has set it: the client, its user, or the database.
+                        let isolation = run(&mut stream, "SHOW default_transaction_isolation").await?;
+                        return Ok(Session { stream, greeting, pid, isolation });
                     }
                     if read? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -94,18 +98,21 @@ impl Sessions {
         }
     }
 
-    /// Takes a session back, as new.
+    /// Takes a session back, as new; or, if nothing makes it so, closes it. Either way nobody waits for it any more.
     pub(crate) async fn give_back(
         &self,
         startup: Bytes,
         mut session: Session,
         status: Status,
+        as_new: bool,
     ) -> io::Result<()> {
         if status != Status::Idle {
             run(&mut session.stream, "ROLLBACK").await?;
         }
         run(&mut session.stream, "DISCARD ALL").await?;
-        self.lock().entry(startup).or_default().push(session);
+        if as_new {
+            self.lock().entry(startup).or_default().push(session);
+        }
         Ok(())
     }
 }
@@ -135,8 +142,8 @@ impl Greeting {
     }
 }
 
-/// Runs a statement that answers nothing of interest.
-async fn run(stream: &mut TcpStream, sql: &str) -> io::Result<()> {
+/// Runs a statement: its first value, as text.
+async fn run(stream: &mut TcpStream, sql: &str) -> io::Result<String> {
     let mut message = BytesMut::new();
     postgres_protocol::message::frontend::query(sql, &mut message)?;
     stream.write_all(&message).await?;
@@ -150,7 +157,10 @@ async fn run(stream: &mut TcpStream, sql: &str) -> io::Result<()> {
                 error: Some((_, text)),
                 ..
             }) => return Err(io::Error::other(text)),
-            Some(_) => return Ok(()),
+            Some(answer) => {
+                let value = answer.rows.into_iter().flatten().flatten().next();
+                return Ok(String::from_utf8_lossy(&value.unwrap_or_default()).into_owned());
+            }
             None => {}
         }
     }

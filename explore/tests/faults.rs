@@ -271,3 +271,36 @@ async fn a_server_is_restarted_between_two_requests() {
         .unwrap();
     assert_eq!(verdict.assert_passed().schedules, 3);
 }
+
+#[tokio::test]
+async fn an_exploration_that_is_dropped_leaves_nobody() {
+    let url = postgres::fresh_url().await;
+    let (begun, mut begins) =
+        tokio::sync::mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
+    let explorer = Explorer::new(&url).schema(SCHEMA).setup(SETUP);
+    let explorer = explorer.actor("ann", move |actor| {
+        let begun = begun.clone();
+        async move {
+            let mut connection = PgConnection::connect(actor.url()).await.unwrap();
+            sqlx::raw_sql("BEGIN; UPDATE accounts SET n = 1")
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            // Dropped with the actor.
+            let (lives, dies) = tokio::sync::oneshot::channel();
+            begun.send(lives).unwrap();
+            let _ = dies.await;
+        }
+    });
+    let exploration = tokio::spawn(explorer.explore());
+    let lives = begins.recv().await.unwrap();
+    exploration.abort();
+    let mut lives = lives;
+    lives.closed().await;
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    // Waits for the session of the actor to end.
+    sqlx::query("UPDATE accounts SET n = 2")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+}

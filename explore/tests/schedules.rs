@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rowlock_explore::{Actor, Ended, Explorer, Verdict};
 use rowlock_tests::postgres;
@@ -12,6 +13,7 @@ type Result<T> = std::result::Result<T, sqlx::Error>;
 
 fn stock(url: &str) -> Explorer<Result<()>> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
         .setup("DELETE FROM products; INSERT INTO products VALUES (1, 5)")
 }
@@ -111,6 +113,7 @@ async fn deadlocks_are_left_to_the_server_and_are_the_same_each_time() {
     let ends = Arc::new(Mutex::new(BTreeSet::new()));
     let seen = Arc::clone(&ends);
     let verdict = Explorer::new(postgres::fresh_url().await)
+        .max_time(Duration::from_secs(600))
         .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
         .setup("DELETE FROM products; INSERT INTO products VALUES (1, 0), (2, 0)")
         .actor("ann", |actor| transfer(actor, [1, 2]))
@@ -146,6 +149,7 @@ async fn two_connections_of_one_actor_come_in_any_order() {
     let ends = Arc::new(Mutex::new(BTreeSet::new()));
     let seen = Arc::clone(&ends);
     let verdict = Explorer::new(postgres::fresh_url().await)
+        .max_time(Duration::from_secs(600))
         .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
         .setup("DELETE FROM products; INSERT INTO products VALUES (1, 1)")
         .actor("ann", |actor| async move {
@@ -182,7 +186,9 @@ async fn one_read(actor: Actor, id: usize) {
 }
 
 fn reads(url: String) -> Explorer<()> {
-    Explorer::new(url).schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
+    Explorer::new(url)
+        .max_time(Duration::from_secs(600))
+        .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
 }
 
 #[tokio::test]
@@ -267,4 +273,228 @@ async fn a_bound_on_preemptions_is_kept() {
     let one = schedules(Some(1)).await;
     assert!((3..50).contains(&one), "{one}");
     assert_eq!(schedules(Some(8)).await, schedules(None).await);
+}
+
+/// What is found with the reduction and without it.
+async fn both(explorer: impl Fn(String) -> Explorer<String>) -> [Verdict; 2] {
+    let reduced = explorer(postgres::fresh_url().await).explore().await;
+    let every = explorer(postgres::fresh_url().await)
+        .exhaustive()
+        .explore()
+        .await;
+    [reduced.unwrap(), every.unwrap()]
+}
+
+#[tokio::test]
+async fn either_can_be_the_victim_of_a_deadlock() {
+    for victim in ["ann", "bob"] {
+        let verdicts = both(|url| {
+            Explorer::new(url)
+                .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
+                .setup("DELETE FROM products; INSERT INTO products VALUES (1, 0), (2, 0)")
+                .actor("ann", |actor| transfer(actor, [1, 2]))
+                .actor("bob", |actor| transfer(actor, [2, 1]))
+                .invariant(move |ended: Ended<String>| async move {
+                    let actors = ["ann", "bob"].into_iter().zip(ended.returned());
+                    let victims: Vec<_> = actors.filter(|(_, code)| *code != "done").collect();
+                    match victims.as_slice() {
+                        [(name, _)] if *name == victim => Err(format!("{name} is the victim")),
+                        _ => Ok(()),
+                    }
+                })
+        });
+        for verdict in verdicts.await {
+            verdict.assert_failed();
+        }
+    }
+}
+
+/// One statement after the other, as text: what each returned.
+async fn script(actor: Actor, options: &[(&str, &str)], statements: &[&'static str]) -> String {
+    let url: sqlx::postgres::PgConnectOptions = actor.url().parse().unwrap();
+    let mut connection = PgConnection::connect_with(&url.options(options.iter().copied()))
+        .await
+        .unwrap();
+    let mut results = Vec::new();
+    for statement in statements {
+        let rows = sqlx::raw_sql(*statement).fetch_all(&mut connection).await;
+        results.push(match rows {
+            Ok(rows) => {
+                let values = rows
+                    .iter()
+                    .map(|row| sqlx::Row::try_get::<i32, _>(row, 0).map_or(-1, |value| value));
+                format!("{:?}", values.collect::<Vec<_>>())
+            }
+            Err(error) => error
+                .into_database_error()
+                .unwrap()
+                .code()
+                .unwrap()
+                .into_owned(),
+        });
+    }
+    connection.close().await.unwrap();
+    results.join(" ")
+}
+
+#[tokio::test]
+async fn a_level_that_the_driver_sets_is_known() {
+    let serializable: &[(&str, &str)] = &[("default_transaction_isolation", "serializable")];
+    let verdicts = both(|url| {
+        let explorer = Explorer::new(url)
+            .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL); CREATE TABLE orders (id int PRIMARY KEY, n int)")
+            .setup("DELETE FROM products; DELETE FROM orders; INSERT INTO products VALUES (1, 0); INSERT INTO orders VALUES (1, 0)");
+        explorer
+            .actor("ann", move |actor| async move {
+                let statements = [
+                    "BEGIN",
+                    "SELECT stock FROM products WHERE id = 1",
+                    "UPDATE orders SET n = 1 WHERE id = 1",
+                    "COMMIT",
+                ];
+                script(actor, serializable, &statements).await
+            })
+            .actor("bob", move |actor| async move {
+                let statements = [
+                    "BEGIN",
+                    "SELECT n FROM orders WHERE id = 1",
+                    "UPDATE products SET stock = 1 WHERE id = 1",
+                    "COMMIT",
+                ];
+                script(actor, serializable, &statements).await
+            })
+            .invariant(|ended: Ended<String>| async move {
+                let bob = ended.returned().nth(1).unwrap();
+                if bob.starts_with("[] [0] 40001") {
+                    Err("the UPDATE of bob is refused")
+                } else {
+                    Ok(())
+                }
+            })
+    });
+    for verdict in verdicts.await {
+        verdict.assert_failed();
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_chained_keeps_its_level() {
+    let verdicts = both(|url| {
+        Explorer::new(url)
+            .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
+            .setup("DELETE FROM products; INSERT INTO products VALUES (1, 0), (2, 0)")
+            .actor("ann", |actor| async move {
+                let one = "SELECT stock FROM products WHERE id = 1";
+                let two = "SELECT stock FROM products WHERE id = 2";
+                let statements = [
+                    "BEGIN ISOLATION LEVEL REPEATABLE READ",
+                    "COMMIT AND CHAIN",
+                    one,
+                    two,
+                    "COMMIT",
+                ];
+                script(actor, &[], &statements).await
+            })
+            .actor("bob", |actor| {
+                script(actor, &[], &["UPDATE products SET stock = 1 WHERE id = 2"])
+            })
+            .invariant(|ended: Ended<String>| async move {
+                let ann = ended.returned().next().unwrap();
+                if ann.contains("[1]") {
+                    Err("ann has seen what bob wrote")
+                } else {
+                    Ok(())
+                }
+            })
+    });
+    for verdict in verdicts.await {
+        verdict.assert_failed();
+    }
+}
+
+#[tokio::test]
+async fn a_session_knows_no_setting_of_another_one() {
+    let verdict = reads(postgres::fresh_url().await)
+        .actor("ann", |actor| async move {
+            let mut connection = PgConnection::connect(actor.url()).await.unwrap();
+            let set = "SELECT set_config('shop.tenant', '7', false)";
+            sqlx::query(set).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        })
+        .actor("bob", |actor| async move {
+            let mut connection = PgConnection::connect(actor.url()).await.unwrap();
+            let unknown = "SELECT current_setting('shop.tenant', true) IS NULL";
+            assert!(
+                sqlx::query_scalar::<_, bool>(unknown)
+                    .fetch_one(&mut connection)
+                    .await
+                    .unwrap()
+            );
+            connection.close().await.unwrap();
+        })
+        .exhaustive()
+        .explore()
+        .await
+        .unwrap();
+    assert_eq!(verdict.assert_passed().schedules, 2);
+}
+
+#[tokio::test]
+async fn a_replay_of_another_program_is_an_error() {
+    for (schedule, why) in [
+        ("a.a.a", "all actors have returned before it"),
+        ("b", "this actor has no request there"),
+    ] {
+        let explorer = reads(postgres::fresh_url().await).actor("ann", |actor| one_read(actor, 1));
+        let error = explorer.replay(schedule).explore().await.unwrap_err();
+        assert!(error.to_string().ends_with(why), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_without_a_request_is_replayed() {
+    let explorer = async || {
+        let explorer = reads(postgres::fresh_url().await).actor("ann", |_| async {});
+        explorer.invariant(|_: Ended<()>| async { Err::<(), _>("on purpose") })
+    };
+    let failure = explorer().await.explore().await.unwrap().assert_failed();
+    let again = explorer()
+        .await
+        .replay(&failure.schedule)
+        .explore()
+        .await
+        .unwrap();
+    assert_eq!(again.assert_failed().why, "on purpose");
+}
+
+#[tokio::test]
+async fn an_actor_that_asks_for_ever_is_inconclusive() {
+    let explorer = stock(&postgres::fresh_url().await).max_time(Duration::from_millis(300));
+    let explorer = explorer
+        .actor("ann", |actor| async move {
+            let mut connection = PgConnection::connect(actor.url()).await?;
+            while sqlx::query_scalar::<_, i32>("SELECT stock FROM products")
+                .fetch_one(&mut connection)
+                .await?
+                == 5
+            {}
+            connection.close().await
+        })
+        .actor("bob", read_modify_write);
+    let text = explorer.explore().await.unwrap().to_string();
+    assert!(text.contains("requests and no end"), "{text}");
+}
+
+#[tokio::test]
+async fn an_invariant_that_panics_shows_the_schedule() {
+    let explorer = reads(postgres::fresh_url().await).actor("ann", |actor| one_read(actor, 1));
+    let explorer = explorer.invariant(|_: Ended<()>| async move {
+        assert_eq!(1, 2, "on purpose");
+        Ok::<_, String>(())
+    });
+    let failure = explorer.explore().await.unwrap().assert_failed();
+    assert!(
+        failure.why.starts_with("an invariant panicked: ") && failure.why.contains("on purpose"),
+        "{failure}"
+    );
 }

@@ -4,6 +4,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
@@ -26,6 +27,7 @@ where
     F: Future<Output = Result<(), E>> + Send + 'static,
 {
     let explorer = Explorer::new(postgres::fresh_url().await)
+        .max_time(Duration::from_secs(600))
         .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL)")
         .setup("DELETE FROM products; INSERT INTO products VALUES (1, 5)")
         .actor("ann", buy)

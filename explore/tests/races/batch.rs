@@ -3,6 +3,7 @@
 use rowlock::Counter;
 use rowlock_explore::{Actor, Ended, Explorer};
 use rowlock_tests::postgres;
+use std::time::Duration;
 
 use crate::{Known, Result, compare, nobody_fails, pool};
 
@@ -18,6 +19,7 @@ struct Version {
 /// As many rows as make the planner look each one up, in the order of the array.
 fn downloads(url: &str) -> Explorer<Result<()>> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(
             "CREATE TABLE IF NOT EXISTS versions (id bigint PRIMARY KEY, downloads int NOT NULL, name text) WITH (autovacuum_enabled = off);
              INSERT INTO versions SELECT id, 0, '' FROM generate_series(1, 10000) AS id ON CONFLICT DO NOTHING; ANALYZE versions",

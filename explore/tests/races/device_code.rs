@@ -4,6 +4,7 @@ use rowlock::row::GuardError;
 use rowlock::{Guarded, transaction};
 use rowlock_explore::{Actor, Explorer};
 use rowlock_tests::postgres;
+use std::time::Duration;
 
 use crate::{Known, Result, compare, pool};
 
@@ -20,6 +21,7 @@ struct DeviceGrant {
 
 fn polls(url: &str) -> Explorer<Result> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(
             "CREATE TABLE IF NOT EXISTS device_grants (id bigint PRIMARY KEY, fulfilled_at bigint, exchanged_at bigint);
              CREATE TABLE IF NOT EXISTS sessions (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, device_grant bigint NOT NULL)",

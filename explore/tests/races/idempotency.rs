@@ -44,6 +44,7 @@ const TABLES: &str = "
 
 fn service(url: &str) -> Explorer<Result<[String; 2]>> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(TABLES)
         .invariant(|ended: Ended<Result<[String; 2]>>| async move { nobody_fails(&ended) })
 }

@@ -3,6 +3,7 @@
 use rowlock::FindOrCreate;
 use rowlock_explore::{Actor, Ended, Explorer};
 use rowlock_tests::postgres;
+use std::time::Duration;
 
 use crate::{Known, Result, compare, nobody_fails, pool};
 
@@ -18,6 +19,7 @@ struct Keyword {
 
 fn builds(url: &str) -> Explorer<Result<()>> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(
             "CREATE TABLE IF NOT EXISTS keywords (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, slug text UNIQUE, name text NOT NULL);
              CREATE TABLE IF NOT EXISTS keyword_rels (release text, keyword bigint REFERENCES keywords, PRIMARY KEY (release, keyword))",

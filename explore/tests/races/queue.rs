@@ -6,6 +6,7 @@ use rowlock::queue::QueueState;
 use rowlock::{Fence, Queue};
 use rowlock_explore::{Actor, Ended, Explorer};
 use rowlock_tests::postgres;
+use std::time::Duration;
 
 use crate::{Known, Result, compare, pool};
 
@@ -34,6 +35,7 @@ struct Job {
 /// How many jobs each has got.
 fn workers(url: &str) -> Explorer<Result<usize>> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(
             "CREATE TABLE IF NOT EXISTS jobs (
                  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -4,6 +4,7 @@ use rowlock::Guarded;
 use rowlock::row::GuardError;
 use rowlock_explore::{Actor, Explorer};
 use rowlock_tests::postgres;
+use std::time::Duration;
 
 use crate::{Known, Result, compare, pool};
 
@@ -20,6 +21,7 @@ struct RegistrationToken {
 
 fn registrations(url: &str) -> Explorer<Result> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(
             "CREATE TABLE IF NOT EXISTS registration_tokens (
                  id bigint PRIMARY KEY, usage_limit int, times_used int NOT NULL, last_used_at bigint)",

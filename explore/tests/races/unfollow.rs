@@ -3,6 +3,7 @@
 use rowlock::{Counter, Guarded, transaction};
 use rowlock_explore::{Actor, Explorer};
 use rowlock_tests::postgres;
+use std::time::Duration;
 
 use crate::{Known, Result, compare, pool};
 
@@ -26,6 +27,7 @@ struct Project {
 
 fn clicks(url: &str) -> Explorer<Result> {
     Explorer::new(url)
+        .max_time(Duration::from_secs(600))
         .schema(
             "CREATE TABLE IF NOT EXISTS projects (id bigint PRIMARY KEY, followers int NOT NULL);
              CREATE TABLE IF NOT EXISTS follows (follower bigint, project bigint REFERENCES projects, PRIMARY KEY (follower, project))",
