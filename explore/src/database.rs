@@ -85,22 +85,36 @@ fn unique_name() -> String {
 
 /// What the attribute `test` calls.
 pub fn test<F: Future<Output: Ends>>(body: impl FnOnce(Database) -> F) {
-    let server = std::env::var("DATABASE_URL").unwrap_or_default();
+    test_on(&server_of(std::env::var("DATABASE_URL").ok()), body);
+}
+
+/// The URL that is set.
+fn server_of(variable: Option<String>) -> String {
+    let server = variable.unwrap_or_default();
     assert!(
         !server.is_empty(),
         "DATABASE_URL is not set. Set it to a PostgreSQL server on which databases can be created, \
          such as DATABASE_URL=postgres://postgres@localhost:5432/postgres"
     );
+    server
+}
+
+/// What the attribute `test` calls with the URL of a server.
+pub fn test_on<F: Future<Output: Ends>>(
+    server: &(impl AsRef<str> + ?Sized),
+    body: impl FnOnce(Database) -> F,
+) {
+    let server = server.as_ref();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap_or_else(|error| panic!("tokio does not start: {error}"));
     let database = runtime
-        .block_on(Database::create(&server))
+        .block_on(Database::create(server))
         .unwrap_or_else(|error| panic!("{}", no_database(error)));
     let name = database.name.clone();
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(body(database)).end()));
-    let dropped = runtime.block_on(drop_database(&server, &name));
+    let dropped = runtime.block_on(drop_database(server, &name));
     if let Err(panic) = ended {
         resume_unwind(panic);
     }
@@ -113,7 +127,7 @@ fn no_database(error: Error) -> String {
     let help = match &error {
         Error::Url => "",
         _ => {
-            ". DATABASE_URL has to lead to a PostgreSQL server that runs, without TLS, and its user needs CREATEDB"
+            ". DATABASE_URL, or `server`, has to lead to a PostgreSQL server that runs, without TLS, and its user needs CREATEDB"
         }
     };
     format!("no database for this test: {}{help}", error.in_full())
@@ -161,3 +175,26 @@ impl IsDatabase for Database {}
 
 /// For the place of the error.
 pub fn is_database<T: IsDatabase>() {}
+
+#[cfg(test)]
+mod tests {
+    use super::server_of;
+
+    #[test]
+    fn the_server_is_the_one_that_is_set() {
+        let url = "postgres://ann@localhost/shop";
+        assert_eq!(server_of(Some(url.to_owned())), url);
+    }
+
+    #[test]
+    #[should_panic = "DATABASE_URL is not set. Set it to"]
+    fn a_test_says_what_to_set() {
+        server_of(None);
+    }
+
+    #[test]
+    #[should_panic = "DATABASE_URL is not set. Set it to"]
+    fn an_empty_url_is_none() {
+        server_of(Some(String::new()));
+    }
+}

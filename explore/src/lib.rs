@@ -30,5 +30,5 @@ pub use verdict::{Coverage, Failure, Verdict};
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::database::{Ends, IsDatabase, is_database, test};
+    pub use crate::database::{Ends, IsDatabase, is_database, test, test_on};
 }

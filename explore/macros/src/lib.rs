@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, ItemFn, Result, Type};
+use syn::{Error, Expr, FnArg, ItemFn, MetaNameValue, Result, Type};
 
 const HELP: &str =
     "\nhelp: the shape is `async fn name(database: rowlock_explore::Database) -> Verdict`";
@@ -17,6 +17,9 @@ const HELP: &str =
 ///     explorer.never("SELECT …").explore().await.unwrap()
 /// }
 /// ```
+///
+/// `#[rowlock_explore::test(server = EXPRESSION)]` takes the URL of the server from there, a `&str` or `String`: one that the
+/// tests start by themselves, say.
 ///
 /// The function returns a `Verdict`, which has to be `Passed`; or `()`; or a `Result` of one of them, which has to be `Ok`.
 /// Other attributes, such as `#[ignore]` and `#[should_panic]`, are the test's. It runs on a current-thread tokio runtime.
@@ -34,16 +37,30 @@ pub fn test(
             let error = error.into_compile_error();
             quote!(#error #[allow(dead_code)] #item)
         },
-        |(function, database)| expand(&function, &database),
+        |test| expand(&test),
     );
     expanded.into()
 }
 
-/// The function, if it has the shape, and the type of its argument.
-fn check(arguments: TokenStream, item: TokenStream) -> Result<(ItemFn, Type)> {
-    if !arguments.is_empty() {
-        return wrong(arguments.span(), "the attribute takes no arguments");
-    }
+/// A function of the shape.
+struct Test {
+    function: ItemFn,
+    /// The type of its argument.
+    database: Type,
+    /// Where the URL of the server comes from, if not from `DATABASE_URL`.
+    server: Option<Expr>,
+}
+
+fn check(arguments: TokenStream, item: TokenStream) -> Result<Test> {
+    let span = arguments.span();
+    let server = match (arguments.is_empty(), syn::parse2(arguments)) {
+        (true, _) => None,
+        (_, Ok(MetaNameValue { path, value, .. })) if path.is_ident("server") => Some(value),
+        _ => {
+            let what = "the attribute takes `server = EXPRESSION` and nothing else";
+            return wrong(span, what);
+        }
+    };
     let function: ItemFn = syn::parse2(item)?;
     let signature = &function.sig;
     if signature.asyncness.is_none() {
@@ -61,14 +78,23 @@ fn check(arguments: TokenStream, item: TokenStream) -> Result<(ItemFn, Type)> {
     if let Some(second) = inputs.next() {
         return wrong(second.span(), "a test gets the database and nothing else");
     }
-    Ok((function, database))
+    Ok(Test {
+        function,
+        database,
+        server,
+    })
 }
 
 fn wrong<T>(span: Span, what: &str) -> Result<T> {
     Err(Error::new(span, format!("{what}{HELP}")))
 }
 
-fn expand(function: &ItemFn, database: &Type) -> TokenStream {
+fn expand(test: &Test) -> TokenStream {
+    let Test {
+        function,
+        database,
+        server,
+    } = test;
     let ItemFn {
         attrs,
         vis,
@@ -77,6 +103,10 @@ fn expand(function: &ItemFn, database: &Type) -> TokenStream {
         ..
     } = function;
     let name = &sig.ident;
+    let run = match server {
+        Some(server) => quote!(::rowlock_explore::__private::test_on(&#server, #name)),
+        None => quote!(::rowlock_explore::__private::test(#name)),
+    };
     // At the type, so that it is what the compiler points at when it is another one.
     let check =
         quote_spanned!(database.span()=> ::rowlock_explore::__private::is_database::<#database>(););
@@ -86,7 +116,7 @@ fn expand(function: &ItemFn, database: &Type) -> TokenStream {
         #vis fn #name() {
             #sig #block
             #check
-            ::rowlock_explore::__private::test(#name)
+            #run
         }
     }
 }
