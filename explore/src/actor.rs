@@ -75,3 +75,32 @@ impl Dropper {
         self.0.notify_waiters();
     }
 }
+
+/// What became of an actor.
+///
+/// ```
+/// use rowlock_explore::Outcome;
+///
+/// let outcome: Outcome<u32> = Outcome::Panicked("no such page".to_owned());
+/// assert!(!matches!(outcome, Outcome::Returned(_)));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// It returned this.
+    Returned(T),
+    /// It panicked, with this message.
+    Panicked(String),
+    /// The run was ended before it returned.
+    Unfinished,
+}
+
+pub(crate) fn panic_text(error: tokio::task::JoinError) -> String {
+    let Ok(payload) = error.try_into_panic() else {
+        return "it was cancelled".to_owned();
+    };
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Outcome, panic_text};
 use crate::admin::Admin;
 use crate::connection::SeenElsewhere;
 use crate::error::Error;
-use crate::run::{Outcome, Play, Restart, Stage, panic_text};
+use crate::run::{Play, Restart, Stage};
 use crate::schedule;
 use crate::search::{Failed, Judge, Plan, Seen, replay, search};
 use crate::session::Sessions;

@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::actor::Outcome;
 use crate::error::Error;
 use crate::footprint::Footprint;
-use crate::run::{Choice, Outcome, Ready, Rest, Run, Stage, Thread};
+use crate::run::{Choice, Ready, Rest, Run, Stage, Thread};
 use crate::schedule;
 use crate::trace::{Fault, Trace};
 

@@ -10,19 +10,11 @@ const HELP: &str =
 
 /// Makes a test of an async function that gets a database of its own, an empty one on the server of `DATABASE_URL`.
 ///
-/// ```ignore
-/// #[rowlock_explore::test]
-/// async fn nothing_is_oversold(database: Database) -> Verdict {
-///     let explorer = Explorer::new(database.url()).schema("CREATE TABLE …").actor("ann", buy).actor("bob", buy);
-///     explorer.never("SELECT …").explore().await.unwrap()
-/// }
-/// ```
-///
 /// `#[rowlock_explore::test(server = EXPRESSION)]` takes the URL of the server from there, a `&str` or `String`: one that the
 /// tests start by themselves, say.
 ///
 /// The function returns a `Verdict`, which has to be `Passed`; or `()`; or a `Result` of one of them, which has to be `Ok`.
-/// Other attributes, such as `#[ignore]` and `#[should_panic]`, are the test's. It runs on a current-thread tokio runtime.
+/// Other attributes, such as `#[should_panic]`, are the test's. It runs on a current-thread tokio runtime.
 /// The database is dropped at the end, also after a panic. A process that is killed leaves it; the name begins with
 /// `rowlock_explore_`.
 #[proc_macro_attribute]
