@@ -127,6 +127,43 @@ async fn two_batches_in_opposite_order() {
     }
 }
 
+/// One after the other, in the one order.
+async fn hold_both(pool: PgPool) -> Result<Vec<(i32, i64)>, rowlock::Error> {
+    let totals = transaction(&pool)
+        .attempts(1)
+        .run(async |tx| -> Result<_, rowlock::Error> {
+            let first = PageViews::add_views(&mut *tx, 1, 100).await?;
+            let second = PageViews::add_views(&mut *tx, 2, 100).await?;
+            Ok(vec![(1, first), (2, second)])
+        })
+        .await?;
+    Ok(totals)
+}
+
+/// A statement is one step, in which nobody else moves. That two batches wait for each other in the midst of theirs takes a
+/// third one, who holds a row while they begin.
+#[tokio::test]
+async fn two_batches_in_opposite_order_and_a_held_row() {
+    let batch = |keys: [i32; 2], by| {
+        move |pool: PgPool| async move {
+            let totals = PageViews::add_views_many(&pool, keys.map(|key| (key, by))).await;
+            totals.map_err(rowlock::Error::from)
+        }
+    };
+    let verdict = views()
+        .await
+        .setup("INSERT INTO page_views VALUES (1, 0), (2, 0)")
+        .works("ann", batch([1, 2], 1))
+        .works("bob", batch([2, 1], 10))
+        .works("cal", hold_both)
+        .never("SELECT FROM page_views HAVING min(views) <> max(views)")
+        .explore();
+    passed(
+        "Counter: add_many, add_many of rows in opposite order, one of them held",
+        verdict.await.unwrap(),
+    );
+}
+
 const ONE_SEAT: &str = "DELETE FROM shows; INSERT INTO shows VALUES (1, 1), (2, 1)";
 
 /// One seat of show 1: whoever does not get it knows.

@@ -130,6 +130,22 @@ async fn two_lock_many_in_opposite_order() {
     );
 }
 
+/// A statement is one step, in which nobody else moves: that two wait for each other in the midst of theirs takes a third one.
+#[tokio::test]
+async fn two_lock_many_in_opposite_order_and_a_held_row() {
+    let verdict = transfers()
+        .await
+        .works("ann", |pool| transfer(pool, [1, 2]))
+        .works("bob", |pool| transfer(pool, [2, 1]))
+        .works("cal", |pool| lock_and_save(pool, 'c'))
+        .never("SELECT FROM accounts WHERE balance <> 10")
+        .explore();
+    passed(
+        "Lockable: lock_many in opposite order, one of the rows held",
+        verdict.await.unwrap(),
+    );
+}
+
 /// Somebody has to stay on call: whoever is the last one does.
 async fn leave(pool: PgPool, id: i32) -> Result<bool, rowlock::Error> {
     let left = transaction(&pool)
