@@ -5,6 +5,11 @@ use rowlock_tests::sqlite::*;
 #[path = "check.rs"]
 mod check;
 
+#[path = "stored.rs"]
+mod stored;
+#[path = "stored_sqlite.rs"]
+mod stored_sqlite;
+
 #[path = "dropped_rows.rs"]
 mod dropped_rows;
 

@@ -551,13 +551,17 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             }
         }
     } else {
-        let names = checked
-            .iter()
-            .map(|column| literal(dialect, &sql::guarded::name(column)));
+        let columns = checked.iter().map(|column| {
+            let (index, name) = (
+                position(model, column),
+                literal(dialect, &sql::guarded::name(column)),
+            );
+            quote!((#index, #name))
+        });
         let look = parts(&sql::versioned::look(model, dialect));
         let binds = bind_columns(checked);
         quote! {
-            const CHECKED: &'static [&'static str] = &[#(#names),*];
+            const CHECKED: &'static [(usize, &'static str)] = &[#(#columns),*];
             const LOOK: [&'static str; 3] = #look;
             fn bind_checked(&self, __to: &mut impl __rt::Bind<#database>) { #binds }
         }

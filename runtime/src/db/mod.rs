@@ -315,6 +315,9 @@ pub trait Backend:
     #[doc(hidden)]
     fn bind_raw(arguments: &mut Self::Arguments, value: &Self::Raw) -> Result<(), BoxDynError>;
 
+    #[doc(hidden)]
+    fn holds_null(row: &Self::Row, index: usize) -> Result<bool, sqlx::Error>;
+
     /// The value, if it is an integer.
     #[doc(hidden)]
     fn raw_integer(value: &Self::Raw) -> Option<i64>;

@@ -467,6 +467,10 @@ impl Backend for Postgres {
         arguments.add(value)
     }
 
+    fn holds_null(row: &PgRow, index: usize) -> Result<bool, sqlx::Error> {
+        Ok(row.try_get_raw(index)?.is_null())
+    }
+
     fn raw_integer(value: &PgRaw) -> Option<i64> {
         let bytes = value.bytes.as_slice();
         match value.ty.name() {

@@ -55,7 +55,7 @@ impl Backend for Sqlite {
         (ty.name() == "DATETIME").then_some(["strftime('%Y-%m-%d %H:%M:%f', ", ", 'auto')"])
     }
     /// A time that SQLite's clock wrote has another text than that of sqlx. It has no more than milliseconds, which is all that `strftime`
-    /// looks at: of a time that has more, the text counts.
+    /// looks at: of a time that has more, the text counts. A number can be a Julian day to SQLite and seconds to sqlx.
     fn as_read(ty: &SqliteTypeInfo) -> &'static [Piece] {
         use Piece::{Column, Sql, Value};
         if ty.name() == "DATETIME" {
@@ -64,13 +64,15 @@ impl Backend for Sqlite {
                 Column,
                 Sql(" IS "),
                 Value,
-                Sql(" OR strftime('%Y-%m-%d %H:%M:%f', "),
+                Sql(" OR typeof("),
                 Column,
-                Sql(", 'auto') IS strftime('%Y-%m-%d %H:%M:%f', "),
+                Sql(") = 'text' AND strftime('%Y-%m-%d %H:%M:%f', "),
+                Column,
+                Sql(") IS strftime('%Y-%m-%d %H:%M:%f', "),
                 Value,
-                Sql(", 'auto') AND NOT ("),
+                Sql(") AND NOT ("),
                 Column,
-                Sql(" || "),
+                Sql(" || ' ' || "),
                 Value,
                 Sql(") GLOB '*.[0-9][0-9][0-9][0-9]*')"),
             ];
@@ -374,6 +376,10 @@ impl Backend for Sqlite {
             SqliteRaw::Text(value) => arguments.add(value.clone()),
             SqliteRaw::Blob(value) => arguments.add(value.clone()),
         }
+    }
+
+    fn holds_null(row: &SqliteRow, index: usize) -> Result<bool, sqlx::Error> {
+        Ok(row.try_get_raw(index)?.is_null())
     }
 
     fn raw_integer(value: &SqliteRaw) -> Option<i64> {

@@ -5,6 +5,7 @@ use std::future::Future;
 
 use super::conflict::Clash;
 use crate::db::Backend;
+use crate::db::as_read::Stored;
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
@@ -16,9 +17,14 @@ use crate::db::statement::{Fetched, Statement, write_one};
 pub(super) trait Checked<DB: Backend>: Sync {
     fn operation(&self, method: &'static str) -> Operation;
     fn versions(&self) -> Versions;
-    fn statement(&self, write: Write) -> Statement<DB>;
+    /// `stored`: what the checked columns must hold, where it is not just the values that were read.
+    fn statement(&self, write: Write, stored: &Stored<DB>) -> Statement<DB>;
     /// Reads the row as it now is.
-    fn look(&self) -> Statement<DB>;
+    fn look(&self, stored: &Stored<DB>) -> Statement<DB>;
+    /// What the checked columns of a row hold, if they read as those of this one did.
+    fn reads_the_same(&self, _row: &DB::Row) -> Option<Stored<DB>> {
+        None
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -210,13 +216,16 @@ pub(super) async fn write_on<DB: Backend>(
     let in_transaction = in_transaction::<DB>(connection);
     let mut tries = Tries::of(row);
     loop {
-        return match write_one(&|| row.statement(write), connection).await {
+        return match write_one(&|| row.statement(write, &tries.stored), connection).await {
             Ok(Fetched::One(row)) => Ok(row),
             Ok(Fetched::Several) => Err(Failure::NotUnique(row.operation(method)).into()),
-            Ok(Fetched::None) => match met(method, row, connection).await {
-                Unwritten::Met(met) if tries.after(&met) => continue,
-                unwritten => Err(unwritten),
-            },
+            Ok(Fetched::None) => {
+                let mut unwritten = met(method, row, &tries.stored, connection).await;
+                if tries.after(row, &mut unwritten) {
+                    continue;
+                }
+                Err(unwritten)
+            }
             Err(error) => {
                 let has_written = DB::has_written(connection, &error).await;
                 Err(failed(row.operation(method), error, has_written, in_transaction).into())
@@ -225,19 +234,42 @@ pub(super) async fn write_on<DB: Backend>(
     }
 }
 
-/// How often a write under a condition is tried that met no row although all holds when the row is looked at: what the condition is about
-/// can be written without the version, as a counter is.
-struct Tries(u32);
+/// How often a write is tried that met no row although all holds when the row is looked at.
+///
+/// Under a condition, because what it is about can be written without the version, as a counter is. And where a checked column holds what
+/// was read in another form than sqlx writes, such as a time without its seconds: that is what is compared then.
+struct Tries<DB: Backend> {
+    left: u32,
+    stored: Stored<DB>,
+}
 
-impl Tries {
-    fn of<DB: Backend>(row: &dyn Checked<DB>) -> Self {
-        Self(if row.versions().holds.is_some() { 3 } else { 1 })
+impl<DB: Backend> Tries<DB> {
+    const UNTIL_IGNORED: u32 = 3;
+
+    fn of(row: &dyn Checked<DB>) -> Self {
+        let conditional = row.versions().holds.is_some();
+        Self {
+            left: if conditional { Self::UNTIL_IGNORED } else { 1 },
+            stored: Vec::new(),
+        }
     }
 
     /// Whether the write is run again.
-    fn after<R>(&mut self, met: &Met<R>) -> bool {
-        self.0 -= 1;
-        self.0 > 0 && met.holds && met.found == met.expected
+    fn after<O>(&mut self, row: &dyn Checked<DB>, unwritten: &mut Unwritten<DB::Row, O>) -> bool {
+        let Unwritten::Met(met) = unwritten else {
+            return false;
+        };
+        if met.found != met.expected
+            && let Some(stored) = row.reads_the_same(&met.row)
+        {
+            met.found = met.expected;
+            if self.stored.is_empty() {
+                self.left = Self::UNTIL_IGNORED;
+            }
+            self.stored = stored;
+        }
+        self.left -= 1;
+        self.left > 0 && met.holds && met.found == met.expected
     }
 }
 
@@ -268,7 +300,10 @@ pub(super) fn look<'c, DB: Backend>(
             Ok(opened) => opened,
             Err(error) => return Err(unopened(row.operation(method), error).into()),
         };
-        match met(method, row, &mut opened.link()).await {
+        let mut tries = Tries::of(row);
+        let mut unwritten = met(method, row, &tries.stored, &mut opened.link()).await;
+        tries.after(row, &mut unwritten);
+        match unwritten {
             Unwritten::Met(met) if met.holds && met.found == met.expected => Ok(met.row),
             unwritten => Err(unwritten),
         }
@@ -291,12 +326,15 @@ pub(super) fn delete<'c, DB: Backend>(
         let mut reruns = Reruns::new(in_transaction);
         let mut tries = Tries::of(row);
         loop {
-            let statement = row.statement(Write::Delete);
+            let statement = row.statement(Write::Delete, &tries.stored);
             return match statement.execute(&mut connection).await {
-                Ok(0) => match met(METHOD, row, &mut connection).await {
-                    Unwritten::Met(met) if tries.after(&met) => continue,
-                    unwritten => Err(unwritten),
-                },
+                Ok(0) => {
+                    let mut unwritten = met(METHOD, row, &tries.stored, &mut connection).await;
+                    if tries.after(row, &mut unwritten) {
+                        continue;
+                    }
+                    Err(unwritten)
+                }
                 Ok(1) => Ok(()),
                 Ok(_) => Err(Failure::NotUnique(row.operation(METHOD)).into()),
                 Err(error) if reruns.after(Fault::of(&error)).await => continue,
@@ -330,6 +368,7 @@ fn failed<O>(
 async fn met<DB: Backend, O>(
     method: &'static str,
     row: &dyn Checked<DB>,
+    stored: &Stored<DB>,
     connection: &mut Link<'_, DB>,
 ) -> Unwritten<DB::Row, O> {
     let Versions {
@@ -338,7 +377,7 @@ async fn met<DB: Backend, O>(
         holds,
         ..
     } = row.versions();
-    let selected = row.look().fetch_one(connection).await;
+    let selected = row.look(stored).fetch_one(connection).await;
     let operation = row.operation(method);
     let found = found::<DB>(selected, Some(index)).and_then(|(row, found)| {
         let holds = holds.map_or(Ok(Some(1)), |index| DB::get_i64(&row, index));

@@ -5,9 +5,10 @@ use super::error::{DeleteError, LoadError, UpdateError};
 use super::only_if::OnlyIf;
 use super::{
     HasVersion, Versioned, VersionedSql, bind_unchanged, check, deleted, deletion, look, operation,
-    reload, touch, update, updated,
+    reads_the_same, reload, touch, update, updated,
 };
 use crate::db::Backend;
+use crate::db::as_read::Stored;
 use crate::db::column::{Changes, Column};
 use crate::db::condition::Condition;
 use crate::db::error::Operation;
@@ -220,12 +221,16 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Deletion<'_, T> {
         Checked::<DB>::versions(self.mine)
     }
 
-    fn statement(&self, _: Write) -> Statement<DB> {
-        deletion(self.base, self.mine)
+    fn statement(&self, _: Write, stored: &Stored<DB>) -> Statement<DB> {
+        deletion(self.base, self.mine, stored)
     }
 
-    fn look(&self) -> Statement<DB> {
-        look(self.base)
+    fn look(&self, stored: &Stored<DB>) -> Statement<DB> {
+        look(self.base, stored)
+    }
+
+    fn reads_the_same(&self, row: &DB::Row) -> Option<Stored<DB>> {
+        reads_the_same(self.base, row)
     }
 }
 
@@ -239,7 +244,7 @@ pub(super) struct Save<'e, T> {
 
 impl<T> Save<'_, T> {
     /// What stands before a condition.
-    pub(super) fn begun<DB: Backend>(&self) -> Statement<DB>
+    pub(super) fn begun<DB: Backend>(&self, stored: &Stored<DB>) -> Statement<DB>
     where
         T: VersionedSql<DB>,
     {
@@ -257,7 +262,7 @@ impl<T> Save<'_, T> {
             statement.push(", ");
         }
         statement.push(T::SAVE[1]);
-        check(self.base, &mut statement);
+        check(self.base, stored, &mut statement);
         statement
     }
 }
@@ -271,14 +276,18 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Save<'_, T> {
         Checked::<DB>::versions(self.mine)
     }
 
-    fn statement(&self, _: Write) -> Statement<DB> {
-        let mut statement = self.begun();
+    fn statement(&self, _: Write, stored: &Stored<DB>) -> Statement<DB> {
+        let mut statement = self.begun(stored);
         statement.push(T::SAVE[2]);
         statement
     }
 
-    fn look(&self) -> Statement<DB> {
-        look(self.base)
+    fn look(&self, stored: &Stored<DB>) -> Statement<DB> {
+        look(self.base, stored)
+    }
+
+    fn reads_the_same(&self, row: &DB::Row) -> Option<Stored<DB>> {
+        reads_the_same(self.base, row)
     }
 }
 

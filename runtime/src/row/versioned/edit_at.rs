@@ -6,6 +6,7 @@ use std::future::Future;
 use super::checked::{self, Checked, Failure, Met, Unwritten, Versions, Write};
 use super::{Derive, Versioned, VersionedSql, select};
 use crate::db::Backend;
+use crate::db::as_read::Stored;
 use crate::db::column::Column;
 use crate::db::condition::{Field, Names, Operand, Side, TakesSet};
 use crate::db::error::{DatabaseError, Operation};
@@ -229,7 +230,7 @@ where
         }
     }
 
-    fn statement(&self, _: Write) -> Statement<DB> {
+    fn statement(&self, _: Write, _: &Stored<DB>) -> Statement<DB> {
         let [head, middle, tail] = <T as GuardedSql<DB>>::UPDATE;
         let mut statement = Statement::composed(head);
         <T as VersionedSql<DB>>::bind_key(&self.key, &mut Compared(&mut statement));
@@ -245,7 +246,7 @@ where
         statement
     }
 
-    fn look(&self) -> Statement<DB> {
+    fn look(&self, _: &Stored<DB>) -> Statement<DB> {
         select::<DB, T>(&self.key)
     }
 }

@@ -22,7 +22,7 @@ pub use self::insert::{InsertError, insert};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
 use crate::db::Backend;
-use crate::db::as_read::AsRead;
+use crate::db::as_read::{AsRead, Stored};
 use crate::db::column::{Changes, Read};
 use crate::db::error::Operation;
 use crate::db::model::{Model, acquire};
@@ -94,8 +94,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 
-    /// The columns that are compared with what was read, instead of a version.
-    const CHECKED: &'static [&'static str] = &[];
+    /// The columns that are compared with what was read, instead of a version: where each stands among all columns, and its name.
+    const CHECKED: &'static [(usize, &'static str)] = &[];
     /// Reads all columns, whether those are as they were read, and whether a condition is met.
     const LOOK: [&'static str; 3] = [""; 3];
 
@@ -134,11 +134,11 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
         }
     }
 
-    fn statement(&self, write: Write) -> Statement<DB> {
+    fn statement(&self, write: Write, stored: &Stored<DB>) -> Statement<DB> {
         let text = match write {
             Write::Update => T::UPDATE,
             Write::Touch => T::TOUCH,
-            Write::Delete => return deletion(self, self),
+            Write::Delete => return deletion(self, self, stored),
         };
         let mut statement = Statement::literal(text);
         if matches!(write, Write::Update) {
@@ -148,28 +148,33 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
         statement
     }
 
-    fn look(&self) -> Statement<DB> {
-        look(self)
+    fn look(&self, stored: &Stored<DB>) -> Statement<DB> {
+        look(self, stored)
+    }
+
+    fn reads_the_same(&self, row: &DB::Row) -> Option<Stored<DB>> {
+        reads_the_same(self, row)
     }
 }
 
 /// Reads the row as it now is, and whether what is checked is as it was in `base`.
-fn look<DB: Backend, T: VersionedSql<DB>>(base: &T) -> Statement<DB> {
+fn look<DB: Backend, T: VersionedSql<DB>>(base: &T, stored: &Stored<DB>) -> Statement<DB> {
     if !T::CHECKS {
         return select::<DB, T>(&base.key());
     }
-    look_if(base, |statement| statement.push("TRUE"))
+    look_if(base, stored, |statement| statement.push("TRUE"))
 }
 
 /// The same, and whether the row meets a condition.
 fn look_if<DB: Backend, T: VersionedSql<DB>>(
     base: &T,
+    stored: &Stored<DB>,
     condition: impl FnOnce(&mut Statement<DB>),
 ) -> Statement<DB> {
     let [head, middle, tail] = T::LOOK;
     let mut statement = Statement::composed(head);
     T::bind_key(&base.key(), &mut Compared(&mut statement));
-    check(base, &mut statement);
+    check(base, stored, &mut statement);
     statement.push(middle);
     condition(&mut statement);
     statement.push(tail);
@@ -177,7 +182,11 @@ fn look_if<DB: Backend, T: VersionedSql<DB>>(
 }
 
 /// Deletes the row if it is as it was in `base`.
-fn deletion<DB: Backend, T: VersionedSql<DB>>(base: &T, mine: &T) -> Statement<DB> {
+fn deletion<DB: Backend, T: VersionedSql<DB>>(
+    base: &T,
+    mine: &T,
+    stored: &Stored<DB>,
+) -> Statement<DB> {
     if !T::CHECKS {
         let mut statement = Statement::literal(T::DELETE);
         bind_unchanged(mine, &mut statement);
@@ -185,16 +194,39 @@ fn deletion<DB: Backend, T: VersionedSql<DB>>(base: &T, mine: &T) -> Statement<D
     }
     let mut statement = Statement::composed(T::DELETE);
     bind_unchanged(mine, &mut statement);
-    check(base, &mut statement);
+    check(base, stored, &mut statement);
     statement
 }
 
-/// ` AND "column" IS NOT DISTINCT FROM $n` for each column that is checked, with what was read from it.
-fn check<DB: Backend, T: VersionedSql<DB>>(base: &T, statement: &mut Statement<DB>) {
+/// ` AND "column" IS NOT DISTINCT FROM $n` for each column that is checked, with what was read from it, or with what it holds.
+fn check<DB: Backend, T: VersionedSql<DB>>(
+    base: &T,
+    stored: &Stored<DB>,
+    statement: &mut Statement<DB>,
+) {
     base.bind_checked(&mut AsRead {
         statement,
         columns: T::CHECKED,
+        stored,
     });
+}
+
+/// What the checked columns of a row hold, if they read as they did in `base`.
+fn reads_the_same<DB: Backend, T: VersionedSql<DB>>(base: &T, row: &DB::Row) -> Option<Stored<DB>> {
+    if !T::CHECKS {
+        return None;
+    }
+    let now = (T::ROW)(row).ok()?;
+    let values = |row| move |to: &mut _| T::bind_checked(row, to);
+    if !stored::changes::<DB>(&values(base), &values(&now)).is_empty() {
+        return None;
+    }
+    let stored = |(index, _): &(usize, _)| match DB::holds_null(row, *index) {
+        Ok(true) => Ok(None),
+        Ok(false) => DB::get_raw(row, *index).map(Some),
+        Err(error) => Err(error),
+    };
+    T::CHECKED.iter().map(stored).collect::<Result<_, _>>().ok()
 }
 
 fn operation<T: Versioned>(row: &T, method: &'static str) -> Operation {

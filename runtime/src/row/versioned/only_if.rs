@@ -8,9 +8,10 @@ use super::checked::{self, Checked, Failure, Met, Unwritten, Versions, Write};
 use super::edit::Save;
 use super::{
     DeleteError, Derive, Edit, UpdateError, Versioned, VersionedSql, bind_unchanged, check,
-    deleted, look_if, operation, updated,
+    deleted, look_if, operation, reads_the_same, updated,
 };
 use crate::db::Backend;
+use crate::db::as_read::Stored;
 use crate::db::column::Changes;
 use crate::db::condition::{Condition, Expression};
 use crate::db::error::Operation;
@@ -173,7 +174,7 @@ where
         }
     }
 
-    fn statement(&self, write: Write) -> Statement<DB> {
+    fn statement(&self, write: Write, stored: &Stored<DB>) -> Statement<DB> {
         let (mut statement, tail) = match write {
             Write::Update | Write::Touch => {
                 let (base, mine, changes) = (self.base, self.mine, self.changes);
@@ -183,12 +184,12 @@ where
                     mine,
                     changes,
                 };
-                (save.begun(), tail)
+                (save.begun(stored), tail)
             }
             Write::Delete => {
                 let mut statement = Statement::composed(<T as VersionedSql<DB>>::DELETE);
                 bind_unchanged(self.mine, &mut statement);
-                check(self.base, &mut statement);
+                check(self.base, stored, &mut statement);
                 (statement, "")
             }
         };
@@ -198,9 +199,10 @@ where
         statement
     }
 
-    fn look(&self) -> Statement<DB> {
+    fn look(&self, stored: &Stored<DB>) -> Statement<DB> {
         if T::CHECKS {
-            return look_if(self.base, |statement| self.condition.write(statement));
+            let condition = |statement: &mut _| self.condition.write(statement);
+            return look_if(self.base, stored, condition);
         }
         let [head, tail] = <T as GuardedSql<DB>>::LOOK;
         let mut statement = Statement::composed(head);
@@ -209,5 +211,9 @@ where
         self.condition.write(&mut statement);
         statement.push(tail);
         statement
+    }
+
+    fn reads_the_same(&self, row: &DB::Row) -> Option<Stored<DB>> {
+        reads_the_same(self.base, row)
     }
 }
