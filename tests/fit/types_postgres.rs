@@ -4,7 +4,7 @@ use rowlock::row::{FoundOrCreated, GuardError, UpdateError};
 use rowlock::{Counter, FindOrCreate, Guarded, Lockable, Versioned, transaction};
 use sqlx::postgres::types::PgRange;
 use sqlx::types::ipnetwork::IpNetwork;
-use sqlx::types::{Decimal, Json, Uuid};
+use sqlx::types::{BigDecimal, Decimal, Json, Uuid};
 
 use super::types::{of_columns, of_types, things};
 
@@ -44,6 +44,7 @@ of_types! {
     varchar: String as "varchar(5)" by as_str, "abcde".to_owned(), "ü".to_owned();
     uuid: Uuid as "uuid" by clone, Uuid::from_u128(7), Uuid::from_u128(u128::MAX);
     numeric: Decimal as "numeric(20, 4)" by clone, Decimal::new(12_345, 4), Decimal::new(-1, 0);
+    big_numeric: BigDecimal as "numeric" by clone, "12345678901234567890123456789012345678.5".parse().unwrap(), "-1e-40".parse().unwrap();
     inet: IpNetwork as "inet" by clone, ip("10.0.0.1"), ip("fe80::/64");
     bytea: Vec<u8> as "bytea" by clone, vec![0, 255], vec![];
     timestamptz: chrono::DateTime<chrono::Utc> as "timestamptz" by clone, chrono::DateTime::UNIX_EPOCH, "2026-11-22T01:02:03.000004Z".parse().unwrap();
@@ -64,4 +65,64 @@ of_columns! {
     range: PgRange<i64> as "int8range", (1..5).into(), (..9).into();
     json: Json<Vec<i32>> as "jsonb", Json(vec![1]), Json(vec![]);
     array_of_enum: Vec<Mood> as "mood[]", vec![Mood::Good, Mood::SoSo], vec![];
+}
+
+/// `1.5` and `1.50` are one number, whatever its digits are: writing it changes nothing.
+#[tokio::test]
+async fn a_number_with_other_digits_is_no_change() {
+    #[derive(Debug, Clone, sqlx::FromRow, Versioned)]
+    #[rowlock(table = "things", backend(Postgres))]
+    struct Amounts {
+        #[rowlock(key)]
+        id: i64,
+        value: Decimal,
+        maybe: BigDecimal,
+        #[rowlock(version)]
+        version: i64,
+    }
+    let row = |text: &str| Amounts {
+        id: 1,
+        value: Decimal::from_scientific(text).or(text.parse()).unwrap(),
+        maybe: text.parse().unwrap(),
+        version: 0,
+    };
+    let database = things("bigint", "numeric").await;
+    let pool = &database.pool;
+    let equal = [
+        &["1.5", "1.50", "1.50000"][..],
+        &[
+            "100",
+            "100.0",
+            "100.0000",
+            "100.00000",
+            "1e2",
+            "100.000000000",
+        ],
+        &["1000000", "1e6", "1000000.0"],
+        &["0", "0.0", "0.00000"],
+        &["0.0001", "0.00010", "1e-4", "0.00010000"],
+        &["-12345.678", "-12345.6780"],
+        &["0.00000001", "1e-8", "0.000000010"],
+        &["123456789", "123456789.0000"],
+    ];
+    for (index, texts) in equal.iter().enumerate() {
+        for one in *texts {
+            row(one).insert(pool).await.unwrap();
+            let stored = Amounts::load(pool, 1).await.unwrap();
+            for two in *texts {
+                let mut edit = stored.edit();
+                (edit.value, edit.maybe) = (row(two).value, row(two).maybe);
+                assert_eq!(edit.changed_fields(), [""; 0], "{one} {two}");
+                let mut edit = row(one).edit();
+                (edit.value, edit.maybe) = (row(two).value, row(two).maybe);
+                assert_eq!(edit.changed_fields(), [""; 0], "{one} {two}");
+            }
+            for other in equal.iter().enumerate().filter(|other| other.0 != index) {
+                let mut edit = stored.edit();
+                (edit.value, edit.maybe) = (row(other.1[0]).value, row(other.1[0]).maybe);
+                assert_eq!(edit.changed_fields(), ["value", "maybe"], "{one} {other:?}");
+            }
+            stored.delete(pool).await.unwrap();
+        }
+    }
 }

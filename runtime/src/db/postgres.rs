@@ -401,6 +401,12 @@ impl Backend for Postgres {
                     && let Some(scale) = bytes.get_mut(6..8)
                 {
                     scale.fill(0);
+                    // Zero has the weight that its digits had; those that are no number have a sign of their own.
+                    let (head, digits) = bytes.split_at_mut(8);
+                    if matches!(head[4], 0x00 | 0x40) && digits.iter().all(|digit| *digit == 0) {
+                        head.fill(0);
+                        bytes.truncate(8);
+                    }
                 }
                 Encoded::Bytes(bytes)
             }
