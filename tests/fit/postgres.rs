@@ -5,6 +5,11 @@ use rowlock_tests::postgres::*;
 #[path = "check.rs"]
 mod check;
 
+#[path = "stored.rs"]
+mod stored;
+#[path = "stored_postgres.rs"]
+mod stored_postgres;
+
 #[path = "dropped_rows.rs"]
 mod dropped_rows;
 

@@ -18,14 +18,46 @@ use crate::db::fault::Fault;
 use crate::db::lock_timeout::milliseconds;
 use crate::db::notes::Torn;
 
+/// Whether values of this type, or arrays of it, are equal only if they are the same. `1.0` and `1.00` are the same number.
+fn has_exact_equality(ty: &PgTypeInfo) -> bool {
+    const EXACT: &[&str] = &[
+        "BOOL",
+        "BYTEA",
+        "INT2",
+        "INT4",
+        "INT8",
+        "NUMERIC",
+        "UUID",
+        "DATE",
+        "TIME",
+        "TIMETZ",
+        "TIMESTAMP",
+        "TIMESTAMPTZ",
+        "INET",
+        "CIDR",
+        "INT4RANGE",
+        "INT8RANGE",
+        "NUMRANGE",
+        "DATERANGE",
+        "TSRANGE",
+        "TSTZRANGE",
+    ];
+    EXACT.contains(&ty.name().trim_end_matches("[]"))
+}
+
 impl Backend for Postgres {
     const MAX_PARAMETERS: usize = 65_535;
     const BEGIN: &'static str = "BEGIN";
     const SAME: &'static str = " IS NOT DISTINCT FROM ";
     const NOT_SAME: &'static str = " IS DISTINCT FROM ";
     const FOR_UPDATE: &'static str = " FOR UPDATE";
-    /// `Ada` is `ADA` to citext, and to a column whose collation says so. As text, and byte by byte, it is not. The value gets the type
-    /// of the column from the first comparison.
+    /// The value is a `text[]`, which PostgreSQL does not compare with a `varchar[]`. By way of text, because the cast alone would cut the
+    /// blanks that fill a `char(n)` up, and that were read.
+    fn compared_as(ty: &PgTypeInfo) -> Option<[&'static str; 2]> {
+        (*ty == <Vec<String> as Type<Postgres>>::type_info()).then_some(["", "::text::text[]"])
+    }
+    /// `Ada` is `ADA` to citext, and to a column whose collation says so; `1 mon` is `30 days` to interval, and circles are equal if their
+    /// areas are. As texts, and byte by byte, they are not. A value of type text gets the type of its column from the first comparison.
     fn as_read(ty: &PgTypeInfo) -> &'static [Piece] {
         use Piece::{Column, Sql, Value};
         if *ty == <str as Type<Postgres>>::type_info() {
@@ -40,8 +72,16 @@ impl Backend for Postgres {
                 Sql("::text"),
             ];
             TEXT
-        } else {
+        } else if has_exact_equality(ty) {
             &[Column, Sql(" IS NOT DISTINCT FROM "), Value]
+        } else {
+            const AS_TEXT: &[Piece] = &[
+                Column,
+                Sql("::text COLLATE \"C\" IS NOT DISTINCT FROM "),
+                Value,
+                Sql("::text"),
+            ];
+            AS_TEXT
         }
     }
     // A schema of its own: which table a bare name means would depend on the search_path of whoever asks, and a number from
