@@ -2,11 +2,13 @@
 //!
 //! `cargo test -p rowlock-explore --test rows -- --nocapture` prints how many schedules each of them has.
 
+mod check;
 mod counter;
 mod find_or_create;
 mod guarded;
 mod lockable;
 mod mixed;
+mod upsert_if;
 mod versioned;
 mod xmin;
 
