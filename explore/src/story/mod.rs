@@ -166,8 +166,8 @@ impl Trace {
             .collect();
         names.dedup();
         match names.as_slice() {
-            [] => "⧗ waits".to_owned(),
-            names => format!("⧗ waits for {}", names.join(" and ")),
+            [] => "▸ waits".to_owned(),
+            names => format!("▸ waits for {}", names.join(" and ")),
         }
     }
 

@@ -271,6 +271,18 @@ mod tests {
         }
     }
 
+    /// The README shows it.
+    #[test]
+    fn the_picture_of_the_readme_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/lost-update.svg");
+        let drawn = examples::lost_update().svg();
+        if std::env::var_os("ROWLOCK_BLESS").is_some() {
+            std::fs::write(path, &drawn).unwrap();
+        }
+        let there = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(there, drawn, "run it with ROWLOCK_BLESS=1");
+    }
+
     #[test]
     fn what_is_waited_for() {
         let svg = examples::lost_update().svg();
