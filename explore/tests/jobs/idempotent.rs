@@ -1,5 +1,8 @@
 //! `Idempotent`: the effect of a key happens once, and who asks again is told of it.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -220,10 +223,10 @@ async fn once_with_faults() {
     passed("idempotent: once against once, 2 actors, faults", verdict);
 }
 
-/// Claims the key, and then writes the order and the outcome in one transaction.
-async fn attempts(actor: Actor) -> End {
+/// Claims the key, and then writes the order and the outcome in one transaction. Says whether it got to that, too.
+async fn attempts(actor: Actor) -> (bool, End) {
     let pool = pool(&actor);
-    let end = match Request::start(&pool, "key", &2, LEASE).await {
+    let said = match Request::start(&pool, "key", &2, LEASE).await {
         Ok(Started::Running(running)) => {
             let written = transaction(&pool)
                 .run(async |tx| {
@@ -235,12 +238,12 @@ async fn attempts(actor: Actor) -> End {
                     Ok::<_, Attempt>(())
                 })
                 .await;
-            End::of(Some(written))
+            (true, End::of(Some(written)))
         }
-        _ => End::Not,
+        _ => (false, End::Not),
     };
     pool.close().await;
-    end
+    said
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -294,16 +297,22 @@ async fn start_against_start() {
 
 #[tokio::test]
 async fn start_against_start_when_the_clock_steps() {
+    let taken_over = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&taken_over);
     let verdict = explorer(SCHEMA, SETUP)
         .await
         .actor("ann", attempts)
         .actor("bob", attempts)
-        .invariant(|ended: Ended<End>| async move {
-            let orders = ended.rows("SELECT id FROM orders").await?;
-            if orders.len() > 1 {
-                return Err(format!("{} orders", orders.len()));
+        .invariant(move |ended: Ended<(bool, End)>| {
+            let both = ended.returned().all(|(started, _)| *started);
+            seen.fetch_add(usize::from(both), Relaxed);
+            async move {
+                let orders = ended.rows("SELECT id FROM orders").await?;
+                if orders.len() > 1 {
+                    return Err(format!("{} orders", orders.len()));
+                }
+                adds_up(orders.len(), ended.returned().map(|(_, end)| *end))
             }
-            adds_up(orders.len(), ended.returned().copied())
         })
         .faults([LATER])
         .preemptions(1)
@@ -314,6 +323,7 @@ async fn start_against_start_when_the_clock_steps() {
         "idempotent: start against start, 2 actors, the lease ends",
         verdict,
     );
+    assert_ne!(taken_over.load(Relaxed), 0, "in no schedule both began");
 }
 
 #[tokio::test]

@@ -1,5 +1,11 @@
 //! `Queue`: every row is one worker's at a time, and is finished once.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use rowlock::queue::{ClaimError, Claimed, FinishError, QueueState};
 use rowlock::tx::TransactionError;
@@ -7,7 +13,6 @@ use rowlock::{Fence, Queue, transaction};
 use rowlock_explore::{Actor, Ended};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
-use std::time::Duration;
 
 use super::{
     End, FAULTS, LATER, LEASE, adds_up, explorer, failed, goes_on, passed, pool, preemptions,
@@ -48,6 +53,8 @@ fn setup(jobs: i64) -> String {
 #[derive(Debug, Default)]
 struct Said {
     jobs: Vec<(i64, End)>,
+    /// What each of its claims had to tell it from others.
+    fences: Vec<(i64, i64)>,
     goes_on: bool,
 }
 
@@ -58,6 +65,10 @@ async fn each_once(ended: Ended<Said>, writes: bool) -> Result<(), String> {
         .await?;
     if ended.returned().any(|said| !said.goes_on) {
         return Err("a pool does not go on".to_owned());
+    }
+    let fences: Vec<_> = ended.returned().flat_map(|said| &said.fences).collect();
+    if fences.iter().collect::<BTreeSet<_>>().len() < fences.len() {
+        return Err(format!("two claims have one fence: {fences:?}"));
     }
     for row in rows {
         let row: Vec<String> = row.into_iter().map(Option::unwrap_or_default).collect();
@@ -150,6 +161,7 @@ async fn worker(actor: Actor, plan: Plan) -> Said {
     let claimed = actor.may_drop(claim).await;
     for job in claimed.and_then(Result::ok).unwrap_or_default() {
         let id = job.id;
+        said.fences.push((id, job.fence.get()));
         let end = if plan.writes {
             End::of(actor.may_drop(work(&pool, actor.name(), &job)).await)
         } else {
@@ -299,11 +311,17 @@ async fn complete_in_against_rescue_with_faults() {
 
 #[tokio::test]
 async fn claim_against_rescue_when_the_clock_steps() {
+    let taken_over = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&taken_over);
     let verdict = explorer(SCHEMA, &setup(1))
         .await
         .actor("ann", |actor| worker(actor, PLAN))
         .actor("bob", |actor| worker(actor, RESCUES))
-        .invariant(|ended| each_once(ended, false))
+        .invariant(move |ended: Ended<Said>| {
+            let both = ended.returned().all(|said| !said.jobs.is_empty());
+            seen.fetch_add(usize::from(both), Relaxed);
+            each_once(ended, false)
+        })
         .faults([LATER])
         .preemptions(1)
         .explore()
@@ -312,6 +330,11 @@ async fn claim_against_rescue_when_the_clock_steps() {
     passed(
         "queue: claim against rescue, 2 actors, the lease ends",
         verdict,
+    );
+    assert_ne!(
+        taken_over.load(Relaxed),
+        0,
+        "in no schedule both had the job"
     );
 }
 

@@ -191,6 +191,21 @@ async fn two_create() {
 }
 
 #[tokio::test]
+async fn two_create_unless_conflict() {
+    let create =
+        |pool: PgPool| async move { Tag::create_unless_conflict(&pool, tag("Rust")).await };
+    let verdict = created_once()
+        .await
+        .works("ann", create)
+        .works("bob", create)
+        .explore();
+    passed(
+        "FindOrCreate: create_unless_conflict, twice",
+        verdict.await.unwrap(),
+    );
+}
+
+#[tokio::test]
 async fn three_create() {
     let verdict = created_once()
         .await
