@@ -50,6 +50,8 @@ mod xmin;
 
 #[path = "keys.rs"]
 mod keys;
+#[path = "keys_generated.rs"]
+mod keys_generated;
 
 #[path = "keys_postgres.rs"]
 mod keys_postgres;

@@ -50,6 +50,8 @@ const TYPES: &str = "";
 
 #[path = "keys.rs"]
 mod keys;
+#[path = "keys_generated.rs"]
+mod keys_generated;
 
 #[path = "edit_at.rs"]
 mod edit_at;

@@ -320,6 +320,10 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
     } else {
         ""
     };
+    let taken = match key.key.on {
+        Some(_) => "`KeyTaken` (by a row of another key that makes the same value), ",
+        None => "",
+    };
     let upsert_sql = |dialect| sql::find_or_create::upsert(model, key.key, dialect);
     let overwrites = |dialect: &Dialect| upsert_sql(*dialect).is_some();
     let upsert_docs = if !model.backends.iter().any(overwrites) {
@@ -330,7 +334,7 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         format!(
             "Creates the row, or overwrites the one with the same {names}, and returns it as stored. The primary key, counters \
              and what the database generates are never overwritten.{again}\n\n{}\n\n\
-             Errors: `NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Written`, `Serialization`, `Unknown`, \
+             Errors: {taken}`NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Written`, `Serialization`, `Unknown`, \
              `Database` (also a violation of another constraint).\n\n\
              Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
             text_doc(model, |dialect| {
@@ -511,6 +515,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         let key_of = value.of(&quote!(__new));
         let position = Index::from(index);
         let marker = quote!(__rt::find_or_create::Derive<#position>);
+        let generated = key.key.on.map(|_| {
+            quote!(
+                const GENERATED: bool = true;
+            )
+        });
         let knows = knows(model, &marker, &value, &quote!());
         quote! {
             #key_struct
@@ -518,6 +527,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKey<#position> for #ident {
                 const COLUMNS: &'static str = #columns;
+                #generated
                 const METHODS: [&'static str; 6] = [#(#methods),*];
                 fn key_of(__new: &Self::New) -> Self::Key<'_> { #key_of }
             }

@@ -286,6 +286,9 @@ fn do_update(
             quote(&fence.name)
         ));
     }
+    if key.on.is_some() {
+        guards.push(same_parts(model, key, dialect));
+    }
     guards.extend(condition.map(|condition| condition.to_string()));
     let mut guard = guards.join(" AND ");
     if !guard.is_empty() {
@@ -296,6 +299,23 @@ fn do_update(
         Dialect::Postgres | Dialect::Sqlite => {
             format!("ON CONFLICT {key} DO UPDATE SET {set}{guard}")
         }
+    })
+}
+
+/// Whether the row that is there has the parts of the new one. Other parts can make the same value of a generated column.
+fn same_parts(model: &Model, key: &UniqueKey, dialect: Dialect) -> String {
+    let same = match dialect {
+        Dialect::Postgres => "IS NOT DISTINCT FROM",
+        Dialect::Sqlite => "IS",
+    };
+    let columns = model.unique_columns(key).into_iter().zip(&key.around);
+    and(columns, |(column, around)| {
+        let proposed = format!("\"excluded\".{}", quote(&column.name));
+        format!(
+            "{} {same} {}",
+            part(existing(model, column), around.as_ref()),
+            part(proposed, around.as_ref())
+        )
     })
 }
 

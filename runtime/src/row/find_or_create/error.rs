@@ -52,7 +52,8 @@ pub enum FindOrCreateError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpsertError {
-    /// See [`FindOrCreateError::KeyTaken`].
+    /// The key is one on a generated column, and the row of another key has the value that this one makes; see
+    /// [`FindOrCreateError::KeyTaken`] too. Nothing was written.
     #[error(
         "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]

@@ -62,6 +62,8 @@ pub trait FindOrCreateSql<DB: Backend>: FindOrCreate {
 pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
     /// What the key's index is on, in alphabetical order, joined by commas.
     const COLUMNS: &'static str;
+    /// Whether that is a column which the database makes of the key, so that another key can be in the way.
+    const GENERATED: bool = false;
     /// The names of the methods that find, find or create, upsert, create, update or create, and upsert under a condition.
     const METHODS: [&'static str; 6];
 

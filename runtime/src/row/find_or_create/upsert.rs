@@ -80,6 +80,7 @@ async fn in_turn<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     operation: &(dyn Fn() -> Operation + Sync),
     connection: &mut Link<'_, DB>,
 ) -> Result<UpdatedOrCreated<T>, UpsertError> {
+    let mut refusal = None;
     for _ in 0..ROUNDS {
         let updated = overwrite::<DB, N, T>(sql, new, connection).await;
         if let Some(row) = one_of::<DB, N, T>(updated, new, operation, connection).await? {
@@ -93,11 +94,11 @@ async fn in_turn<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             return read_written(&row, operation).map(UpdatedOrCreated::Created);
         }
         match refused::<DB, N, T>(new, operation(), connection).await {
-            UpsertError::Ignored(_) => {}
+            error @ (UpsertError::Ignored(_) | UpsertError::KeyTaken(_)) => refusal = Some(error),
             error => return Err(error),
         }
     }
-    Err(UpsertError::Ignored(operation()))
+    Err(refusal.unwrap_or_else(|| UpsertError::Ignored(operation())))
 }
 
 /// The row that a write returned, if it wrote one.
@@ -178,7 +179,7 @@ pub(super) fn bind_upsert<DB: Backend, T: FindOrCreateSql<DB>>(
     }
 }
 
-/// Why the upsert wrote nothing. Its only conditions are about the version and the fence.
+/// Why the upsert wrote nothing. Its only conditions are about the version, the fence, and the parts of a generated key.
 async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: &T::New,
     operation: Operation,
@@ -196,6 +197,8 @@ async fn refused<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 pub(super) enum Refused {
     Fenced(Fence),
     Version,
+    /// It is another key's.
+    Taken,
 }
 
 impl Refused {
@@ -203,6 +206,7 @@ impl Refused {
         match self {
             Self::Fenced(fence) => UpsertError::Fenced(operation, fence),
             Self::Version => UpsertError::VersionOverflow(operation),
+            Self::Taken => UpsertError::KeyTaken(operation),
         }
     }
 }
@@ -212,7 +216,7 @@ async fn explain<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     connection: &mut Link<'_, DB>,
 ) -> Result<Option<Refused>, sqlx::Error> {
     // Without conditions there is nothing to look for.
-    if T::VERSION_LIMIT.is_none() && !T::FENCED {
+    if T::VERSION_LIMIT.is_none() && !T::FENCED && !T::GENERATED {
         return Ok(None);
     }
     match select::<DB, N, T>(&T::key_of(new))
@@ -220,6 +224,7 @@ async fn explain<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         .await?
     {
         Fetched::One(row) => in_the_way::<DB, T>(new, &row),
+        Fetched::None if T::GENERATED => Ok(Some(Refused::Taken)),
         Fetched::None | Fetched::Several => Ok(None),
     }
 }

@@ -36,7 +36,7 @@ where
             condition: &condition,
             operation: &operation,
         };
-        let mut violated = false;
+        let (mut violated, mut taken) = (false, false);
         for _ in 0..ROUNDS {
             let outcome = call.overwrite::<DB, N>(&mut connection).await;
             // Once: a row that would violate another index does so each time.
@@ -51,7 +51,9 @@ where
             {
                 return call.upserted::<DB, N>(&row);
             }
-            match call.look::<DB, N>(&mut connection).await? {
+            let met = call.look::<DB, N>(&mut connection).await?;
+            taken = T::GENERATED && matches!(met, Met::Nothing);
+            match met {
                 Met::Refused(row) => return Ok(Upserted::Refused(row)),
                 // A concurrent writer changed the row since, or something drops the write.
                 Met::Holds => {}
@@ -71,7 +73,11 @@ where
                 }
             }
         }
-        Err(UpsertError::Ignored(operation()))
+        Err(if taken {
+            UpsertError::KeyTaken(operation())
+        } else {
+            UpsertError::Ignored(operation())
+        })
     }
 }
 
