@@ -52,6 +52,8 @@ mod xmin;
 mod keys;
 #[path = "keys_generated.rs"]
 mod keys_generated;
+#[path = "keys_partial.rs"]
+mod keys_partial;
 
 #[path = "keys_postgres.rs"]
 mod keys_postgres;

@@ -52,6 +52,8 @@ const TYPES: &str = "";
 mod keys;
 #[path = "keys_generated.rs"]
 mod keys_generated;
+#[path = "keys_partial.rs"]
+mod keys_partial;
 
 #[path = "edit_at.rs"]
 mod edit_at;

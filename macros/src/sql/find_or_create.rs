@@ -178,7 +178,8 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
 /// On PostgreSQL in one more column. A new row has never been locked; one that is overwritten was locked for that by this
 /// transaction, whoever else has a lock on it, and the new version of the row keeps the mark.
 ///
-/// SQLite has no such mark. There it only overwrites, and does not even try if there is no row.
+/// SQLite has no such mark. There it only overwrites, and does not even try if there is no row. But a new row that a partial index does
+/// not have meets none, and is created: it does not meet the predicate then, and yet there is a row that has the key.
 pub(crate) fn update_or_create(
     model: &Model,
     key: &UniqueKey,
@@ -208,8 +209,12 @@ fn telling(
         }
         Dialect::Sqlite => {
             let same = where_key(&mut sql, model, key, Slot::column);
-            let there = format!("SELECT 1 FROM {} WHERE {same}", table(model));
-            format!("SELECT {values} WHERE EXISTS ({there})")
+            let there = format!("EXISTS (SELECT 1 FROM {} WHERE {same})", table(model));
+            returned.push(match &key.predicate {
+                Some(predicate) => format!("({predicate}) IS NOT TRUE AND {there}"),
+                None => "0".to_owned(),
+            });
+            format!("SELECT {values} WHERE {there}")
         }
     };
     let update = do_update(&mut sql, model, key, condition)?;

@@ -101,7 +101,7 @@ pub trait Backend:
     /// Whether a statement that was prepared before its table changed can fail until it is prepared anew.
     #[doc(hidden)]
     const STATEMENTS_GO_STALE: bool;
-    /// Whether an upsert can say whether it created the row.
+    /// Whether an upsert can say of each row whether it created it.
     #[doc(hidden)]
     const UPSERT_TELLS: bool;
     /// Else BEGIN itself keeps all other writers out.

@@ -79,7 +79,8 @@ pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreate
     const INSERT: &'static str;
     /// `None` if the key is all there is.
     const UPSERT: Option<&'static str>;
-    /// The same, saying in its last column whether it created the row; where a database cannot say, it only overwrites.
+    /// The same, saying in its last column whether it created the row; where [`Backend::UPSERT_TELLS`] is not, it creates only rows that a
+    /// partial index does not have.
     const UPDATE_OR_CREATE: Option<&'static str>;
     /// The same under a condition, which stands in between.
     const UPSERT_IF: [&'static str; 2];

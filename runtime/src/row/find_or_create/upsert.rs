@@ -62,14 +62,32 @@ pub fn update_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>
             return in_turn::<DB, N, T>(sql, &new, &operation, &mut connection).await;
         }
         let row = upsert_on::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
-        let created = DB::get_i64(&row, row.len() - 1);
-        let created = created.map_err(|error| written(&operation, error))?;
-        let row = read_written(&row, &operation)?;
-        Ok(match created {
-            Some(1) => UpdatedOrCreated::Created(row),
-            _ => UpdatedOrCreated::Updated(row),
-        })
+        updated_or_created(&row, &operation)
     }
+}
+
+/// What an upsert says that tells.
+fn updated_or_created<DB: Backend, T: FindOrCreateSql<DB>>(
+    row: &DB::Row,
+    operation: &(dyn Fn() -> Operation + Sync),
+) -> Result<UpdatedOrCreated<T>, UpsertError> {
+    let created = has_created::<DB>(row, operation)?;
+    let row = read_written(row, operation)?;
+    Ok(if created {
+        UpdatedOrCreated::Created(row)
+    } else {
+        UpdatedOrCreated::Updated(row)
+    })
+}
+
+/// Whether an upsert that tells has created this row: its last column says so.
+pub(super) fn has_created<DB: Backend>(
+    row: &DB::Row,
+    operation: &(dyn Fn() -> Operation + Sync),
+) -> Result<bool, UpsertError> {
+    let created = DB::get_i64(row, row.len() - 1);
+    let created = created.map_err(|error| written(operation, error))?;
+    Ok(created == Some(1))
 }
 
 /// Overwrites the row if it is there, and creates it if not: a statement each, of which one finds what it needs, unless other
@@ -84,7 +102,7 @@ async fn in_turn<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     for _ in 0..ROUNDS {
         let updated = overwrite::<DB, N, T>(sql, new, connection).await;
         if let Some(row) = one_of::<DB, N, T>(updated, new, operation, connection).await? {
-            return read_written(&row, operation).map(UpdatedOrCreated::Updated);
+            return updated_or_created(&row, operation);
         }
         let created = insert_new::<DB, T>(T::INSERT, new, connection).await;
         if met_elsewhere::<DB, N, T>(created.as_ref().err(), new, connection).await {
@@ -124,10 +142,7 @@ pub(super) async fn one_of<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     Err(WriteFailure::new(operation(), error, in_transaction).into())
 }
 
-pub(super) fn written(
-    operation: &(dyn Fn() -> Operation + Sync),
-    error: sqlx::Error,
-) -> UpsertError {
+fn written(operation: &(dyn Fn() -> Operation + Sync), error: sqlx::Error) -> UpsertError {
     UpsertError::Written(DatabaseError::new(operation(), error))
 }
 

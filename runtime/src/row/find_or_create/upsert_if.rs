@@ -5,7 +5,7 @@ use std::future::Future;
 use sqlx::Row as _;
 
 use super::create::{insert, insert_new};
-use super::upsert::{Refused, bind_upsert, in_the_way, one_of, read_written, written};
+use super::upsert::{Refused, bind_upsert, has_created, in_the_way, one_of, read_written};
 use super::{ROUNDS, UniqueKeySql, UpsertError, Upserted, met_elsewhere};
 use crate::db::Backend;
 use crate::db::condition::{Condition, Expression, Names};
@@ -123,12 +123,7 @@ impl<T, New, E> Call<'_, T, New, E> {
         DB: Backend,
         T: UniqueKeySql<DB, N, New = New>,
     {
-        let created = if DB::UPSERT_TELLS {
-            let told = DB::get_i64(row, row.len() - 1);
-            told.map_err(|error| written(self.operation, error))? == Some(1)
-        } else {
-            false
-        };
+        let created = has_created::<DB>(row, self.operation)?;
         let row = read_written(row, self.operation)?;
         Ok(if created {
             Upserted::Created(row)
