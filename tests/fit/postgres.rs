@@ -16,6 +16,9 @@ mod dropped_rows;
 #[path = "guarded.rs"]
 mod guarded;
 
+#[path = "snapshot_postgres.rs"]
+mod snapshot_postgres;
+
 #[path = "locks_postgres.rs"]
 mod locks_postgres;
 

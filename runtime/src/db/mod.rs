@@ -101,6 +101,9 @@ pub trait Backend:
     /// Whether a statement that was prepared before its table changed can fail until it is prepared anew.
     #[doc(hidden)]
     const STATEMENTS_GO_STALE: bool;
+    /// Yields a row in a transaction that reads other rows as they were before it locked any, if there are such.
+    #[doc(hidden)]
+    const READS_SNAPSHOT: Option<&'static str>;
     /// Whether an upsert can say of each row whether it created it.
     #[doc(hidden)]
     const UPSERT_TELLS: bool;

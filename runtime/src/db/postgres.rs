@@ -96,6 +96,9 @@ impl Backend for Postgres {
          WHERE \"fence\" < ((date_part('epoch', clock_timestamp()) - $1) * 1000000)::bigint";
     const ERROR_ABORTS_TRANSACTION: bool = true;
     const STATEMENTS_GO_STALE: bool = true;
+    const READS_SNAPSHOT: Option<&'static str> = Some(
+        "SELECT 1 WHERE current_setting('transaction_isolation') IN ('repeatable read', 'serializable')",
+    );
     const UPSERT_TELLS: bool = true;
     const HAS_ADVISORY_LOCKS: bool = true;
     const EMBEDDED: bool = false;

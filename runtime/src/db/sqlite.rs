@@ -91,6 +91,7 @@ impl Backend for Sqlite {
          WHERE \"fence\" < CAST((julianday('now') - 2440587.5) * 86400000 - $1 * 1000 AS integer) * 1000";
     const ERROR_ABORTS_TRANSACTION: bool = false;
     const STATEMENTS_GO_STALE: bool = false;
+    const READS_SNAPSHOT: Option<&'static str> = None;
     const UPSERT_TELLS: bool = false;
     const HAS_ADVISORY_LOCKS: bool = false;
     const EMBEDDED: bool = true;

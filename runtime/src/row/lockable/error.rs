@@ -23,7 +23,8 @@ pub enum LockError {
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
     /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
-    /// then. Use READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row counts. The row is locked all the same.
+    /// then. Use READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row counts. The row is locked all the same, unless
+    /// none was found: there may be one that the snapshot does not have.
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
     )]

@@ -186,7 +186,8 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
     ///
     /// There the transaction reads all other rows as they were before its first statement, hence before the lock: a sum over the rows that
     /// refer to the locked one, say, can be old. Without this option that is [`LockError::FixedSnapshot`]. The locked row itself is the
-    /// newest one at every level, or the lock is [`LockError::Serialization`].
+    /// newest one at every level, or the lock is [`LockError::Serialization`]. A row that was created since, or that has come to meet the
+    /// condition of `lock_where`, is none: `NotFound`, or not among the locked ones.
     pub fn only_itself(mut self) -> Self {
         self.only_itself = true;
         self
@@ -276,6 +277,9 @@ where
                 Fetched::Several => return Err(LockError::NotUnique(operation())),
                 Fetched::None => {}
             }
+            if !only_itself && reads_snapshot(&mut waiting.link).await.map_err(failed)? {
+                return Err(LockError::FixedSnapshot(operation()));
+            }
             // Skipped, or not there at all? A plain read tells.
             if let Some(skipped) = W::skipped() {
                 let mut statement = Statement::literal(T::SELECT);
@@ -304,6 +308,15 @@ fn began<DB: Backend, T: LockableSql<DB>>(
     }
     let began = DB::get_i64(row, row.len().saturating_sub(1 + behind))?;
     Ok((began.map(i64::abs), began < Some(0)))
+}
+
+/// Whether the transaction reads from a snapshot. Asked where no row says so, which the snapshot may be too old for.
+async fn reads_snapshot<DB: Backend>(connection: &mut Link<'_, DB>) -> Result<bool, sqlx::Error> {
+    let Some(sql) = DB::READS_SNAPSHOT else {
+        return Ok(false);
+    };
+    let rows = Statement::<DB>::literal(sql).fetch_all(connection).await?;
+    Ok(!rows.is_empty())
 }
 
 async fn select<DB: Backend, T: LockableSql<DB>, G: Strength, W: Patience>(
@@ -358,11 +371,18 @@ where
                 .map_err(failed)?;
             let rows = select_many::<DB, T, G, W>(&mut waiting.link, &keys, no_key).await;
             waiting.restore(rows.is_ok()).await.map_err(failed)?;
+            let rows = rows.map_err(failed)?;
+            if rows.is_empty()
+                && !only_itself
+                && reads_snapshot(&mut waiting.link).await.map_err(failed)?
+            {
+                return Err(LockError::FixedSnapshot(T::operation_on_many("lock_many")));
+            }
             let operation = |key| T::operation("lock_many", key);
             let mut found = vec![false; keys.len()];
             let mut transaction = Transaction { scope, began: None };
             let mut locked: Vec<T> = Vec::with_capacity(keys.len());
-            for row in &rows.map_err(failed)? {
+            for row in &rows {
                 let (began, snapshot) = began::<DB, T>(row, 1).map_err(failed)?;
                 transaction.began = began;
                 if snapshot && !only_itself {
@@ -435,8 +455,15 @@ where
                 }
             };
             waiting.restore(rows.is_ok()).await.map_err(failed)?;
+            let rows = rows.map_err(failed)?;
+            if rows.is_empty()
+                && !only_itself
+                && reads_snapshot(&mut waiting.link).await.map_err(failed)?
+            {
+                return Err(LockError::FixedSnapshot(operation()));
+            }
             let mut locked = Vec::new();
-            for row in rows.map_err(failed)? {
+            for row in rows {
                 let (began, snapshot) = began::<DB, T>(&row, 0).map_err(failed)?;
                 if snapshot && !only_itself {
                     return Err(LockError::FixedSnapshot(operation()));
@@ -494,7 +521,14 @@ pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
                 }
                 ((T::ROW)(&row).map_err(failed)?, began)
             }
-            Fetched::None => return Err(LockCheckedError::Lock(LockError::NotFound(operation()))),
+            Fetched::None => {
+                let snapshot = reads_snapshot(&mut connection).await.map_err(failed)?;
+                return Err(LockCheckedError::Lock(if snapshot {
+                    LockError::FixedSnapshot(operation())
+                } else {
+                    LockError::NotFound(operation())
+                }));
+            }
             Fetched::Several => {
                 return Err(LockCheckedError::Lock(LockError::NotUnique(operation())));
             }
