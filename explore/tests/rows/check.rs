@@ -105,6 +105,31 @@ async fn two_save_beside_sql() {
     );
 }
 
+/// What went there and back is no conflict, also if the write has met it between.
+#[tokio::test]
+async fn save_beside_a_change_that_is_taken_back() {
+    let verdict = explore(ACCOUNTS, EMPTY)
+        .await
+        .works("ann", |pool| save(pool, 1))
+        .by_hand("bob", |pool| async move {
+            add_in_sql(pool.clone(), 10).await?;
+            add_in_sql(pool, -10).await
+        })
+        .invariant(|ended: Ended<Known<()>>| async move {
+            let balance = ended.value("SELECT balance FROM accounts").await?;
+            match (ended.returned().next(), balance.as_str()) {
+                (Some(Known::Done(())), "1") => Ok(()),
+                (Some(Known::Not { conflict: true, .. }), "0") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .explore();
+    passed(
+        "Versioned by check: save, UPDATE there and back",
+        verdict.await.unwrap(),
+    );
+}
+
 /// `24:00` reads as `00:00`: the write is run again with what the column holds.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow, Versioned)]
 #[rowlock(table = "accounts", backend(Postgres))]

@@ -236,8 +236,9 @@ pub(super) async fn write_on<DB: Backend>(
 
 /// How often a write is tried that met no row although all holds when the row is looked at.
 ///
-/// Under a condition, because what it is about can be written without the version, as a counter is. And where a checked column holds what
-/// was read in another form than sqlx writes, such as a time without its seconds: that is what is compared then.
+/// Under a condition, because what it is about can be written without the version, as a counter is. And where columns are checked: by then
+/// they can have what was read again, or they hold it in another form than sqlx writes, such as a time without its seconds. So what they
+/// hold is what is compared next.
 struct Tries<DB: Backend> {
     left: u32,
     stored: Stored<DB>,
@@ -259,9 +260,7 @@ impl<DB: Backend> Tries<DB> {
         let Unwritten::Met(met) = unwritten else {
             return false;
         };
-        if met.found != met.expected
-            && let Some(stored) = row.reads_the_same(&met.row)
-        {
+        if let Some(stored) = row.reads_the_same(&met.row) {
             met.found = met.expected;
             if self.stored.is_empty() {
                 self.left = Self::UNTIL_IGNORED;
