@@ -16,6 +16,9 @@ mod dropped_rows;
 #[path = "guarded.rs"]
 mod guarded;
 
+#[path = "counter_keys_postgres.rs"]
+mod counter_keys_postgres;
+
 #[path = "snapshot_postgres.rs"]
 mod snapshot_postgres;
 

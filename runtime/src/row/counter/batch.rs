@@ -91,12 +91,9 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                 Err(error) if met_null(&error) && in_transaction => {
                     Err(CounterError::NullValue(operation()))
                 }
-                Err(error) if met_null(&error) => {
-                    match find_refused::<DB, N, T>(deltas, connection).await {
-                        Some(null @ CounterError::NullValue(_)) => Err(null),
-                        // A trigger can divide by zero as well.
-                        _ => Err(failed(operation(), error, in_transaction)),
-                    }
+                Err(error) if !in_transaction && may_be_a_counter(&error) => {
+                    let refused = find_unfit::<DB, N, T>(deltas, connection).await;
+                    Err(refused.unwrap_or_else(|| failed(operation(), error, in_transaction)))
                 }
                 Err(error) => Err(failed(operation(), error, in_transaction)),
             };
@@ -134,12 +131,10 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     atomic.rollback().await.map_err(before_commit)?;
                     return one_by_one::<DB, N, T>(deltas, connection).await;
                 }
-                Err(error) if met_null(&error) => {
+                Err(error) if may_be_a_counter(&error) => {
                     atomic.rollback().await.map_err(before_commit)?;
-                    return match find_refused::<DB, N, T>(deltas, connection).await {
-                        Some(null @ CounterError::NullValue(_)) => Err(null),
-                        _ => Err(before_commit(error)),
-                    };
+                    let refused = find_unfit::<DB, N, T>(deltas, connection).await;
+                    return Err(refused.unwrap_or_else(|| before_commit(error)));
                 }
                 Err(error) => {
                     let error = before_commit(error);
@@ -326,6 +321,26 @@ async fn find_refused<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         }
     }
     None
+}
+
+/// Whether an addition without a guard can have failed like this: a counter was NULL, or its total did not fit. But a trigger can divide by
+/// zero as well, and a key can be out of the range of its column.
+fn may_be_a_counter(error: &sqlx::Error) -> bool {
+    met_null(error) || Fault::of(error) == Fault::NumericOutOfRange
+}
+
+/// Finds the counter that is why, if it is one.
+async fn find_unfit<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    deltas: &[(T::Key<'_>, i64)],
+    connection: &mut Link<'_, DB>,
+) -> Option<CounterError> {
+    let refused = find_refused::<DB, N, T>(deltas, connection).await;
+    refused.filter(|refused| {
+        matches!(
+            refused,
+            CounterError::NullValue(_) | CounterError::Overflow(_)
+        )
+    })
 }
 
 /// Whether something is taken.

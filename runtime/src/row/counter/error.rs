@@ -10,6 +10,8 @@ pub enum CounterError {
     #[error("{0}")]
     OutOfBounds(Box<OutOfBounds>),
     /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed.
+    /// In a transaction of PostgreSQL that a batch has aborted nobody can tell a total from a key that does not fit its column: that is
+    /// `Database`, with [`Fault::NumericOutOfRange`](crate::Fault::NumericOutOfRange).
     #[error("{0}: the total does not fit the counter's type")]
     Overflow(Operation),
     /// The row does not exist, and the model is declared with `existing_rows`. Nothing was changed.

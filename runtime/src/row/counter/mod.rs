@@ -220,11 +220,9 @@ fn met_null(error: &sqlx::Error) -> bool {
     crate::db::fault::divided_by_zero(error)
 }
 
-/// An overflow in the database is the counter's own business, everything else goes the usual way.
+/// What the database refused. A number out of range is not taken for the counter's: where that can be, the rows are looked at, and the key
+/// can be too large for its column as well.
 fn failed(operation: Operation, error: sqlx::Error, in_transaction: bool) -> CounterError {
-    if Fault::of(&error) == Fault::NumericOutOfRange {
-        return CounterError::Overflow(operation);
-    }
     WriteFailure::new(operation, error, in_transaction).into()
 }
 
