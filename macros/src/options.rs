@@ -374,7 +374,7 @@ options! {
                 name: "on_update",
                 takes: Takes::Text,
                 example: "on_update = \"now()\"",
-                page: (&["FindOrCreate", "Guarded", "Lockable", "Versioned"], "An update sets this SQL expression, whatever is in the field, and so does an upsert that finds the row; a new row gets the column's default, or `on_insert`. Not part of `New…`."),
+                page: (&["FindOrCreate", "Guarded", "Lockable", "Versioned"], "An update sets this SQL expression, whatever is in the field, and so does an upsert that finds the row; `Counter`, `Queue` and `Idempotent` do not. A new row gets the column's default, or `on_insert`. Not part of `New…`."),
             },
             Rule {
                 is: "a column with an expression for updates",

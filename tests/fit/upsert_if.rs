@@ -227,7 +227,7 @@ async fn a_write_that_a_trigger_drops_is_ignored() {
     let error = upsert_newer(pool, release(6)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "upsert_if of releases (name = …): a trigger or ON CONFLICT IGNORE dropped the write"
+        "upsert_if of releases (name = …): nothing was written: a trigger or ON CONFLICT IGNORE dropped it, or concurrent writers changed the row in between"
     );
     assert!(upsert_newer(pool, release(4)).await.unwrap().is_refused());
     assert_eq!(stored(pool).await.seen_at, 5);

@@ -142,7 +142,7 @@ async fn a_find_or_create_that_was_dropped_is_no_row() {
         assert!(matches!(error, UpsertError::Ignored(_)), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "upsert of things (name = …): a trigger or ON CONFLICT IGNORE dropped the write"
+            "upsert of things (name = …): nothing was written: a trigger or ON CONFLICT IGNORE dropped it, or concurrent writers changed the row in between"
         );
     }
     unchanged(pool).await;

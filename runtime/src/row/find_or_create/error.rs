@@ -70,9 +70,11 @@ pub enum UpsertError {
     /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
     VersionOverflow(Operation),
-    /// A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write; or of `upsert_if`, other writers changed the row in
-    /// each of five rounds. A row that a policy protects is [`Fault::PermissionDenied`](crate::Fault::PermissionDenied).
-    #[error("{0}: a trigger or ON CONFLICT IGNORE dropped the write")]
+    /// Nothing was written. A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write; or a concurrent writer changed the
+    /// row between the write and the look for the reason, of `upsert_if`, and of `update_or_create` on SQLite, in each of five rounds. A row that a policy protects is [`Fault::PermissionDenied`](crate::Fault::PermissionDenied).
+    #[error(
+        "{0}: nothing was written: a trigger or ON CONFLICT IGNORE dropped it, or concurrent writers changed the row in between"
+    )]
     Ignored(Operation),
     /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after
     /// that in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is committed.
