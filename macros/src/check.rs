@@ -144,7 +144,21 @@ fn check_numbers(ty: &Type, given: &Given, diag: &Diag) {
     match given.option {
         FieldOption::Counter => check_bounds(given, diag),
         FieldOption::Attempts => check_max_attempts(ty, given, diag),
+        FieldOption::State => check_states(ty, given, diag),
         _ => {}
+    }
+}
+
+/// The type of the crate reads no other text.
+fn check_states(ty: &Type, state: &Given, diag: &Diag) {
+    if last_segment(ty).is_some_and(|name| name == "QueueState")
+        && !state.value.states().texts.is_empty()
+    {
+        diag.error(
+            ty,
+            "`QueueState` is stored as `ready`, `running`, `done` or `dead`, and this column has other texts\n\
+             help: use an enum of yours that derives `sqlx::Type`, or `String`",
+        );
     }
 }
 

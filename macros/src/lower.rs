@@ -12,7 +12,7 @@ use crate::check::{
 };
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
-use crate::model::{Column, Model, Role, Table, UniqueKey, is_option};
+use crate::model::{Column, Model, Role, States, Table, UniqueKey, is_option};
 use crate::options::FieldOption;
 use crate::sql::Dialect;
 
@@ -120,6 +120,9 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 .get(FieldOption::Priority)
                 .map(|given| given.value.order()),
             filter: options.has(FieldOption::Filter),
+            states: options
+                .get(FieldOption::State)
+                .map_or_else(States::default, |given| given.value.states()),
             asked: options.role().map_or(ident, |given| &given.name).span(),
         });
     }

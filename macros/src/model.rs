@@ -73,6 +73,8 @@ pub(crate) struct Column {
     pub priority: Option<Priority>,
     /// Claims can be limited to one value of this column.
     pub filter: bool,
+    /// How the states of a job are stored here, if they are.
+    pub states: States,
     /// The option that gave the column its role, or else the field.
     pub asked: Span,
 }
@@ -82,6 +84,46 @@ pub(crate) struct Column {
 pub(crate) enum Priority {
     LowestFirst,
     HighestFirst,
+}
+
+/// The state of a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Ready,
+    Running,
+    Done,
+    Dead,
+}
+
+impl State {
+    pub(crate) const ALL: [Self; 4] = [Self::Ready, Self::Running, Self::Done, Self::Dead];
+    pub(crate) const NAMES: &[&str] = &["ready", "running", "done", "dead"];
+
+    /// As rowlock calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// How the states of a job are stored.
+#[derive(Clone, Default)]
+pub(crate) struct States {
+    /// Those that the table has a text of its own for.
+    pub texts: Vec<(State, String)>,
+    /// A job that is done is deleted.
+    pub deletes_done: bool,
+}
+
+impl States {
+    pub(crate) fn text(&self, state: State) -> &str {
+        let own = self.texts.iter().find(|(other, _)| *other == state);
+        own.map_or(state.name(), |(_, text)| text)
+    }
 }
 
 /// Who writes a column.

@@ -36,6 +36,8 @@ pub(crate) enum Takes {
     Numbers(&'static [&'static str]),
     /// Nothing, `(asc)` or `(desc)`.
     Order,
+    /// Nothing, or `(ready = "queued", done = delete)` with some of the states.
+    States,
 }
 
 /// What an option on a field makes of the column.
@@ -485,9 +487,13 @@ options! {
         State => (
             Spec {
                 name: "state",
-                takes: Takes::Nothing,
-                example: "state",
-                page: (&["Queue"], "`ready`, `running`, `done` or `dead`: a `rowlock::queue::QueueState`."),
+                takes: Takes::States,
+                example: "state(ready = \"queued\", done = delete)",
+                page: (
+                    &["Queue"],
+                    "`ready`, `running`, `done` or `dead`: a `rowlock::queue::QueueState`. Or the texts that the table has for them, or values of its enum, in a type of \
+                     your own. `done = delete`: a job that is done is deleted.",
+                ),
             },
             Rule {
                 is: "the state",

@@ -66,3 +66,6 @@ mod keys_postgres;
 
 #[path = "edit_at.rs"]
 mod edit_at;
+
+#[path = "queue_states.rs"]
+mod queue_states;

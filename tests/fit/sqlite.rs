@@ -60,3 +60,6 @@ mod edit_at;
 
 #[path = "outcomes_sqlite.rs"]
 mod outcomes_sqlite;
+
+#[path = "queue_states.rs"]
+mod queue_states;

@@ -10,7 +10,7 @@ use super::key::KeyAttr;
 use super::list::{Opt, OptValue, options};
 use super::once;
 use crate::diag::{Diag, suggest};
-use crate::model::Priority;
+use crate::model::{Priority, State, States};
 use crate::options::{Spec, Takes};
 use crate::sql::Dialect;
 
@@ -25,6 +25,7 @@ pub(crate) enum Value {
     Backends(Vec<Dialect>),
     Numbers(Vec<Number>),
     Order(Priority),
+    States(States),
 }
 
 /// `max = 100`
@@ -38,6 +39,13 @@ impl Value {
         match self {
             Self::Order(order) => *order,
             _ => Priority::LowestFirst,
+        }
+    }
+
+    pub(crate) fn states(&self) -> States {
+        match self {
+            Self::States(states) => states.clone(),
+            _ => States::default(),
         }
     }
 
@@ -103,9 +111,14 @@ impl Value {
                 let names = fields(tokens);
                 names.map(|names| Self::Backends(backends(&names, diag)))
             }
-            (Takes::Numbers(_) | Takes::Order, OptValue::None) => Some(Self::Nothing),
+            (Takes::Numbers(_) | Takes::Order | Takes::States, OptValue::None) => {
+                Some(Self::Nothing)
+            }
             (Takes::Numbers(names), OptValue::List(tokens)) => {
                 Some(Self::Numbers(numbers(names, tokens, option, spec, diag)))
+            }
+            (Takes::States, OptValue::List(tokens)) => {
+                Some(Self::States(states(tokens, option, spec, diag)))
             }
             (Takes::Order, OptValue::List(tokens)) => match tokens.to_string().as_str() {
                 "asc" => Some(Self::Order(Priority::LowestFirst)),
@@ -235,6 +248,71 @@ fn numbers(
         }
     }
     found
+}
+
+/// `ready = "queued", done = delete`
+fn states(tokens: &TokenStream, option: &Opt, spec: &Spec, diag: &Diag) -> States {
+    let mut found = States::default();
+    let mut said: Vec<State> = Vec::new();
+    for given in options(tokens.clone(), diag) {
+        let text = given.name.to_string();
+        let Some(state) = State::ALL.into_iter().find(|state| state.name() == text) else {
+            diag.error(
+                &given.name,
+                format_args!(
+                    "unknown {} `{text}`\n{}",
+                    option.name,
+                    suggest(&text, State::NAMES)
+                ),
+            );
+            continue;
+        };
+        if !once(said.contains(&state), &given.name, diag) {
+            continue;
+        }
+        said.push(state);
+        match (given.text(), &given.value) {
+            (Some(text), _) => found.texts.push((state, text.value())),
+            (None, OptValue::Equals(word)) if word.to_string() == "delete" => {
+                if state == State::Done {
+                    found.deletes_done = true;
+                } else {
+                    diag.error(
+                        word,
+                        format_args!(
+                            "a row that is {text} cannot be deleted\nnote: nobody would know of the job any more\n\
+                             help: only `done = delete` is possible"
+                        ),
+                    );
+                }
+            }
+            _ => given.malformed(spec.example, diag),
+        }
+    }
+    overlap(&found, option, diag);
+    found
+}
+
+/// Two states that are stored as the same could not be told apart.
+fn overlap(states: &States, option: &Opt, diag: &Diag) {
+    let kept = State::ALL.into_iter();
+    let kept: Vec<State> = kept
+        .filter(|state| !(states.deletes_done && *state == State::Done))
+        .collect();
+    for (at, one) in kept.iter().enumerate() {
+        let same = |other: &&State| states.text(**other) == states.text(*one);
+        if let Some(other) = kept.iter().skip(at + 1).find(same) {
+            diag.error(
+                option.tokens(),
+                format_args!(
+                    "`{}` and `{}` are both stored as \"{}\"\nhelp: give each state a text of its own",
+                    one.name(),
+                    other.name(),
+                    states.text(*one)
+                ),
+            );
+        }
+    }
 }
 
 /// A literal `5` or `-5`; an error if it is one and too large.

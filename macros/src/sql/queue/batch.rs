@@ -15,10 +15,47 @@ pub(crate) enum Locks {
     InOrder,
 }
 
+/// What becomes of the rows of a batch.
+#[derive(Clone, Copy)]
+enum Write<'s> {
+    Set(&'s str),
+    Delete,
+}
+
+impl Write<'_> {
+    /// The statement up to what stands beside the table.
+    fn of(self, rows: &str) -> String {
+        match self {
+            Self::Set(set) => format!("UPDATE {rows} AS \"rowlock_row\" SET {set}"),
+            Self::Delete => format!("DELETE FROM {rows} AS \"rowlock_row\""),
+        }
+    }
+
+    /// How strong a lock it needs: a row that another table refers to must not go before those who refer to it.
+    fn locks(self) -> &'static str {
+        match self {
+            Self::Set(_) => "FOR NO KEY UPDATE",
+            Self::Delete => "FOR UPDATE",
+        }
+    }
+
+    /// What comes before a table that stands beside.
+    fn beside(self) -> &'static str {
+        match self {
+            Self::Set(_) => "FROM",
+            Self::Delete => "USING",
+        }
+    }
+}
+
 impl Queue<'_> {
     pub(crate) fn complete_many(&self, locks: Locks, dialect: Dialect) -> Statement {
-        let set = format!("{}{}", self.is("done"), self.now_finished(dialect));
-        self.many(self.claims(&[], dialect), &set, &[], locks)
+        let claims = self.claims(&[], dialect);
+        if self.deletes_done() {
+            return self.many(claims, Write::Delete, &[], locks);
+        }
+        let set = format!("{}{}", self.is(State::Done), self.now_finished(dialect));
+        self.many(claims, Write::Set(&set), &[], locks)
     }
 
     /// Puts rows back, or gives them up. A row says: its next state, in how many seconds it is due again or NULL for the time it
@@ -31,20 +68,20 @@ impl Queue<'_> {
             ("rowlock_error", "text"),
         ];
         let set = self.settled(dialect);
-        self.many(self.claims(SAID, dialect), &set, SAID, locks)
+        self.many(self.claims(SAID, dialect), Write::Set(&set), SAID, locks)
     }
 
     fn settled(&self, dialect: Dialect) -> String {
         let (run_at, attempts) = (quote(&self.run_at.name), quote(&self.attempts.name));
         let later = now_and('+', "\"rowlock_delay\"", dialect);
         let mut set = format!(
-            "{} = {}, \
+            "{}, \
              {run_at} = CASE WHEN \"rowlock_delay\" IS NULL THEN {run_at} ELSE {later} END, \
              {attempts} = \"rowlock_attempts\"",
-            quote(&self.state.name),
-            self.chosen(
-                "WHEN \"rowlock_state\" = 'ready' THEN 'ready' WHEN \"rowlock_state\" = 'dead' THEN 'dead'"
-            ),
+            self.chosen([
+                ("\"rowlock_state\" = 'ready'", State::Ready),
+                ("\"rowlock_state\" = 'dead'", State::Dead),
+            ]),
         );
         if let Some(error) = self.last_error {
             let error = quote(&error.name);
@@ -58,7 +95,7 @@ impl Queue<'_> {
     pub(crate) fn start(&self, locks: Locks, dialect: Dialect) -> Statement {
         const SAID: Said = &[("rowlock_attempts", "bigint")];
         let set = format!("{} = \"rowlock_attempts\"", quote(&self.attempts.name));
-        self.many(self.claims(SAID, dialect), &set, SAID, locks)
+        self.many(self.claims(SAID, dialect), Write::Set(&set), SAID, locks)
     }
 
     /// Begins new leases. For how many seconds is bound after the rows.
@@ -69,7 +106,7 @@ impl Queue<'_> {
         let mut sql = self.claims(&[], dialect);
         let later = now_and('+', &sql.slot(Slot::Seconds), dialect);
         let set = format!("{} = {later}", quote(&self.lease.name));
-        self.many(sql, &set, &[], locks)
+        self.many(sql, Write::Set(&set), &[], locks)
     }
 
     /// Binds the claims before anything else: arrays of the keys and of the fences, or all that is said about the rows.
@@ -92,14 +129,14 @@ impl Queue<'_> {
 
     /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
     /// PostgreSQL.
-    fn many(&self, mut sql: Sql, set: &str, said: Said, locks: Locks) -> Statement {
+    fn many(&self, mut sql: Sql, write: Write<'_>, said: Said, locks: Locks) -> Statement {
         let rows = table(self.model);
-        let update = format!("UPDATE {rows} AS \"rowlock_row\" SET {set}");
+        let update = write.of(&rows);
         match (sql.dialect, locks) {
-            (Dialect::Postgres, Locks::InOrder) => self.locked_or_lost(sql, set, said),
+            (Dialect::Postgres, Locks::InOrder) => self.locked_or_lost(sql, write, said),
             (Dialect::Postgres, Locks::AsWritten) if said.is_empty() => {
                 let (batch, condition) = self.held(&mut sql);
-                let from = batch.map(|batch| format!(" FROM {batch}"));
+                let from = batch.map(|batch| format!(" {} {batch}", write.beside()));
                 let from = from.unwrap_or_default();
                 self.or_lost(sql, &format!("{update}{from} WHERE {condition}"))
             }
@@ -110,13 +147,27 @@ impl Queue<'_> {
             // SQLite takes no alias in RETURNING, and returns nothing but the row. It has no locks of rows.
             (Dialect::Sqlite, Locks::AsWritten | Locks::InOrder) => {
                 // Materialized, or without an index the JSON would be parsed anew for each row of the table.
-                let text = format!(
-                    "WITH \"rowlock_batch\" ({}) AS MATERIALIZED (SELECT {} FROM {}) {update} FROM \"rowlock_batch\" WHERE {}",
+                let batch = format!(
+                    "WITH \"rowlock_batch\" ({}) AS MATERIALIZED (SELECT {} FROM {})",
                     self.columns_said(said),
                     of_json(&self.keys, 1 + said.len()),
                     self.json(&mut sql, said),
-                    self.joined_with_batch(),
                 );
+                let text = match write {
+                    Write::Set(_) => format!(
+                        "{batch} {update} FROM \"rowlock_batch\" WHERE {}",
+                        self.joined_with_batch()
+                    ),
+                    // There is no USING. By the keys alone, too, which have an index.
+                    Write::Delete => format!(
+                        "{batch} DELETE FROM {rows} WHERE ({keys}) IN (SELECT {} FROM \"rowlock_batch\") \
+                         AND ({keys}, {}) IN (SELECT * FROM \"rowlock_batch\") AND {}",
+                        parts(&self.keys),
+                        quote(&self.fence.name),
+                        self.is(State::Running),
+                        keys = names(&self.keys),
+                    ),
+                };
                 let mut claim = self.keys.clone();
                 claim.push(self.fence);
                 sql.statement(text).returning(each_name(&claim))
@@ -139,7 +190,7 @@ impl Queue<'_> {
 
     /// The same, after the rows were locked in the one order that row locks and batches of counters have as well. With SKIP LOCKED
     /// it is about those that are free. Beside the others it says whether they only are locked (1), or lost (0).
-    fn locked_or_lost(&self, mut sql: Sql, set: &str, said: Said) -> Statement {
+    fn locked_or_lost(&self, mut sql: Sql, write: Write<'_>, said: Said) -> Statement {
         let (rows, parts) = (table(self.model), parts(&self.keys));
         let (claim, columns) = (self.claim_parts(), self.claim_columns());
         let own = comma(&self.keys, |key| of_row(key));
@@ -147,7 +198,7 @@ impl Queue<'_> {
         let beside = batch.map(|batch| format!(", {batch}")).unwrap_or_default();
         let mine = format!("{rows} AS \"rowlock_row\"{beside} WHERE {condition}");
         let found = match said {
-            [] => self.found_in("rowlock_held"),
+            [] => self.found_in("rowlock_held", write.beside()),
             _ => format!(
                 "{} AND ({own}) IN (SELECT * FROM \"rowlock_held\")",
                 self.said(&mut sql, said)
@@ -155,10 +206,12 @@ impl Queue<'_> {
         };
         let text = format!(
             "WITH \"rowlock_mine\" AS MATERIALIZED (SELECT {columns} FROM {mine}), \
-             \"rowlock_held\" ({parts}) AS MATERIALIZED (SELECT {own} FROM {mine} ORDER BY {own} FOR NO KEY UPDATE OF \"rowlock_row\"{}), \
-             \"rowlock_written\" AS (UPDATE {rows} AS \"rowlock_row\" SET {set} {found} RETURNING {columns}) \
+             \"rowlock_held\" ({parts}) AS MATERIALIZED (SELECT {own} FROM {mine} ORDER BY {own} {} OF \"rowlock_row\"{}), \
+             \"rowlock_written\" AS ({} {found} RETURNING {columns}) \
              SELECT {claim}, (({claim}) IN (SELECT * FROM \"rowlock_mine\"))::int {}",
+            write.locks(),
             Gap::SkipLocked,
+            write.of(&rows),
             self.not_written(&mut sql),
         );
         sql.statement(text)
@@ -171,7 +224,7 @@ impl Queue<'_> {
     fn held(&self, sql: &mut Sql) -> (Option<String>, String) {
         let unnested = self.unnested(sql);
         let fence = of_row(self.fence);
-        let running = format!("\"rowlock_row\".{}", self.is("running"));
+        let running = format!("\"rowlock_row\".{}", self.is(State::Running));
         if let [key] = self.keys.as_slice() {
             let key = of_row(key);
             let condition = format!(
@@ -229,7 +282,7 @@ impl Queue<'_> {
             "{} AND {} = \"rowlock_fence\" AND \"rowlock_row\".{}",
             same_key(&self.keys, "rowlock_batch"),
             of_row(self.fence),
-            self.is("running"),
+            self.is(State::Running),
         )
     }
 

@@ -24,7 +24,7 @@ impl Queue<'_> {
         );
         let set = format!(
             "SET {}, {attempts} = {} + {counted}, {fence} = {}, {} = {}",
-            self.is("running"),
+            self.is(State::Running),
             self.room_for_one(dialect),
             next_fence(&fence, dialect),
             quote(&self.lease.name),
@@ -36,14 +36,14 @@ impl Queue<'_> {
                 format!(
                     "WITH \"rowlock_due\" ({}) AS MATERIALIZED ({due}) UPDATE {rows} AS \"rowlock_row\" {set} {}",
                     parts(&self.keys),
-                    self.found_in("rowlock_due"),
+                    self.found_in("rowlock_due", "FROM"),
                 ),
                 columns.map(of_row).collect(),
             ),
             Dialect::Sqlite => (
                 format!(
                     "UPDATE {rows} {set} WHERE ({keys}) IN ({due}) AND {}",
-                    self.is("ready")
+                    self.is(State::Ready)
                 ),
                 columns.map(|column| quote(&column.name)).collect(),
             ),
@@ -89,7 +89,11 @@ impl Queue<'_> {
             Dialect::Sqlite => "julianday('now')",
         };
         // Also a row without attempts left, which ends as dead: it would be ready for ever.
-        format!("{} AND {} <= {at}", self.is("ready"), self.due(dialect))
+        format!(
+            "{} AND {} <= {at}",
+            self.is(State::Ready),
+            self.due(dialect)
+        )
     }
 
     /// Looks which rows a claim of so many would take, for when one of them cannot be claimed.
@@ -113,7 +117,7 @@ impl Queue<'_> {
     pub(crate) fn set_aside(&self, for_ever: bool, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
         let [fence, attempts] = [Slot::Fence, Slot::Attempts].map(|slot| sql.slot(slot));
-        let state = self.is(if for_ever { "dead" } else { "ready" });
+        let state = self.is(if for_ever { State::Dead } else { State::Ready });
         let mut set = format!("{state}, {} = {attempts}", quote(&self.attempts.name));
         if let Some(error) = self.last_error {
             let reason = sql.slot(Slot::Error);
@@ -129,8 +133,8 @@ impl Queue<'_> {
             "UPDATE {} SET {set} WHERE {} = {fence} AND ({} OR {}){}",
             table(self.model),
             quote(&self.fence.name),
-            self.is("ready"),
-            self.is("running"),
+            self.is(State::Ready),
+            self.is(State::Running),
             Gap::Conditions,
         ))
     }

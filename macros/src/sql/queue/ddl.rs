@@ -16,7 +16,7 @@ impl Queue<'_> {
             (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), rows.clone()),
         };
         // The name has the definition in it, so that another one is another index.
-        let index = |purpose: &str, columns: &str, state: &str| {
+        let index = |purpose: &str, columns: &str, state: State| {
             let definition = format!("({columns}) WHERE {}", self.is(state));
             let hash = hash(&definition) as u32;
             let name = self.derived_name(&format!("{purpose}_{hash:08x}"));
@@ -27,13 +27,13 @@ impl Queue<'_> {
             (name, create)
         };
         let order = self.order(dialect);
-        let mut indexes = vec![index("claim", &order, "ready")];
+        let mut indexes = vec![index("claim", &order, State::Ready)];
         for filter in self.filters() {
             let purpose = format!("claim_{}", filter.field);
             let columns = format!("{}, {order}", quote(&filter.name));
-            indexes.push(index(&purpose, &columns, "ready"));
+            indexes.push(index(&purpose, &columns, State::Ready));
         }
-        indexes.push(index("running", &names(&self.keys), "running"));
+        indexes.push(index("running", &names(&self.keys), State::Running));
         let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
         let create = create.concat();
         match dialect {

@@ -4,7 +4,11 @@ use super::*;
 
 impl Queue<'_> {
     fn has_ended(&self, dialect: Dialect) -> String {
-        format!("{} AND {}", self.is("running"), self.lease_is_over(dialect))
+        format!(
+            "{} AND {}",
+            self.is(State::Running),
+            self.lease_is_over(dialect)
+        )
     }
 
     fn lease_is_over(&self, dialect: Dialect) -> String {
@@ -39,11 +43,8 @@ impl Queue<'_> {
         let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
         let exhausted = format!("{attempts} >= {}", self.max_attempts);
         let mut set = format!(
-            "SET {} = {}, {fence} = {}",
-            quote(&self.state.name),
-            self.chosen(&format!(
-                "WHEN {exhausted} THEN 'dead' WHEN true THEN 'ready'"
-            )),
+            "SET {}, {fence} = {}",
+            self.chosen([(&exhausted, State::Dead), ("true", State::Ready)]),
             next_fence(&fence, dialect),
         );
         if let Some(error) = self.last_error {
@@ -59,7 +60,7 @@ impl Queue<'_> {
                     parts(&self.keys),
                     names(&self.keys),
                     passing_over(dialect),
-                    self.found_in("rowlock_ended"),
+                    self.found_in("rowlock_ended", "FROM"),
                 ),
                 of_row(self.state),
             ),
@@ -70,6 +71,6 @@ impl Queue<'_> {
         };
         let sql = Sql::new(dialect);
         sql.statement(text)
-            .returning(vec![self.state_text(state, dialect)])
+            .returning(vec![self.state_name(state, dialect)])
     }
 }

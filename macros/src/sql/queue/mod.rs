@@ -8,7 +8,7 @@ mod lease;
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};
 use super::*;
-use crate::model::{Priority, last_segment};
+use crate::model::{Priority, State, last_segment};
 
 pub(crate) use self::batch::Locks;
 
@@ -68,14 +68,27 @@ impl<'m> Queue<'m> {
         }
     }
 
-    fn is(&self, state: &str) -> String {
-        format!("{} = {}", quote(&self.state.name), text(state))
+    /// The condition that it is in this state, and the assignment that puts it there.
+    fn is(&self, state: State) -> String {
+        format!("{} = {}", quote(&self.state.name), self.stored(state))
     }
 
-    /// One of several states. The column itself is among them, so that the literals have its type: to a column of an enum
-    /// PostgreSQL assigns no text.
-    fn chosen(&self, cases: &str) -> String {
-        format!("CASE {cases} ELSE {} END", quote(&self.state.name))
+    /// A state as the column has it.
+    fn stored(&self, state: State) -> String {
+        text(self.state.states.text(state))
+    }
+
+    /// The state of the first condition that holds. The column itself is among them, so that the literals have its type: to a column
+    /// of an enum PostgreSQL assigns no text.
+    fn chosen(&self, cases: [(&str, State); 2]) -> String {
+        let state = quote(&self.state.name);
+        let cases =
+            cases.map(|(condition, state)| format!("WHEN {condition} THEN {}", self.stored(state)));
+        format!("{state} = CASE {} ELSE {state} END", cases.join(" "))
+    }
+
+    fn deletes_done(&self) -> bool {
+        self.state.states.deletes_done
     }
 
     fn now_finished(&self, dialect: Dialect) -> String {
@@ -101,16 +114,16 @@ impl<'m> Queue<'m> {
         names(self.keys.iter().chain(&[self.fence, self.attempts]))
     }
 
-    /// The rows whose keys are in a CTE of PostgreSQL, behind SET.
+    /// The rows whose keys are in a CTE of PostgreSQL, behind SET, or behind the table of a DELETE.
     ///
     /// As an array they are looked up by the primary key, whatever the planner knows of the table: a join may read all of it.
-    fn found_in(&self, cte: &str) -> String {
+    fn found_in(&self, cte: &str, beside: &str) -> String {
         match self.keys.as_slice() {
             [key] => format!(
                 "WHERE {} = ANY (ARRAY(SELECT \"rowlock_k1\" FROM \"{cte}\"))",
                 of_row(key)
             ),
-            keys => format!("FROM \"{cte}\" WHERE {}", same_key(keys, cte)),
+            keys => format!("{beside} \"{cte}\" WHERE {}", same_key(keys, cte)),
         }
     }
 
@@ -127,13 +140,18 @@ impl<'m> Queue<'m> {
     /// Ends the work on a row.
     pub(crate) fn complete(&self, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
+        let rows = table(self.model);
+        let write = match self.deletes_done() {
+            true => format!("DELETE FROM {rows}"),
+            false => {
+                let finished = self.now_finished(dialect);
+                format!("UPDATE {rows} SET {}{finished}", self.is(State::Done))
+            }
+        };
         let text = format!(
-            "UPDATE {} SET {}{} WHERE {} AND {}",
-            table(self.model),
-            self.is("done"),
-            self.now_finished(dialect),
+            "{write} WHERE {} AND {}",
             self.is_claim(&mut sql),
-            self.is("running"),
+            self.is(State::Running),
         );
         sql.statement(text)
     }
@@ -141,17 +159,30 @@ impl<'m> Queue<'m> {
     /// Looks what became of a row whose claim could not be finished. Returns its state, if no other claim has it.
     pub(crate) fn look(&self, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
-        let text = format!(
-            "SELECT {} FROM {} WHERE {}",
-            self.state_text(quote(&self.state.name), dialect),
-            table(self.model),
+        let rows = table(self.model);
+        let mut text = format!(
+            "SELECT {} FROM {rows} WHERE {}",
+            self.state_name(quote(&self.state.name), dialect),
             self.is_claim(&mut sql),
         );
+        if self.deletes_done() {
+            let same_key = sql.equal(&self.keys);
+            let none = format!("NOT EXISTS (SELECT 1 FROM {rows} WHERE {same_key})");
+            text.push_str(&format!(" UNION ALL SELECT 'done' WHERE {none}"));
+        }
         sql.statement(text)
     }
 
-    /// The state as a text, which a column of an enum is not.
-    fn state_text(&self, state: String, dialect: Dialect) -> String {
+    /// The state as rowlock calls it, as a text, which a column of an enum is not.
+    fn state_name(&self, state: String, dialect: Dialect) -> String {
+        if !self.state.states.texts.is_empty() {
+            let kept = State::ALL.into_iter();
+            let kept = kept.filter(|state| !(self.deletes_done() && *state == State::Done));
+            let names: String = kept
+                .map(|state| format!(" WHEN {} THEN {}", self.stored(state), text(state.name())))
+                .collect();
+            return format!("CASE {state}{names} ELSE '' END");
+        }
         match dialect {
             Dialect::Postgres => format!("{state}::text"),
             Dialect::Sqlite => state,

@@ -1,0 +1,341 @@
+//! The states of a queue as a table has them already: texts of its own, an enum, rows that are deleted when they are done.
+
+use std::time::Duration;
+
+use rowlock::queue::{Claimed, FinishError, Job, JobOutcome, QueueState, Retried};
+use rowlock::{Fence, Queue};
+use sqlx::{AssertSqlSafe, Executor};
+
+use super::{Db, NAME, Pool, database};
+
+type Timestamp = chrono::DateTime<chrono::Utc>;
+
+/// The states as texts, in a column of texts.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Delivery {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(
+        ready = "queued",
+        running = "in_progress",
+        done = "successful",
+        dead = "it's failed"
+    ))]
+    state: String,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+    #[rowlock(finished)]
+    finished_at: Option<Timestamp>,
+}
+
+/// The states of a table's own enum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "progress", rename_all = "UPPERCASE")]
+enum Progress {
+    Waiting,
+    Working,
+    Finished,
+    Dead,
+}
+
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Render {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(
+        ready = "WAITING",
+        running = "WORKING",
+        done = "FINISHED",
+        dead = "DEAD"
+    ))]
+    state: Progress,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+    #[rowlock(last_error)]
+    last_error: Option<String>,
+}
+
+/// Nobody reads of a mail that was sent.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Mail {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(done = delete))]
+    state: QueueState,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+/// Both, and a key of two columns.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Issue {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(key)]
+    reader: String,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(ready = "new", done = delete))]
+    state: String,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+/// A table whose states have this type and begin as this one, with so many jobs.
+async fn jobs(ty: &str, ready: &str, count: i64) -> super::Database {
+    let (time, enumeration) = match NAME {
+        "PostgreSQL" => (
+            "timestamptz NOT NULL DEFAULT now()",
+            "CREATE TYPE progress AS ENUM ('WAITING', 'WORKING', 'FINISHED', 'DEAD');",
+        ),
+        _ => ("text NOT NULL DEFAULT CURRENT_TIMESTAMP", ""),
+    };
+    let nullable = time.split_whitespace().next().unwrap();
+    let ids: Vec<String> = (1..=count).map(|id| format!("({id})")).collect();
+    let schema = format!(
+        "{enumeration} CREATE TABLE jobs (id bigint NOT NULL, reader text NOT NULL DEFAULT 'ann', run_at {time}, state {ty} NOT NULL DEFAULT '{ready}',
+             attempts int NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until {nullable}, finished_at {nullable}, last_error text,
+             PRIMARY KEY (id, reader));
+         INSERT INTO jobs (id) VALUES {}",
+        ids.join(", ")
+    );
+    database(&schema).await
+}
+
+/// What the table says of a job.
+async fn state(pool: &Pool, id: i64) -> Option<String> {
+    let sql = "SELECT CAST(state AS text) FROM jobs WHERE id = $1";
+    let state = sqlx::query_scalar(sql).bind(id).fetch_optional(pool);
+    state.await.unwrap()
+}
+
+async fn count(pool: &Pool, condition: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM jobs WHERE {condition}");
+    let count = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool);
+    count.await.unwrap()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const NOW: Duration = Duration::ZERO;
+
+/// The whole life of a job of this model, whose states are stored as these; `None` if it is deleted.
+macro_rules! shape {
+    ($name:ident, $model:ident, $ty:literal, $ready:literal, $running:literal, $done:expr, $dead:literal) => {
+        mod $name {
+            use super::*;
+
+            const DONE: Option<&str> = $done;
+
+            async fn table(count: i64) -> super::super::Database {
+                jobs($ty, $ready, count).await
+            }
+
+            async fn claim(pool: &Pool) -> Claimed<$model> {
+                $model::claim(pool, 1)
+                    .await
+                    .unwrap()
+                    .pop()
+                    .expect("one is due")
+            }
+
+            #[tokio::test]
+            async fn each_end_of_a_claim_has_its_state() {
+                let database = table(6).await;
+                let pool = &database.pool;
+                pool.execute($model::ddl::<Db>()).await.unwrap();
+                let mut jobs = $model::claim(pool, 6).await.unwrap();
+                jobs.sort_by_key(|job| std::cmp::Reverse(job.id));
+                let mut next = || jobs.pop().expect("six were claimed");
+                assert_eq!(state(pool, 1).await.as_deref(), Some($running));
+                next().complete(pool).await.unwrap();
+                assert_eq!(state(pool, 1).await.as_deref(), DONE);
+                next().fail(pool, "never").await.unwrap();
+                assert_eq!(state(pool, 2).await.as_deref(), Some($dead));
+                let later = next().retry_after(pool, "later", HOUR).await.unwrap();
+                assert!(matches!(later, Retried::Later(_)), "{later:?}");
+                next().snooze(pool, HOUR).await.unwrap();
+                next().release(pool).await.unwrap();
+                for id in 3..=5 {
+                    assert_eq!(state(pool, id).await.as_deref(), Some($ready), "{id}");
+                }
+                let job = next();
+                let mut tx = pool.begin().await.unwrap();
+                job.complete_in(&mut *tx).await.unwrap();
+                tx.rollback().await.unwrap();
+                assert_eq!(state(pool, 6).await.as_deref(), Some($running));
+                let mut tx = pool.begin().await.unwrap();
+                job.complete_in(&mut *tx).await.unwrap();
+                tx.commit().await.unwrap();
+                assert_eq!(state(pool, 6).await.as_deref(), DONE);
+            }
+
+            #[tokio::test]
+            async fn after_the_last_attempt_it_is_dead() {
+                let database = table(1).await;
+                let pool = &database.pool;
+                for attempt in 1..=3 {
+                    let job = claim(pool).await;
+                    let retried = job.retry_after(pool, "no", NOW).await.unwrap();
+                    assert_eq!(matches!(retried, Retried::Dead), attempt == 3);
+                }
+                assert_eq!(state(pool, 1).await.as_deref(), Some($dead));
+                assert!($model::claim(pool, 1).await.unwrap().is_empty());
+            }
+
+            #[tokio::test]
+            async fn a_claim_that_ended_is_rescued_and_its_old_holder_changes_nothing() {
+                let database = table(2).await;
+                let pool = &database.pool;
+                pool.execute("UPDATE jobs SET attempts = 2 WHERE id = 2")
+                    .await
+                    .unwrap();
+                let old = $model::claim(pool, 2).lease(NOW).await.unwrap();
+                let rescued = $model::rescue(pool).await.unwrap();
+                assert_eq!((rescued.ready, rescued.dead), (1, 1));
+                assert_eq!(state(pool, 1).await.as_deref(), Some($ready));
+                assert_eq!(state(pool, 2).await.as_deref(), Some($dead));
+                let new = claim(pool).await;
+                for job in old {
+                    let refused = job.complete(pool).await;
+                    assert!(
+                        matches!(refused, Err(FinishError::LeaseLost(_))),
+                        "{refused:?}"
+                    );
+                }
+                assert_eq!(state(pool, 1).await.as_deref(), Some($running));
+                new.complete(pool).await.unwrap();
+                assert_eq!(state(pool, 1).await.as_deref(), DONE);
+            }
+
+            #[tokio::test]
+            async fn batches() {
+                for in_transaction in [false, true] {
+                    let database = table(40).await;
+                    let pool = &database.pool;
+                    let lost = $model::claim(pool, 5).lease(NOW).await.unwrap();
+                    $model::rescue(pool).await.unwrap();
+                    let mut jobs = $model::claim(pool, 40).await.unwrap();
+                    assert_eq!(jobs.len(), 40);
+                    let rest = jobs.split_off(20);
+                    jobs.extend(lost);
+                    let unfinished = if in_transaction {
+                        let mut tx = pool.begin().await.unwrap();
+                        let unfinished = Claimed::complete_many(&mut *tx, jobs).await.unwrap();
+                        tx.commit().await.unwrap();
+                        unfinished
+                    } else {
+                        Claimed::complete_many(pool, jobs).await.unwrap()
+                    };
+                    assert_eq!(unfinished.len(), 5);
+                    let done = match DONE {
+                        Some(done) => count(pool, &format!("state = '{done}'")).await,
+                        None => 40 - count(pool, "true").await,
+                    };
+                    assert_eq!(done, 20);
+                    let failed = rest.into_iter().map(|job| (job, "never"));
+                    assert!(Claimed::fail_many(pool, failed).await.unwrap().is_empty());
+                    let dead = $dead.replace('\'', "''");
+                    assert_eq!(count(pool, &format!("state = '{dead}'")).await, 20);
+                }
+            }
+
+            #[tokio::test]
+            async fn a_worker() {
+                let database = table(30).await;
+                let pool = &database.pool;
+                let worker = $model::worker(pool);
+                let stats = worker.stats();
+                let all = async move {
+                    while stats.counts().completed + stats.counts().dead < 30 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let handler = async |job: Job<$model>| match job.id % 3 {
+                    0 => JobOutcome::Complete,
+                    1 => JobOutcome::fail("never"),
+                    _ => JobOutcome::retry_after("at once", NOW),
+                };
+                let counts = worker.shutdown(all).run(handler).await.unwrap();
+                assert_eq!(
+                    (counts.completed, counts.dead, counts.lease_lost),
+                    (10, 20, 0),
+                    "{counts:?}"
+                );
+                let dead = $dead.replace('\'', "''");
+                assert_eq!(count(pool, &format!("state = '{dead}'")).await, 20);
+            }
+        }
+    };
+}
+
+shape!(
+    texts,
+    Delivery,
+    "text",
+    "queued",
+    "in_progress",
+    Some("successful"),
+    "it's failed"
+);
+shape!(
+    enumeration,
+    Render,
+    "progress",
+    "WAITING",
+    "WORKING",
+    Some("FINISHED"),
+    "DEAD"
+);
+shape!(deleted, Mail, "text", "ready", "running", None, "dead");
+shape!(both, Issue, "text", "new", "running", None, "dead");
+
+/// What was deleted is done, and not lost to another claim.
+#[tokio::test]
+async fn a_job_that_was_deleted_twice_is_lost_the_second_time() {
+    let database = jobs("text", "ready", 1).await;
+    let pool = &database.pool;
+    let job = Mail::claim(pool, 1).await.unwrap().pop().unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();
+    job.complete_in(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let again = job.complete(&mut *connection).await;
+    assert!(matches!(again, Err(FinishError::LeaseLost(_))), "{again:?}");
+}
+
+/// The row that `finished` belongs to is kept.
+#[tokio::test]
+async fn the_time_of_the_end_is_written() {
+    let database = jobs("text", "queued", 1).await;
+    let pool = &database.pool;
+    let job = Delivery::claim(pool, 1).await.unwrap().pop().unwrap();
+    assert_eq!((job.state.as_str(), job.finished_at), ("in_progress", None));
+    job.complete(pool).await.unwrap();
+    assert_eq!(count(pool, "finished_at IS NOT NULL").await, 1);
+}
