@@ -513,13 +513,12 @@ options! {
                 name: "run_at",
                 takes: Takes::Nothing,
                 example: "run_at",
-                page: (&["Queue"], "When the job is due."),
+                page: (&["Queue"], "When the job is due. NULL, in an `Option`: at once."),
             },
             Rule {
                 is: "the time when a job is due",
                 role: Some(|_| Role::Queue(QueueRole::RunAt)),
                 holds: Holds::Time("it is a point in time, compared with the clock of the database"),
-                not_null: Some("in SQL no time has passed since NULL, so such a row would never be claimed"),
                 // The database can make up the time of a job that is due at once.
                 beside: &[FieldOption::Default, FieldOption::Priority, FieldOption::Filter],
                 missing: Some(Missing {

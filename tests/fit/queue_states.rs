@@ -339,3 +339,52 @@ async fn the_time_of_the_end_is_written() {
     job.complete(pool).await.unwrap();
     assert_eq!(count(pool, "finished_at IS NOT NULL").await, 1);
 }
+
+/// NULL is at once, before all that has a time.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "calls")]
+struct Call {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    scheduled_at: Option<Timestamp>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+#[tokio::test]
+async fn a_job_without_a_time_is_due_at_once() {
+    let time = match NAME {
+        "PostgreSQL" => "timestamptz",
+        _ => "text",
+    };
+    let schema = format!(
+        "CREATE TABLE calls (id bigint PRIMARY KEY, scheduled_at {time}, state text NOT NULL DEFAULT 'ready', attempts int NOT NULL DEFAULT 0,
+             fence bigint NOT NULL DEFAULT 0, leased_until {time});
+         INSERT INTO calls (id, scheduled_at) VALUES (1, '2020-01-01 00:00:00'), (2, NULL), (3, '9999-01-01 00:00:00')"
+    );
+    let database = database(&schema).await;
+    let pool = &database.pool;
+    pool.execute(Call::ddl::<Db>()).await.unwrap();
+    let mut jobs = Call::claim(pool, 3).await.unwrap();
+    let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
+    assert_eq!(ids, [2, 1]);
+    assert_eq!(jobs[0].waited(), NOW);
+    assert!(jobs[1].waited() > HOUR);
+    let first = jobs.swap_remove(0);
+    first.retry_after(pool, "later", HOUR).await.unwrap();
+    assert!(Call::claim(pool, 1).await.unwrap().is_empty());
+    let later = "SELECT scheduled_at IS NOT NULL FROM calls WHERE id = 2";
+    assert!(
+        sqlx::query_scalar::<_, bool>(later)
+            .fetch_one(pool)
+            .await
+            .unwrap()
+    );
+}

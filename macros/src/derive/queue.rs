@@ -94,7 +94,9 @@ impl Derive for Queue {
             .backends
             .iter()
             .map(|dialect| for_backend(*dialect, &statements(plan, *dialect)));
-        let mut not_null = vec![plan.run_at, plan.attempts];
+        let mut not_null = vec![plan.attempts];
+        // As an `Option` it says that NULL is meant.
+        not_null.extend(Some(plan.run_at).filter(|run_at| !is_option(&run_at.ty)));
         not_null.extend(&plan.keys);
         let not_null = assert_not_null(
             &not_null,

@@ -52,7 +52,7 @@ impl Queue<'_> {
         sql.statement(text).returning(returning)
     }
 
-    /// For how many seconds the row has been due.
+    /// For how many seconds the row has been due; none if nobody said since when.
     ///
     /// Epochs, because PostgreSQL cannot subtract an infinite timestamp.
     fn waited(&self, dialect: Dialect) -> String {
@@ -64,6 +64,10 @@ impl Queue<'_> {
             Dialect::Sqlite => {
                 format!("(julianday('now') - julianday({run_at})) * 86400.0")
             }
+        };
+        let waited = match is_option(&self.run_at.ty) {
+            true => format!("coalesce({waited}, 0.0)"),
+            false => waited,
         };
         format!("{waited} AS \"rowlock_waited\"")
     }

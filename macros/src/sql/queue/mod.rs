@@ -8,7 +8,7 @@ mod lease;
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};
 use super::*;
-use crate::model::{Priority, State, last_segment};
+use crate::model::{Priority, State, is_option, last_segment};
 
 pub(crate) use self::batch::Locks;
 
@@ -58,13 +58,15 @@ impl<'m> Queue<'m> {
         comma(priorities.chain(run_at).chain(keys), |term| term)
     }
 
-    /// The time when the row is due, as it can be compared. SQLite has no type for it: sqlx writes texts in another format than
+    /// The time when the row is due, as it can be compared; NULL is at once. SQLite has no type for it: sqlx writes texts in another format than
     /// SQLite does, and only a number compares with both.
     fn due(&self, dialect: Dialect) -> String {
         let run_at = quote(&self.run_at.name);
-        match dialect {
-            Dialect::Postgres => run_at,
-            Dialect::Sqlite => format!("julianday({run_at})"),
+        match (dialect, is_option(&self.run_at.ty)) {
+            (Dialect::Postgres, false) => run_at,
+            (Dialect::Postgres, true) => format!("coalesce({run_at}, '-infinity')"),
+            (Dialect::Sqlite, false) => format!("julianday({run_at})"),
+            (Dialect::Sqlite, true) => format!("coalesce(julianday({run_at}), 0)"),
         }
     }
 

@@ -1,0 +1,61 @@
+//! States that a table cannot have, or that nobody could tell apart.
+
+use rowlock::queue::QueueState;
+use rowlock::{Fence, Queue};
+
+type Timestamp = chrono::DateTime<chrono::Utc>;
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "emails")]
+struct Email {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(redy = "queued", running = "queued", running = "busy", done, dead = delete))]
+    state: String,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+/// Two of them are the same, one by its own name.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Job {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(ready = "dead", done = delete))]
+    state: String,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+/// The crate's own type has the crate's own texts.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "tasks")]
+struct Task {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state(ready = "queued"))]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+fn main() {}
