@@ -332,6 +332,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             restart: self.restart,
             seen: SeenElsewhere::default(),
             global_faults: clock || self.plan.faults.contains(&Fault::Restarted),
+            clock,
             quick_deadlocks,
             admin: Arc::clone(&admin),
         };

@@ -25,6 +25,8 @@ pub(crate) enum Event {
         pid: i32,
         /// How its transactions are isolated that say nothing of it.
         isolation: String,
+        /// Whether it finds the clock that can be stepped, if there is one.
+        finds_clock: bool,
         grants: UnboundedSender<Grant>,
     },
     /// Something goes on between it and the server that is no step: the session is made, or a ping is answered.
@@ -94,12 +96,13 @@ pub(crate) async fn serve(
     };
     let (grants, granted) = unbounded_channel();
     let pid = session.pid;
-    let isolation = session.isolation.clone();
+    let (isolation, finds_clock) = (session.isolation.clone(), session.finds_clock);
     let _ = events.send(Event::Opened {
         id,
         actor,
         pid,
         isolation,
+        finds_clock,
         grants,
     });
     let mut relay = Relay {

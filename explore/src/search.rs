@@ -198,6 +198,7 @@ pub(crate) async fn search<T: Send + 'static>(
         let mut run = Run::start(stage).await?;
         let end = descend(&mut run, &mut stack, plan, began).await?;
         let (since, impatient, learned) = (run.since.clone(), run.impatient, run.learned);
+        let other_clock = run.other_clock;
         let (mut trace, outcomes) = run.end(matches!(end, End::Complete)).await;
         trace.results = judge.results(&outcomes);
         seen.steps += trace.steps.len() as u64;
@@ -227,6 +228,9 @@ pub(crate) async fn search<T: Send + 'static>(
         }
         if impatient {
             seen.stopped = Some("an actor did nothing for a long time that the explorer could see, and others went on".to_owned());
+        }
+        if let Some(clock) = other_clock {
+            seen.stopped = Some(clock.why().to_owned());
         }
         if plan.reduce {
             add_reversals(&mut stack, &trace, &since);
@@ -311,6 +315,7 @@ pub(crate) async fn replay<T: Send + 'static>(
             }
         }
     };
+    let stopped = run.other_clock.map(|clock| clock.why().to_owned());
     let (mut trace, outcomes) = run.end(complete).await;
     if let Some(choice) = given.next() {
         let (step, why) = (
@@ -330,6 +335,7 @@ pub(crate) async fn replay<T: Send + 'static>(
         schedules: 1,
         steps: trace.steps.len() as u64,
         elapsed: began.elapsed(),
+        stopped,
         ..Seen::default()
     };
     if let Err(why) = judged {

@@ -28,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) pid: i32,
     /// How transactions of it are isolated that say nothing of it.
     pub(crate) isolation: String,
+    /// Whether it finds the clock that can be stepped, if there is one.
+    pub(crate) finds_clock: bool,
 }
 
 impl Sessions {
@@ -82,7 +84,9 @@ impl Sessions {
                         let (greeting, pid) = (greeting.said.freeze(), server.pid);
                         // Whoever has set it: the client, its user, or the database.
                         let isolation = run(&mut stream, "SHOW default_transaction_isolation").await?;
-                        return Ok(Session { stream, greeting, pid, isolation });
+                        let path = run(&mut stream, "SHOW search_path").await?;
+                        let finds_clock = path.split(',').next() == Some("rowlock_explore");
+                        return Ok(Session { stream, greeting, pid, isolation, finds_clock });
                     }
                     if read? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -37,7 +37,9 @@ pub enum Fault {
     DroppedBefore,
     /// The client stops waiting after the server has done the request, and before its answer.
     DroppedAfter,
-    /// The clock of the server is ahead by so much from here on.
+    /// The clock of the server is ahead by so much from here on: `now()`, `clock_timestamp()` and `statement_timestamp()`, by
+    /// these names, which `search_path` leads to another function. It is inconclusive if a session sets a `search_path` of its own, or
+    /// a request says `pg_catalog.now()`.
     Clock(Duration),
 }
 

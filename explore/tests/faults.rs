@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock_explore::{Actor, Ended, Explorer, Fault};
+use rowlock_explore::{Actor, Ended, Explorer, Fault, Verdict};
 use rowlock_tests::postgres::{self, Server};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 
 type Result<T> = std::result::Result<T, sqlx::Error>;
@@ -208,8 +208,8 @@ async fn a_lease_runs_out_when_the_clock_is_stepped() {
     let play = |actor: Actor| async move {
         let pool = pool(&actor).await;
         let lease: (f64, f64) = sqlx::query_as(
-            "SELECT extract(epoch FROM clock_timestamp() - pg_catalog.clock_timestamp())::float8,
-                    extract(epoch FROM now() - pg_catalog.now())::float8",
+            "SELECT extract(epoch FROM clock_timestamp() - CURRENT_TIMESTAMP)::float8,
+                    extract(epoch FROM now() - CURRENT_TIMESTAMP)::float8",
         )
         .fetch_one(&pool)
         .await
@@ -303,4 +303,77 @@ async fn an_exploration_that_is_dropped_leaves_nobody() {
         .execute(&mut connection)
         .await
         .unwrap();
+}
+
+/// A lease of a minute, and an actor that takes it when it has run out by this clock; before that, it sends `first`.
+async fn thief(
+    parameters: &str,
+    path: Option<&'static str>,
+    first: &'static str,
+    clock: &'static str,
+) -> Verdict {
+    let url = postgres::fresh_url().await + parameters;
+    let explorer = Explorer::new(url)
+        .schema("CREATE TABLE leases (ends timestamptz, owner text)")
+        .setup("DELETE FROM leases; INSERT INTO leases VALUES (now() + interval '1 minute', 'ann')")
+        .faults([Fault::Clock(Duration::from_secs(61))])
+        .never("SELECT owner FROM leases WHERE owner = 'bob'");
+    let explorer = explorer.actor("bob", move |actor| async move {
+        let mut options: PgConnectOptions = actor.url().parse().unwrap();
+        if let Some(path) = path {
+            options = options.options([("search_path", path)]);
+        }
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        let update = format!("UPDATE leases SET owner = 'bob' WHERE ends < {clock}(); COMMIT");
+        for sql in [first, &update] {
+            let sql = sqlx::AssertSqlSafe(sql.to_owned());
+            sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    });
+    explorer.explore().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_that_reads_another_clock_is_inconclusive() {
+    let path = "search_path, so the clock that was stepped is not the one it reads";
+    let name = "calls a clock by its full name, which is not the one that was stepped";
+    for (first, clock, why) in [
+        ("SET search_path = public", "now", path),
+        ("BEGIN; SET LOCAL search_path = public", "now", path),
+        (
+            "SELECT set_config('search_path', 'public', false)",
+            "now",
+            path,
+        ),
+        ("SET SCHEMA 'public'", "now", path),
+        ("SELECT 1", "pg_catalog.now", name),
+        ("SELECT 1", "pg_catalog.clock_timestamp", name),
+        ("SELECT 1", "\"pg_catalog\" . statement_timestamp", name),
+    ] {
+        let verdict = thief("", None, first, clock).await;
+        let Verdict::Inconclusive { why: text, .. } = &verdict else {
+            panic!("{first}, {clock}: {verdict}");
+        };
+        assert!(text.ends_with(why), "{first}, {clock}: {text}");
+    }
+    let verdict = thief("", Some("public"), "SELECT 1", "now").await;
+    let verdict = verdict.to_string();
+    assert!(
+        verdict.starts_with("inconclusive: ") && verdict.contains(path),
+        "{verdict}"
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_keeps_its_search_path_reads_the_clock() {
+    for (parameters, first) in [
+        ("", "SELECT 1"),
+        ("", "SHOW search_path"),
+        ("", "SELECT set_config('shop.tenant', '7', false)"),
+        ("?options=-csearch_path%3Dpublic,pg_catalog", "SELECT 1"),
+    ] {
+        let verdict = thief(parameters, None, first, "now").await;
+        verdict.assert_failed();
+    }
 }

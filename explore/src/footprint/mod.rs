@@ -24,6 +24,7 @@
 
 mod calls;
 mod catalogue;
+mod clock;
 mod key;
 mod lexer;
 mod places;
@@ -35,6 +36,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 pub(crate) use catalogue::Catalogue;
+pub(crate) use clock::{OtherClock, other_clock};
 use lexer::{Node, Token, statements};
 
 /// What a step touches. Two steps whose footprints do not meet can be swapped, and nobody sees a difference.

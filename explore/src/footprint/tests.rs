@@ -900,3 +900,41 @@ async fn code_of_the_user_touches_everything() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn a_text_that_leads_to_another_clock() {
+    let path = [
+        "SET search_path TO shop",
+        "set Session SEARCH_PATH = shop",
+        "BEGIN; SET LOCAL \"search_path\" = shop; SELECT now()",
+        "SET LOCAL SCHEMA 'shop'",
+        "SELECT set_config('Search_Path', 'shop', true)",
+        "SELECT set_config($1, 'shop', true)",
+        "SELECT set_config(E'search\\x5fpath', 'shop', true)",
+        "UPDATE pg_settings SET setting = 'shop' WHERE name = 'search_path'",
+        "DO $$ BEGIN SET search_path = shop; END $$",
+        "SET search_path = (",
+    ];
+    let name = [
+        "SELECT pg_catalog.now()",
+        "SELECT 1 WHERE (SELECT PG_CATALOG . \"clock_timestamp\"() > $1)",
+        "DO $$ BEGIN PERFORM pg_catalog.statement_timestamp(); END $$",
+    ];
+    let neither = [
+        "SELECT now(), clock_timestamp()",
+        "SHOW search_path",
+        "RESET search_path",
+        "SET lock_timeout = '1s'",
+        "SELECT set_config('shop.tenant', $1, true), pg_catalog.lower('X')",
+        "SELECT 1 -- search_path",
+    ];
+    for (texts, expected) in [
+        (&path[..], Some(OtherClock::Path)),
+        (&name, Some(OtherClock::Name)),
+        (&neither, None),
+    ] {
+        for text in texts {
+            assert_eq!(other_clock(text), expected, "{text}");
+        }
+    }
+}

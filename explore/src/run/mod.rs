@@ -19,7 +19,7 @@ use crate::actor::{Actor, Dropper, Outcome, panic_text};
 use crate::admin::{Admin, doing};
 use crate::connection::{Connection, Flight, SeenElsewhere, named};
 use crate::error::Error;
-use crate::footprint::{Catalogue, Footprint};
+use crate::footprint::{Catalogue, Footprint, OtherClock, other_clock};
 use crate::relay::{Event, Grant, Request, serve};
 use crate::session::Sessions;
 use crate::trace::{Fault, Step, Trace, What};
@@ -73,6 +73,8 @@ pub(crate) struct Stage<T> {
     pub(crate) seen: SeenElsewhere,
     /// Some of the faults are about all sessions.
     pub(crate) global_faults: bool,
+    /// One of the faults steps the clock.
+    pub(crate) clock: bool,
     /// The server looks for deadlocks at once.
     pub(crate) quick_deadlocks: bool,
 }
@@ -115,6 +117,8 @@ pub(crate) struct Run<'a, T> {
     pub(crate) learned: bool,
     /// Actors that the explorer has gone on without.
     pub(crate) impatient: bool,
+    /// An actor may read a clock that is not stepped.
+    pub(crate) other_clock: Option<OtherClock>,
 }
 
 impl<'a, T: Send + 'static> Run<'a, T> {
@@ -191,6 +195,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             doomed: Vec::new(),
             learned: false,
             impatient: false,
+            other_clock: None,
         })
     }
 
@@ -289,6 +294,9 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             connection.goes(statements, touched);
             for statement in statements.iter() {
                 self.learned |= self.stage.seen.take(statement, touched);
+                if self.stage.clock {
+                    self.other_clock = self.other_clock.or_else(|| other_clock(&statement.sql));
+                }
             }
         }
         if !matches!(choice.fault, Some(Fault::Terminated | Fault::Restarted)) {

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::{Ready, Run, Thread};
 use crate::connection::{Connection, Held, Level, named};
 use crate::error::Error;
+use crate::footprint::OtherClock;
 use crate::relay::{Event, Grant, Request};
 use crate::trace::What;
 use crate::wire::{Answer, Statement, Status};
@@ -62,8 +63,12 @@ impl<T: Send + 'static> Run<'_, T> {
                 actor,
                 pid,
                 isolation,
+                finds_clock,
                 grants,
             } => {
+                if self.stage.clock && !finds_clock {
+                    self.other_clock = Some(OtherClock::Path);
+                }
                 // Numbered when its first request is there.
                 let thread = Thread {
                     actor,
