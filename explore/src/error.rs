@@ -28,6 +28,9 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// [`Fault::Restarted`](crate::Fault::Restarted) is asked for without a way to restart the server.
+    #[error("Fault::Restarted needs .restart(…), which says how the server is restarted")]
+    NoRestart,
     /// The closure given to `restart` failed.
     #[error("the server did not restart: {0}")]
     Restart(String),

@@ -230,7 +230,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         self
     }
 
-    /// How the server is restarted, for [`Fault::Restarted`].
+    /// How the server is restarted, for [`Fault::Restarted`], which is an error without it.
     #[must_use]
     pub fn restart<F, E>(mut self, restart: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
@@ -296,6 +296,16 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
     /// See [`Error`]: nothing is known of the program then.
     pub async fn explore(self) -> Result<Verdict, Error> {
         let url = Url::parse(&self.url).ok_or(Error::Url)?;
+        let replayed = match &self.replay {
+            Some(text) => Some(schedule::read(text)?),
+            None => None,
+        };
+        let given = replayed.iter().flatten().filter_map(|choice| choice.fault);
+        let faults: Vec<Fault> = self.plan.faults.iter().copied().chain(given).collect();
+        let restarted = faults.contains(&Fault::Restarted);
+        if restarted && self.restart.is_none() {
+            return Err(Error::NoRestart);
+        }
         let admin = Arc::new(Admin::connect(&self.url).await?);
         for sql in &self.schema {
             admin.execute(sql, "make the schema").await?;
@@ -305,11 +315,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         if quick_deadlocks {
             settings.push("deadlock_timeout=1ms".to_owned());
         }
-        let clock = self
-            .plan
-            .faults
-            .iter()
-            .any(|fault| matches!(fault, Fault::Clock(_)));
+        let clock = faults.iter().any(|fault| matches!(fault, Fault::Clock(_)));
         let mut setup = self.setup;
         if clock {
             admin
@@ -331,7 +337,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             catalogue: admin.catalogue().await?,
             restart: self.restart,
             seen: SeenElsewhere::default(),
-            global_faults: clock || self.plan.faults.contains(&Fault::Restarted),
+            global_faults: clock || restarted,
             clock,
             quick_deadlocks,
             admin: Arc::clone(&admin),
@@ -343,8 +349,8 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             never: self.never,
         };
         let plan = self.plan;
-        let seen = match &self.replay {
-            Some(text) => replay(&stage, &schedule::read(text)?, &judge).await?,
+        let seen = match &replayed {
+            Some(choices) => replay(&stage, choices, &judge).await?,
             None => {
                 let mut seen = search(&stage, &plan, &judge).await?;
                 if let Some(failure) = seen.failure.take() {
@@ -353,7 +359,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
                 seen
             }
         };
-        Ok(verdict(&plan, self.replay.is_some(), seen))
+        Ok(verdict(&plan, replayed.is_some(), seen))
     }
 }
 

@@ -31,7 +31,7 @@ pub enum Fault {
     Stalled,
     /// The server ends the session before the request reaches it (`pg_terminate_backend`).
     Terminated,
-    /// The server is restarted before the request reaches it.
+    /// The server is restarted before the request reaches it, as [`restart`](crate::Explorer::restart) says.
     Restarted,
     /// The client stops waiting before the server has begun; the server gets the request all the same.
     DroppedBefore,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock_explore::{Actor, Ended, Explorer, Fault, Verdict};
+use rowlock_explore::{Actor, Ended, Error, Explorer, Fault, Verdict};
 use rowlock_tests::postgres::{self, Server};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -376,4 +376,34 @@ async fn a_session_that_keeps_its_search_path_reads_the_clock() {
         let verdict = thief(parameters, None, first, "now").await;
         verdict.assert_failed();
     }
+}
+
+#[tokio::test]
+async fn a_restart_without_a_way_to_do_it_is_an_error() {
+    let explorer =
+        || Explorer::new("postgres://nobody@127.0.0.1:1/nowhere").actor("ann", |_| async {});
+    for explorer in [
+        explorer().faults([Fault::CutAfter, Fault::Restarted]),
+        explorer().replay("a!restarted"),
+    ] {
+        let error = explorer.explore().await.unwrap_err();
+        assert!(matches!(error, Error::NoRestart), "{error}");
+        assert!(error.to_string().contains(".restart"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_of_the_clock_is_replayed_without_the_list_of_faults() {
+    let explorer = Explorer::new(postgres::fresh_url().await)
+        .schema(SCHEMA)
+        .setup(SETUP)
+        .actor("ann", |actor| async move {
+            let pool = pool(&actor).await;
+            let update = "UPDATE accounts SET n = extract(epoch FROM now() - CURRENT_TIMESTAMP)";
+            sqlx::query(update).execute(&pool).await.unwrap();
+            pool.close().await;
+        })
+        .never("SELECT n FROM accounts WHERE n = 61")
+        .replay("a!clock=61s");
+    explorer.explore().await.unwrap().assert_failed();
 }
