@@ -31,7 +31,7 @@ pub enum Error {
     /// [`Fault::Restarted`](crate::Fault::Restarted) is asked for without a way to restart the server.
     #[error("Fault::Restarted needs .restart(…), which says how the server is restarted")]
     NoRestart,
-    /// The closure given to `restart` failed.
+    /// The closure given to `restart` failed, or its future did not return.
     #[error("the server did not restart: {0}")]
     Restart(String),
 }

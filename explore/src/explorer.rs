@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::actor::{Actor, Outcome, panic_text};
-use crate::admin::Admin;
+use crate::admin::{Admin, doing};
 use crate::connection::SeenElsewhere;
 use crate::error::Error;
 use crate::run::{Play, Restart, Stage};
@@ -181,6 +183,9 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
 
     /// Adds one of those who run at the same time. `play` is called once for each schedule, and its future runs as a task of
     /// tokio. All of its connections are made with [`Actor::url`], by itself, and closed at its end.
+    ///
+    /// One that does nothing for 10 seconds which the explorer can see is taken to wait for another actor, whatever
+    /// [`max_time`](Self::max_time) says: others go on, and if none can, the schedule fails.
     #[must_use]
     pub fn actor<F>(
         mut self,
@@ -195,7 +200,8 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         self
     }
 
-    /// Has to hold after every schedule; `Err` says what does not. Asked after all [`never`](Self::never).
+    /// Has to hold after every schedule; `Err` says what does not. Asked after all [`never`](Self::never). One that has not
+    /// returned after [`max_time`](Self::max_time), or 10 seconds if that is longer, does not hold.
     #[must_use]
     pub fn invariant<F, E>(mut self, check: impl Fn(Ended<T>) -> F + Send + Sync + 'static) -> Self
     where
@@ -230,7 +236,8 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         self
     }
 
-    /// How the server is restarted, for [`Fault::Restarted`], which is an error without it.
+    /// How the server is restarted, for [`Fault::Restarted`], which is an error without it. It returns when the server accepts
+    /// connections again; [`Error::Restart`] if it has not after [`max_time`](Self::max_time), or 10 seconds if that is longer.
     #[must_use]
     pub fn restart<F, E>(mut self, restart: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
@@ -274,7 +281,8 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
     }
 
     /// Takes at most so long, and the schedule that it is in; one that has no end, as when an actor asks again and again, is
-    /// broken off. Defaults to 60 seconds.
+    /// broken off. In a schedule are the 10 seconds for an [`actor`](Self::actor) that does nothing, and what a statement takes.
+    /// Defaults to 60 seconds.
     #[must_use]
     pub fn max_time(mut self, most: Duration) -> Self {
         self.plan.max_time = most;
@@ -328,6 +336,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         for sql in &setup {
             admin.execute(sql, "set up").await?;
         }
+        let patience = self.plan.max_time.max(PATIENCE);
         let stage = Stage {
             sessions: Sessions::new(url.address()),
             url,
@@ -336,6 +345,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             actors: self.actors,
             catalogue: admin.catalogue().await?,
             restart: self.restart,
+            patience,
             seen: SeenElsewhere::default(),
             global_faults: clock || restarted,
             clock,
@@ -347,6 +357,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             admin,
             invariants: self.invariants,
             never: self.never,
+            patience,
         };
         let plan = self.plan;
         let seen = match &replayed {
@@ -362,6 +373,9 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         Ok(verdict(&plan, replayed.is_some(), seen))
     }
 }
+
+/// How long an invariant or a restart may take in any case.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether the user may set it: else deadlocks take as long as the server is told.
 const CAN_SET_DEADLOCK_TIMEOUT: &str = "SELECT CASE WHEN rolsuper THEN true \
@@ -397,6 +411,7 @@ struct Invariants<T> {
     admin: Arc<Admin>,
     invariants: Vec<Invariant<T>>,
     never: Vec<String>,
+    patience: Duration,
 }
 
 impl<T: Debug + Send + Sync + 'static> Judge<T> for Invariants<T> {
@@ -427,10 +442,23 @@ impl<T: Debug + Send + Sync + 'static> Judge<T> for Invariants<T> {
                 url: self.url.clone(),
                 admin: Arc::clone(&self.admin),
             };
-            let holds = tokio::spawn(invariant(ended)).await;
-            if let Err(why) = holds.unwrap_or_else(|error| {
-                Err(format!("an invariant panicked: {}", panic_text(error)))
-            }) {
+            let mut asked = tokio::spawn(invariant(ended));
+            let holds = match timeout(self.patience, &mut asked).await {
+                Ok(holds) => holds.unwrap_or_else(|error| {
+                    Err(format!("an invariant panicked: {}", panic_text(error)))
+                }),
+                Err(_) => {
+                    asked.abort();
+                    // Its query may still be under way on the other connection.
+                    let reconnected = self.admin.reconnect().await;
+                    reconnected.map_err(doing("connect again"))?;
+                    Err(format!(
+                        "an invariant has not returned after {:?}",
+                        self.patience
+                    ))
+                }
+            };
+            if let Err(why) = holds {
                 return Ok(Err(why));
             }
         }

@@ -407,3 +407,24 @@ async fn a_step_of_the_clock_is_replayed_without_the_list_of_faults() {
         .replay("a!clock=61s");
     explorer.explore().await.unwrap().assert_failed();
 }
+
+#[tokio::test]
+async fn a_restart_that_never_returns_is_an_error() {
+    let explorer = Explorer::new(postgres::fresh_url().await)
+        .schema(SCHEMA)
+        .setup(SETUP)
+        .actor("ann", |actor| async move {
+            let pool = pool(&actor).await;
+            let _ = add(&pool).await;
+            pool.close().await;
+        })
+        .restart(|| std::future::pending::<std::result::Result<(), String>>())
+        .faults([Fault::Restarted])
+        .max_time(Duration::from_secs(1));
+    let explored = tokio::time::timeout(Duration::from_secs(60), explorer.explore()).await;
+    let error = explored.expect("it ends").unwrap_err();
+    assert!(
+        matches!(&error, Error::Restart(why) if why == "it has not returned after 10s"),
+        "{error}"
+    );
+}

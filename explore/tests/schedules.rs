@@ -498,3 +498,20 @@ async fn an_invariant_that_panics_shows_the_schedule() {
         "{failure}"
     );
 }
+
+#[tokio::test]
+async fn an_invariant_that_never_returns_shows_the_schedule() {
+    let explorer = stock(&postgres::fresh_url().await)
+        .actor("ann", read_modify_write)
+        .actor("bob", read_modify_write)
+        // For a minute, and on the connection on which the explorer then looks for a simpler failure.
+        .invariant(|ended: Ended<Result<()>>| async move {
+            let sleep = "SELECT pg_sleep(60) FROM products WHERE stock <> 3";
+            ended.rows(sleep).await.map(drop)
+        })
+        .max_time(Duration::from_secs(1));
+    let explored = tokio::time::timeout(Duration::from_secs(40), explorer.explore()).await;
+    let failure = explored.expect("it ends").unwrap().assert_failed();
+    assert_eq!(failure.why, "an invariant has not returned after 10s");
+    assert_eq!(failure.anomaly(), "lost update");
+}

@@ -70,6 +70,8 @@ pub(crate) struct Stage<T> {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) catalogue: Catalogue,
     pub(crate) restart: Option<Restart>,
+    /// How long the user's code for invariants and restarts may take.
+    pub(crate) patience: Duration,
     pub(crate) seen: SeenElsewhere,
     /// Some of the faults are about all sessions.
     pub(crate) global_faults: bool,
@@ -253,7 +255,11 @@ impl<'a, T: Send + 'static> Run<'a, T> {
             }
             Some(Fault::Restarted) => {
                 if let Some(restart) = &self.stage.restart {
-                    restart().await.map_err(Error::Restart)?;
+                    let patience = self.stage.patience;
+                    let restarted = timeout(patience, restart()).await;
+                    restarted
+                        .unwrap_or_else(|_| Err(format!("it has not returned after {patience:?}")))
+                        .map_err(Error::Restart)?;
                 }
                 self.stage.sessions.forget();
                 self.stage
