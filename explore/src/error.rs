@@ -23,7 +23,7 @@ pub enum Error {
     /// A replay string is not one of this program.
     #[error("the replay string stops at {step:?}: {why}")]
     Replay {
-        /// The part that does not fit.
+        /// The part that does not fit, as it is written there.
         step: String,
         /// What is wrong with it.
         why: &'static str,

@@ -308,7 +308,10 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
             Some(text) => Some(schedule::read(text)?),
             None => None,
         };
-        let given = replayed.iter().flatten().filter_map(|choice| choice.fault);
+        let given = replayed
+            .iter()
+            .flatten()
+            .filter_map(|step| step.choice.fault);
         let faults: Vec<Fault> = self.plan.faults.iter().copied().chain(given).collect();
         let restarted = faults.contains(&Fault::Restarted);
         if restarted && self.restart.is_none() {
@@ -361,7 +364,7 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
         };
         let plan = self.plan;
         let seen = match &replayed {
-            Some(choices) => replay(&stage, choices, &judge).await?,
+            Some(given) => replay(&stage, given, &judge).await?,
             None => {
                 let mut seen = search(&stage, &plan, &judge).await?;
                 if let Some(failure) = seen.failure.take() {

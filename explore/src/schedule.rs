@@ -43,8 +43,15 @@ pub(crate) fn write(choices: &[Choice]) -> String {
     steps.collect::<Vec<_>>().join(".")
 }
 
+/// A step of a replay string.
+pub(crate) struct Given {
+    /// As it is written.
+    pub(crate) step: String,
+    pub(crate) choice: Choice,
+}
+
 /// What [`write`] has written.
-pub(crate) fn read(text: &str) -> Result<Vec<Choice>, Error> {
+pub(crate) fn read(text: &str) -> Result<Vec<Given>, Error> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -60,7 +67,10 @@ pub(crate) fn read(text: &str) -> Result<Vec<Choice>, Error> {
     }
     steps
         .into_iter()
-        .map(|step| read_step(&step).map_err(|why| Error::Replay { step, why }))
+        .map(|step| match read_step(&step) {
+            Ok(choice) => Ok(Given { step, choice }),
+            Err(why) => Err(Error::Replay { step, why }),
+        })
         .collect()
 }
 
@@ -108,7 +118,7 @@ fn read_step(step: &str) -> Result<Choice, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{read, write};
+    use super::{Choice, read, write};
 
     #[test]
     fn what_is_written_is_read() {
@@ -118,10 +128,15 @@ mod tests {
             "a.b!clock=0.5s.a",
             "a!clock=60s",
         ] {
-            assert_eq!(write(&read(text).unwrap()), text);
+            let choices: Vec<Choice> = read(text)
+                .unwrap()
+                .iter()
+                .map(|given| given.choice)
+                .collect();
+            assert_eq!(write(&choices), text);
         }
         for text in ["1", "a..b", "a!nothing", "ax", "a!clock=s"] {
-            read(text).unwrap_err();
+            assert!(read(text).is_err(), "{text}");
         }
     }
 }

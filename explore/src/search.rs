@@ -12,7 +12,7 @@ use crate::actor::Outcome;
 use crate::error::Error;
 use crate::footprint::Footprint;
 use crate::run::{Choice, Ready, Rest, Run, Stage, Thread};
-use crate::schedule;
+use crate::schedule::Given;
 use crate::trace::{Fault, Trace};
 
 /// Which schedules are run.
@@ -285,24 +285,25 @@ pub(crate) async fn search<T: Send + 'static>(
 /// Runs one schedule, given by its choices; then the first that is there.
 pub(crate) async fn replay<T: Send + 'static>(
     stage: &Stage<T>,
-    choices: &[Choice],
+    given: &[Given],
     judge: &impl Judge<T>,
 ) -> Result<Seen, Error> {
     let began = Instant::now();
     let mut run = Run::start(stage).await?;
-    let (mut taken, mut given) = (Vec::new(), choices.iter());
+    let (mut taken, mut given) = (Vec::new(), given.iter());
     let complete = loop {
         match run.rest().await? {
             Rest::Over => break true,
             Rest::Stuck => break false,
             Rest::Choose(ready) => {
                 let choice = match given.next() {
-                    Some(choice) if ready.iter().any(|ready| ready.thread == choice.thread) => {
+                    Some(Given { choice, .. })
+                        if ready.iter().any(|ready| ready.thread == choice.thread) =>
+                    {
                         *choice
                     }
-                    Some(choice) => {
-                        let (step, why) =
-                            (format!("{choice:?}"), "this actor has no request there");
+                    Some(Given { step, .. }) => {
+                        let (step, why) = (step.clone(), "this actor has no request there");
                         return Err(Error::Replay { step, why });
                     }
                     None => Choice {
@@ -317,11 +318,8 @@ pub(crate) async fn replay<T: Send + 'static>(
     };
     let stopped = run.other_clock.map(|clock| clock.why().to_owned());
     let (mut trace, outcomes) = run.end(complete).await;
-    if let Some(choice) = given.next() {
-        let (step, why) = (
-            schedule::write(&[*choice]),
-            "all actors have returned before it",
-        );
+    if let Some(Given { step, .. }) = given.next() {
+        let (step, why) = (step.clone(), "all actors have returned before it");
         return Err(Error::Replay { step, why });
     }
     trace.results = judge.results(&outcomes);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock_explore::{Actor, Ended, Explorer, Verdict};
+use rowlock_explore::{Actor, Ended, Error, Explorer, Verdict};
 use rowlock_tests::postgres;
 use sqlx::{Connection, PgConnection};
 
@@ -514,4 +514,23 @@ async fn an_invariant_that_never_returns_shows_the_schedule() {
     let failure = explored.expect("it ends").unwrap().assert_failed();
     assert_eq!(failure.why, "an invariant has not returned after 10s");
     assert_eq!(failure.anomaly(), "lost update");
+}
+
+#[tokio::test]
+async fn an_error_of_a_replay_has_the_step_as_it_was_written() {
+    for (schedule, wrong) in [
+        ("z", "z"),
+        ("a1", "a1"),
+        ("a09.a", "a09"),
+        ("b!cut-after", "b!cut-after"),
+        ("a.a2.a", "a2"),
+        ("a.x!", "x!"),
+    ] {
+        let explorer = reads(postgres::fresh_url().await).actor("ann", |actor| one_read(actor, 1));
+        let error = explorer.replay(schedule).explore().await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Replay { step, .. } if step == wrong),
+            "{schedule}: {error}"
+        );
+    }
 }
