@@ -182,7 +182,9 @@ impl<T: Debug + Send + Sync + 'static> Explorer<T> {
     }
 
     /// Adds one of those who run at the same time. `play` is called once for each schedule, and its future runs as a task of
-    /// tokio. All of its connections are made with [`Actor::url`], by itself, and closed at its end.
+    /// tokio. All of its connections are made with [`Actor::url`], by itself, and closed at its end. The name is for the table
+    /// and for [`Actor::name`], and others may have it too; replay strings call the actors `a`, `b` and so on, in the order in which
+    /// they were added.
     ///
     /// One that does nothing for 10 seconds which the explorer can see is taken to wait for another actor, whatever
     /// [`max_time`](Self::max_time) says: others go on, and if none can, the schedule fails.
@@ -534,6 +536,11 @@ fn verdict(plan: &Plan, replayed: bool, seen: Seen) -> Verdict {
             }))
         }
         (None, Some(why)) => Verdict::Inconclusive { why, coverage },
+        // As when all of them connect to the URL of the database itself.
+        (None, None) if coverage.steps == 0 => Verdict::Inconclusive {
+            why: "no actor sent a request: each connects with the URL that it is given".to_owned(),
+            coverage,
+        },
         (None, None) => Verdict::Passed(coverage),
     }
 }

@@ -26,7 +26,7 @@ pub enum Verdict {
     Passed(Coverage),
     /// After one schedule at least it is not.
     Failed(Box<Failure>),
-    /// Nothing is wrong with what was run, and not all was.
+    /// Nothing is wrong with what was run, and it says too little, as when not all was, or no actor sent a request.
     Inconclusive {
         /// Why not.
         why: String,

@@ -534,3 +534,34 @@ async fn an_error_of_a_replay_has_the_step_as_it_was_written() {
         );
     }
 }
+
+#[tokio::test]
+async fn nothing_is_known_where_no_actor_sends_a_request() {
+    let own = postgres::fresh_url().await;
+    let url = own.clone();
+    for explorer in [
+        reads(postgres::fresh_url().await),
+        reads(postgres::fresh_url().await).actor("ann", |_| async {}),
+        reads(postgres::fresh_url().await).actor("ann", |actor| async move {
+            let connection = PgConnection::connect(actor.url()).await.unwrap();
+            connection.close().await.unwrap();
+        }),
+        // The URL of the database, by mistake.
+        reads(url).actor("ann", move |_| {
+            let url = own.clone();
+            async move {
+                let mut connection = PgConnection::connect(&url).await.unwrap();
+                let update = "UPDATE products SET stock = stock + 1";
+                sqlx::query(update).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+            }
+        }),
+        reads(postgres::fresh_url().await).replay(""),
+    ] {
+        let verdict = explorer.explore().await.unwrap().to_string();
+        assert!(
+            verdict.starts_with("inconclusive: no actor sent a request"),
+            "{verdict}"
+        );
+    }
+}
