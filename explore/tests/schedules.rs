@@ -337,11 +337,14 @@ async fn script(actor: Actor, options: &[(&str, &str)], statements: &[&'static s
     results.join(" ")
 }
 
-#[tokio::test]
-async fn a_level_that_the_driver_sets_is_known() {
-    let serializable: &[(&str, &str)] = &[("default_transaction_isolation", "serializable")];
+/// The UPDATE of bob is refused in one order of requests that touch different tables.
+async fn is_refused_at_serializable(
+    schema: &str,
+    settings: &'static [(&'static str, &'static str)],
+) {
     let verdicts = both(|url| {
         let explorer = Explorer::new(url)
+            .schema(schema)
             .schema("CREATE TABLE products (id int PRIMARY KEY, stock int NOT NULL); CREATE TABLE orders (id int PRIMARY KEY, n int)")
             .setup("DELETE FROM products; DELETE FROM orders; INSERT INTO products VALUES (1, 0); INSERT INTO orders VALUES (1, 0)");
         explorer
@@ -352,7 +355,7 @@ async fn a_level_that_the_driver_sets_is_known() {
                     "UPDATE orders SET n = 1 WHERE id = 1",
                     "COMMIT",
                 ];
-                script(actor, serializable, &statements).await
+                script(actor, settings, &statements).await
             })
             .actor("bob", move |actor| async move {
                 let statements = [
@@ -361,7 +364,7 @@ async fn a_level_that_the_driver_sets_is_known() {
                     "UPDATE products SET stock = 1 WHERE id = 1",
                     "COMMIT",
                 ];
-                script(actor, serializable, &statements).await
+                script(actor, settings, &statements).await
             })
             .invariant(|ended: Ended<String>| async move {
                 let bob = ended.returned().nth(1).unwrap();
@@ -374,6 +377,63 @@ async fn a_level_that_the_driver_sets_is_known() {
     });
     for verdict in verdicts.await {
         verdict.assert_failed();
+    }
+}
+
+#[tokio::test]
+async fn a_level_that_the_driver_sets_is_known() {
+    is_refused_at_serializable("", &[("default_transaction_isolation", "serializable")]).await;
+}
+
+const SERIALIZABLE: &str = "DO $$ BEGIN EXECUTE format(
+    'ALTER DATABASE %I SET default_transaction_isolation = ''serializable''', current_database()); END $$";
+
+#[tokio::test]
+async fn a_level_that_the_schema_sets_is_known() {
+    is_refused_at_serializable(SERIALIZABLE, &[]).await;
+}
+
+#[tokio::test]
+async fn a_write_skew_passes_at_the_level_that_the_schema_sets() {
+    // Each takes a doctor off call who sees that the other one is on.
+    let leaves = |one: &'static str, other: &'static str| {
+        move |actor: Actor| async move { script(actor, &[], &["BEGIN", other, one, "COMMIT"]).await }
+    };
+    for level in ["", SERIALIZABLE] {
+        let verdicts = both(|url| {
+            Explorer::new(url)
+                .schema("CREATE TABLE doctors (id int PRIMARY KEY, calls int NOT NULL)")
+                .schema(level)
+                .setup("DELETE FROM doctors; INSERT INTO doctors VALUES (1, 1), (2, 1)")
+                .actor(
+                    "ann",
+                    leaves(
+                        "UPDATE doctors SET calls = 0 WHERE id = 1",
+                        "SELECT calls FROM doctors WHERE id = 2",
+                    ),
+                )
+                .actor(
+                    "bob",
+                    leaves(
+                        "UPDATE doctors SET calls = 0 WHERE id = 2",
+                        "SELECT calls FROM doctors WHERE id = 1",
+                    ),
+                )
+                .invariant(|ended: Ended<String>| async move {
+                    if ended.returned().all(|results| results == "[] [1] [] []") {
+                        Err("each has left because the other one was on call")
+                    } else {
+                        Ok(())
+                    }
+                })
+        });
+        for verdict in verdicts.await {
+            if level.is_empty() {
+                assert_eq!(verdict.assert_failed().anomaly(), "write skew");
+            } else {
+                verdict.assert_passed();
+            }
+        }
     }
 }
 
