@@ -21,7 +21,9 @@ async fn used(database: &Database) -> Result<(), sqlx::Error> {
 
 async fn explored(database: &Database, never: &str) -> Result<Verdict, Error> {
     let explorer = Explorer::new(database.url()).actor("ann", |actor| async move {
-        PgConnection::connect(actor.url()).await?.close().await
+        let mut connection = PgConnection::connect(actor.url()).await?;
+        sqlx::raw_sql("SELECT 1").execute(&mut connection).await?;
+        connection.close().await
     });
     explorer.never(never).explore().await
 }
