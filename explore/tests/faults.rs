@@ -418,7 +418,7 @@ async fn a_restart_that_never_returns_is_an_error() {
             let _ = add(&pool).await;
             pool.close().await;
         })
-        .restart(|| std::future::pending::<std::result::Result<(), String>>())
+        .restart(std::future::pending::<std::result::Result<(), String>>)
         .faults([Fault::Restarted])
         .max_time(Duration::from_secs(1));
     let explored = tokio::time::timeout(Duration::from_secs(60), explorer.explore()).await;
