@@ -37,7 +37,8 @@ pub mod queue {
     #[doc(hidden)]
     pub use crate::job::queue::QueueColumn;
     pub use crate::job::queue::{
-        BadRow, Claim, ClaimError, Claimed, FinishError, QueueState, Rescued, Retried, Unfinished,
+        BadRow, Claim, ClaimError, Claimed, FinishError, Purge, QueueState, Rescued, Retried,
+        Unfinished,
     };
     #[doc(hidden)]
     pub use crate::job::worker::HandlerOutcome;
@@ -144,7 +145,9 @@ pub mod __private {
 
         pub use sqlx::Pool;
 
-        pub use crate::job::queue::{Derive, Queue, QueueSql, claim, column, each, rescue};
+        pub use crate::job::queue::{
+            Derive, PurgeSql, Queue, QueueSql, claim, column, each, purge, rescue,
+        };
         pub use crate::job::worker::worker;
     }
     /// For `#[derive(FindOrCreate)]`.
@@ -154,7 +157,7 @@ pub mod __private {
             create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
         };
     }
-    pub use crate::queue::{Claim, QueueColumn, Rescued, Worker};
+    pub use crate::queue::{Claim, Purge, QueueColumn, Rescued, Worker};
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
         LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,

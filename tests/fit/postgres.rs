@@ -67,5 +67,9 @@ mod keys_postgres;
 #[path = "edit_at.rs"]
 mod edit_at;
 
+#[path = "queue_life.rs"]
+mod queue_life;
+#[path = "queue_life_postgres.rs"]
+mod queue_life_postgres;
 #[path = "queue_states.rs"]
 mod queue_states;

@@ -61,5 +61,7 @@ mod edit_at;
 #[path = "outcomes_sqlite.rs"]
 mod outcomes_sqlite;
 
+#[path = "queue_life.rs"]
+mod queue_life;
 #[path = "queue_states.rs"]
 mod queue_states;

@@ -129,6 +129,17 @@ impl Derive for Queue {
                 __rt::unreachable!()
             }
             #[doc = #STUB_DOC]
+            pub fn purge<'__c, __DB: __rt::Backend, __A>(
+                __db: __A,
+                __older_than: ::core::time::Duration,
+            ) -> __rt::Purge<'__c, __DB, Self, __A>
+            where
+                __A: __rt::Source<'__c, __DB> + '__c,
+                Self: __rt::queue::PurgeSql<__DB>,
+            {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
             pub fn worker<__DB: __rt::Backend>(
                 __pool: &__rt::queue::Pool<__DB>,
             ) -> __rt::Worker<__DB, Self>
@@ -202,6 +213,10 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> { __rt::unreachable!() }
             fn order(&self, _: &Self) -> __rt::queue::Ordering { __rt::queue::Ordering::Equal }
         }
+        impl #with_database __rt::queue::PurgeSql<__DB> for #ident #arguments #predicates {
+            const PURGE: [[&'static str; 2]; 2] = [["", ""], ["", ""]];
+            const LIST_OLD: [[&'static str; 2]; 2] = [["", ""], ["", ""]];
+        }
     }
 }
 
@@ -272,6 +287,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     }
     .tokens();
 
+    let purge = purge(plan);
+
     let ddl = name_at("ddl", asked);
     let docs = format!(
         "The indexes that the statements on `{table}` need, and on PostgreSQL the settings of the table; for a migration. Running it \
@@ -302,7 +319,41 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             pub const #name: __rt::QueueColumn<Self, #ty> = __rt::queue::column(#condition);
         }
     });
-    quote!(#(#filters)* #claim #worker #rescue #ddl)
+    quote!(#(#filters)* #claim #worker #rescue #purge #ddl)
+}
+
+/// Also without the statements: then their trait says what is missing.
+fn purge(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let table = model.table.display();
+    let name = name_at("purge", plan.state.asked);
+    let docs = match plan.ended_at() {
+        Some(ended_at) => format!(
+            "Deletes the rows of `{table}` that were done longer ago than `older_than`, by the clock of the database, and returns how many; \
+             with `.dead()` those that are dead as well. Each statement deletes up to 1,000 rows, or `.batch(rows)`, so that on a pool no \
+             lock is held for long. It leaves rows without a time and, on PostgreSQL, rows that are locked.\n\n{}\n\n\
+             Errors: the database's. A row that it does not let be deleted keeps no other: they are deleted, and then the first such error \
+             is returned.\n\n\
+             Cancel safety: if the future is dropped, the batches up to then are deleted, the last one completely or not at all.",
+            sql_doc(model, |dialect| plan.purge(ended_at, false, dialect))
+        ),
+        None => format!(
+            "Nothing that can be called: `{table}` has no `finished` column, or the queue deletes what is done."
+        ),
+    };
+    quote! {
+        #[doc = #docs]
+        pub fn #name<'__c, __DB: __rt::Backend, __A>(
+            db: __A,
+            older_than: ::core::time::Duration,
+        ) -> __rt::Purge<'__c, __DB, Self, __A>
+        where
+            __A: __rt::Source<'__c, __DB> + '__c,
+            Self: __rt::queue::PurgeSql<__DB>,
+        {
+            __rt::queue::purge(db, older_than)
+        }
+    }
 }
 
 /// What does not depend on the database.
@@ -420,6 +471,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             }
         }
     });
+    let purge = purge_statements(plan, dialect);
     quote! {
         #[automatically_derived]
         impl __rt::queue::QueueSql<#database> for #ident {
@@ -444,8 +496,28 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             fn order(&self, __other: &Self) -> __rt::queue::Ordering { #order }
             #own
         }
+        #purge
         #notify
     }
+}
+
+fn purge_statements(plan: &Plan<'_>, dialect: Dialect) -> Option<TokenStream> {
+    let ident = &plan.model.ident;
+    let database = database(dialect);
+    let ended_at = plan.ended_at()?;
+    let both = |sql: [Statement; 2]| {
+        let [done, ended] = sql.map(|sql| halves(&sql));
+        quote!([[#(#done),*], [#(#ended),*]])
+    };
+    let purge = both([false, true].map(|dead| plan.purge(ended_at, dead, dialect)));
+    let list_old = both([false, true].map(|dead| plan.list_old(ended_at, dead, dialect)));
+    Some(quote! {
+        #[automatically_derived]
+        impl __rt::queue::PurgeSql<#database> for #ident {
+            const PURGE: [[&'static str; 2]; 2] = #purge;
+            const LIST_OLD: [[&'static str; 2]; 2] = #list_old;
+        }
+    })
 }
 
 /// The order of claims in Rust: an UPDATE returns its rows in any order, and a claim can be two statements.

@@ -87,4 +87,10 @@ async fn listen(pool: sqlx::SqlitePool) -> Result<(), rowlock::queue::WorkerErro
     Ok(())
 }
 
+/// Nobody knows how old a job is.
+async fn purge(pool: sqlx::PgPool) -> Result<(), rowlock::Error> {
+    Email::purge(&pool, std::time::Duration::from_secs(3600)).await?;
+    Ok(())
+}
+
 fn main() {}

@@ -4,6 +4,7 @@ mod batch;
 mod claim;
 mod ddl;
 mod lease;
+mod life;
 
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};

@@ -203,6 +203,11 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         add("look", queue.look(dialect));
         add("rescue", queue.rescue(dialect));
         add("list_ended", queue.list_ended(dialect));
+        if let Some(ended_at) = queue.ended_at() {
+            add("purge", queue.purge(ended_at, false, dialect));
+            add("purge, also dead", queue.purge(ended_at, true, dialect));
+            add("list_old", queue.list_old(ended_at, false, dialect));
+        }
         add("set_aside", queue.set_aside(false, dialect));
         add("set_aside for ever", queue.set_aside(true, dialect));
         let as_written = queue::Locks::AsWritten;

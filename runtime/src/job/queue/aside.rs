@@ -19,7 +19,7 @@ use crate::fan_out::panic_text;
 /// How long the database is not asked again about a row that it refuses to write.
 const FORGET: Duration = Duration::from_secs(60);
 /// With more conditions than this a statement costs more than one for each row.
-const MOST_CONDITIONS: usize = 32;
+pub(super) const MOST_CONDITIONS: usize = 32;
 
 /// A row that a claim could not give out: it does not fit the model, or the database refuses to write it.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl<T> Default for Found<T> {
 
 /// The keys of rows that the database refused to write, whatever was to be written.
 pub(crate) struct Refused<DB: Backend> {
-    keys: Vec<Vec<DB::Raw>>,
+    pub(super) keys: Vec<Vec<DB::Raw>>,
     since: Instant,
 }
 
@@ -89,7 +89,7 @@ impl<DB: Backend> Refused<DB> {
         }
     }
 
-    fn push_conditions<T: QueueSql<DB>>(&self, to: &mut Statement<DB>) {
+    pub(super) fn push_conditions<T: QueueSql<DB>>(&self, to: &mut Statement<DB>) {
         for key in &self.keys {
             to.push(" AND NOT (TRUE");
             push_key::<DB, T>(key, to);
@@ -98,7 +98,7 @@ impl<DB: Backend> Refused<DB> {
     }
 }
 
-fn push_key<DB: Backend, T: QueueSql<DB>>(key: &[DB::Raw], to: &mut Statement<DB>) {
+pub(super) fn push_key<DB: Backend, T: QueueSql<DB>>(key: &[DB::Raw], to: &mut Statement<DB>) {
     for ((_, condition, _), value) in T::KEY.iter().zip(key) {
         to.push(condition);
         to.push_parameter();
@@ -107,8 +107,8 @@ fn push_key<DB: Backend, T: QueueSql<DB>>(key: &[DB::Raw], to: &mut Statement<DB
 }
 
 /// What can be known of every row, as the key is not decoded.
-struct Bare<DB: Backend> {
-    key: Vec<DB::Raw>,
+pub(super) struct Bare<DB: Backend> {
+    pub(super) key: Vec<DB::Raw>,
     fence: i64,
     attempts: i64,
 }
@@ -141,7 +141,7 @@ impl<DB: Backend> Bare<DB> {
     }
 
     /// Those that are not refused.
-    fn all<T: QueueSql<DB>>(
+    pub(super) fn all<T: QueueSql<DB>>(
         listed: &[DB::Row],
         refused: &Refused<DB>,
     ) -> Result<Vec<Self>, sqlx::Error> {
@@ -154,7 +154,7 @@ impl<DB: Backend> Bare<DB> {
     }
 
     /// Whether the row is there as it was: another program that puts it off leaves its fence alone, and counts an attempt.
-    fn is_among(&self, rows: &[Self]) -> bool {
+    pub(super) fn is_among(&self, rows: &[Self]) -> bool {
         let same = |row: &Self| {
             row.key == self.key && row.fence == self.fence && row.attempts == self.attempts
         };
@@ -166,11 +166,15 @@ impl<DB: Backend> Bare<DB> {
         self.attempts + i64::from(self.attempts < T::MAX_ATTEMPTS)
     }
 
-    fn dropped<T: QueueSql<DB>>(&self, method: &'static str) -> DatabaseError {
+    pub(super) fn dropped<T: QueueSql<DB>>(&self, method: &'static str) -> DatabaseError {
         self.error::<T>(method, dropped()).with_fault(Fault::Raised)
     }
 
-    fn error<T: QueueSql<DB>>(&self, method: &'static str, error: sqlx::Error) -> DatabaseError {
+    pub(super) fn error<T: QueueSql<DB>>(
+        &self,
+        method: &'static str,
+        error: sqlx::Error,
+    ) -> DatabaseError {
         let mut text = KeyText::default();
         for ((name, ..), value) in T::KEY.iter().zip(&self.key) {
             match DB::raw_integer(value) {
@@ -456,7 +460,10 @@ impl<DB: Backend> Claims<DB> {
 }
 
 /// Whether a statement about many rows failed because of one of them, and the others can be tried.
-fn may_be_another<DB: Backend>(error: &sqlx::Error, connection: &DB::Connection) -> bool {
+pub(super) fn may_be_another<DB: Backend>(
+    error: &sqlx::Error,
+    connection: &DB::Connection,
+) -> bool {
     Fault::of(error).is_of_a_row() && !in_transaction::<DB>(connection)
 }
 

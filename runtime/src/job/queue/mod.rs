@@ -6,7 +6,9 @@ mod claim;
 mod claimed;
 mod column;
 mod error;
+mod purge;
 mod state;
+mod sweep;
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -25,6 +27,7 @@ pub(crate) use self::claimed::{Backoff, Change, at, stored};
 pub use self::claimed::{Claimed, Retried, each};
 pub use self::column::{QueueColumn, column};
 pub use self::error::{ClaimError, FinishError, Unfinished};
+pub use self::purge::{Purge, PurgeSql, purge};
 pub use self::state::QueueState;
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Look, Refused, rescue_on};

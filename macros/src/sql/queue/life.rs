@@ -1,0 +1,82 @@
+//! What an operator does to the rows of a queue, by any number of them.
+
+use super::*;
+
+impl<'m> Queue<'m> {
+    /// The time by which rows are old. None without such a column, or if nobody keeps what is done.
+    pub(crate) fn ended_at(&self) -> Option<&'m Column> {
+        self.finished.filter(|_| !self.deletes_done())
+    }
+
+    /// Deletes so many of the rows that ended so many seconds ago. Conditions can be added.
+    ///
+    /// A row that is locked is passed over, and the locks are in a CTE as those of a claim are.
+    pub(crate) fn purge(&self, ended_at: &Column, also_dead: bool, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let rows = table(self.model);
+        let old = format!(
+            "SELECT {} {}",
+            names(&self.keys),
+            self.old(ended_at, also_dead, &mut sql)
+        );
+        sql.statement(match dialect {
+            Dialect::Postgres => format!(
+                "WITH \"rowlock_old\" ({}) AS MATERIALIZED ({old}) DELETE FROM {rows} AS \"rowlock_row\" {}",
+                parts(&self.keys),
+                self.found_in("rowlock_old", "USING"),
+            ),
+            Dialect::Sqlite => {
+                format!("DELETE FROM {rows} WHERE ({}) IN ({old})", names(&self.keys))
+            }
+        })
+    }
+
+    /// Looks which rows a purge would delete, for when one of them cannot be deleted.
+    pub(crate) fn list_old(
+        &self,
+        ended_at: &Column,
+        also_dead: bool,
+        dialect: Dialect,
+    ) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!(
+            "SELECT {} {}",
+            self.identity(),
+            self.old(ended_at, also_dead, &mut sql)
+        );
+        sql.statement(text)
+    }
+
+    /// FROM the rows that ended so many seconds ago, so many of them. `statement_timestamp()` and not `clock_timestamp()`, with which
+    /// no index can be searched.
+    fn old(&self, ended_at: &Column, also_dead: bool, sql: &mut Sql) -> String {
+        let [limit, age] = [Slot::Limit, Slot::Seconds].map(|slot| sql.slot(slot));
+        let ended = match also_dead {
+            false => self.is(State::Done),
+            true => format!("({} OR {})", self.is(State::Done), self.is(State::Dead)),
+        };
+        let ended_at = quote(&ended_at.name);
+        let before = match sql.dialect {
+            Dialect::Postgres => {
+                format!("{ended_at} < statement_timestamp() - make_interval(secs => {age})")
+            }
+            Dialect::Sqlite => format!(
+                "julianday({ended_at}) < julianday({})",
+                now_and('-', &age, sql.dialect)
+            ),
+        };
+        format!(
+            "FROM {} WHERE {ended} AND {before}{} LIMIT {limit}{}",
+            table(self.model),
+            Gap::Conditions,
+            to_delete(sql.dialect),
+        )
+    }
+}
+
+fn to_delete(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => " FOR UPDATE SKIP LOCKED",
+        Dialect::Sqlite => "",
+    }
+}

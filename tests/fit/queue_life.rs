@@ -1,0 +1,315 @@
+//! The life of a queue's table: what has ended is deleted.
+
+use std::time::Duration;
+
+use rowlock::__private::queue::PurgeSql;
+use rowlock::queue::QueueState;
+use rowlock::{Fault, Fence, Queue};
+use sqlx::{AssertSqlSafe, Executor, Row};
+
+use super::{Db, NAME, Pool, database};
+
+pub(super) type Timestamp = chrono::DateTime<chrono::Utc>;
+
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+pub(super) struct Email {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(filter)]
+    tenant: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+    #[rowlock(last_error)]
+    last_error: Option<String>,
+    #[rowlock(finished)]
+    finished_at: Option<Timestamp>,
+}
+
+/// The states of a table's own enum, and a key of two columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "progress", rename_all = "UPPERCASE")]
+enum Progress {
+    Waiting,
+    Working,
+    Finished,
+    Dead,
+}
+
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Render {
+    #[rowlock(key, filter)]
+    tenant: i64,
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Option<Timestamp>,
+    #[rowlock(state(
+        ready = "WAITING",
+        running = "WORKING",
+        done = "FINISHED",
+        dead = "DEAD"
+    ))]
+    state: Progress,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+    #[rowlock(finished)]
+    finished_at: Option<Timestamp>,
+}
+
+/// So long before now, as SQL; on SQLite in the form that the clock of the database has, or in that of sqlx.
+fn ago(hours: i64, by_sqlx: bool) -> String {
+    match (NAME, by_sqlx) {
+        ("PostgreSQL", _) => format!("now() - interval '{hours} hours'"),
+        (_, false) => format!("strftime('%Y-%m-%d %H:%M:%f', 'now', '-{hours} hours')"),
+        (_, true) => format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-{hours} hours')"),
+    }
+}
+
+/// A table of jobs whose states have this type.
+pub(super) async fn jobs(ty: &str, ready: &str) -> super::Database {
+    let (time, enumeration) = match NAME {
+        "PostgreSQL" => (
+            "timestamptz",
+            "CREATE TYPE progress AS ENUM ('WAITING', 'WORKING', 'FINISHED', 'DEAD');",
+        ),
+        _ => ("text", ""),
+    };
+    let schema = format!(
+        "{enumeration} CREATE TABLE jobs (id bigint NOT NULL, tenant bigint NOT NULL DEFAULT 1, run_at {time} DEFAULT CURRENT_TIMESTAMP,
+             state {ty} NOT NULL DEFAULT '{ready}', attempts int NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until {time},
+             finished_at {time}, last_error text, PRIMARY KEY (tenant, id), UNIQUE (id))"
+    );
+    database(&schema).await
+}
+
+/// Jobs from this id to that one, in this state, which ended so many hours ago.
+pub(super) async fn ended(
+    pool: &Pool,
+    ids: std::ops::RangeInclusive<i64>,
+    state: &str,
+    hours: i64,
+) {
+    let rows = ids.map(|id| format!("({id}, '{state}', {})", ago(hours, id % 2 == 0)));
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    run(
+        pool,
+        &format!("INSERT INTO jobs (id, state, finished_at) VALUES {rows}"),
+    )
+    .await;
+}
+
+pub(super) async fn run(pool: &Pool, sql: &str) {
+    pool.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+}
+
+pub(super) async fn ids(pool: &Pool, condition: &str) -> Vec<i64> {
+    let sql = format!("SELECT id FROM jobs WHERE {condition} ORDER BY id");
+    let ids = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool);
+    ids.await.unwrap()
+}
+
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn a_purge_deletes_what_was_done_long_enough_ago() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=4, "done", 3).await;
+    ended(pool, 5..=6, "done", 1).await;
+    ended(pool, 7..=8, "dead", 3).await;
+    // These did not end, whatever the time says; that one did, and nobody knows when.
+    ended(pool, 9..=9, "ready", 3).await;
+    ended(pool, 10..=10, "running", 3).await;
+    run(pool, "INSERT INTO jobs (id, state) VALUES (11, 'done')").await;
+    assert_eq!(Email::purge(pool, HOUR * 4).await.unwrap(), 0);
+    assert_eq!(Email::purge(pool, HOUR * 2).await.unwrap(), 4);
+    assert_eq!(ids(pool, "true").await, [5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(Email::purge(pool, HOUR * 2).dead().await.unwrap(), 2);
+    assert_eq!(ids(pool, "true").await, [5, 6, 9, 10, 11]);
+    // Longer than any clock goes back.
+    assert_eq!(Email::purge(pool, Duration::MAX).await.unwrap(), 0);
+    assert_eq!(Email::purge(pool, Duration::ZERO).await.unwrap(), 2);
+}
+
+/// States of an enum, a key of two columns.
+#[tokio::test]
+async fn a_purge_of_other_states() {
+    let ty = if NAME == "PostgreSQL" {
+        "progress"
+    } else {
+        "text"
+    };
+    let database = jobs(ty, "WAITING").await;
+    let pool = &database.pool;
+    run(pool, "INSERT INTO jobs (id) VALUES (1), (2), (3)").await;
+    let mut jobs = Render::claim(pool, 2).await.unwrap();
+    jobs.pop().unwrap().fail(pool, "never").await.unwrap();
+    jobs.pop().unwrap().complete(pool).await.unwrap();
+    assert_eq!(Render::purge(pool, HOUR).dead().await.unwrap(), 0);
+    assert_eq!(Render::purge(pool, Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(Render::purge(pool, Duration::ZERO).dead().await.unwrap(), 1);
+    assert_eq!(ids(pool, "true").await, [3]);
+}
+
+/// Each statement deletes so many, and the statements end.
+#[tokio::test]
+async fn a_purge_is_made_of_batches() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    for (count, batch) in [(10, 3), (9, 3), (1, 1), (3, 1), (3, 0), (2500, 1000)] {
+        ended(pool, 1..=count, "done", 3).await;
+        let purged = Email::purge(pool, HOUR).batch(batch).await.unwrap();
+        assert_eq!(purged, count as u64, "batches of {batch}");
+        assert!(ids(pool, "true").await.is_empty());
+    }
+    ended(pool, 1..=5, "done", 3).await;
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(Email::purge(&mut *tx, HOUR).batch(2).await.unwrap(), 5);
+    tx.rollback().await.unwrap();
+    assert_eq!(ids(pool, "true").await.len(), 5);
+}
+
+/// Other rows refer to some of the jobs.
+#[tokio::test]
+async fn a_row_that_cannot_be_deleted_keeps_no_other() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=100, "done", 3).await;
+    run(
+        pool,
+        "CREATE TABLE receipts (job bigint NOT NULL REFERENCES jobs (id)); INSERT INTO receipts VALUES (2), (50)",
+    )
+    .await;
+    // By hand it deletes none.
+    let by_hand = pool.execute("DELETE FROM jobs WHERE state = 'done'").await;
+    assert_eq!(Fault::of(&by_hand.unwrap_err()), Fault::ForeignKeyViolation);
+    assert_eq!(ids(pool, "true").await.len(), 100);
+    let error = Email::purge(pool, HOUR).batch(7).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::ForeignKeyViolation, "{error}");
+    assert!(error.to_string().contains("purge"), "{error}");
+    assert_eq!(ids(pool, "true").await, [2, 50]);
+    // Also if there is nothing else, and one row at a time.
+    run(pool, "INSERT INTO receipts SELECT 2").await;
+    ended(pool, 200..=200, "done", 3).await;
+    let error = Email::purge(pool, HOUR).batch(1).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::ForeignKeyViolation, "{error}");
+    assert_eq!(ids(pool, "true").await, [2, 50]);
+    run(pool, "DELETE FROM receipts").await;
+    assert_eq!(Email::purge(pool, HOUR).await.unwrap(), 2);
+}
+
+/// More rows that cannot be deleted than a statement names.
+#[tokio::test]
+async fn many_rows_that_cannot_be_deleted() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=120, "done", 3).await;
+    run(
+        pool,
+        "CREATE TABLE receipts (job bigint NOT NULL REFERENCES jobs (id)); INSERT INTO receipts SELECT id FROM jobs WHERE id <= 60",
+    )
+    .await;
+    let error = Email::purge(pool, HOUR).batch(50).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::ForeignKeyViolation, "{error}");
+    assert_eq!(ids(pool, "true").await, (1..=60).collect::<Vec<_>>());
+}
+
+/// Nobody is told of a delete that a trigger drops.
+#[tokio::test]
+async fn a_row_that_a_trigger_keeps_keeps_no_other() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=20, "done", 3).await;
+    let trigger = match NAME {
+        "PostgreSQL" => {
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER keep BEFORE DELETE ON jobs FOR EACH ROW WHEN (OLD.id <= 6) EXECUTE FUNCTION keep()"
+        }
+        _ => "CREATE TRIGGER keep BEFORE DELETE ON jobs WHEN OLD.id <= 6 BEGIN SELECT RAISE(IGNORE); END",
+    };
+    run(pool, trigger).await;
+    let error = Email::purge(pool, HOUR).batch(3).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Raised, "{error}");
+    assert_eq!(ids(pool, "true").await, [1, 2, 3, 4, 5, 6]);
+}
+
+/// A batch does not read the table from its beginning.
+#[tokio::test]
+async fn a_purge_finds_old_rows_by_the_index_of_the_page() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=3000, "done", 1).await;
+    ended(pool, 3001..=3010, "done", 3).await;
+    let (time, explain, column) = match NAME {
+        "PostgreSQL" => ("finished_at", "EXPLAIN", 0),
+        _ => ("julianday(finished_at)", "EXPLAIN QUERY PLAN", 3),
+    };
+    let index = format!("CREATE INDEX jobs_done ON jobs ({time}) WHERE state = 'done'; ANALYZE");
+    // On this connection: SQLite's EXPLAIN does not look whether another one has changed the schema.
+    let mut connection = pool.acquire().await.unwrap();
+    connection.execute(AssertSqlSafe(index)).await.unwrap();
+    let [[head, tail], _] = <Email as PurgeSql<Db>>::PURGE;
+    let sql = AssertSqlSafe(format!("{explain} {head}{tail}"));
+    let plan = sqlx::query(sql).bind(1000_i64).bind(7200.0_f64);
+    let plan = plan.fetch_all(&mut *connection).await.unwrap();
+    let plan: Vec<String> = plan.iter().map(|row| row.get(column)).collect();
+    assert!(plan.concat().contains("jobs_done"), "{plan:#?}");
+    assert_eq!(Email::purge(pool, HOUR * 2).await.unwrap(), 10);
+}
+
+#[tokio::test]
+async fn a_purge_that_is_dropped_has_deleted_whole_batches() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=100, "done", 3).await;
+    for polls in 1.. {
+        let purge = std::future::IntoFuture::into_future(Email::purge(pool, HOUR).batch(10));
+        let ended = rowlock_tests::cancel::polled(polls, purge).await;
+        let left = ids(pool, "true").await.len();
+        assert_eq!(left % 10, 0);
+        if ended.is_some() {
+            break;
+        }
+    }
+    // Nothing is left behind on the connections.
+    assert_eq!(database.open_transactions().await, 0);
+    // A statement that was sent goes on, and its rows are locked until it ends.
+    while !ids(pool, "true").await.is_empty() {
+        Email::purge(pool, HOUR).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_function_can_be_spawned() {
+    let database = jobs("text", "ready").await;
+    let pool = database.pool.clone();
+    tokio::spawn(async move {
+        Email::purge(&pool, HOUR).dead().batch(7).await.unwrap();
+        let mut connection = pool.acquire().await.unwrap();
+        Email::purge(&mut *connection, HOUR).await.unwrap();
+        let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();
+        Email::purge(&mut *tx, HOUR).await.unwrap();
+        drop(tx);
+        let run = rowlock::transaction(&pool).run(async |tx| {
+            Email::purge(&mut *tx, HOUR).await?;
+            Ok::<_, rowlock::Error>(())
+        });
+        run.await.unwrap();
+    })
+    .await
+    .unwrap();
+}
