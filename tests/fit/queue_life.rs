@@ -1,4 +1,4 @@
-//! The life of a queue's table: what has ended is deleted.
+//! The life of a queue's table: what has ended is deleted, or begins again.
 
 use std::time::Duration;
 
@@ -293,12 +293,137 @@ async fn a_purge_that_is_dropped_has_deleted_whole_batches() {
     }
 }
 
+async fn count(pool: &Pool, condition: &str) -> usize {
+    ids(pool, condition).await.len()
+}
+
+#[tokio::test]
+async fn dead_jobs_begin_again() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "INSERT INTO jobs (id, attempts) VALUES (1, 2), (2, 0), (3, 0)",
+    )
+    .await;
+    let mut old = Email::claim(pool, 3).await.unwrap();
+    old.sort_by_key(|job| job.id);
+    let fences: Vec<Fence> = old.iter().map(|job| job.fence).collect();
+    old.pop().unwrap().complete(pool).await.unwrap();
+    for job in old {
+        job.fail(pool, "the server is down").await.unwrap();
+    }
+    let none = Email::redrive(pool).only(Email::TENANT, 2).await.unwrap();
+    assert_eq!((none.ready, none.refused), (0, 0));
+    assert!(Email::claim(pool, 3).await.unwrap().is_empty());
+    let redriven = Email::redrive(pool).only(Email::TENANT, 1).await.unwrap();
+    assert_eq!((redriven.ready, redriven.refused), (2, 0));
+    // As new, but for the error and the fence.
+    let as_new = "state = 'ready' AND attempts = 0 AND finished_at IS NULL AND last_error = 'the server is down'";
+    assert_eq!(ids(pool, as_new).await, [1, 2]);
+    let mut new = Email::claim(pool, 3).await.unwrap();
+    new.sort_by_key(|job| job.id);
+    assert_eq!(new.len(), 2);
+    for (job, old) in new.into_iter().zip(fences) {
+        assert!(job.fence > old);
+        job.complete(pool).await.unwrap();
+    }
+    assert_eq!(Email::redrive(pool).await.unwrap().ready, 0);
+    assert_eq!(count(pool, "state = 'done'").await, 3);
+}
+
+/// Those first that were due first.
+#[tokio::test]
+async fn so_many_dead_jobs_begin_again() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=5, "dead", 1).await;
+    let early = format!(
+        "UPDATE jobs SET run_at = {} WHERE id IN (2, 4)",
+        ago(9, false)
+    );
+    run(pool, &early).await;
+    assert_eq!(Email::redrive(pool).limit(0).await.unwrap().ready, 0);
+    assert_eq!(Email::redrive(pool).limit(2).await.unwrap().ready, 2);
+    assert_eq!(ids(pool, "state = 'ready'").await, [2, 4]);
+    assert_eq!(Email::redrive(pool).limit(9).await.unwrap().ready, 3);
+}
+
+#[tokio::test]
+async fn dead_jobs_of_other_states_begin_again() {
+    let ty = if NAME == "PostgreSQL" {
+        "progress"
+    } else {
+        "text"
+    };
+    let database = jobs(ty, "WAITING").await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "INSERT INTO jobs (id, tenant, run_at) VALUES (1, 1, NULL), (2, 2, NULL), (3, 1, NULL)",
+    )
+    .await;
+    for job in Render::claim(pool, 3).await.unwrap() {
+        job.fail(pool, "never").await.unwrap();
+    }
+    let redrive = Render::redrive(pool).only(Render::TENANT, 1).limit(9);
+    assert_eq!(redrive.await.unwrap().ready, 2);
+    assert_eq!(
+        ids(pool, "state = 'WAITING' AND run_at IS NOT NULL").await,
+        [1, 3]
+    );
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(Render::redrive(&mut *tx).await.unwrap().ready, 1);
+    tx.rollback().await.unwrap();
+    assert_eq!(ids(pool, "state = 'DEAD'").await, [2]);
+}
+
+/// A job may wait once.
+#[tokio::test]
+async fn a_row_that_may_not_be_ready_keeps_no_other() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "CREATE UNIQUE INDEX once ON jobs (tenant, last_error) WHERE state = 'ready'",
+    )
+    .await;
+    ended(pool, 1..=6, "dead", 1).await;
+    run(
+        pool,
+        "UPDATE jobs SET last_error = id; UPDATE jobs SET last_error = '1' WHERE id = 5",
+    )
+    .await;
+    run(pool, "INSERT INTO jobs (id, last_error) VALUES (7, '2')").await;
+    // By hand none is.
+    let by_hand = "UPDATE jobs SET state = 'ready', attempts = 0 WHERE state = 'dead'";
+    let by_hand = pool.execute(by_hand).await.unwrap_err();
+    assert_eq!(Fault::of(&by_hand), Fault::UniqueViolation);
+    assert_eq!(count(pool, "state = 'dead'").await, 6);
+    // In a transaction it is an error, and nothing is written.
+    let mut tx = pool.begin().await.unwrap();
+    let error = Email::redrive(&mut *tx).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::UniqueViolation);
+    tx.rollback().await.unwrap();
+    let redriven = Email::redrive(pool).await.unwrap();
+    assert_eq!((redriven.ready, redriven.refused), (4, 2));
+    let dead = ids(pool, "state = 'dead'").await;
+    assert_eq!(
+        (dead.len(), dead[0]),
+        (2, if dead.contains(&1) { 1 } else { 2 })
+    );
+    assert!(dead.contains(&2), "{dead:?}");
+    assert_eq!(Email::redrive(pool).await.unwrap().refused, 2);
+}
+
 #[tokio::test]
 async fn each_function_can_be_spawned() {
     let database = jobs("text", "ready").await;
     let pool = database.pool.clone();
     tokio::spawn(async move {
         Email::purge(&pool, HOUR).dead().batch(7).await.unwrap();
+        let redrive = Email::redrive(&pool).only(Email::TENANT, 1).limit(7);
+        redrive.await.unwrap();
         let mut connection = pool.acquire().await.unwrap();
         Email::purge(&mut *connection, HOUR).await.unwrap();
         let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();
@@ -306,6 +431,7 @@ async fn each_function_can_be_spawned() {
         drop(tx);
         let run = rowlock::transaction(&pool).run(async |tx| {
             Email::purge(&mut *tx, HOUR).await?;
+            Email::redrive(&mut *tx).await?;
             Ok::<_, rowlock::Error>(())
         });
         run.await.unwrap();

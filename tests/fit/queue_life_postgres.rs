@@ -46,3 +46,20 @@ async fn a_purge_leaves_a_row_that_is_no_longer_done() {
     assert_eq!(ids(pool, "state = 'ready'").await, [2]);
     run(pool, "DELETE FROM jobs").await;
 }
+
+/// A job that is deleted, or made ready, while the redrive comes to it.
+#[tokio::test]
+async fn a_redrive_passes_over_rows_that_are_locked() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    ended(pool, 1..=4, "dead", 3).await;
+    let mut holder = pool.begin().await.unwrap();
+    holder
+        .execute("DELETE FROM jobs WHERE id = 1; UPDATE jobs SET state = 'ready', attempts = 1 WHERE id = 2")
+        .await
+        .unwrap();
+    assert_eq!(Email::redrive(pool).await.unwrap().ready, 2);
+    holder.commit().await.unwrap();
+    assert_eq!(Email::redrive(pool).await.unwrap().ready, 0);
+    assert_eq!(ids(pool, "state = 'ready' AND attempts = 0").await, [3, 4]);
+}

@@ -634,7 +634,7 @@ async fn a_long_name_has_all_its_indexes_and_ddl_can_be_run_again() {
         run(pool, Job::ddl::<Postgres>()).await;
         let sql = "SELECT count(*) FROM pg_indexes WHERE schemaname = current_schema() AND indexname LIKE '%rowlock%'";
         let indexes: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
-        assert_eq!(indexes, 3);
+        assert_eq!(indexes, 4);
     }
     let mut batch = Job::claim(pool, 5).only(Job::TENANT, 2).await.unwrap();
     assert_eq!(

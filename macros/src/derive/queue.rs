@@ -140,6 +140,16 @@ impl Derive for Queue {
                 __rt::unreachable!()
             }
             #[doc = #STUB_DOC]
+            pub fn redrive<'__c, __DB: __rt::Backend, __A>(
+                __db: __A,
+            ) -> __rt::Redrive<'__c, __DB, Self, __A>
+            where
+                __A: __rt::Source<'__c, __DB> + '__c,
+                Self: __rt::queue::QueueSql<__DB>,
+            {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
             pub fn worker<__DB: __rt::Backend>(
                 __pool: &__rt::queue::Pool<__DB>,
             ) -> __rt::Worker<__DB, Self>
@@ -208,6 +218,8 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const LIST_ENDED: &'static str = "";
             const HAS_ENDED: &'static str = "";
             const SET_ASIDE: [&'static str; 2] = ["", ""];
+            const REDRIVE: [&'static str; 2] = ["", ""];
+            const LIST_DEAD: [&'static str; 2] = ["", ""];
             const DDL: &'static str = "";
             fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> { __rt::unreachable!() }
@@ -288,6 +300,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     .tokens();
 
     let purge = purge(plan);
+    let redrive = redrive(plan);
 
     let ddl = name_at("ddl", asked);
     let docs = format!(
@@ -311,7 +324,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         let ty = &column.ty;
         let condition = sql::filter(column);
         let docs = format!(
-            "The column `{}`, for `.only(...)` of a claim or a worker.",
+            "The column `{}`, for `.only(...)` of a claim, a worker and others.",
             column.name
         );
         quote! {
@@ -319,7 +332,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             pub const #name: __rt::QueueColumn<Self, #ty> = __rt::queue::column(#condition);
         }
     });
-    quote!(#(#filters)* #claim #worker #rescue #purge #ddl)
+    quote!(#(#filters)* #claim #worker #rescue #purge #redrive #ddl)
 }
 
 /// Also without the statements: then their trait says what is missing.
@@ -352,6 +365,34 @@ fn purge(plan: &Plan<'_>) -> TokenStream {
             Self: __rt::queue::PurgeSql<__DB>,
         {
             __rt::queue::purge(db, older_than)
+        }
+    }
+}
+
+fn redrive(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let table = model.table.display();
+    let name = name_at("redrive", plan.state.asked);
+    let docs = format!(
+        "Makes the dead rows of `{table}` ready again, due at once and with all their attempts; all of them, or those of `.only(...)` and up to \
+         `.limit(rows)`. What their last error was stays. On PostgreSQL it leaves rows that are locked.\n\n{}\n\n\
+         A row that the database does not let be ready stays dead and keeps no other: then each is written by a statement of its own. In a \
+         transaction of yours it is the error of all.\n\n\
+         Errors: the database's.\n\n\
+         Cancel safety: one statement; if the future is dropped it was executed completely or not at all. If the database refuses a row, \
+         it is one for each row.",
+        sql_doc(model, |dialect| plan.redrive(dialect))
+    );
+    quote! {
+        #[doc = #docs]
+        pub fn #name<'__c, __DB: __rt::Backend, __A>(
+            db: __A,
+        ) -> __rt::Redrive<'__c, __DB, Self, __A>
+        where
+            __A: __rt::Source<'__c, __DB> + '__c,
+            Self: __rt::queue::QueueSql<__DB>,
+        {
+            __rt::queue::redrive(db)
         }
     }
 }
@@ -429,6 +470,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let list_ended = statement(&plan.list_ended(dialect));
     let has_ended = literal(dialect, &plan.and_lease_is_over(dialect));
     let set_aside = [false, true].map(|for_ever| statement(&plan.set_aside(for_ever, dialect)));
+    let redrive = batch(plan.redrive(dialect));
+    let list_dead = batch(plan.list_dead(dialect));
     let ddl = literal(dialect, &plan.ddl(dialect));
     let bind_key = bind_columns(&plan.keys);
     let reads = own_key(plan).value((0..plan.keys.len()).map(|index| {
@@ -488,6 +531,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const LIST_ENDED: &'static str = #list_ended;
             const HAS_ENDED: &'static str = #has_ended;
             const SET_ASIDE: [&'static str; 2] = [#(#set_aside),*];
+            const REDRIVE: [&'static str; 2] = #redrive;
+            const LIST_DEAD: [&'static str; 2] = #list_dead;
             const DDL: &'static str = #ddl;
             fn bind_key(&self, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn read_claim(__row: &__rt::Row<#database>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> {

@@ -34,6 +34,7 @@ impl Queue<'_> {
             indexes.push(index(&purpose, &columns, State::Ready));
         }
         indexes.push(index("running", &names(&self.keys), State::Running));
+        indexes.push(index("dead", &names(&self.keys), State::Dead));
         let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
         let create = create.concat();
         match dialect {

@@ -72,6 +72,51 @@ impl<'m> Queue<'m> {
             to_delete(sql.dialect),
         )
     }
+
+    /// Makes so many dead rows ready, those first that were due first. Conditions can be added. What was claimed before has another fence.
+    pub(crate) fn redrive(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let (rows, keys) = (table(self.model), names(&self.keys));
+        let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
+        let dead = format!("SELECT {keys} {}", self.dead(&mut sql));
+        let mut set = format!(
+            "SET {}, {attempts} = 0, {fence} = {}, {} = {}",
+            self.is(State::Ready),
+            next_fence(&fence, dialect),
+            quote(&self.run_at.name),
+            now(dialect),
+        );
+        if let Some(finished) = self.finished {
+            set.push_str(&format!(", {} = NULL", quote(&finished.name)));
+        }
+        sql.statement(match dialect {
+            Dialect::Postgres => format!(
+                "WITH \"rowlock_dead\" ({}) AS MATERIALIZED ({dead}) UPDATE {rows} AS \"rowlock_row\" {set} {}",
+                parts(&self.keys),
+                self.found_in("rowlock_dead", "FROM"),
+            ),
+            Dialect::Sqlite => format!("UPDATE {rows} {set} WHERE ({keys}) IN ({dead})"),
+        })
+    }
+
+    /// Looks which rows a redrive would make ready, for when one of them cannot be.
+    pub(crate) fn list_dead(&self, dialect: Dialect) -> Statement {
+        let mut sql = Sql::new(dialect);
+        let text = format!("SELECT {} {}", self.identity(), self.dead(&mut sql));
+        sql.statement(text)
+    }
+
+    fn dead(&self, sql: &mut Sql) -> String {
+        let limit = sql.slot(Slot::Limit);
+        format!(
+            "FROM {} WHERE {}{} ORDER BY {} LIMIT {limit}{}",
+            table(self.model),
+            self.is(State::Dead),
+            Gap::Conditions,
+            self.order(sql.dialect),
+            passing_over(sql.dialect),
+        )
+    }
 }
 
 fn to_delete(dialect: Dialect) -> &'static str {

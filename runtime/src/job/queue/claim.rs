@@ -2,7 +2,7 @@
 
 use super::aside::{BadRow, Found, Look, Refused, rescue_on};
 use super::claimed::{Backoff, Claimed};
-use super::column::QueueColumn;
+use super::column::{Conditions, QueueColumn};
 use super::error::ClaimError;
 use super::{LEASE, QueueSql};
 use crate::db::Backend;
@@ -11,11 +11,10 @@ use crate::db::column::Column;
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
-use crate::db::statement::{Bind, Statement};
+use crate::db::statement::Statement;
 use futures_util::future::BoxFuture;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How many rows were taken back because their leases had ended.
@@ -30,13 +29,11 @@ pub struct Rescued {
     pub refused: u64,
 }
 
-type Condition<DB> = Arc<dyn Fn(&mut Statement<DB>) + Send + Sync>;
-
 /// Which rows are claimed, and for how long.
 pub(crate) struct Claims<DB: Backend> {
     pub(crate) lease: Duration,
     pub(crate) backoff: Backoff,
-    conditions: Vec<Condition<DB>>,
+    conditions: Conditions<DB>,
 }
 
 impl<DB: Backend> Default for Claims<DB> {
@@ -44,7 +41,7 @@ impl<DB: Backend> Default for Claims<DB> {
         Self {
             lease: LEASE,
             backoff: Backoff::default(),
-            conditions: Vec::new(),
+            conditions: Conditions::default(),
         }
     }
 }
@@ -63,24 +60,11 @@ impl<DB: Backend> Claims<DB> {
     where
         V: Column<DB> + Send + 'static,
     {
-        // Nothing is equal to NULL, and no index finds what is not distinct from a parameter.
-        let null = DB::is_null(&value);
-        self.conditions.push(Arc::new(move |statement| {
-            statement.push(column.condition);
-            if null {
-                statement.push(" IS NULL");
-                return;
-            }
-            statement.push(" = ");
-            statement.push_parameter();
-            statement.bind(0, &value);
-        }));
+        self.conditions.only(column, value);
     }
 
     pub(super) fn push_conditions(&self, to: &mut Statement<DB>) {
-        for condition in &self.conditions {
-            condition(to);
-        }
+        self.conditions.push(to);
     }
 }
 

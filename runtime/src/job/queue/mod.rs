@@ -7,6 +7,7 @@ mod claimed;
 mod column;
 mod error;
 mod purge;
+mod redrive;
 mod state;
 mod sweep;
 
@@ -28,6 +29,7 @@ pub use self::claimed::{Claimed, Retried, each};
 pub use self::column::{QueueColumn, column};
 pub use self::error::{ClaimError, FinishError, Unfinished};
 pub use self::purge::{Purge, PurgeSql, purge};
+pub use self::redrive::{Redrive, Redriven, redrive};
 pub use self::state::QueueState;
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Look, Refused, rescue_on};
@@ -103,6 +105,10 @@ pub trait QueueSql<DB: Backend>: Queue {
     /// Puts a row off, or gives it up: fence, attempts, the error if there is a column, in the first seconds; then conditions
     /// about the key.
     const SET_ASIDE: [&'static str; 2];
+    /// Makes dead rows ready: how many; then the values of the conditions between the two parts.
+    const REDRIVE: [&'static str; 2];
+    /// What a redrive would make ready, in the same way. Returns key, fence, attempts.
+    const LIST_DEAD: [&'static str; 2];
     /// Indexes and settings.
     const DDL: &'static str;
 
