@@ -37,8 +37,8 @@ pub mod queue {
     #[doc(hidden)]
     pub use crate::job::queue::QueueColumn;
     pub use crate::job::queue::{
-        BadRow, Claim, ClaimError, Claimed, FinishError, Purge, QueueState, Redrive, Redriven,
-        Rescued, Retried, Unfinished,
+        BadRow, Claim, ClaimError, Claimed, FinishError, Purge, QueueState, QueueStats, ReadStats,
+        Redrive, Redriven, Rescued, Retried, Unfinished,
     };
     #[doc(hidden)]
     pub use crate::job::worker::HandlerOutcome;
@@ -146,7 +146,7 @@ pub mod __private {
         pub use sqlx::Pool;
 
         pub use crate::job::queue::{
-            Derive, PurgeSql, Queue, QueueSql, claim, column, each, purge, redrive, rescue,
+            Derive, PurgeSql, Queue, QueueSql, claim, column, each, purge, redrive, rescue, stats,
         };
         pub use crate::job::worker::worker;
     }
@@ -157,7 +157,7 @@ pub mod __private {
             create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
         };
     }
-    pub use crate::queue::{Claim, Purge, QueueColumn, Redrive, Rescued, Worker};
+    pub use crate::queue::{Claim, Purge, QueueColumn, ReadStats, Redrive, Rescued, Worker};
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
         LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,

@@ -1,9 +1,9 @@
-//! The life of a queue's table: what has ended is deleted, or begins again.
+//! The life of a queue's table: what has ended is deleted, or begins again, and how it stands.
 
 use std::time::Duration;
 
-use rowlock::__private::queue::PurgeSql;
-use rowlock::queue::QueueState;
+use rowlock::__private::queue::{PurgeSql, QueueSql};
+use rowlock::queue::{QueueState, QueueStats};
 use rowlock::{Fault, Fence, Queue};
 use sqlx::{AssertSqlSafe, Executor, Row};
 
@@ -417,6 +417,98 @@ async fn a_row_that_may_not_be_ready_keeps_no_other() {
 }
 
 #[tokio::test]
+async fn stats_count_what_has_not_ended_well() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    assert_eq!(Email::stats(pool).await.unwrap(), QueueStats::default());
+    // Ready: due for three hours and for five, in the future; done: two.
+    let insert = format!(
+        "INSERT INTO jobs (id, run_at) VALUES (1, {}), (2, {}), (3, {}); INSERT INTO jobs (id, tenant) VALUES (4, 2)",
+        ago(3, true),
+        ago(5, false),
+        ago(-1, true)
+    );
+    run(pool, &insert).await;
+    ended(pool, 10..=11, "done", 1).await;
+    let stats = Email::stats(pool).await.unwrap();
+    assert_eq!((stats.ready, stats.due), (4, 3), "{stats:?}");
+    let oldest = stats.oldest_due.unwrap();
+    assert!(oldest >= HOUR * 5 && oldest < HOUR * 6, "{oldest:?}");
+    assert_eq!((stats.running, stats.overdue, stats.dead), (0, 0, 0));
+    // Of one tenant.
+    let held = Email::claim(pool, 1).only(Email::TENANT, 2).await.unwrap();
+    let stats = Email::stats(pool).only(Email::TENANT, 2).await.unwrap();
+    assert_eq!((stats.ready, stats.due, stats.oldest_due), (0, 0, None));
+    assert_eq!((stats.running, stats.overdue), (1, 0), "{stats:?}");
+    let over = Email::claim(pool, 2).lease(Duration::ZERO).await.unwrap();
+    assert_eq!(over.len(), 2);
+    ended(pool, 20..=22, "dead", 1).await;
+    let stats = Email::stats(pool).await.unwrap();
+    assert_eq!((stats.ready, stats.due, stats.oldest_due), (1, 0, None));
+    assert_eq!((stats.running, stats.overdue, stats.dead), (3, 2, 3));
+    drop(held);
+}
+
+/// A job whose time is NULL is due, and nobody knows since when.
+#[tokio::test]
+async fn stats_of_other_states() {
+    let ty = if NAME == "PostgreSQL" {
+        "progress"
+    } else {
+        "text"
+    };
+    let database = jobs(ty, "WAITING").await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "INSERT INTO jobs (id, tenant, run_at) VALUES (1, 1, NULL), (2, 2, NULL)",
+    )
+    .await;
+    let stats = Render::stats(pool).await.unwrap();
+    assert_eq!((stats.ready, stats.due), (2, 2));
+    assert_eq!(stats.oldest_due, Some(Duration::ZERO));
+    for job in Render::claim(pool, 1).await.unwrap() {
+        job.fail(pool, "never").await.unwrap();
+    }
+    let late = format!("UPDATE jobs SET run_at = {}", ago(2, true));
+    run(pool, &late).await;
+    let stats = Render::stats(pool).await.unwrap();
+    assert_eq!((stats.ready, stats.due, stats.dead), (1, 1, 1));
+    assert!(stats.oldest_due.unwrap() >= HOUR * 2);
+}
+
+/// It reads the indexes of the table, however many rows are done.
+#[tokio::test]
+async fn stats_do_not_read_what_is_done() {
+    let database = jobs("text", "ready").await;
+    let pool = &database.pool;
+    let mut connection = pool.acquire().await.unwrap();
+    let sql = "INSERT INTO jobs (id, state) WITH RECURSIVE all_ids (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM all_ids WHERE id < 20000)
+        SELECT id, CASE WHEN id <= 9 THEN 'ready' WHEN id <= 19 THEN 'running' WHEN id <= 29 THEN 'dead' ELSE 'done' END FROM all_ids";
+    connection.execute(sql).await.unwrap();
+    connection.execute(Email::ddl::<Db>()).await.unwrap();
+    connection.execute("ANALYZE").await.unwrap();
+    let (explain, column) = match NAME {
+        "PostgreSQL" => ("EXPLAIN", 0),
+        _ => ("EXPLAIN QUERY PLAN", 3),
+    };
+    let sql = <Email as QueueSql<Db>>::STATS.concat();
+    let plan = sqlx::query(AssertSqlSafe(format!("{explain} {sql}")));
+    let plan = plan.fetch_all(&mut *connection).await.unwrap();
+    let plan: Vec<String> = plan.iter().map(|row| row.get(column)).collect();
+    for index in [
+        "jobs_rowlock_claim",
+        "jobs_rowlock_running",
+        "jobs_rowlock_dead",
+    ] {
+        assert!(plan.iter().any(|line| line.contains(index)), "{plan:#?}");
+    }
+    assert!(!plan.concat().contains("Seq Scan"), "{plan:#?}");
+    let stats = Email::stats(&mut *connection).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.dead), (9, 10, 10));
+}
+
+#[tokio::test]
 async fn each_function_can_be_spawned() {
     let database = jobs("text", "ready").await;
     let pool = database.pool.clone();
@@ -424,6 +516,7 @@ async fn each_function_can_be_spawned() {
         Email::purge(&pool, HOUR).dead().batch(7).await.unwrap();
         let redrive = Email::redrive(&pool).only(Email::TENANT, 1).limit(7);
         redrive.await.unwrap();
+        Email::stats(&pool).only(Email::TENANT, 1).await.unwrap();
         let mut connection = pool.acquire().await.unwrap();
         Email::purge(&mut *connection, HOUR).await.unwrap();
         let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();
@@ -432,6 +525,7 @@ async fn each_function_can_be_spawned() {
         let run = rowlock::transaction(&pool).run(async |tx| {
             Email::purge(&mut *tx, HOUR).await?;
             Email::redrive(&mut *tx).await?;
+            Email::stats(&mut *tx).await?;
             Ok::<_, rowlock::Error>(())
         });
         run.await.unwrap();

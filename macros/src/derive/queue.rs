@@ -9,8 +9,8 @@ use syn::{DeriveInput, Index, parse_quote};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
-    connection_name, database, fence, for_backend, halves, knows, literal, name_at, read_row,
-    reads, report_missing, sql_doc, statement, stub_impl, stub_method, text_doc,
+    connection_name, database, fence, for_backend, halves, knows, literal, name_at, parts,
+    read_row, reads, report_missing, sql_doc, statement, stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -150,6 +150,16 @@ impl Derive for Queue {
                 __rt::unreachable!()
             }
             #[doc = #STUB_DOC]
+            pub fn stats<'__c, __DB: __rt::Backend, __A>(
+                __db: __A,
+            ) -> __rt::ReadStats<'__c, __DB, Self, __A>
+            where
+                __A: __rt::Source<'__c, __DB> + '__c,
+                Self: __rt::queue::QueueSql<__DB>,
+            {
+                __rt::unreachable!()
+            }
+            #[doc = #STUB_DOC]
             pub fn worker<__DB: __rt::Backend>(
                 __pool: &__rt::queue::Pool<__DB>,
             ) -> __rt::Worker<__DB, Self>
@@ -220,6 +230,7 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             const SET_ASIDE: [&'static str; 2] = ["", ""];
             const REDRIVE: [&'static str; 2] = ["", ""];
             const LIST_DEAD: [&'static str; 2] = ["", ""];
+            const STATS: [&'static str; 4] = ["", "", "", ""];
             const DDL: &'static str = "";
             fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> { __rt::unreachable!() }
@@ -301,6 +312,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let purge = purge(plan);
     let redrive = redrive(plan);
+    let stats = stats(plan);
 
     let ddl = name_at("ddl", asked);
     let docs = format!(
@@ -332,7 +344,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
             pub const #name: __rt::QueueColumn<Self, #ty> = __rt::queue::column(#condition);
         }
     });
-    quote!(#(#filters)* #claim #worker #rescue #purge #redrive #ddl)
+    quote!(#(#filters)* #claim #worker #rescue #purge #redrive #stats #ddl)
 }
 
 /// Also without the statements: then their trait says what is missing.
@@ -393,6 +405,31 @@ fn redrive(plan: &Plan<'_>) -> TokenStream {
             Self: __rt::queue::QueueSql<__DB>,
         {
             __rt::queue::redrive(db)
+        }
+    }
+}
+
+fn stats(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let table = model.table.display();
+    let name = name_at("stats", plan.state.asked);
+    let docs = format!(
+        "How many rows of `{table}` are ready, due, running, overdue and dead, and for how long the oldest has been due; of all, or of those of \
+         `.only(...)`. It reads the indexes of `ddl`, and no row that is done.\n\n{}\n\n\
+         Errors: the database's.\n\n\
+         Cancel safety: a read.",
+        sql_doc(model, |dialect| plan.stats(dialect))
+    );
+    quote! {
+        #[doc = #docs]
+        pub fn #name<'__c, __DB: __rt::Backend, __A>(
+            db: __A,
+        ) -> __rt::ReadStats<'__c, __DB, Self, __A>
+        where
+            __A: __rt::Source<'__c, __DB> + '__c,
+            Self: __rt::queue::QueueSql<__DB>,
+        {
+            __rt::queue::stats(db)
         }
     }
 }
@@ -472,6 +509,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let set_aside = [false, true].map(|for_ever| statement(&plan.set_aside(for_ever, dialect)));
     let redrive = batch(plan.redrive(dialect));
     let list_dead = batch(plan.list_dead(dialect));
+    let stats = parts(&plan.stats(dialect));
     let ddl = literal(dialect, &plan.ddl(dialect));
     let bind_key = bind_columns(&plan.keys);
     let reads = own_key(plan).value((0..plan.keys.len()).map(|index| {
@@ -533,6 +571,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const SET_ASIDE: [&'static str; 2] = [#(#set_aside),*];
             const REDRIVE: [&'static str; 2] = #redrive;
             const LIST_DEAD: [&'static str; 2] = #list_dead;
+            const STATS: [&'static str; 4] = #stats;
             const DDL: &'static str = #ddl;
             fn bind_key(&self, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             fn read_claim(__row: &__rt::Row<#database>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> {

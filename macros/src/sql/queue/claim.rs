@@ -48,14 +48,14 @@ impl Queue<'_> {
                 columns.map(|column| quote(&column.name)).collect(),
             ),
         };
-        returning.push(self.waited(dialect));
+        returning.push(format!("{} AS \"rowlock_waited\"", self.waited(dialect)));
         sql.statement(text).returning(returning)
     }
 
     /// For how many seconds the row has been due; none if nobody said since when.
     ///
     /// Epochs, because PostgreSQL cannot subtract an infinite timestamp.
-    fn waited(&self, dialect: Dialect) -> String {
+    pub(super) fn waited(&self, dialect: Dialect) -> String {
         let run_at = quote(&self.run_at.name);
         let waited = match dialect {
             Dialect::Postgres => {
@@ -65,11 +65,10 @@ impl Queue<'_> {
                 format!("(julianday('now') - julianday({run_at})) * 86400.0")
             }
         };
-        let waited = match is_option(&self.run_at.ty) {
+        match is_option(&self.run_at.ty) {
             true => format!("coalesce({waited}, 0.0)"),
             false => waited,
-        };
-        format!("{waited} AS \"rowlock_waited\"")
+        }
     }
 
     /// The attempts, as far as one more can be counted: a claim finds also rows with more than there may be, and all that the column
@@ -88,16 +87,20 @@ impl Queue<'_> {
     }
 
     fn is_due(&self, dialect: Dialect) -> String {
+        // Also a row without attempts left, which ends as dead: it would be ready for ever.
+        format!(
+            "{} AND {}",
+            self.is(State::Ready),
+            self.time_has_come(dialect)
+        )
+    }
+
+    pub(super) fn time_has_come(&self, dialect: Dialect) -> String {
         let at = match dialect {
             Dialect::Postgres => "statement_timestamp()",
             Dialect::Sqlite => "julianday('now')",
         };
-        // Also a row without attempts left, which ends as dead: it would be ready for ever.
-        format!(
-            "{} AND {} <= {at}",
-            self.is(State::Ready),
-            self.due(dialect)
-        )
+        format!("{} <= {at}", self.due(dialect))
     }
 
     /// Looks which rows a claim of so many would take, for when one of them cannot be claimed.

@@ -11,7 +11,7 @@ impl Queue<'_> {
         )
     }
 
-    fn lease_is_over(&self, dialect: Dialect) -> String {
+    pub(super) fn lease_is_over(&self, dialect: Dialect) -> String {
         format!(
             "({} > {}) IS NOT TRUE",
             quote(&self.lease.name),

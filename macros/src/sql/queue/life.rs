@@ -106,6 +106,32 @@ impl<'m> Queue<'m> {
         sql.statement(text)
     }
 
+    /// Counts the rows that are not done: ready, due, for how many seconds at most; running, with leases that are over; dead. Conditions can be
+    /// added to each of the three. Each reads an index of [`ddl`](Self::ddl); the rows that are done have none.
+    pub(crate) fn stats(&self, dialect: Dialect) -> Statement {
+        let of = |state: State, counts: &str| {
+            format!(
+                "(SELECT {counts} FROM {} WHERE {}{})",
+                table(self.model),
+                self.is(state),
+                Gap::Conditions,
+            )
+        };
+        let due = self.time_has_come(dialect);
+        let waited = self.waited(dialect);
+        let ready = format!(
+            "count(*), count(*) FILTER (WHERE {due}), coalesce(max({waited}) FILTER (WHERE {due}), 0.0)"
+        );
+        let over = self.lease_is_over(dialect);
+        let running = format!("count(*), count(*) FILTER (WHERE {over})");
+        Sql::new(dialect).statement(format!(
+            "SELECT * FROM {} AS \"rowlock_ready\", {} AS \"rowlock_running\", {} AS \"rowlock_dead\"",
+            of(State::Ready, &ready),
+            of(State::Running, &running),
+            of(State::Dead, "count(*)"),
+        ))
+    }
+
     fn dead(&self, sql: &mut Sql) -> String {
         let limit = sql.slot(Slot::Limit);
         format!(

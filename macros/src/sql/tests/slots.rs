@@ -203,6 +203,7 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         add("look", queue.look(dialect));
         add("rescue", queue.rescue(dialect));
         add("list_ended", queue.list_ended(dialect));
+        add("stats", queue.stats(dialect));
         add("redrive", queue.redrive(dialect));
         add("list_dead", queue.list_dead(dialect));
         if let Some(ended_at) = queue.ended_at() {

@@ -9,6 +9,7 @@ mod error;
 mod purge;
 mod redrive;
 mod state;
+mod stats;
 mod sweep;
 
 use std::cmp::Ordering;
@@ -31,6 +32,7 @@ pub use self::error::{ClaimError, FinishError, Unfinished};
 pub use self::purge::{Purge, PurgeSql, purge};
 pub use self::redrive::{Redrive, Redriven, redrive};
 pub use self::state::QueueState;
+pub use self::stats::{QueueStats, ReadStats, stats};
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Look, Refused, rescue_on};
 use batch::look;
@@ -109,6 +111,8 @@ pub trait QueueSql<DB: Backend>: Queue {
     const REDRIVE: [&'static str; 2];
     /// What a redrive would make ready, in the same way. Returns key, fence, attempts.
     const LIST_DEAD: [&'static str; 2];
+    /// One row of counts: ready, due, seconds; running, overdue; dead. The same conditions between all parts.
+    const STATS: [&'static str; 4];
     /// Indexes and settings.
     const DDL: &'static str;
 
