@@ -129,7 +129,7 @@ fn check_type(ty: &Type, rule: &Rule, diag: &Diag) {
             "use `Option<DateTime<Utc>>` of chrono or `Option<OffsetDateTime>` of time",
         ),
         Holds::TimeOrNull(_) if TIMES.contains(&name) => (
-            "it is NULL until the work is done",
+            "it is NULL until then",
             "make the column nullable and write `Option<...>`",
         ),
         _ => return,
@@ -152,7 +152,7 @@ fn check_numbers(ty: &Type, given: &Given, diag: &Diag) {
 /// The type of the crate reads no other text.
 fn check_states(ty: &Type, state: &Given, diag: &Diag) {
     if last_segment(ty).is_some_and(|name| name == "QueueState")
-        && !state.value.states().texts.is_empty()
+        && !state.value.states().0.is_empty()
     {
         diag.error(
             ty,

@@ -23,6 +23,8 @@ pub(crate) struct Model {
     pub backends: Vec<Dialect>,
     /// `Counter` adds to rows that exist and never creates one.
     pub existing_rows: bool,
+    /// `Queue` deletes a job that is done.
+    pub deletes_done: bool,
 }
 
 /// A table name, split at the dot at compile time so that it can always be quoted.
@@ -73,7 +75,7 @@ pub(crate) struct Column {
     pub priority: Option<Priority>,
     /// Claims can be limited to one value of this column.
     pub filter: bool,
-    /// How the states of a job are stored here, if they are.
+    /// The texts of the states, if they are stored here.
     pub states: States,
     /// The option that gave the column its role, or else the field.
     pub asked: Span,
@@ -110,18 +112,13 @@ impl State {
     }
 }
 
-/// How the states of a job are stored.
+/// The states that a table has texts of its own for.
 #[derive(Clone, Default)]
-pub(crate) struct States {
-    /// Those that the table has a text of its own for.
-    pub texts: Vec<(State, String)>,
-    /// A job that is done is deleted.
-    pub deletes_done: bool,
-}
+pub(crate) struct States(pub Vec<(State, String)>);
 
 impl States {
     pub(crate) fn text(&self, state: State) -> &str {
-        let own = self.texts.iter().find(|(other, _)| *other == state);
+        let own = self.0.iter().find(|(other, _)| *other == state);
         own.map_or(state.name(), |(_, text)| text)
     }
 }
@@ -149,6 +146,7 @@ pub(crate) enum Role {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueueRole {
     State,
+    Dead,
     /// The caller gives it for a new row.
     RunAt,
     Attempts {
@@ -293,7 +291,8 @@ impl Model {
 
     /// Whether the fence is that of the claims of a queue, which nobody gives.
     pub(crate) fn is_queue(&self) -> bool {
-        self.queue(|role| role == QueueRole::State).is_some()
+        self.queue(|role| matches!(role, QueueRole::Attempts { .. }))
+            .is_some()
     }
 
     /// The columns that the caller gives for a new row.

@@ -36,8 +36,10 @@ pub(crate) enum Takes {
     Numbers(&'static [&'static str]),
     /// Nothing, `(asc)` or `(desc)`.
     Order,
-    /// Nothing, or `(ready = "queued", done = delete)` with some of the states.
+    /// Nothing, or `(ready = "queued", dead = "failed")` with some of the states.
     States,
+    /// `= word`
+    Word(&'static str),
 }
 
 /// What an option on a field makes of the column.
@@ -186,6 +188,12 @@ options! {
             takes: Takes::Path,
             example: "crate = ::my_reexports::rowlock",
             page: (&[], "Where the crate `rowlock` is, if another one re-exports it."),
+        },
+        Done => Spec {
+            name: "done",
+            takes: Takes::Word("delete"),
+            example: "done = delete",
+            page: (&["Queue"], "A job that is done is deleted."),
         },
         ExistingRows => Spec {
             name: "existing_rows",
@@ -488,11 +496,11 @@ options! {
             Spec {
                 name: "state",
                 takes: Takes::States,
-                example: "state(ready = \"queued\", done = delete)",
+                example: "state(ready = \"queued\", dead = \"failed\")",
                 page: (
                     &["Queue"],
                     "`ready`, `running`, `done` or `dead`: a `rowlock::queue::QueueState`. Or the texts that the table has for them, or values of its enum, in a type of \
-                     your own. `done = delete`: a job that is done is deleted.",
+                     your own. Without such a column `finished`, `dead` and `lease` have the state.",
                 ),
             },
             Rule {
@@ -504,6 +512,25 @@ options! {
                     what: "the state of a job",
                     names: &["state", "status"],
                     field: "state: rowlock::queue::QueueState",
+                }),
+                ..ROLE
+            },
+        ),
+        Dead => (
+            Spec {
+                name: "dead",
+                takes: Takes::Nothing,
+                example: "dead",
+                page: (&["Queue"], "When the job was given up, in a table without a column for the state. NULL until then."),
+            },
+            Rule {
+                is: "the time when a job was given up",
+                role: Some(|_| Role::Queue(QueueRole::Dead)),
+                holds: Holds::TimeOrNull("it is a point in time, by the clock of the database"),
+                missing: Some(Missing {
+                    what: "the time when a job was given up",
+                    names: &["dead_at", "failed_at"],
+                    field: "failed_at: Option<DateTime<Utc>>",
                 }),
                 ..ROLE
             },

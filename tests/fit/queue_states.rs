@@ -71,13 +71,13 @@ struct Render {
 
 /// Nobody reads of a mail that was sent.
 #[derive(Debug, sqlx::FromRow, Queue)]
-#[rowlock(table = "jobs")]
+#[rowlock(table = "jobs", done = delete)]
 struct Mail {
     #[rowlock(key)]
     id: i64,
     #[rowlock(run_at)]
     run_at: Timestamp,
-    #[rowlock(state(done = delete))]
+    #[rowlock(state)]
     state: QueueState,
     #[rowlock(attempts(max = 3))]
     attempts: i32,
@@ -89,7 +89,7 @@ struct Mail {
 
 /// Both, and a key of two columns.
 #[derive(Debug, sqlx::FromRow, Queue)]
-#[rowlock(table = "jobs")]
+#[rowlock(table = "jobs", done = delete)]
 struct Issue {
     #[rowlock(key)]
     id: i64,
@@ -97,7 +97,7 @@ struct Issue {
     reader: String,
     #[rowlock(run_at)]
     run_at: Timestamp,
-    #[rowlock(state(ready = "new", done = delete))]
+    #[rowlock(state(ready = "new"))]
     state: String,
     #[rowlock(attempts(max = 3))]
     attempts: i32,
@@ -106,6 +106,51 @@ struct Issue {
     #[rowlock(lease)]
     leased_until: Option<Timestamp>,
 }
+
+/// No column for the state: the times say it.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Payout {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(dead)]
+    failed_at: Option<Timestamp>,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+    #[rowlock(finished)]
+    finished_at: Option<Timestamp>,
+    #[rowlock(last_error)]
+    last_error: Option<String>,
+}
+
+/// And deleted when it is done.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs", done = delete)]
+struct Subscriber {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(key)]
+    reader: String,
+    #[rowlock(run_at)]
+    run_at: Option<Timestamp>,
+    #[rowlock(dead)]
+    failed_at: Option<Timestamp>,
+    #[rowlock(attempts(max = 3))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+/// What the state is where no column has it.
+const BY_TIMES: &str = "CASE WHEN failed_at IS NOT NULL THEN 'dead' WHEN finished_at IS NOT NULL THEN 'done' WHEN leased_until IS NULL THEN 'ready' ELSE 'running' END";
 
 /// A table whose states have this type and begin as this one, with so many jobs.
 async fn jobs(ty: &str, ready: &str, count: i64) -> super::Database {
@@ -120,7 +165,7 @@ async fn jobs(ty: &str, ready: &str, count: i64) -> super::Database {
     let ids: Vec<String> = (1..=count).map(|id| format!("({id})")).collect();
     let schema = format!(
         "{enumeration} CREATE TABLE jobs (id bigint NOT NULL, reader text NOT NULL DEFAULT 'ann', run_at {time}, state {ty} NOT NULL DEFAULT '{ready}',
-             attempts int NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until {nullable}, finished_at {nullable}, last_error text,
+             attempts int NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until {nullable}, finished_at {nullable}, failed_at {nullable}, last_error text,
              PRIMARY KEY (id, reader));
          INSERT INTO jobs (id) VALUES {}",
         ids.join(", ")
@@ -128,10 +173,10 @@ async fn jobs(ty: &str, ready: &str, count: i64) -> super::Database {
     database(&schema).await
 }
 
-/// What the table says of a job.
-async fn state(pool: &Pool, id: i64) -> Option<String> {
-    let sql = "SELECT CAST(state AS text) FROM jobs WHERE id = $1";
-    let state = sqlx::query_scalar(sql).bind(id).fetch_optional(pool);
+/// What the table says of a job, in this expression.
+async fn state_of(pool: &Pool, id: i64, state: &str) -> Option<String> {
+    let sql = format!("SELECT {state} FROM jobs WHERE id = {id}");
+    let state = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(pool);
     state.await.unwrap()
 }
 
@@ -144,13 +189,25 @@ async fn count(pool: &Pool, condition: &str) -> i64 {
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: Duration = Duration::ZERO;
 
+/// What the state is where a column has it.
+const STATE: &str = "CAST(state AS text)";
+
 /// The whole life of a job of this model, whose states are stored as these; `None` if it is deleted.
 macro_rules! shape {
-    ($name:ident, $model:ident, $ty:literal, $ready:literal, $running:literal, $done:expr, $dead:literal) => {
+    ($name:ident, $model:ident, $state:expr, $ty:literal, $ready:literal, $running:literal, $done:expr, $dead:literal) => {
         mod $name {
             use super::*;
 
             const DONE: Option<&str> = $done;
+
+            async fn state(pool: &Pool, id: i64) -> Option<String> {
+                state_of(pool, id, $state).await
+            }
+
+            async fn count_in(pool: &Pool, state: &str) -> i64 {
+                let state = state.replace('\'', "''");
+                count(pool, &format!("{} = '{state}'", $state)).await
+            }
 
             async fn table(count: i64) -> super::super::Database {
                 jobs($ty, $ready, count).await
@@ -254,14 +311,13 @@ macro_rules! shape {
                     };
                     assert_eq!(unfinished.len(), 5);
                     let done = match DONE {
-                        Some(done) => count(pool, &format!("state = '{done}'")).await,
+                        Some(done) => count_in(pool, done).await,
                         None => 40 - count(pool, "true").await,
                     };
                     assert_eq!(done, 20);
                     let failed = rest.into_iter().map(|job| (job, "never"));
                     assert!(Claimed::fail_many(pool, failed).await.unwrap().is_empty());
-                    let dead = $dead.replace('\'', "''");
-                    assert_eq!(count(pool, &format!("state = '{dead}'")).await, 20);
+                    assert_eq!(count_in(pool, $dead).await, 20);
                 }
             }
 
@@ -287,8 +343,7 @@ macro_rules! shape {
                     (10, 20, 0),
                     "{counts:?}"
                 );
-                let dead = $dead.replace('\'', "''");
-                assert_eq!(count(pool, &format!("state = '{dead}'")).await, 20);
+                assert_eq!(count_in(pool, $dead).await, 20);
             }
         }
     };
@@ -297,6 +352,7 @@ macro_rules! shape {
 shape!(
     texts,
     Delivery,
+    STATE,
     "text",
     "queued",
     "in_progress",
@@ -306,14 +362,38 @@ shape!(
 shape!(
     enumeration,
     Render,
+    STATE,
     "progress",
     "WAITING",
     "WORKING",
     Some("FINISHED"),
     "DEAD"
 );
-shape!(deleted, Mail, "text", "ready", "running", None, "dead");
-shape!(both, Issue, "text", "new", "running", None, "dead");
+shape!(
+    deleted, Mail, STATE, "text", "ready", "running", None, "dead"
+);
+shape!(both, Issue, STATE, "text", "new", "running", None, "dead");
+
+shape!(
+    times,
+    Payout,
+    BY_TIMES,
+    "text",
+    "ready",
+    "running",
+    Some("done"),
+    "dead"
+);
+shape!(
+    times_and_deleted,
+    Subscriber,
+    BY_TIMES,
+    "text",
+    "ready",
+    "running",
+    None,
+    "dead"
+);
 
 /// What was deleted is done, and not lost to another claim.
 #[tokio::test]

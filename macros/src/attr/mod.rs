@@ -28,6 +28,7 @@ pub(crate) struct StructAttrs {
     pub backends: Option<Vec<Dialect>>,
     pub krate: Option<Path>,
     pub existing_rows: bool,
+    pub deletes_done: bool,
     pub attempted: Vec<&'static str>,
 }
 
@@ -109,6 +110,7 @@ impl StructAttrs {
                 (StructOption::Backend, Value::Backends(names)) => found.backends = Some(names),
                 (StructOption::Crate, Value::Path(path)) => found.krate = Some(path),
                 (StructOption::ExistingRows, _) => found.existing_rows = true,
+                (StructOption::Done, _) => found.deletes_done = true,
                 // The table gives the others no other value.
                 _ => {}
             }

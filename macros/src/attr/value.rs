@@ -120,6 +120,9 @@ impl Value {
             (Takes::States, OptValue::List(tokens)) => {
                 Some(Self::States(states(tokens, option, spec, diag)))
             }
+            (Takes::Word(word), OptValue::Equals(tokens)) if tokens.to_string() == word => {
+                Some(Self::Nothing)
+            }
             (Takes::Order, OptValue::List(tokens)) => match tokens.to_string().as_str() {
                 "asc" => Some(Self::Order(Priority::LowestFirst)),
                 "desc" => Some(Self::Order(Priority::HighestFirst)),
@@ -250,7 +253,7 @@ fn numbers(
     found
 }
 
-/// `ready = "queued", done = delete`
+/// `ready = "queued", dead = "failed"`
 fn states(tokens: &TokenStream, option: &Opt, spec: &Spec, diag: &Diag) -> States {
     let mut found = States::default();
     let mut said: Vec<State> = Vec::new();
@@ -272,19 +275,14 @@ fn states(tokens: &TokenStream, option: &Opt, spec: &Spec, diag: &Diag) -> State
         }
         said.push(state);
         match (given.text(), &given.value) {
-            (Some(text), _) => found.texts.push((state, text.value())),
-            (None, OptValue::Equals(word)) if word.to_string() == "delete" => {
-                if state == State::Done {
-                    found.deletes_done = true;
-                } else {
-                    diag.error(
-                        word,
-                        format_args!(
-                            "a row that is {text} cannot be deleted\nnote: nobody would know of the job any more\n\
-                             help: only `done = delete` is possible"
-                        ),
-                    );
-                }
+            (Some(text), _) => found.0.push((state, text.value())),
+            (None, OptValue::Equals(word))
+                if state == State::Done && word.to_string() == "delete" =>
+            {
+                diag.error(
+                    word,
+                    "a row that is deleted has no state\nhelp: write `#[rowlock(done = delete)]` above the struct",
+                );
             }
             _ => given.malformed(spec.example, diag),
         }
@@ -295,13 +293,9 @@ fn states(tokens: &TokenStream, option: &Opt, spec: &Spec, diag: &Diag) -> State
 
 /// Two states that are stored as the same could not be told apart.
 fn overlap(states: &States, option: &Opt, diag: &Diag) {
-    let kept = State::ALL.into_iter();
-    let kept: Vec<State> = kept
-        .filter(|state| !(states.deletes_done && *state == State::Done))
-        .collect();
-    for (at, one) in kept.iter().enumerate() {
+    for (at, one) in State::ALL.iter().enumerate() {
         let same = |other: &&State| states.text(**other) == states.text(*one);
-        if let Some(other) = kept.iter().skip(at + 1).find(same) {
+        if let Some(other) = State::ALL.iter().skip(at + 1).find(same) {
             diag.error(
                 option.tokens(),
                 format_args!(

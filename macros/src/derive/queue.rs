@@ -16,7 +16,7 @@ use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option};
 use crate::options::FieldOption;
-use crate::sql::queue::{self as sql, Locks, Queue as Plan};
+use crate::sql::queue::{self as sql, Locks, Queue as Plan, Stored};
 use crate::sql::{Dialect, Statement};
 
 /// After so many attempts a job is dead, unless the attribute says otherwise.
@@ -34,11 +34,8 @@ impl Derive for Queue {
         }
         array_keys(model, &keys, diag);
         let attempts = model.queue(|role| matches!(role, QueueRole::Attempts { .. }));
+        let states = states(model, attempted, diag);
         let roles = [
-            (
-                model.queue(|role| role == QueueRole::State),
-                FieldOption::State,
-            ),
             (
                 model.queue(|role| role == QueueRole::RunAt),
                 FieldOption::RunAt,
@@ -52,7 +49,7 @@ impl Derive for Queue {
                 report_missing(model, option, diag);
             }
         }
-        let [state, run_at, attempts, fence, lease] = roles.map(|(column, _)| column);
+        let [run_at, attempts, fence, lease] = roles.map(|(column, _)| column);
         if let Some(lease) = lease
             && !is_option(&lease.ty)
         {
@@ -73,7 +70,7 @@ impl Derive for Queue {
         Some(Plan {
             model,
             keys: (!keys.is_empty()).then_some(keys)?,
-            state: state?,
+            states: states?,
             run_at: run_at?,
             attempts,
             fence: fence?,
@@ -188,6 +185,36 @@ impl Derive for Queue {
     }
 }
 
+/// Where the states are: in a column of theirs, or in the times of the ends.
+fn states<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Stored<'m>> {
+    let state = model.queue(|role| role == QueueRole::State);
+    let dead = model.queue(|role| role == QueueRole::Dead);
+    match (state, dead) {
+        (Some(state), Some(dead)) => diag.error(
+            &dead.ident,
+            format_args!(
+                "`{}` says when a job was given up, and `{}` has its state\nhelp: keep one of them; the time of each end is `#[rowlock(finished)]`",
+                dead.field, state.field
+            ),
+        ),
+        (Some(state), None) => return Some(Stored::Column(state)),
+        (None, None) if !attempted.has(FieldOption::State.name()) => {
+            report_missing(model, FieldOption::State, diag);
+        }
+        (None, Some(_)) if !ends(model) && !attempted.has(FieldOption::Finished.name()) => {
+            report_missing(model, FieldOption::Finished, diag);
+        }
+        (None, Some(dead)) => return Some(Stored::Times { dead }),
+        (None, None) => {}
+    }
+    None
+}
+
+/// Whether a job that is done can be told from others without a state.
+fn ends(model: &Model) -> bool {
+    model.deletes_done || model.ledger(LedgerRole::Finished).is_some()
+}
+
 /// Claims that are never made: with them the methods of `Claimed` and `Worker` are there for any database.
 fn stub_statements(input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
@@ -246,7 +273,7 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
 fn methods(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
-    let asked = plan.state.asked;
+    let asked = plan.attempts.asked;
 
     let claim = name_at("claim", asked);
     let docs = format!(
@@ -351,7 +378,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 fn purge(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
-    let name = name_at("purge", plan.state.asked);
+    let name = name_at("purge", plan.attempts.asked);
     let docs = match plan.ended_at() {
         Some(ended_at) => format!(
             "Deletes the rows of `{table}` that were done longer ago than `older_than`, by the clock of the database, and returns how many; \
@@ -539,7 +566,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     };
     let order = order(plan);
     let notify = plan.notify_ddl(dialect).map(|sql| {
-        let name = name_at("notify_ddl", plan.state.asked);
+        let name = name_at("notify_ddl", plan.attempts.asked);
         let docs = format!(
             "A trigger that wakes the workers which listen, once per statement that adds rows; for a migration. Without it \
              they find the rows when they next look.\n\n```sql\n{sql}```"

@@ -68,6 +68,11 @@ fn existing(model: &Model, column: &Column) -> String {
 }
 
 /// A column of the table where it is called `"rowlock_row"`.
+/// A column of the row, by its name.
+fn of_the_row(name: &str) -> String {
+    format!("\"rowlock_row\".{}", quote(name))
+}
+
 fn of_row(column: &Column) -> String {
     format!("\"rowlock_row\".{}", read(column))
 }

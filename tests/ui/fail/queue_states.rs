@@ -12,7 +12,7 @@ struct Email {
     id: i64,
     #[rowlock(run_at)]
     run_at: Timestamp,
-    #[rowlock(state(redy = "queued", running = "queued", running = "busy", done, dead = delete))]
+    #[rowlock(state(redy = "queued", running = "queued", running = "busy", done = delete, dead))]
     state: String,
     #[rowlock(attempts)]
     attempts: i32,
@@ -30,7 +30,7 @@ struct Job {
     id: i64,
     #[rowlock(run_at)]
     run_at: Timestamp,
-    #[rowlock(state(ready = "dead", done = delete))]
+    #[rowlock(state(ready = "dead"))]
     state: String,
     #[rowlock(attempts)]
     attempts: i32,
@@ -50,6 +50,44 @@ struct Task {
     run_at: Timestamp,
     #[rowlock(state(ready = "queued"))]
     state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+/// Both.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "calls", done = "delete")]
+struct Call {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(dead)]
+    failed_at: Option<Timestamp>,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+/// Nothing says when it is done, and it is never NULL.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "payouts")]
+struct Payout {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(dead)]
+    failed_at: Timestamp,
     #[rowlock(attempts)]
     attempts: i32,
     #[rowlock(fence)]

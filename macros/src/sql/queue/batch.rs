@@ -51,10 +51,10 @@ impl Write<'_> {
 impl Queue<'_> {
     pub(crate) fn complete_many(&self, locks: Locks, dialect: Dialect) -> Statement {
         let claims = self.claims(&[], dialect);
-        if self.deletes_done() {
+        if self.model.deletes_done {
             return self.many(claims, Write::Delete, &[], locks);
         }
-        let set = format!("{}{}", self.is(State::Done), self.now_finished(dialect));
+        let set = self.becomes(State::Done, dialect);
         self.many(claims, Write::Set(&set), &[], locks)
     }
 
@@ -78,16 +78,18 @@ impl Queue<'_> {
             "{}, \
              {run_at} = CASE WHEN \"rowlock_delay\" IS NULL THEN {run_at} ELSE {later} END, \
              {attempts} = \"rowlock_attempts\"",
-            self.chosen([
-                ("\"rowlock_state\" = 'ready'", State::Ready),
-                ("\"rowlock_state\" = 'dead'", State::Dead),
-            ]),
+            self.becomes_if(
+                [
+                    ("\"rowlock_state\" = 'dead'", State::Dead),
+                    ("\"rowlock_state\" = 'ready'", State::Ready),
+                ],
+                dialect
+            ),
         );
         if let Some(error) = self.last_error {
             let error = quote(&error.name);
             set.push_str(&format!(", {error} = coalesce(\"rowlock_error\", {error})"));
         }
-        set.push_str(&self.finished_if("\"rowlock_state\" = 'dead'", dialect));
         set
     }
 
@@ -224,7 +226,7 @@ impl Queue<'_> {
     fn held(&self, sql: &mut Sql) -> (Option<String>, String) {
         let unnested = self.unnested(sql);
         let fence = of_row(self.fence);
-        let running = format!("\"rowlock_row\".{}", self.is(State::Running));
+        let running = self.is_named(State::Running, of_row);
         if let [key] = self.keys.as_slice() {
             let key = of_row(key);
             let condition = format!(
@@ -279,10 +281,10 @@ impl Queue<'_> {
 
     fn joined_with_batch(&self) -> String {
         format!(
-            "{} AND {} = \"rowlock_fence\" AND \"rowlock_row\".{}",
+            "{} AND {} = \"rowlock_fence\" AND {}",
             same_key(&self.keys, "rowlock_batch"),
             of_row(self.fence),
-            self.is(State::Running),
+            self.is_named(State::Running, of_row),
         )
     }
 

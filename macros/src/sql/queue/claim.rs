@@ -23,8 +23,11 @@ impl Queue<'_> {
             passing_over(dialect),
         );
         let set = format!(
-            "SET {}, {attempts} = {} + {counted}, {fence} = {}, {} = {}",
-            self.is(State::Running),
+            "SET {}{attempts} = {} + {counted}, {fence} = {}, {} = {}",
+            match self.becomes(State::Running, dialect).as_str() {
+                "" => String::new(),
+                set => format!("{set}, "),
+            },
             self.room_for_one(dialect),
             next_fence(&fence, dialect),
             quote(&self.lease.name),
@@ -124,15 +127,14 @@ impl Queue<'_> {
     pub(crate) fn set_aside(&self, for_ever: bool, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
         let [fence, attempts] = [Slot::Fence, Slot::Attempts].map(|slot| sql.slot(slot));
-        let state = self.is(if for_ever { State::Dead } else { State::Ready });
+        let state = if for_ever { State::Dead } else { State::Ready };
+        let state = self.becomes(state, dialect);
         let mut set = format!("{state}, {} = {attempts}", quote(&self.attempts.name));
         if let Some(error) = self.last_error {
             let reason = sql.slot(Slot::Error);
             set.push_str(&format!(", {} = {reason}", quote(&error.name)));
         }
-        if for_ever {
-            set.push_str(&self.now_finished(dialect));
-        } else {
+        if !for_ever {
             let later = now_and('+', &sql.slot(Slot::Seconds), dialect);
             set.push_str(&format!(", {} = {later}", quote(&self.run_at.name)));
         }

@@ -44,13 +44,12 @@ impl Queue<'_> {
         let exhausted = format!("{attempts} >= {}", self.max_attempts);
         let mut set = format!(
             "SET {}, {fence} = {}",
-            self.chosen([(&exhausted, State::Dead), ("true", State::Ready)]),
+            self.becomes_if([(&exhausted, State::Dead), ("true", State::Ready)], dialect),
             next_fence(&fence, dialect),
         );
         if let Some(error) = self.last_error {
             set.push_str(&format!(", {} = 'the lease ended'", quote(&error.name)));
         }
-        set.push_str(&self.finished_if(&exhausted, dialect));
         let (ended, more) = (self.has_ended(dialect), Gap::Conditions);
         let (text, state) = match dialect {
             Dialect::Postgres => (
@@ -62,15 +61,14 @@ impl Queue<'_> {
                     passing_over(dialect),
                     self.found_in("rowlock_ended", "FROM"),
                 ),
-                of_row(self.state),
+                self.state_name(of_the_row, dialect),
             ),
             Dialect::Sqlite => (
                 format!("UPDATE {rows} {set} WHERE {ended}{more}"),
-                quote(&self.state.name),
+                self.state_name(quote, dialect),
             ),
         };
         let sql = Sql::new(dialect);
-        sql.statement(text)
-            .returning(vec![self.state_name(state, dialect)])
+        sql.statement(text).returning(vec![state])
     }
 }

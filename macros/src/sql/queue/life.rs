@@ -5,7 +5,7 @@ use super::*;
 impl<'m> Queue<'m> {
     /// The time by which rows are old. None without such a column, or if nobody keeps what is done.
     pub(crate) fn ended_at(&self) -> Option<&'m Column> {
-        self.finished.filter(|_| !self.deletes_done())
+        self.finished.filter(|_| !self.model.deletes_done)
     }
 
     /// Deletes so many of the rows that ended so many seconds ago. Conditions can be added.
@@ -55,7 +55,12 @@ impl<'m> Queue<'m> {
             false => self.is(State::Done),
             true => format!("({} OR {})", self.is(State::Done), self.is(State::Dead)),
         };
-        let ended_at = quote(&ended_at.name);
+        let ended_at = match self.states {
+            Stored::Times { dead } if also_dead => {
+                format!("coalesce({}, {})", quote(&ended_at.name), quote(&dead.name))
+            }
+            Stored::Times { .. } | Stored::Column(_) => quote(&ended_at.name),
+        };
         let before = match sql.dialect {
             Dialect::Postgres => {
                 format!("{ended_at} < statement_timestamp() - make_interval(secs => {age})")

@@ -5,6 +5,7 @@ mod claim;
 mod ddl;
 mod lease;
 mod life;
+mod states;
 
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};
@@ -12,12 +13,13 @@ use super::*;
 use crate::model::{Priority, State, is_option, last_segment};
 
 pub(crate) use self::batch::Locks;
+pub(crate) use self::states::Stored;
 
 /// The columns by their roles, which the derive has checked to be there.
 pub(crate) struct Queue<'m> {
     pub model: &'m Model,
     pub keys: Vec<&'m Column>,
-    pub state: &'m Column,
+    pub states: Stored<'m>,
     pub run_at: &'m Column,
     pub attempts: &'m Column,
     pub fence: &'m Column,
@@ -71,47 +73,6 @@ impl<'m> Queue<'m> {
         }
     }
 
-    /// The condition that it is in this state, and the assignment that puts it there.
-    fn is(&self, state: State) -> String {
-        format!("{} = {}", quote(&self.state.name), self.stored(state))
-    }
-
-    /// A state as the column has it.
-    fn stored(&self, state: State) -> String {
-        text(self.state.states.text(state))
-    }
-
-    /// The state of the first condition that holds. The column itself is among them, so that the literals have its type: to a column
-    /// of an enum PostgreSQL assigns no text.
-    fn chosen(&self, cases: [(&str, State); 2]) -> String {
-        let state = quote(&self.state.name);
-        let cases =
-            cases.map(|(condition, state)| format!("WHEN {condition} THEN {}", self.stored(state)));
-        format!("{state} = CASE {} ELSE {state} END", cases.join(" "))
-    }
-
-    fn deletes_done(&self) -> bool {
-        self.state.states.deletes_done
-    }
-
-    fn now_finished(&self, dialect: Dialect) -> String {
-        match self.finished {
-            Some(finished) => format!(", {} = {}", quote(&finished.name), now(dialect)),
-            None => String::new(),
-        }
-    }
-
-    fn finished_if(&self, condition: &str, dialect: Dialect) -> String {
-        let Some(finished) = self.finished else {
-            return String::new();
-        };
-        let finished = quote(&finished.name);
-        format!(
-            ", {finished} = CASE WHEN {condition} THEN {} ELSE {finished} END",
-            now(dialect)
-        )
-    }
-
     /// What tells a row apart that cannot be read as a whole: the key, the fence, the attempts.
     fn identity(&self) -> String {
         names(self.keys.iter().chain(&[self.fence, self.attempts]))
@@ -144,12 +105,9 @@ impl<'m> Queue<'m> {
     pub(crate) fn complete(&self, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
         let rows = table(self.model);
-        let write = match self.deletes_done() {
+        let write = match self.model.deletes_done {
             true => format!("DELETE FROM {rows}"),
-            false => {
-                let finished = self.now_finished(dialect);
-                format!("UPDATE {rows} SET {}{finished}", self.is(State::Done))
-            }
+            false => format!("UPDATE {rows} SET {}", self.becomes(State::Done, dialect)),
         };
         let text = format!(
             "{write} WHERE {} AND {}",
@@ -165,31 +123,15 @@ impl<'m> Queue<'m> {
         let rows = table(self.model);
         let mut text = format!(
             "SELECT {} FROM {rows} WHERE {}",
-            self.state_name(quote(&self.state.name), dialect),
+            self.state_name(quote, dialect),
             self.is_claim(&mut sql),
         );
-        if self.deletes_done() {
+        if self.model.deletes_done {
             let same_key = sql.equal(&self.keys);
             let none = format!("NOT EXISTS (SELECT 1 FROM {rows} WHERE {same_key})");
             text.push_str(&format!(" UNION ALL SELECT 'done' WHERE {none}"));
         }
         sql.statement(text)
-    }
-
-    /// The state as rowlock calls it, as a text, which a column of an enum is not.
-    fn state_name(&self, state: String, dialect: Dialect) -> String {
-        if !self.state.states.texts.is_empty() {
-            let kept = State::ALL.into_iter();
-            let kept = kept.filter(|state| !(self.deletes_done() && *state == State::Done));
-            let names: String = kept
-                .map(|state| format!(" WHEN {} THEN {}", self.stored(state), text(state.name())))
-                .collect();
-            return format!("CASE {state}{names} ELSE '' END");
-        }
-        match dialect {
-            Dialect::Postgres => format!("{state}::text"),
-            Dialect::Sqlite => state,
-        }
     }
 }
 

@@ -74,7 +74,7 @@ fn queue(model: &Model) -> queue::Queue<'_> {
     queue::Queue {
         model,
         keys: model.keys(),
-        state: model.queue(|role| role == QueueRole::State).unwrap(),
+        states: queue::Stored::Column(model.queue(|role| role == QueueRole::State).unwrap()),
         run_at: model.queue(|role| role == QueueRole::RunAt).unwrap(),
         attempts: attempts.unwrap(),
         fence: model.fence().unwrap(),
