@@ -204,7 +204,19 @@ fn states<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<St
         (None, Some(_)) if !ends(model) && !attempted.has(FieldOption::Finished.name()) => {
             report_missing(model, FieldOption::Finished, diag);
         }
-        (None, Some(dead)) => return Some(Stored::Times { dead }),
+        (None, Some(dead)) => {
+            if !is_option(&dead.ty) {
+                diag.error(
+                    &dead.ty,
+                    format_args!(
+                        "`{}` is when a job was given up, and most never are\n\
+                         help: make the column nullable and write `Option<...>`",
+                        dead.field
+                    ),
+                );
+            }
+            return Some(Stored::Times { dead });
+        }
         (None, None) => {}
     }
     None

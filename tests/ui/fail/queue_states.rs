@@ -78,10 +78,28 @@ struct Call {
     lease: Option<Timestamp>,
 }
 
-/// Nothing says when it is done, and it is never NULL.
+/// Nothing says when it is done.
 #[derive(sqlx::FromRow, Queue)]
 #[rowlock(table = "payouts")]
 struct Payout {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(dead)]
+    failed_at: Option<Timestamp>,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+/// It is never NULL.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "payouts", done = delete)]
+struct Invoice {
     #[rowlock(key)]
     id: i64,
     #[rowlock(run_at)]
