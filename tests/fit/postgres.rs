@@ -73,3 +73,6 @@ mod queue_life;
 mod queue_life_postgres;
 #[path = "queue_states.rs"]
 mod queue_states;
+
+#[path = "by_hand_postgres.rs"]
+mod by_hand_postgres;

@@ -65,3 +65,6 @@ mod outcomes_sqlite;
 mod queue_life;
 #[path = "queue_states.rs"]
 mod queue_states;
+
+#[path = "missing_index_sqlite.rs"]
+mod missing_index_sqlite;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rowlock::row::{InsertError, UpdateError};
+use rowlock::row::{InsertError, UpdateError, Upserted};
 use rowlock::{Counter, FindOrCreate, Guarded, Lockable, Versioned, Xmin};
 use sqlx::Connection;
 use tokio::sync::Barrier;
@@ -378,4 +378,23 @@ async fn it_can_be_given_to_edit_at() {
         matches!(stale, Err(rowlock::row::EditAtError::Stale(_))),
         "{stale:?}"
     );
+}
+
+#[tokio::test]
+async fn lookups_read_it_whatever_the_field_is_called() {
+    let database = database(ACCOUNTS).await;
+    let pool = &database.pool;
+    let ann = account(pool).await;
+    let found = Account::find_by_email(pool, "ann").await.unwrap();
+    assert_eq!(found.as_ref(), Some(&ann));
+    let new = || NewAccount {
+        email: "ann".to_owned(),
+        name: None,
+    };
+    let found = Account::find_or_create(pool, new()).await.unwrap();
+    assert!(!found.is_created());
+    assert_eq!(*found, ann);
+    let named = Account::NAME.eq(Some("ann".to_owned()));
+    let refused = Account::upsert_if(pool, new(), named).await.unwrap();
+    assert_eq!(refused, Upserted::Refused(ann));
 }

@@ -108,7 +108,7 @@ fn where_key(
 pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let found = where_key(&mut sql, model, key, Slot::key);
-    let columns = comma(&model.columns, |column| quote(&column.name));
+    let columns = comma(&model.columns, read);
     sql.statement(format!(
         "SELECT {columns} FROM {} WHERE {found}",
         table(model)
@@ -226,7 +226,7 @@ fn telling(
 pub(crate) fn look(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let found = where_key(&mut sql, model, key, Slot::key);
-    let columns = comma(&model.columns, |column| quote(&column.name));
+    let columns = comma(&model.columns, read);
     sql.statement(format!(
         "SELECT {columns}, CASE WHEN {} THEN 1 ELSE 0 END AS \"rowlock_holds\" FROM {} WHERE {found}",
         Gap::Condition,

@@ -67,12 +67,12 @@ fn existing(model: &Model, column: &Column) -> String {
     format!("{}.{}", quote(&model.table.name), quote(&column.name))
 }
 
-/// A column of the table where it is called `"rowlock_row"`.
-/// A column of the row, by its name.
+/// A name of a column of the table where it is called `"rowlock_row"`.
 fn of_the_row(name: &str) -> String {
     format!("\"rowlock_row\".{}", quote(name))
 }
 
+/// A column of the table where it is called `"rowlock_row"`.
 fn of_row(column: &Column) -> String {
     format!("\"rowlock_row\".{}", read(column))
 }

@@ -19,6 +19,10 @@ pub(crate) struct Atomic<'c, DB: Backend> {
     before: Option<Before>,
 }
 
+/// With a BEGIN in it PostgreSQL goes on, and the COMMIT is that of the caller's transaction.
+const BEGUN_BY_HAND: &str = "the connection is in a transaction that was begun by hand, and this takes several statements \
+    that take effect together: begin it with `begin` of sqlx or with `rowlock::transaction`";
+
 enum State {
     Beginning,
     Open,
@@ -38,6 +42,9 @@ impl<'c, DB: Backend> Atomic<'c, DB> {
                 state,
                 before,
             });
+        }
+        if link.is_begun_by_hand().await? {
+            return Err(sqlx::Error::InvalidArgument(BEGUN_BY_HAND.to_owned()));
         }
         let mut atomic = Self {
             link,
@@ -115,8 +122,16 @@ impl Reruns {
     }
 
     /// Whether what failed like this is to be run again, after a wait that is over by then.
-    pub(crate) async fn after(&mut self, fault: Fault) -> bool {
+    pub(crate) async fn after<DB: Backend>(
+        &mut self,
+        fault: Fault,
+        link: &mut Link<'_, DB>,
+    ) -> bool {
         if fault != Fault::Serialization || self.left == 0 {
+            return false;
+        }
+        // In one that was begun by hand the question fails, as it is aborted; and who began it runs it again.
+        if !matches!(link.is_begun_by_hand().await, Ok(false)) {
             return false;
         }
         let (first, longest) = (Duration::from_millis(1), Duration::from_millis(50));

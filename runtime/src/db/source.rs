@@ -56,7 +56,12 @@ pub struct Acquired<C>(C);
 
 impl<DB: Backend, C: DerefMut<Target = DB::Connection> + Send> Opened<DB> for Acquired<C> {
     fn link(&mut self) -> Link<'_, DB> {
-        Link::new(&mut *self.0)
+        // A pool's has more to it than the reference, and comes without a transaction.
+        let is_borrowed = size_of::<C>() == size_of::<&DB::Connection>();
+        Link {
+            is_borrowed,
+            ..Link::new(&mut *self.0)
+        }
     }
 }
 
@@ -67,6 +72,8 @@ pub struct Link<'c, DB: Backend> {
     connection: &'c mut DB::Connection,
     /// Where it is told how the statements end: those of a `Tx`.
     notes: Option<&'c mut Notes>,
+    /// It is the caller's: somebody may have sent BEGIN on it, of which sqlx knows nothing.
+    is_borrowed: bool,
 }
 
 impl<'c, DB: Backend> Link<'c, DB> {
@@ -74,6 +81,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         Self {
             connection,
             notes: None,
+            is_borrowed: false,
         }
     }
 
@@ -81,6 +89,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         Self {
             connection,
             notes: Some(notes),
+            is_borrowed: false,
         }
     }
 
@@ -88,6 +97,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         Link {
             connection: self.connection,
             notes: self.notes.as_deref_mut(),
+            is_borrowed: self.is_borrowed,
         }
     }
 
@@ -132,6 +142,14 @@ impl<'c, DB: Backend> Link<'c, DB> {
         // A `Tx` is told apart from what came after it with each statement.
         if self.notes.is_some() || depth::<DB>(self.connection) > 0 {
             return Ok(true);
+        }
+        DB::is_in_transaction(self.connection).await
+    }
+
+    /// Whether it is in a transaction that was begun by hand: what is sent here is a part of it, and a COMMIT would be its end.
+    pub(crate) async fn is_begun_by_hand(&mut self) -> Result<bool, sqlx::Error> {
+        if !self.is_borrowed || depth::<DB>(self.connection) > 0 {
+            return Ok(false);
         }
         DB::is_in_transaction(self.connection).await
     }

@@ -71,6 +71,7 @@ pub(crate) enum Fetched<R> {
 /// same, but panics when a value cannot be encoded.)
 pub(crate) struct Statement<DB: Backend> {
     text: Text,
+    is_prepared: bool,
     arguments: DB::Arguments,
     error: Option<BoxDynError>,
 }
@@ -100,12 +101,19 @@ impl<DB: Backend> Statement<DB> {
         Self::new(Text::composed(head))
     }
 
+    /// Is prepared anew each time.
+    pub(crate) fn unprepared(mut self) -> Self {
+        self.is_prepared = false;
+        self
+    }
+
     fn new(text: Text) -> Self {
         let mut arguments = DB::Arguments::default();
         // Room for the values of most statements: one allocation instead of one for each time that a vector grows.
         arguments.reserve(8, 128);
         Self {
             text,
+            is_prepared: true,
             arguments,
             error: None,
         }
@@ -191,7 +199,7 @@ impl<DB: Backend> Statement<DB> {
             Text::Literal(sql) => sql.into_sql_str(),
             Text::Composed(sql) => AssertSqlSafe(sql).into_sql_str(),
         };
-        Ok(sqlx::query_with(sql, self.arguments))
+        Ok(sqlx::query_with(sql, self.arguments).persistent(self.is_prepared))
     }
 
     /// Runs to the end.
@@ -239,6 +247,7 @@ impl<DB: Backend> Statement<DB> {
     pub(crate) fn copy(&self) -> Self {
         Self {
             text: self.text.clone(),
+            is_prepared: self.is_prepared,
             arguments: self.arguments.clone(),
             error: self.error.as_ref().map(|error| error.to_string().into()),
         }
@@ -295,7 +304,7 @@ pub(crate) async fn write_one<DB: Backend>(
         let outcome = make().fetch_one(connection).await;
         let fault = outcome.as_ref().err().map(Fault::of);
         match fault {
-            Some(fault) if reruns.after(fault).await => {}
+            Some(fault) if reruns.after(fault, connection).await => {}
             _ => return outcome,
         }
     }

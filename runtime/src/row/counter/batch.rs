@@ -52,7 +52,7 @@ where
         loop {
             match add_batch_on::<DB, N, T>(&deltas, &mut connection).await {
                 Err(CounterError::Serialization(error)) => {
-                    if !reruns.after(error.fault()).await {
+                    if !reruns.after(error.fault(), &mut connection).await {
                         return Err(CounterError::Serialization(error));
                     }
                 }

@@ -155,6 +155,8 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
             Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(operation())),
             Ok(Fetched::None) => {}
+            // The insert aborted a transaction that was begun by hand, and had no savepoint there.
+            Err(_) if refused.is_some() => {}
             // A read: whatever happened to it, nothing was written.
             Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
         }

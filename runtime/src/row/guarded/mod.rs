@@ -291,7 +291,7 @@ async fn attempt<DB: Backend>(
     let mut reruns = Reruns::new(in_transaction);
     loop {
         match attempt_locked(write, look, link).await {
-            Outcome::Failed { error, .. } if reruns.after(Fault::of(&error)).await => {}
+            Outcome::Failed { error, .. } if reruns.after(Fault::of(&error), link).await => {}
             outcome => return outcome,
         }
     }

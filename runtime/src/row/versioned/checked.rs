@@ -336,7 +336,7 @@ pub(super) fn delete<'c, DB: Backend>(
                 }
                 Ok(1) => Ok(()),
                 Ok(_) => Err(Failure::NotUnique(row.operation(METHOD)).into()),
-                Err(error) if reruns.after(Fault::of(&error)).await => continue,
+                Err(error) if reruns.after(Fault::of(&error), &mut connection).await => continue,
                 Err(error) => {
                     let has_written = DB::has_written(&mut connection, &error).await;
                     Err(failed(row.operation(METHOD), error, has_written, in_transaction).into())
