@@ -468,3 +468,16 @@ async fn a_job_without_a_time_is_due_at_once() {
             .unwrap()
     );
 }
+
+#[tokio::test]
+async fn a_purge_knows_the_time_of_each_end() {
+    let database = jobs("text", "ready", 2).await;
+    let pool = &database.pool;
+    let mut jobs = Payout::claim(pool, 2).await.unwrap();
+    jobs.pop().unwrap().complete(pool).await.unwrap();
+    jobs.pop().unwrap().fail(pool, "never").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(Payout::purge(pool, HOUR).dead().await.unwrap(), 0);
+    assert_eq!(Payout::purge(pool, NOW).await.unwrap(), 1);
+    assert_eq!(Payout::purge(pool, NOW).dead().await.unwrap(), 1);
+}
