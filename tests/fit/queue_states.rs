@@ -481,3 +481,19 @@ async fn a_purge_knows_the_time_of_each_end() {
     assert_eq!(Payout::purge(pool, NOW).await.unwrap(), 1);
     assert_eq!(Payout::purge(pool, NOW).dead().await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn what_was_given_up_is_ready_again() {
+    let database = jobs("text", "ready", 3).await;
+    let pool = &database.pool;
+    let mut jobs = Payout::claim(pool, 3).await.unwrap();
+    jobs.pop().unwrap().fail(pool, "never").await.unwrap();
+    jobs.pop().unwrap().complete(pool).await.unwrap();
+    let stats = Payout::stats(pool).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.dead), (0, 1, 1));
+    assert_eq!(Payout::redrive(pool).await.unwrap().ready, 1);
+    let stats = Payout::stats(pool).await.unwrap();
+    assert_eq!((stats.ready, stats.running, stats.dead), (1, 1, 0));
+    let again = Payout::claim(pool, 3).await.unwrap();
+    assert_eq!((again.len(), again[0].attempts), (1, 1));
+}

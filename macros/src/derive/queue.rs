@@ -423,7 +423,7 @@ fn purge(plan: &Plan<'_>) -> TokenStream {
 fn redrive(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
-    let name = name_at("redrive", plan.state.asked);
+    let name = name_at("redrive", plan.attempts.asked);
     let docs = format!(
         "Makes the dead rows of `{table}` ready again, due at once and with all their attempts; all of them, or those of `.only(...)` and up to \
          `.limit(rows)`. What their last error was stays. On PostgreSQL it leaves rows that are locked.\n\n{}\n\n\
@@ -451,7 +451,7 @@ fn redrive(plan: &Plan<'_>) -> TokenStream {
 fn stats(plan: &Plan<'_>) -> TokenStream {
     let model = plan.model;
     let table = model.table.display();
-    let name = name_at("stats", plan.state.asked);
+    let name = name_at("stats", plan.attempts.asked);
     let docs = format!(
         "How many rows of `{table}` are ready, due, running, overdue and dead, and for how long the oldest has been due; of all, or of those of \
          `.only(...)`. It reads the indexes of `ddl`, and no row that is done.\n\n{}\n\n\

@@ -86,13 +86,17 @@ impl<'m> Queue<'m> {
         let dead = format!("SELECT {keys} {}", self.dead(&mut sql));
         let mut set = format!(
             "SET {}, {attempts} = 0, {fence} = {}, {} = {}",
-            self.is(State::Ready),
+            self.becomes(State::Ready, dialect),
             next_fence(&fence, dialect),
             quote(&self.run_at.name),
             now(dialect),
         );
-        if let Some(finished) = self.finished {
-            set.push_str(&format!(", {} = NULL", quote(&finished.name)));
+        let dead_at = match self.states {
+            Stored::Times { dead } => Some(dead),
+            Stored::Column(_) => None,
+        };
+        for ended in self.finished.into_iter().chain(dead_at) {
+            set.push_str(&format!(", {} = NULL", quote(&ended.name)));
         }
         sql.statement(match dialect {
             Dialect::Postgres => format!(
