@@ -17,9 +17,9 @@ use crate::db::source::Link;
 /// statement_timestamp()` on PostgreSQL; on SQLite `BEGIN`, which fails inside of one, and `ROLLBACK`. Without a transaction the method has
 /// no effect, and ends as the `NotInTransaction` of its error.
 ///
-/// Methods that take any [`Source`](crate::tx::Source) run in such a transaction, too, and do not end it: one that needs several statements which take effect together,
-/// such as a batch of additions within bounds, is refused with `Database` before anything is written. There are no savepoints in it: on PostgreSQL an error
-/// of a statement aborts it.
+/// Methods that take any [`Source`](crate::Source) run in such a transaction, too, and do not end it. One that needs several statements
+/// which take effect together, such as a batch of additions within bounds, is refused with `Database` before anything is written. There
+/// are no savepoints in it: on PostgreSQL an error of a statement aborts it.
 ///
 /// A `COMMIT` or `ROLLBACK` by hand in a transaction that sqlx counts is not seen: end it by its methods.
 #[diagnostic::on_unimplemented(
