@@ -25,7 +25,7 @@ const MOST_REFUSED: usize = 1000;
     message = "`{Self}` cannot be purged: it does not keep when a job was done",
     label = "needs a `finished` column",
     note = "add the column to the table, nullable, and to the struct: `#[rowlock(finished)] finished_at: Option<DateTime<Utc>>`",
-    note = "with `state(done = delete)` no job is kept that was done, and none has to be purged"
+    note = "with `done = delete` no job is kept that was done, and none has to be purged"
 )]
 pub trait PurgeSql<DB: Backend>: QueueSql<DB> {
     /// How many, seconds; then the values of the conditions between the two parts.
