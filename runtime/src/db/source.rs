@@ -146,9 +146,10 @@ impl<'c, DB: Backend> Link<'c, DB> {
         DB::is_in_transaction(self.connection).await
     }
 
-    /// Whether it is in a transaction that was begun by hand: what is sent here is a part of it, and a COMMIT would be its end.
+    /// Whether it is in a transaction that was begun by hand: what is sent here is a part of it, and a COMMIT would be its end. SQLite refuses
+    /// the BEGIN by itself.
     pub(crate) async fn is_begun_by_hand(&mut self) -> Result<bool, sqlx::Error> {
-        if !self.is_borrowed || depth::<DB>(self.connection) > 0 {
+        if DB::EMBEDDED || !self.is_borrowed || depth::<DB>(self.connection) > 0 {
             return Ok(false);
         }
         DB::is_in_transaction(self.connection).await
