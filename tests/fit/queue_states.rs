@@ -1,10 +1,13 @@
 //! The states of a queue as a table has them already: texts of its own, an enum, rows that are deleted when they are done.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rowlock::queue::{Claimed, FinishError, Job, JobOutcome, QueueState, Retried};
 use rowlock::{Fence, Queue};
 use sqlx::{AssertSqlSafe, Executor};
+use tokio::sync::Notify;
 
 use super::{Db, NAME, Pool, database};
 
@@ -325,19 +328,23 @@ macro_rules! shape {
             async fn a_worker() {
                 let database = table(30).await;
                 let pool = &database.pool;
-                let worker = $model::worker(pool);
-                let stats = worker.stats();
-                let all = async move {
-                    while stats.counts().completed + stats.counts().dead < 30 {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
+                // Ten jobs once, ten once, and ten until they are dead; what has begun when it stops is finished.
+                let (left, all_begun) = (AtomicUsize::new(50), Arc::new(Notify::new()));
+                let stop = Arc::clone(&all_begun);
+                let handler = move |job: Job<$model>| {
+                    if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                        all_begun.notify_one();
+                    }
+                    async move {
+                        match job.id % 3 {
+                            0 => JobOutcome::Complete,
+                            1 => JobOutcome::fail("never"),
+                            _ => JobOutcome::retry_after("at once", NOW),
+                        }
                     }
                 };
-                let handler = async |job: Job<$model>| match job.id % 3 {
-                    0 => JobOutcome::Complete,
-                    1 => JobOutcome::fail("never"),
-                    _ => JobOutcome::retry_after("at once", NOW),
-                };
-                let counts = worker.shutdown(all).run(handler).await.unwrap();
+                let worker = $model::worker(pool).shutdown(async move { stop.notified().await });
+                let counts = worker.run(handler).await.unwrap();
                 assert_eq!(
                     (counts.completed, counts.dead, counts.lease_lost),
                     (10, 20, 0),
@@ -476,10 +483,15 @@ async fn a_purge_knows_the_time_of_each_end() {
     let mut jobs = Payout::claim(pool, 2).await.unwrap();
     jobs.pop().unwrap().complete(pool).await.unwrap();
     jobs.pop().unwrap().fail(pool, "never").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(Payout::purge(pool, HOUR).dead().await.unwrap(), 0);
-    assert_eq!(Payout::purge(pool, NOW).await.unwrap(), 1);
-    assert_eq!(Payout::purge(pool, NOW).dead().await.unwrap(), 1);
+    for ended in [
+        "UPDATE jobs SET finished_at = '2020-01-01 00:00:00' WHERE finished_at IS NOT NULL",
+        "UPDATE jobs SET failed_at = '2020-01-01 00:00:00' WHERE failed_at IS NOT NULL",
+    ] {
+        pool.execute(ended).await.unwrap();
+    }
+    assert_eq!(Payout::purge(pool, HOUR).await.unwrap(), 1);
+    assert_eq!(Payout::purge(pool, HOUR).dead().await.unwrap(), 1);
 }
 
 #[tokio::test]
