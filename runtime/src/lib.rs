@@ -34,8 +34,6 @@ pub use crate::tx::{Tx, transaction};
 
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue).
 pub mod queue {
-    #[doc(hidden)]
-    pub use crate::job::queue::QueueColumn;
     pub use crate::job::queue::{
         BadRow, Claim, ClaimError, Claimed, FinishError, Purge, QueueState, QueueStats, ReadStats,
         Redrive, Redriven, Rescued, Retried, Unfinished,
@@ -146,7 +144,7 @@ pub mod __private {
         pub use sqlx::Pool;
 
         pub use crate::job::queue::{
-            Derive, PurgeSql, Queue, QueueSql, claim, column, each, purge, redrive, rescue, stats,
+            Derive, PurgeSql, Queue, QueueSql, claim, each, purge, redrive, rescue, stats,
         };
         pub use crate::job::worker::worker;
     }
@@ -157,7 +155,7 @@ pub mod __private {
             create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
         };
     }
-    pub use crate::queue::{Claim, Purge, QueueColumn, ReadStats, Redrive, Rescued, Worker};
+    pub use crate::queue::{Claim, Purge, ReadStats, Redrive, Rescued, Worker};
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
         LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,

@@ -67,6 +67,8 @@ mod keys_postgres;
 #[path = "edit_at.rs"]
 mod edit_at;
 
+#[path = "queue_conditions.rs"]
+mod queue_conditions;
 #[path = "queue_life.rs"]
 mod queue_life;
 #[path = "queue_life_postgres.rs"]

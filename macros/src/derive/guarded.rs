@@ -11,9 +11,11 @@ use super::{
     reads, sets_without_excluded, sql_doc, statement, stub_fields, stub_impl, stub_method,
     text_doc,
 };
+use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, Role, inside_option};
+use crate::options::FieldOption;
 use crate::sql::{self, Dialect};
 
 pub(crate) struct Guarded;
@@ -74,7 +76,9 @@ impl Derive for Guarded {
     fn expand(plan: &Plan<'_>) -> Output {
         let Plan { model, keys } = plan;
         let ident = &model.ident;
-        let fields = model.columns.iter().enumerate().map(field);
+        let fields = model.columns.iter().enumerate();
+        let fields = fields.filter(|(_, column)| !(model.is_queue() && column.filter));
+        let fields = fields.map(field);
         let methods = methods(plan);
         let key = plan.key();
         let key_struct = key.definition(&["Clone", "PartialEq"]);
@@ -123,18 +127,10 @@ impl Derive for Guarded {
         let methods = methods.map(|(name, arguments, output)| {
             stub_method(&format_ident!("{name}"), false, arguments, output)
         });
-        let fields = stub_fields(input).unwrap_or_default();
-        let fields = fields.iter().enumerate().filter_map(|(index, field)| {
-            let (name, ty) = (constant(field.ident.as_ref()?), &field.ty);
-            let index = Index::from(index);
-            Some(quote! {
-                #[doc = #STUB_DOC]
-                pub const #name: __rt::guarded::Field<Self, #ty> = __rt::guarded::Field::new(#index);
-            })
-        });
+        let fields = stub_constants(input, false);
         // What the closure is given has to be known, or the caller is asked for its type.
         let methods = quote! {
-            #(#fields)*
+            #fields
             #(#methods)*
             #[doc = #STUB_DOC]
             pub async fn update_if(
@@ -203,8 +199,36 @@ fn constant(field: &Ident) -> Ident {
     name_at(&name, field.span())
 }
 
-/// The constant for a column.
-fn field((index, column): (usize, &Column)) -> TokenStream {
+/// The constants of a struct that could not be read: those of `Queue`, which are of the filters of one, or all others.
+pub(super) fn stub_constants(input: &DeriveInput, of_queue: bool) -> TokenStream {
+    let quiet = Diag::new();
+    let fields = stub_fields(input).unwrap_or_default();
+    let fields = fields.into_iter();
+    let fields: Vec<_> = fields
+        .map(|field| (field, FieldAttrs::read(&field.attrs, &quiet)))
+        .collect();
+    let _ = quiet.finish();
+    let is_queue = fields
+        .iter()
+        .any(|(_, options)| options.has(FieldOption::Attempts));
+    let fields = fields.iter().enumerate();
+    let constants = fields.filter_map(|(index, (field, options))| {
+        let filter = options.has(FieldOption::Filter) && (is_queue || of_queue);
+        let (name, ty) = (constant(field.ident.as_ref()?), &field.ty);
+        let index = Index::from(index);
+        (filter == of_queue).then(|| {
+            quote! {
+                #[doc = #STUB_DOC]
+                pub const #name: __rt::guarded::Field<Self, #ty> = __rt::guarded::Field::new(#index);
+            }
+        })
+    });
+    quote!(#(#constants)*)
+}
+
+/// The constant for a column. Those of a queue's filters are made by `Queue`, which can be derived without `Guarded`, and all others here:
+/// a derive does not know which others there are.
+pub(super) fn field((index, column): (usize, &Column)) -> TokenStream {
     let name = constant(&column.ident);
     let ty = value_type(column);
     let index = Index::from(index);
@@ -339,6 +363,13 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     quote!(#update_if #patch #delete_if #delete_by_key #exists)
 }
 
+/// By the index of a field.
+pub(super) fn column_names(model: &Model, dialect: Dialect) -> TokenStream {
+    let columns = model.columns.iter();
+    let names = columns.map(|column| literal(dialect, &sql::guarded::name(column)));
+    quote!(&[#(#names),*])
+}
+
 /// The statements for one database.
 fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let Plan { model, .. } = plan;
@@ -349,10 +380,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let delete = parts(&sql::guarded::delete(model, dialect));
     let look = parts(&sql::guarded::look(model, dialect));
     let exists = statement(&sql::guarded::exists(model, dialect));
-    let names = model
-        .columns
-        .iter()
-        .map(|column| literal(dialect, &sql::guarded::name(column)));
+    let names = column_names(model, dialect);
     let version = match model.version() {
         Some(version) => {
             let (index, highest) = (position(model, version), max_version(version));
@@ -364,7 +392,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl __rt::guarded::Names<#database> for #ident {
-            const NAMES: &'static [&'static str] = &[#(#names),*];
+            const NAMES: &'static [&'static str] = #names;
         }
         #[automatically_derived]
         impl __rt::guarded::GuardedSql<#database> for #ident {

@@ -1,11 +1,11 @@
 //! `#[derive(Queue)]`: rows that one worker at a time works on.
 
-use heck::ToShoutySnakeCase;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{DeriveInput, Index, parse_quote};
 
+use super::guarded::{column_names, field, stub_constants};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
@@ -176,7 +176,8 @@ impl Derive for Queue {
             1,
             &quote!(__rt::Rescued, __rt::DatabaseError),
         );
-        let methods = stub_impl(input, &quote!(#methods #rescue));
+        let constants = stub_constants(input, true);
+        let methods = stub_impl(input, &quote!(#constants #methods #rescue));
         let statements = stub_statements(input);
         Output {
             items: TokenStream::new(),
@@ -255,6 +256,7 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
         }
         impl #with_database __rt::queue::QueueSql<__DB> for #ident #arguments #predicates {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
+            const COLUMNS: &'static [&'static str] = &[];
             const CLAIM: [&'static str; 2] = ["", ""];
             const LIST_DUE: [&'static str; 2] = ["", ""];
             const COMPLETE: &'static str = "";
@@ -369,20 +371,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         }
     };
 
-    let filters = plan.filters();
-    let filters = filters.iter().map(|column| {
-        let name = name_at(&column.field.to_shouty_snake_case(), column.ident.span());
-        let ty = &column.ty;
-        let condition = sql::filter(column);
-        let docs = format!(
-            "The column `{}`, for `.only(...)` of a claim, a worker and others.",
-            column.name
-        );
-        quote! {
-            #[doc = #docs]
-            pub const #name: __rt::QueueColumn<Self, #ty> = __rt::queue::column(#condition);
-        }
-    });
+    let filters = model.columns.iter().enumerate();
+    let filters = filters.filter(|(_, column)| column.filter).map(field);
     quote!(#(#filters)* #claim #worker #rescue #purge #redrive #stats #ddl)
 }
 
@@ -530,6 +520,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let ident = &plan.model.ident;
     let database = database(dialect);
     let read_row = read_row(plan.model, dialect);
+    let columns = column_names(plan.model, dialect);
     let batch = |sql: Statement| {
         let [head, tail] = halves(&sql);
         quote!([#head, #tail])
@@ -596,6 +587,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #[automatically_derived]
         impl __rt::queue::QueueSql<#database> for #ident {
             #read_row
+            const COLUMNS: &'static [&'static str] = #columns;
             const CLAIM: [&'static str; 2] = #claim;
             const LIST_DUE: [&'static str; 2] = #list_due;
             const COMPLETE: &'static str = #complete;

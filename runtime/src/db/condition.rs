@@ -6,7 +6,8 @@ use crate::db::Backend;
 use crate::db::column::{Column, CounterNumber};
 use crate::db::statement::{Bind, Compared, Statement};
 
-/// A field of a model as a typed constant, which [`Guarded`](derive@crate::Guarded) generates: `Token::CONSUMED_AT`.
+/// A field of a model as a typed constant: `Token::CONSUMED_AT`. [`Guarded`](derive@crate::Guarded) generates one for each field,
+/// [`Queue`](derive@crate::Queue) one for each that is marked `#[rowlock(filter)]`.
 ///
 /// Its methods make conditions, and [`Set`](crate::row::Set) takes it for what is to be written. What is compared with it has the field's
 /// type; the value of an `Option` also without `Some`, a `String` also as `&str`, or another field of the same type.
@@ -301,10 +302,22 @@ impl<T, E> Condition<T, E> {
         T: Names<DB>,
         E: Expression<DB>,
     {
+        self.write_in(T::NAMES, table, to);
+    }
+
+    /// The same, with the names of another derive.
+    pub(crate) fn write_in<DB: Backend>(
+        &self,
+        names: &'static [&'static str],
+        table: &'static str,
+        to: &mut Statement<DB>,
+    ) where
+        E: Expression<DB>,
+    {
         self.expression.write(&mut Writer {
             statement: to,
             table,
-            names: T::NAMES,
+            names,
         });
     }
 }

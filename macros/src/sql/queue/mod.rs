@@ -135,11 +135,6 @@ impl<'m> Queue<'m> {
     }
 }
 
-/// ` AND "name"`, which a filter's comparison follows in [`Gap::Conditions`].
-pub(crate) fn filter(column: &Column) -> String {
-    format!(" AND {}", quote(&column.name))
-}
-
 /// ` AND "name" = `, which a value follows there.
 pub(crate) fn is_key(column: &Column) -> String {
     format!(" AND {} = ", quote(&column.name))

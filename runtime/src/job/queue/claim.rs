@@ -2,12 +2,13 @@
 
 use super::aside::{BadRow, Found, Look, Refused, rescue_on};
 use super::claimed::{Backoff, Claimed};
-use super::column::{Conditions, QueueColumn};
+use super::column::Conditions;
 use super::error::ClaimError;
 use super::{LEASE, QueueSql};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
 use crate::db::column::Column;
+use crate::db::condition::{Condition, Expression, Field};
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
@@ -56,11 +57,20 @@ impl<DB: Backend> Clone for Claims<DB> {
 }
 
 impl<DB: Backend> Claims<DB> {
-    pub(crate) fn only<T, V>(&mut self, column: QueueColumn<T, V>, value: V)
+    pub(crate) fn only<T, V, W>(&mut self, field: Field<T, V, W>, value: V)
     where
+        T: QueueSql<DB>,
         V: Column<DB> + Send + 'static,
     {
-        self.conditions.only(column, value);
+        self.conditions.only(field, value);
+    }
+
+    pub(crate) fn when<T, E>(&mut self, condition: Condition<T, E>)
+    where
+        T: QueueSql<DB>,
+        E: Expression<DB> + 'static,
+    {
+        self.conditions.when(condition);
     }
 
     pub(super) fn push_conditions(&self, to: &mut Statement<DB>) {
@@ -118,11 +128,24 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
     }
 
     /// Claims only rows that have this value in the column; `None` means NULL. Several conditions must all be met.
-    pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
+    pub fn only<V, W>(mut self, field: Field<T, V, W>, value: impl Into<V>) -> Self
     where
+        T: QueueSql<DB>,
         V: Column<DB> + Send + 'static,
     {
-        self.claims.only(column, value.into());
+        self.claims.only(field, value.into());
+        self
+    }
+
+    /// Claims only rows that meet this condition, as [`only_if`](crate::row::Edit::only_if) has it. Several must all be met.
+    ///
+    /// Rows that do not meet it are read and passed over: see [Conditions](derive@crate::Queue#conditions).
+    pub fn when<E>(mut self, condition: Condition<T, E>) -> Self
+    where
+        T: QueueSql<DB>,
+        E: Expression<DB> + 'static,
+    {
+        self.claims.when(condition);
         self
     }
 

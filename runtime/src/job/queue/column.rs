@@ -1,42 +1,18 @@
-//! Columns that a claim can be narrowed by.
+//! What the rows of a claim have to be.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::QueueSql;
 use crate::db::Backend;
 use crate::db::column::Column;
+use crate::db::condition::{Condition, Expression, Field};
 use crate::db::statement::{Bind, Statement};
 
-/// A column marked `#[rowlock(filter)]`, by which claims can be limited. Generated: `Email::TENANT_ID`.
-pub struct QueueColumn<T, V> {
-    pub(super) condition: &'static str,
-    types: PhantomData<fn() -> (T, V)>,
-}
+/// Writes ` AND` something, and binds its values.
+type Write<DB> = Arc<dyn Fn(&mut Statement<DB>) + Send + Sync>;
 
-/// A column of the generated code.
-pub const fn column<T, V>(condition: &'static str) -> QueueColumn<T, V> {
-    let types = PhantomData;
-    QueueColumn { condition, types }
-}
-
-impl<T, V> std::fmt::Debug for QueueColumn<T, V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("QueueColumn").field(&self.condition).finish()
-    }
-}
-
-impl<T, V> Clone for QueueColumn<T, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T, V> Copy for QueueColumn<T, V> {}
-
-type Condition<DB> = Arc<dyn Fn(&mut Statement<DB>) + Send + Sync>;
-
-/// Values that some columns have to have.
-pub(super) struct Conditions<DB: Backend>(Vec<Condition<DB>>);
+/// What all must be met.
+pub(super) struct Conditions<DB: Backend>(Vec<Write<DB>>);
 
 impl<DB: Backend> Default for Conditions<DB> {
     fn default() -> Self {
@@ -51,14 +27,17 @@ impl<DB: Backend> Clone for Conditions<DB> {
 }
 
 impl<DB: Backend> Conditions<DB> {
-    pub(super) fn only<T, V>(&mut self, column: QueueColumn<T, V>, value: V)
+    pub(super) fn only<T, V, W>(&mut self, field: Field<T, V, W>, value: V)
     where
+        T: QueueSql<DB>,
         V: Column<DB> + Send + 'static,
     {
         // Nothing is equal to NULL, and no index finds what is not distinct from a parameter.
         let null = DB::is_null(&value);
+        let column = T::COLUMNS[field.index()];
         self.0.push(Arc::new(move |statement| {
-            statement.push(column.condition);
+            statement.push(" AND ");
+            statement.push(column);
             if null {
                 statement.push(" IS NULL");
                 return;
@@ -66,6 +45,17 @@ impl<DB: Backend> Conditions<DB> {
             statement.push(" = ");
             statement.push_parameter();
             statement.bind(0, &value);
+        }));
+    }
+
+    pub(super) fn when<T, E>(&mut self, condition: Condition<T, E>)
+    where
+        T: QueueSql<DB>,
+        E: Expression<DB> + 'static,
+    {
+        self.0.push(Arc::new(move |statement| {
+            statement.push(" AND ");
+            condition.write_in(T::COLUMNS, "", statement);
         }));
     }
 

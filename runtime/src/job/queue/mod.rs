@@ -27,7 +27,6 @@ pub(crate) use self::claim::Claims;
 pub use self::claim::{Claim, Rescued, claim, rescue};
 pub(crate) use self::claimed::{Backoff, Change, at, stored};
 pub use self::claimed::{Claimed, Retried, each};
-pub use self::column::{QueueColumn, column};
 pub use self::error::{ClaimError, FinishError, Unfinished};
 pub use self::purge::{Purge, PurgeSql, purge};
 pub use self::redrive::{Redrive, Redriven, redrive};
@@ -80,6 +79,8 @@ pub trait Queue: for<'k> Model<Derive, Key<'k>: PartialEq> {
 pub trait QueueSql<DB: Backend>: Queue {
     /// Reads all columns.
     const ROW: Read<DB, Self>;
+    /// The names of all columns, by the index of a field.
+    const COLUMNS: &'static [&'static str];
     /// Claims: how many, seconds, whether their attempts begin now; then the values of the conditions between the two parts.
     const CLAIM: [&'static str; 2];
     /// What a claim would take: how many; conditions between the two parts. Returns key, fence, attempts.

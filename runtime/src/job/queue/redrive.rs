@@ -7,10 +7,11 @@ use futures_util::future::BoxFuture;
 
 use super::QueueSql;
 use super::aside::Refused;
-use super::column::{Conditions, QueueColumn};
+use super::column::Conditions;
 use super::sweep::Sweep;
 use crate::db::Backend;
 use crate::db::column::Column;
+use crate::db::condition::{Condition, Expression, Field};
 use crate::db::error::DatabaseError;
 use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
@@ -61,11 +62,22 @@ where
 
 impl<DB: Backend, T, A> Redrive<'_, DB, T, A> {
     /// Only rows that have this value in the column; `None` means NULL. Several conditions must all be met.
-    pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
+    pub fn only<V, W>(mut self, field: Field<T, V, W>, value: impl Into<V>) -> Self
     where
+        T: QueueSql<DB>,
         V: Column<DB> + Send + 'static,
     {
-        self.conditions.only(column, value.into());
+        self.conditions.only(field, value.into());
+        self
+    }
+
+    /// Only rows that meet this condition. Several must all be met.
+    pub fn when<E>(mut self, condition: Condition<T, E>) -> Self
+    where
+        T: QueueSql<DB>,
+        E: Expression<DB> + 'static,
+    {
+        self.conditions.when(condition);
         self
     }
 

@@ -25,8 +25,9 @@ use self::running::Running;
 pub use self::stats::{WorkerCounts, WorkerStats};
 use crate::db::Backend;
 use crate::db::column::Column;
+use crate::db::condition::{Condition, Expression, Field};
 use crate::db::error::DatabaseError;
-use crate::job::queue::{Backoff, Claims, QueueColumn, QueueSql};
+use crate::job::queue::{Backoff, Claims, QueueSql};
 
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -181,11 +182,22 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     }
 
     /// Claims only rows that have this value in the column; `None` means NULL. Several conditions must all be met.
-    pub fn only<V>(mut self, column: QueueColumn<T, V>, value: impl Into<V>) -> Self
+    pub fn only<V, W>(mut self, field: Field<T, V, W>, value: impl Into<V>) -> Self
     where
+        T: QueueSql<DB>,
         V: Column<DB> + Send + 'static,
     {
-        self.claims.only(column, value.into());
+        self.claims.only(field, value.into());
+        self
+    }
+
+    /// Claims only rows that meet this condition, as [`Claim::when`](crate::queue::Claim::when) does.
+    pub fn when<E>(mut self, condition: Condition<T, E>) -> Self
+    where
+        T: QueueSql<DB>,
+        E: Expression<DB> + 'static,
+    {
+        self.claims.when(condition);
         self
     }
 
