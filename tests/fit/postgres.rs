@@ -67,6 +67,10 @@ mod keys_postgres;
 #[path = "edit_at.rs"]
 mod edit_at;
 
+#[path = "queue_cancel.rs"]
+mod queue_cancel;
+#[path = "queue_cancel_postgres.rs"]
+mod queue_cancel_postgres;
 #[path = "queue_conditions.rs"]
 mod queue_conditions;
 #[path = "queue_life.rs"]

@@ -61,6 +61,8 @@ mod edit_at;
 #[path = "outcomes_sqlite.rs"]
 mod outcomes_sqlite;
 
+#[path = "queue_cancel.rs"]
+mod queue_cancel;
 #[path = "queue_conditions.rs"]
 mod queue_conditions;
 #[path = "queue_life.rs"]

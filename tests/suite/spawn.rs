@@ -189,6 +189,8 @@ macro_rules! all_of_a_queue {
             .backoff(now, now);
         let mut batch = claim.await.unwrap();
         assert_eq!(Job::rescue($db).await.unwrap().ready, 0);
+        let none = Job::cancel($db, 0).await.unwrap();
+        assert_eq!(none, rowlock::queue::Cancelled::NotFound);
         let mut next = || batch.pop().unwrap();
         let first = next();
         first.extend($db, minute).await.unwrap();

@@ -9,8 +9,9 @@ use super::guarded::{column_names, field, stub_constants};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
-    connection_name, database, fence, for_backend, halves, knows, literal, name_at, parts,
-    read_row, reads, report_missing, sql_doc, statement, stub_impl, stub_method, text_doc,
+    connection_name, database, fence, for_backend, halves, key_argument, key_lifetime, knows,
+    literal, name_at, parts, read_row, reads, report_missing, sql_doc, statement, stub_impl,
+    stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -177,7 +178,13 @@ impl Derive for Queue {
             &quote!(__rt::Rescued, __rt::DatabaseError),
         );
         let constants = stub_constants(input, true);
-        let methods = stub_impl(input, &quote!(#constants #methods #rescue));
+        let cancel = stub_method(
+            &format_ident!("cancel"),
+            false,
+            2,
+            &quote!(__rt::Cancelled, __rt::DatabaseError),
+        );
+        let methods = stub_impl(input, &quote!(#constants #methods #rescue #cancel));
         let statements = stub_statements(input);
         Output {
             items: TokenStream::new(),
@@ -351,6 +358,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     }
     .tokens();
 
+    let cancel = cancel(plan);
     let purge = purge(plan);
     let redrive = redrive(plan);
     let stats = stats(plan);
@@ -373,7 +381,35 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let filters = model.columns.iter().enumerate();
     let filters = filters.filter(|(_, column)| column.filter).map(field);
-    quote!(#(#filters)* #claim #worker #rescue #purge #redrive #stats #ddl)
+    quote!(#(#filters)* #claim #worker #rescue #cancel #purge #redrive #stats #ddl)
+}
+
+fn cancel(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let keys = &plan.keys;
+    let table = model.table.display();
+    let key = key_argument(keys, &key_lifetime(keys));
+    let given = given_key(plan).given(&quote!(key));
+    Method {
+        name: name_at("cancel", plan.attempts.asked),
+        docs: format!(
+            "Gives up the job of `{table}` with this key, if it is ready or running: it is dead, and a claim that holds it holds no more. Whoever works \
+             on it cannot finish it (`LeaseLost`); a worker drops its handler at the next `.await` after the next heartbeat, within a third of the lease. \
+             One that has ended stays as it is. On PostgreSQL it waits for a transaction that has the row locked, and that of a `complete_in` decides.\n\n{}\n\n\
+             If that finds no such job, one more statement looks why.\n\n\
+             Errors: the database's; `Fault::Raised` if a trigger drops the write. After any it can be called again.\n\n\
+             Cancel safety: if the future is dropped, the statement was executed completely or not at all.",
+            sql_doc(model, |dialect| plan.cancel(dialect))
+        ),
+        receiver: quote!(),
+        key: keys,
+        db: connection_name(&[]),
+        arguments: quote!(key: #key),
+        output: quote!(__rt::Cancelled, __rt::DatabaseError),
+        bound: quote!(__rt::queue::CancelSql<__DB>),
+        body: quote!(__rt::queue::cancel::<__DB, Self>(db, #given)),
+    }
+    .tokens()
 }
 
 /// Also without the statements: then their trait says what is missing.
@@ -486,6 +522,9 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         quote!((#name, #condition, #place))
     });
     let places = [plan.fence, plan.attempts].map(|column| Index::from(place(column)));
+    let given = given_key(plan);
+    let given_struct = given.definition(&[]);
+    let knows_given = super::knows(model, &quote!(__rt::queue::Given), &given, &quote!());
     let has_last_error = plan.last_error.is_some();
     let (attempts, attempts_ty) = (&plan.attempts.ident, &plan.attempts.ty);
     let this = quote!(self);
@@ -496,6 +535,8 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     quote! {
         #key_struct
         #knows
+        #given_struct
+        #knows_given
         #[automatically_derived]
         impl __rt::queue::Queue for #ident {
             const MAX_ATTEMPTS: i64 = #max_attempts;
@@ -513,6 +554,11 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
 /// A key as it is read.
 fn own_key<'p>(plan: &'p Plan<'_>) -> KeyValue<'p> {
     KeyValue::owned(plan.model, &plan.keys, "__Key")
+}
+
+/// A key as a caller gives it.
+fn given_key<'p>(plan: &'p Plan<'_>) -> KeyValue<'p> {
+    KeyValue::borrowed(plan.model, &plan.keys, "__GivenKey")
 }
 
 /// The statements for one database.
@@ -583,6 +629,9 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         }
     });
     let purge = purge_statements(plan, dialect);
+    let cancel = statement(&plan.cancel(dialect));
+    let state_of = statement(&plan.state_of(dialect));
+    let bind_given = given_key(plan).bind();
     quote! {
         #[automatically_derived]
         impl __rt::queue::QueueSql<#database> for #ident {
@@ -610,6 +659,12 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             }
             fn order(&self, __other: &Self) -> __rt::queue::Ordering { #order }
             #own
+        }
+        #[automatically_derived]
+        impl __rt::queue::CancelSql<#database> for #ident {
+            const CANCEL: &'static str = #cancel;
+            const STATE_OF: &'static str = #state_of;
+            fn bind_given(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_given }
         }
         #purge
         #notify

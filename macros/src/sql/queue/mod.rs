@@ -1,6 +1,7 @@
 //! `Queue`: rows that are claimed, worked on and finished.
 
 mod batch;
+mod cancel;
 mod claim;
 mod ddl;
 mod lease;

@@ -196,7 +196,7 @@ impl<T: Queue> Claimed<T> {
     ///
     /// # Errors
     ///
-    /// `LeaseLost` if another claim has the row, or it was finished or deleted; `Ignored` if the claim holds, and a trigger, a row
+    /// `LeaseLost` if another claim has the row, or it was finished, cancelled or deleted; `Ignored` if the claim holds, and a trigger, a row
     /// security policy or ON CONFLICT IGNORE dropped the write. Nothing was written then. `Written` if a trigger of SQLite failed after the
     /// write with RAISE(FAIL), which keeps it. `Serialization`, `Unknown`, `Database`.
     pub fn complete<'c, DB: Backend>(

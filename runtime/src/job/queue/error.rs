@@ -25,7 +25,7 @@ pub enum ClaimError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FinishError {
-    /// The claim holds no more: its lease ended and the row was taken back, or the row was finished or deleted. Nothing was
+    /// The claim holds no more: its lease ended and the row was taken back, or the row was finished, cancelled or deleted. Nothing was
     /// written.
     #[error("{0}: the lease was lost, the row is no longer this claim's")]
     LeaseLost(Operation),

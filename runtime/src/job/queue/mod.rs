@@ -2,6 +2,7 @@
 
 mod aside;
 mod batch;
+mod cancel;
 mod claim;
 mod claimed;
 mod column;
@@ -23,6 +24,7 @@ use crate::db::model::Model;
 use crate::db::source::Link;
 use crate::db::statement::Bind;
 
+pub use self::cancel::{CancelSql, Cancelled, Given, cancel};
 pub(crate) use self::claim::Claims;
 pub use self::claim::{Claim, Rescued, claim, rescue};
 pub(crate) use self::claimed::{Backoff, Change, at, stored};

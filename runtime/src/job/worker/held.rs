@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -16,6 +17,22 @@ use tracing::Instrument;
 ///
 /// It is the worker that finishes the row, as the handler's [`HandlerOutcome`] says.
 pub struct Job<T>(Arc<Held<T>>);
+
+impl<T> Job<T> {
+    /// Whether the work is to stop: the claim holds no more, because the job was cancelled or its lease ended; the handler took too long; the
+    /// worker stops and has waited long enough; or the handler has ended.
+    ///
+    /// The handler itself is dropped at its next `.await` then. What it has given to `spawn_blocking` or to another task goes on: let that
+    /// look here from time to time, with a clone of the job.
+    pub fn is_stopped(&self) -> bool {
+        self.0.stop.is_told()
+    }
+
+    /// Waits until [`is_stopped`](Self::is_stopped), for tasks that the handler has spawned. Cancel safety: it only waits.
+    pub async fn stopped(&self) {
+        self.0.stop.told().await;
+    }
+}
 
 impl<T> Deref for Job<T> {
     type Target = Claimed<T>;
@@ -41,8 +58,34 @@ impl<T: Queue> std::fmt::Debug for Job<T> {
 pub(super) struct Held<T> {
     pub(super) claimed: Claimed<T>,
     pub(super) claimed_at: Instant,
-    /// Tells the job to stop.
-    pub(super) stop: Notify,
+    pub(super) stop: Stop,
+}
+
+/// Tells a job, and what it has spawned, to stop.
+#[derive(Default)]
+pub(super) struct Stop {
+    is_told: AtomicBool,
+    waiting: Notify,
+}
+
+impl Stop {
+    pub(super) fn tell(&self) {
+        self.is_told.store(true, Ordering::Release);
+        self.waiting.notify_waiters();
+    }
+
+    fn is_told(&self) -> bool {
+        self.is_told.load(Ordering::Acquire)
+    }
+
+    async fn told(&self) {
+        let mut notified = pin!(self.waiting.notified());
+        // Before the look, so that it misses nothing.
+        notified.as_mut().enable();
+        if !self.is_told() {
+            notified.await;
+        }
+    }
 }
 
 /// A row whose job has not started.
@@ -103,6 +146,15 @@ impl<T> Ended<T> {
     }
 }
 
+/// Tells what a handler has spawned that it is over, however it ended.
+struct Over<'h>(&'h Stop);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.tell();
+    }
+}
+
 /// Looks how long a handler keeps its thread.
 pub(super) struct Watch {
     pub(super) limit: Duration,
@@ -143,6 +195,7 @@ where
     R: Future<Output: HandlerOutcome> + Send,
 {
     let begun = Instant::now();
+    let _over = Over(&held.stop);
     let span = tracing::debug_span!(
         "rowlock.job",
         job = %at("run", &*held.claimed),
@@ -156,7 +209,7 @@ where
         };
         tokio::select! {
             biased;
-            () = held.stop.notified() => End::Stopped,
+            () = held.stop.told() => End::Stopped,
             ended = timeout(limit, work) => ended.unwrap_or(End::TimedOut),
         }
     };

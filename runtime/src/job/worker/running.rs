@@ -2,7 +2,7 @@
 
 use super::connection::{Attended, Failure, in_time};
 use super::flush::Flush;
-use super::held::{End, Ended, Handled, Held, Job, Stopped, Waiting, Watch, run_job};
+use super::held::{End, Ended, Handled, Held, Job, Stop, Stopped, Waiting, Watch, run_job};
 use super::outcome::{HandlerOutcome, JobOutcome};
 use super::stats::{WorkerCounts, WorkerStats, add, micros};
 use super::{FIRST_PAUSE, LAST_STATEMENTS, LONGEST_PAUSE, Limits, WorkerError};
@@ -567,7 +567,7 @@ where
             };
             if handled.stopped.is_none() {
                 handled.stopped = Some(why);
-                handled.held.stop.notify_one();
+                handled.held.stop.tell();
             }
         }
     }
@@ -767,7 +767,7 @@ where
             let held = Arc::new(Held {
                 claimed,
                 claimed_at: now,
-                stop: Notify::new(),
+                stop: Stop::default(),
             });
             if self.stopping.is_some() {
                 self.give_back(held);
@@ -807,7 +807,7 @@ where
             };
             if handled.stopped.is_none() {
                 handled.stopped = Some(why);
-                handled.held.stop.notify_one();
+                handled.held.stop.tell();
             }
         }
         for next in &mut self.starting {

@@ -21,7 +21,7 @@ pub struct WorkerCounts {
     /// Rows given back unfinished because the worker stopped.
     pub released: u64,
     /// Claims that were lost before the row was finished, or that end unfinished as the database refuses the row; the work may be done
-    /// twice.
+    /// twice. Also claims of jobs that were cancelled, whose work is not done again.
     pub lease_lost: u64,
     /// Rows of any worker whose leases had ended and which were taken back.
     pub rescued: u64,
