@@ -120,6 +120,8 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 .get(FieldOption::Priority)
                 .map(|given| given.value.order()),
             filter: options.has(FieldOption::Filter),
+            per: options.has(FieldOption::Per),
+            sequence: options.has(FieldOption::Sequence),
             states: options
                 .get(FieldOption::State)
                 .map_or_else(States::default, |given| given.value.states()),

@@ -75,6 +75,10 @@ pub(crate) struct Column {
     pub priority: Option<Priority>,
     /// Claims can be limited to one value of this column.
     pub filter: bool,
+    /// Of the jobs with one value of this column one is running at a time.
+    pub per: bool,
+    /// In the order of this column.
+    pub sequence: bool,
     /// The texts of the states, if they are stored here.
     pub states: States,
     /// The option that gave the column its role, or else the field.

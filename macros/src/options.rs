@@ -612,6 +612,36 @@ options! {
             },
             Rule { is: "a filter", json: false, ..PLAIN },
         ),
+        Per => (
+            Spec {
+                name: "per",
+                takes: Takes::Nothing,
+                example: "per",
+                page: (&["Queue"], "Of the jobs with one value of this column one is running at a time, and the values take turns. NULL, in an `Option`: no limit."),
+            },
+            Rule {
+                is: "what the running jobs are limited by",
+                several: false,
+                json: false,
+                ..PLAIN
+            },
+        ),
+        Sequence => (
+            Spec {
+                name: "sequence",
+                takes: Takes::Nothing,
+                example: "sequence",
+                page: (&["Queue"], "The jobs with one value of the `per` column run strictly in this order: one that is not due, or waits for its next attempt, keeps those after it."),
+            },
+            Rule {
+                is: "the order of jobs",
+                several: false,
+                json: false,
+                not_null: Some("databases disagree about whether NULL comes first or last"),
+                not_with: &[(FieldOption::Per, "jobs with the same value are put in order, and need another column for that")],
+                ..PLAIN
+            },
+        ),
     }
 }
 

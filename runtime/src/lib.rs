@@ -144,7 +144,7 @@ pub mod __private {
         pub use sqlx::Pool;
 
         pub use crate::job::queue::{
-            CancelSql, Derive, Given, PurgeSql, Queue, QueueSql, cancel, claim, each, purge,
+            CancelSql, Derive, Given, Per, PurgeSql, Queue, QueueSql, cancel, claim, each, purge,
             redrive, rescue, stats,
         };
         pub use crate::job::worker::worker;

@@ -77,6 +77,10 @@ mod queue_conditions;
 mod queue_life;
 #[path = "queue_life_postgres.rs"]
 mod queue_life_postgres;
+#[path = "queue_per.rs"]
+mod queue_per;
+#[path = "queue_per_postgres.rs"]
+mod queue_per_postgres;
 #[path = "queue_states.rs"]
 mod queue_states;
 

@@ -67,6 +67,8 @@ mod queue_cancel;
 mod queue_conditions;
 #[path = "queue_life.rs"]
 mod queue_life;
+#[path = "queue_per.rs"]
+mod queue_per;
 #[path = "queue_states.rs"]
 mod queue_states;
 

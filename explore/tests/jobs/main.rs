@@ -6,6 +6,7 @@
 
 mod advisory;
 mod idempotent;
+mod per;
 mod queue;
 mod session;
 mod transaction;

@@ -10,14 +10,14 @@ use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
     connection_name, database, fence, for_backend, halves, key_argument, key_lifetime, knows,
-    literal, name_at, parts, read_row, reads, report_missing, sql_doc, statement, stub_impl,
-    stub_method, text_doc,
+    literal, name_at, parts, position, read_row, reads, report_missing, sql_doc, statement,
+    stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option};
 use crate::options::FieldOption;
-use crate::sql::queue::{self as sql, Locks, Queue as Plan, Stored};
+use crate::sql::queue::{self as sql, Locks, Per, Queue as Plan, Stored};
 use crate::sql::{Dialect, Statement};
 
 /// After so many attempts a job is dead, unless the attribute says otherwise.
@@ -78,6 +78,7 @@ impl Derive for Queue {
             lease: lease?,
             last_error: model.queue(|role| role == QueueRole::LastError),
             finished: model.ledger(LedgerRole::Finished),
+            per: per(model, diag),
             max_attempts,
         })
     }
@@ -193,6 +194,36 @@ impl Derive for Queue {
     }
 }
 
+/// What limits the running jobs.
+fn per<'m>(model: &'m Model, diag: &Diag) -> Option<Per<'m>> {
+    let mut columns = model.columns.iter();
+    let sequence = columns.find(|column| column.sequence);
+    let per = model.columns.iter().find(|column| column.per);
+    match (per, sequence) {
+        (None, Some(sequence)) => diag.error(
+            &sequence.ident,
+            format_args!(
+                "`{}` is the order of jobs that belong together, and no field says which do\n\
+                 help: mark the field that says it with `#[rowlock(per)]`",
+                sequence.field
+            ),
+        ),
+        (Some(per), Some(sequence)) if is_option(&per.ty) => diag.error(
+            &per.ty,
+            format_args!(
+                "`{}` can be NULL, and such a job has no place in the order of `{}`\n\
+                 help: make the column NOT NULL, or leave out `sequence`",
+                per.field, sequence.field
+            ),
+        ),
+        _ => {}
+    }
+    Some(Per {
+        column: per?,
+        sequence,
+    })
+}
+
 /// Where the states are: in a column of theirs, or in the times of the ends.
 fn states<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Stored<'m>> {
     let state = model.queue(|role| role == QueueRole::State);
@@ -264,8 +295,8 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
         impl #with_database __rt::queue::QueueSql<__DB> for #ident #arguments #predicates {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const COLUMNS: &'static [&'static str] = &[];
-            const CLAIM: [&'static str; 2] = ["", ""];
-            const LIST_DUE: [&'static str; 2] = ["", ""];
+            const CLAIM: &'static [&'static str] = &[];
+            const LIST_DUE: &'static [&'static str] = &[];
             const COMPLETE: &'static str = "";
             const LOOK: &'static str = "";
             const COMPLETE_MANY: [&'static str; 2] = ["", ""];
@@ -527,6 +558,15 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let knows_given = super::knows(model, &quote!(__rt::queue::Given), &given, &quote!());
     let has_last_error = plan.last_error.is_some();
     let (attempts, attempts_ty) = (&plan.attempts.ident, &plan.attempts.ty);
+    let per = plan.per.as_ref().map(|per| {
+        let after = sql::after(per.column);
+        let place = position(model, per.column);
+        let (index, _) = plan.one_running(per);
+        quote! {
+            const PER: __rt::Option<__rt::queue::Per> =
+                __rt::Some(__rt::queue::Per { after: #after, place: #place, index: #index });
+        }
+    });
     let this = quote!(self);
     let count = quote!(self.#attempts = self.#attempts.saturating_add(1););
     let attempts = quote_spanned! {attempts_ty.span()=>
@@ -544,6 +584,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             const KEY: &'static [(&'static str, &'static str, usize)] = &[#(#key),*];
             const PLACES: [usize; 2] = [#(#places),*];
             const HAS_LAST_ERROR: bool = #has_last_error;
+            #per
             fn attempts(&self) -> i64 { #attempts }
             fn count(&mut self) { #count }
             fn key(&self) -> Self::Key<'_> { #key_of }
@@ -571,10 +612,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let [head, tail] = halves(&sql);
         quote!([#head, #tail])
     };
-    let claim = batch(plan.claim(dialect));
+    let claim = parts(&plan.claim(dialect));
     let complete = statement(&plan.complete(dialect));
     let look = statement(&plan.look(dialect));
-    let list_due = batch(plan.list_due(dialect));
+    let list_due = parts(&plan.list_due(dialect));
     let complete_many = batch(plan.complete_many(Locks::AsWritten, dialect));
     let settle = batch(plan.settle(Locks::AsWritten, dialect));
     let start = batch(plan.start(Locks::AsWritten, dialect));
@@ -637,8 +678,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         impl __rt::queue::QueueSql<#database> for #ident {
             #read_row
             const COLUMNS: &'static [&'static str] = #columns;
-            const CLAIM: [&'static str; 2] = #claim;
-            const LIST_DUE: [&'static str; 2] = #list_due;
+            const CLAIM: &'static [&'static str] = &#claim;
+            const LIST_DUE: &'static [&'static str] = &#list_due;
             const COMPLETE: &'static str = #complete;
             const LOOK: &'static str = #look;
             const COMPLETE_MANY: [&'static str; 2] = #complete_many;

@@ -14,6 +14,8 @@ pub(crate) enum Gap {
     Changes,
     /// ` AND "name" = $n`, any number of times.
     Conditions,
+    /// ` AND "name" > $n`, or nothing: whose turn it is.
+    Turn,
     /// `"name" = $n, "name" = $n`: what a guarded update sets, one at least.
     Assignments,
     /// What a guarded write asks of the row.
@@ -31,6 +33,7 @@ impl fmt::Display for Gap {
             Self::Rows => write!(to, "rows")?,
             Self::Changes => write!(to, "changes")?,
             Self::Conditions => write!(to, "conditions")?,
+            Self::Turn => write!(to, "turn")?,
             Self::Assignments => write!(to, "assignments")?,
             Self::Condition => write!(to, "condition")?,
             Self::Lock => write!(to, "lock")?,

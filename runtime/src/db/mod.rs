@@ -325,6 +325,10 @@ pub trait Backend:
     #[doc(hidden)]
     fn raw_integer(value: &Self::Raw) -> Option<i64>;
 
+    /// The bytes of a value that is no number.
+    #[doc(hidden)]
+    fn raw_bytes(value: &Self::Raw) -> &[u8];
+
     /// A condition under which a statement waits for no lock longer than a moment: then it fails.
     #[doc(hidden)]
     const WAITING_BRIEFLY: &'static str;

@@ -520,6 +520,10 @@ impl Backend for Postgres {
         Ok(row.try_get_raw(index)?.is_null())
     }
 
+    fn raw_bytes(value: &PgRaw) -> &[u8] {
+        &value.bytes
+    }
+
     fn raw_integer(value: &PgRaw) -> Option<i64> {
         let bytes = value.bytes.as_slice();
         match value.ty.name() {

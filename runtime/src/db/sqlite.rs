@@ -383,6 +383,14 @@ impl Backend for Sqlite {
         Ok(row.try_get_raw(index)?.is_null())
     }
 
+    fn raw_bytes(value: &SqliteRaw) -> &[u8] {
+        match value {
+            SqliteRaw::Text(value) => value.as_bytes(),
+            SqliteRaw::Blob(value) => value,
+            SqliteRaw::Integer(_) | SqliteRaw::Real(_) => &[],
+        }
+    }
+
     fn raw_integer(value: &SqliteRaw) -> Option<i64> {
         match value {
             SqliteRaw::Integer(value) => Some(*value),

@@ -15,13 +15,7 @@ impl Queue<'_> {
             [Slot::Limit, Slot::Seconds, Slot::Counted].map(|slot| sql.slot(slot));
         let (rows, keys) = (table(self.model), names(&self.keys));
         let (attempts, fence) = (quote(&self.attempts.name), quote(&self.fence.name));
-        let due = format!(
-            "SELECT {keys} FROM {rows} WHERE {}{} ORDER BY {} LIMIT {limit}{}",
-            self.is_due(dialect),
-            Gap::Conditions,
-            self.order(dialect),
-            passing_over(dialect),
-        );
+        let (coming, due) = self.due_first(&keys, &limit, dialect);
         let set = format!(
             "SET {}{attempts} = {} + {counted}, {fence} = {}, {} = {}",
             match self.becomes(State::Running, dialect).as_str() {
@@ -37,7 +31,8 @@ impl Queue<'_> {
         let (text, mut returning): (String, Vec<String>) = match dialect {
             Dialect::Postgres => (
                 format!(
-                    "WITH \"rowlock_due\" ({}) AS MATERIALIZED ({due}) UPDATE {rows} AS \"rowlock_row\" {set} {}",
+                    "{}\"rowlock_due\" ({}) AS MATERIALIZED ({due}) UPDATE {rows} AS \"rowlock_row\" {set} {}",
+                    coming.unwrap_or_else(|| "WITH ".to_owned()),
                     parts(&self.keys),
                     self.found_in("rowlock_due", "FROM"),
                 ),
@@ -45,7 +40,8 @@ impl Queue<'_> {
             ),
             Dialect::Sqlite => (
                 format!(
-                    "UPDATE {rows} {set} WHERE ({keys}) IN ({due}) AND {}",
+                    "{}UPDATE {rows} {set} WHERE ({keys}) IN ({due}) AND {}",
+                    alone(coming),
                     self.is(State::Ready)
                 ),
                 columns.map(|column| quote(&column.name)).collect(),
@@ -89,7 +85,7 @@ impl Queue<'_> {
         format!("{least}({}, {})", quote(&self.attempts.name), most - 1)
     }
 
-    fn is_due(&self, dialect: Dialect) -> String {
+    pub(super) fn is_due(&self, dialect: Dialect) -> String {
         // Also a row without attempts left, which ends as dead: it would be ready for ever.
         format!(
             "{} AND {}",
@@ -109,17 +105,31 @@ impl Queue<'_> {
     /// Looks which rows a claim of so many would take, for when one of them cannot be claimed.
     pub(crate) fn list_due(&self, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
-        let text = format!(
-            "SELECT {} FROM {} WHERE {}{} ORDER BY {} LIMIT {}{}",
-            self.identity(),
-            table(self.model),
-            self.is_due(dialect),
-            Gap::Conditions,
-            self.order(dialect),
-            sql.slot(Slot::Limit),
-            passing_over(dialect),
+        let limit = sql.slot(Slot::Limit);
+        let (coming, due) = self.due_first(&self.identity(), &limit, dialect);
+        sql.statement(format!("{}{due}", alone(coming)))
+    }
+
+    /// What of the first so many rows that a claim takes, which are locked where a database can; and the CTEs before it, with the
+    /// comma after them, if it needs any.
+    fn due_first(&self, what: &str, limit: &str, dialect: Dialect) -> (Option<String>, String) {
+        let rows = table(self.model);
+        let (order, locks) = (self.order(dialect), passing_over(dialect));
+        let (due, conditions) = (self.is_due(dialect), Gap::Conditions);
+        let (coming, may_come) = match &self.per {
+            Some(per) => (
+                Some(format!(
+                    "WITH RECURSIVE {}",
+                    self.coming(per, limit, dialect)
+                )),
+                format!("{} AND ", self.may_come(per, dialect)),
+            ),
+            None => (None, String::new()),
+        };
+        let first = format!(
+            "SELECT {what} FROM {rows} WHERE {may_come}{due}{conditions} ORDER BY {order} LIMIT {limit}{locks}"
         );
-        sql.statement(text)
+        (coming, first)
     }
 
     /// Takes one row out of the way: the fence it has, its attempts, the error if there is a column for it, and the seconds until
@@ -146,5 +156,14 @@ impl Queue<'_> {
             self.is(State::Running),
             Gap::Conditions,
         ))
+    }
+}
+
+/// CTEs after which there is no other.
+fn alone(coming: Option<String>) -> String {
+    let coming = coming.unwrap_or_default();
+    match coming.strip_suffix(", ") {
+        Some(ctes) => format!("{ctes} "),
+        None => coming,
     }
 }

@@ -15,11 +15,9 @@ impl Queue<'_> {
             }
             (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), rows.clone()),
         };
-        // The name has the definition in it, so that another one is another index.
         let index = |purpose: &str, columns: &str, state: State| {
             let definition = format!("({columns}) WHERE {}", self.is(state));
-            let hash = hash(&definition) as u32;
-            let name = self.derived_name(&format!("{purpose}_{hash:08x}"));
+            let name = self.index_name(purpose, &definition);
             let create = format!(
                 "CREATE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
                 quote(&name)
@@ -33,7 +31,21 @@ impl Queue<'_> {
             let columns = format!("{}, {order}", quote(&filter.name));
             indexes.push(index(&purpose, &columns, State::Ready));
         }
-        indexes.push(index("running", &names(&self.keys), State::Running));
+        match &self.per {
+            Some(per) => {
+                let value = quote(&per.column.name);
+                let order = per.sequence.map_or(order, |column| quote(&column.name));
+                indexes.push(index("per", &format!("{value}, {order}"), State::Ready));
+                // The only index of what is running: with a choice PostgreSQL may take another, and read all of it for each value.
+                let (name, definition) = self.one_running(per);
+                let create = format!(
+                    "CREATE UNIQUE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
+                    quote(&name)
+                );
+                indexes.push((name, create));
+            }
+            None => indexes.push(index("running", &names(&self.keys), State::Running)),
+        }
         indexes.push(index("dead", &names(&self.keys), State::Dead));
         let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
         let create = create.concat();
@@ -45,6 +57,21 @@ impl Queue<'_> {
             ),
             Dialect::Sqlite => create,
         }
+    }
+
+    /// The name and the definition of the unique index that lets no two jobs of one value run, whoever claims them.
+    pub(crate) fn one_running(&self, per: &Per<'_>) -> (String, String) {
+        let definition = format!(
+            "({}) WHERE {}",
+            quote(&per.column.name),
+            self.is(State::Running)
+        );
+        (self.index_name("one", &definition), definition)
+    }
+
+    /// The name of an index has its definition in it, so that another one is another index.
+    fn index_name(&self, purpose: &str, definition: &str) -> String {
+        self.derived_name(&format!("{purpose}_{:08x}", hash(definition) as u32))
     }
 
     /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created.

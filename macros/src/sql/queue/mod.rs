@@ -6,6 +6,7 @@ mod claim;
 mod ddl;
 mod lease;
 mod life;
+mod per;
 mod states;
 
 use super::clock::{next_fence, now, now_and};
@@ -14,6 +15,7 @@ use super::*;
 use crate::model::{Priority, State, is_option, last_segment};
 
 pub(crate) use self::batch::Locks;
+pub(crate) use self::per::{Per, after};
 pub(crate) use self::states::Stored;
 
 /// The columns by their roles, which the derive has checked to be there.
@@ -27,6 +29,7 @@ pub(crate) struct Queue<'m> {
     pub lease: &'m Column,
     pub last_error: Option<&'m Column>,
     pub finished: Option<&'m Column>,
+    pub per: Option<Per<'m>>,
     pub max_attempts: i64,
 }
 

@@ -69,6 +69,37 @@ fn job_of_tenant() -> Model {
     })
 }
 
+fn event() -> Model {
+    model(quote! {
+        #[rowlock(table = "events")]
+        struct Event {
+            #[rowlock(key)] tenant: String,
+            #[rowlock(key, sequence)] id: i64,
+            #[rowlock(per)] aggregate: String,
+            #[rowlock(state)] state: JobState,
+            #[rowlock(run_at)] run_at: Timestamp,
+            #[rowlock(attempts)] attempts: i64,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Option<Timestamp>,
+        }
+    })
+}
+
+fn invoice() -> Model {
+    model(quote! {
+        #[rowlock(table = "invoices")]
+        struct Invoice {
+            #[rowlock(key)] id: i64,
+            #[rowlock(per)] customer: Option<i64>,
+            #[rowlock(state)] state: JobState,
+            #[rowlock(run_at)] run_at: Timestamp,
+            #[rowlock(attempts)] attempts: i64,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Option<Timestamp>,
+        }
+    })
+}
+
 fn queue(model: &Model) -> queue::Queue<'_> {
     let attempts = model.queue(|role| matches!(role, QueueRole::Attempts { .. }));
     queue::Queue {
@@ -81,6 +112,14 @@ fn queue(model: &Model) -> queue::Queue<'_> {
         lease: model.ledger(LedgerRole::Lease).unwrap(),
         last_error: model.queue(|role| role == QueueRole::LastError),
         finished: model.ledger(LedgerRole::Finished),
+        per: model
+            .columns
+            .iter()
+            .find(|column| column.per)
+            .map(|column| queue::Per {
+                column,
+                sequence: model.columns.iter().find(|column| column.sequence),
+            }),
         max_attempts: 20,
     }
 }
@@ -226,6 +265,14 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         add("settle in order", queue.settle(in_order, dialect));
         add("start in order", queue.start(in_order, dialect));
         add("extend in order", queue.extend(in_order, dialect));
+    }
+    for (what, model) in [("one per value", invoice()), ("a sequence", event())] {
+        let queue = queue(&model);
+        add(&format!("queue::claim, {what}"), Some(queue.claim(dialect)));
+        add(
+            &format!("queue::list_due, {what}"),
+            Some(queue.list_due(dialect)),
+        );
     }
     all
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::batch::dropped;
 use super::claim::{Claims, Rescued, waited_for};
 use super::claimed::{Backoff, Claimed, Retried, stored};
+use super::turns::push_turn;
 use super::{QueueSql, QueueState};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
@@ -18,6 +19,8 @@ use crate::fan_out::panic_text;
 
 /// How long the database is not asked again about a row that it refuses to write.
 const FORGET: Duration = Duration::from_secs(60);
+/// So often a claim is sent again because a concurrent one was faster. Each time that one has taken a job.
+const MOST_TAKEN: usize = 5;
 /// With more conditions than this a statement costs more than one for each row.
 pub(super) const MOST_CONDITIONS: usize = 32;
 
@@ -271,8 +274,7 @@ impl<DB: Backend> Claims<DB> {
             return Ok(found);
         }
         if !one_by_one {
-            let others = |statement: &mut Statement<DB>| refused.push_conditions::<T>(statement);
-            match self.send::<T>(limit, counted, others, connection).await {
+            match self.first::<T>(limit, counted, refused, connection).await {
                 Ok(rows) => {
                     one_by_one = rows.is_empty();
                     self.take(rows, counted, &mut found, connection).await;
@@ -292,22 +294,80 @@ impl<DB: Backend> Claims<DB> {
         Ok(found)
     }
 
+    /// One statement; more only if the running jobs of each value of a column are limited, and it came to none or a concurrent claim to
+    /// another job of the same value.
+    async fn first<T: QueueSql<DB>>(
+        &self,
+        limit: usize,
+        counted: bool,
+        refused: &Refused<DB>,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<DB::Row>, sqlx::Error> {
+        let others = |statement: &mut Statement<DB>| refused.push_conditions::<T>(statement);
+        let Some(per) = T::PER else {
+            return self
+                .send::<T>(limit, counted, None, others, connection)
+                .await;
+        };
+        let (mut last, mut taken) = (self.turn.last(), 0);
+        loop {
+            let sent = self.send::<T>(limit, counted, last.as_ref(), others, connection);
+            match sent.await {
+                Ok(rows) => {
+                    self.turn.go_on(&per, limit, &rows);
+                    // It began after the last value, and those before it have not been looked at.
+                    if !rows.is_empty() || last.take().is_none() {
+                        return Ok(rows);
+                    }
+                }
+                // What it saw when it began is no more: it chose by that, and the next one sees what is.
+                Err(error)
+                    if per.is_taken(&error)
+                        && taken < MOST_TAKEN
+                        && !in_transaction::<DB>(connection) =>
+                {
+                    taken += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn send<T: QueueSql<DB>>(
         &self,
         limit: usize,
         counted: bool,
-        more: impl FnOnce(&mut Statement<DB>),
+        last: Option<&DB::Raw>,
+        more: impl Fn(&mut Statement<DB>),
         connection: &mut Link<'_, DB>,
     ) -> Result<Vec<DB::Row>, sqlx::Error> {
-        let [head, tail] = T::CLAIM;
-        let mut statement = Statement::<DB>::composed(head);
+        let mut statement = Statement::<DB>::composed("");
         statement.bind_i64(i64::try_from(limit).unwrap_or(i64::MAX));
         statement.bind_seconds(self.lease);
         statement.bind_i64(counted.into());
-        self.push_conditions(&mut statement);
-        more(&mut statement);
-        statement.push(tail);
+        self.push_parts::<T>(T::CLAIM, last, more, &mut statement);
         statement.fetch_all(connection).await
+    }
+
+    /// The parts of a statement, and what comes between them.
+    fn push_parts<T: QueueSql<DB>>(
+        &self,
+        parts: &[&'static str],
+        last: Option<&DB::Raw>,
+        more: impl Fn(&mut Statement<DB>),
+        to: &mut Statement<DB>,
+    ) {
+        for (index, part) in parts.iter().enumerate() {
+            match (index, T::PER) {
+                (0, _) => {}
+                (2, Some(per)) => push_turn(&per, last, to),
+                _ => {
+                    self.push_conditions(to);
+                    more(to);
+                }
+            }
+            to.push(part);
+        }
     }
 
     /// Takes what was claimed. A row that does not fit the model has had an attempt, and failed.
@@ -396,7 +456,7 @@ impl<DB: Backend> Claims<DB> {
                 break;
             }
             let this = |statement: &mut Statement<DB>| push_key::<DB, T>(&bare.key, statement);
-            let error = match self.send::<T>(1, counted, this, connection).await {
+            let error = match self.send::<T>(1, counted, None, this, connection).await {
                 Ok(rows) if rows.is_empty() => {
                     untouched.push(bare);
                     continue;
@@ -405,6 +465,8 @@ impl<DB: Backend> Claims<DB> {
                     self.take(rows, counted, found, connection).await;
                     continue;
                 }
+                // Its turn comes when the other one is done.
+                Err(error) if T::PER.is_some_and(|per| per.is_taken(&error)) => continue,
                 Err(error) if Fault::of(&error).is_of_a_row() => error,
                 // What is claimed must not be lost to the caller.
                 Err(_) if !found.claimed.is_empty() => break,
@@ -448,12 +510,10 @@ impl<DB: Backend> Claims<DB> {
         refused: &Refused<DB>,
         connection: &mut Link<'_, DB>,
     ) -> Result<Vec<Bare<DB>>, sqlx::Error> {
-        let [head, tail] = T::LIST_DUE;
-        let mut list = Statement::<DB>::composed(head);
+        let mut list = Statement::<DB>::composed("");
         let most = limit.saturating_add(refused.keys.len());
         list.bind_i64(i64::try_from(most).unwrap_or(i64::MAX));
-        self.push_conditions(&mut list);
-        list.push(tail);
+        self.push_parts::<T>(T::LIST_DUE, None, |_| (), &mut list);
         let listed = list.fetch_all(connection).await?;
         Bare::all::<T>(&listed, refused)
     }

@@ -4,6 +4,7 @@ use super::aside::{BadRow, Found, Look, Refused, rescue_on};
 use super::claimed::{Backoff, Claimed};
 use super::column::Conditions;
 use super::error::ClaimError;
+use super::turns::Turn;
 use super::{LEASE, QueueSql};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
@@ -35,6 +36,7 @@ pub(crate) struct Claims<DB: Backend> {
     pub(crate) lease: Duration,
     pub(crate) backoff: Backoff,
     conditions: Conditions<DB>,
+    pub(super) turn: Turn<DB>,
 }
 
 impl<DB: Backend> Default for Claims<DB> {
@@ -43,6 +45,7 @@ impl<DB: Backend> Default for Claims<DB> {
             lease: LEASE,
             backoff: Backoff::default(),
             conditions: Conditions::default(),
+            turn: Turn::default(),
         }
     }
 }
@@ -50,8 +53,10 @@ impl<DB: Backend> Default for Claims<DB> {
 impl<DB: Backend> Clone for Claims<DB> {
     fn clone(&self) -> Self {
         Self {
+            lease: self.lease,
+            backoff: self.backoff,
             conditions: self.conditions.clone(),
-            ..*self
+            turn: Turn::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod redrive;
 mod state;
 mod stats;
 mod sweep;
+mod turns;
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub use self::purge::{Purge, PurgeSql, purge};
 pub use self::redrive::{Redrive, Redriven, redrive};
 pub use self::state::QueueState;
 pub use self::stats::{QueueStats, ReadStats, stats};
+pub use self::turns::Per;
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Look, Refused, rescue_on};
 use batch::look;
@@ -63,6 +65,8 @@ pub trait Queue: for<'k> Model<Derive, Key<'k>: PartialEq> {
     const PLACES: [usize; 2];
     /// Whether there is a column for the text of an error.
     const HAS_LAST_ERROR: bool;
+    /// The column by whose values running jobs are limited.
+    const PER: Option<Per> = None;
 
     /// Which attempt this is.
     fn attempts(&self) -> i64;
@@ -83,10 +87,11 @@ pub trait QueueSql<DB: Backend>: Queue {
     const ROW: Read<DB, Self>;
     /// The names of all columns, by the index of a field.
     const COLUMNS: &'static [&'static str];
-    /// Claims: how many, seconds, whether their attempts begin now; then the values of the conditions between the two parts.
-    const CLAIM: [&'static str; 2];
-    /// What a claim would take: how many; conditions between the two parts. Returns key, fence, attempts.
-    const LIST_DUE: [&'static str; 2];
+    /// Claims: how many, seconds, whether their attempts begin now; then the values of the conditions between the two parts. With
+    /// [`Queue::PER`] there are four: the conditions, the turn, and the conditions once more.
+    const CLAIM: &'static [&'static str];
+    /// What a claim would take: how many; and the same between the parts. Returns key, fence, attempts.
+    const LIST_DUE: &'static [&'static str];
     /// Key, fence.
     const COMPLETE: &'static str;
     /// The state of a row, as long as the fence is its: key, fence.

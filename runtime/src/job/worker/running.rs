@@ -212,6 +212,13 @@ where
         self.short = false;
     }
 
+    /// A job has ended, and another one may have waited for that.
+    fn look_for_the_next(&mut self) {
+        if T::PER.is_some() {
+            self.look();
+        }
+    }
+
     fn is_over(&self) -> bool {
         let finishing = !self.flushing.is_empty() || !self.locked.is_empty();
         let working = self.claiming || finishing || !self.starting.is_empty();
@@ -635,7 +642,10 @@ where
                 self.ended_since.get_or_insert_with(Instant::now);
                 return;
             }
-            JobOutcome::Completed => return add(&counters.completed, 1),
+            JobOutcome::Completed => {
+                self.look_for_the_next();
+                return add(&counters.completed, 1);
+            }
             // A handler may build these without the functions that shorten the text.
             JobOutcome::Retry { error, after } => held.claimed.retry_change(after, stored(&error)),
             JobOutcome::Fail { error } => Change::dead(stored(&error)),
@@ -659,6 +669,7 @@ where
             Background::Started(result) => self.started(result),
             Background::Flushed(later) => {
                 self.flushing.clear();
+                self.look_for_the_next();
                 if later.len() > 0 {
                     self.flush_later(later);
                 }
@@ -666,6 +677,7 @@ where
             Background::FlushedLater(rows) => {
                 let of_these = |held: &Arc<Held<T>>| rows.iter().any(|row| Arc::ptr_eq(row, held));
                 self.locked.retain(|held| !of_these(held));
+                self.look_for_the_next();
             }
             Background::Beaten { rows, result } => {
                 self.beating = false;

@@ -1,0 +1,64 @@
+//! What `per` and `sequence` are about.
+
+use chrono::{DateTime, Utc};
+use rowlock::queue::QueueState;
+use rowlock::{Fence, Queue};
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct SequenceOfNothing {
+    #[rowlock(key, sequence)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct SequenceOfNull {
+    #[rowlock(key, sequence)]
+    id: i64,
+    #[rowlock(per)]
+    order_id: Option<i64>,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct PerTwice {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per, sequence)]
+    order_id: i64,
+    #[rowlock(per)]
+    customer_id: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+fn main() {}
