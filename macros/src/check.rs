@@ -12,16 +12,14 @@ use crate::sql::Dialect;
 /// The longest name PostgreSQL keeps; it cuts longer ones without an error.
 const LONGEST_NAME: usize = 63;
 
-/// Whether the field can be all that its options say.
-pub(crate) fn check_field(
-    field: &Ident,
-    ty: &Type,
-    options: &FieldAttrs,
-    sqlx: &SqlxAttrs,
-    diag: &Diag,
-) {
+/// Whether the options can stand beside each other.
+pub(crate) fn check_together(field: &Ident, options: &FieldAttrs, diag: &Diag) {
+    let columns = options.has(FieldOption::Columns);
     for (index, given) in options.given().iter().enumerate() {
-        let rule = given.option.rule();
+        // What a flattened field cannot be is reported for itself.
+        if columns && (given.option == FieldOption::Columns || !given.option.rule().flattened) {
+            continue;
+        }
         for earlier in &options.given()[..index] {
             if let Some(why) = earlier.option.contradicts(given.option) {
                 diag.error(
@@ -33,6 +31,19 @@ pub(crate) fn check_field(
                 );
             }
         }
+    }
+}
+
+/// Whether the column can be all that its options say.
+pub(crate) fn check_field(
+    field: &Ident,
+    ty: &Type,
+    options: &FieldAttrs,
+    sqlx: &SqlxAttrs,
+    diag: &Diag,
+) {
+    for given in options.given() {
+        let rule = given.option.rule();
         check_type(ty, rule, diag);
         check_numbers(ty, given, diag);
         if rule.not_null.is_some() && is_option(ty) {
@@ -51,6 +62,51 @@ pub(crate) fn check_field(
         }
     }
     check_read_back(field, options, sqlx, diag);
+}
+
+/// Whether a flattened field says nothing beside its columns that is not true of each of them.
+pub(crate) fn check_flattened(
+    field: &Ident,
+    options: &FieldAttrs,
+    sqlx: &SqlxAttrs,
+    diag: &Diag,
+) -> bool {
+    let columns = options.get(FieldOption::Columns);
+    if sqlx.flatten.is_none() {
+        if let Some(columns) = columns {
+            diag.error(
+                &columns.name,
+                format_args!("`{field}` is one column\nhelp: remove `columns`, or add `#[sqlx(flatten)]` if its type derives `FromRow`"),
+            );
+        }
+        return true;
+    }
+    let one = |given: &&Given| !given.option.rule().flattened;
+    let mut fits = true;
+    for given in options.given().iter().filter(one) {
+        fits = false;
+        let help = match (given.option, columns) {
+            (FieldOption::Unique, Some(columns)) => {
+                let names = columns.value.columns().iter();
+                let names: Vec<String> = names
+                    .filter_map(|column| Some(column.ident.as_ref()?.to_string()))
+                    .collect();
+                format!(
+                    "write `#[rowlock(unique({}))]` above the struct",
+                    names.join(", ")
+                )
+            }
+            _ => "make that column a field of this struct".to_owned(),
+        };
+        diag.error(
+            &given.name,
+            format_args!(
+                "`{}` is about one column, and `{field}` is flattened\nhelp: {help}",
+                given.name
+            ),
+        );
+    }
+    fits
 }
 
 /// What a write reads back is decoded from the column itself.

@@ -3,16 +3,16 @@
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Ident, LitStr, Type};
+use syn::{Attribute, Data, DeriveInput, Field, Fields, Ident, LitStr, Type};
 
 use crate::attr::{FieldAttrs, Given, SqlxAttrs, StructAttrs, UniqueAttr, sqlx_rename_all};
 use crate::check::{
-    check_checked, check_field, check_name, check_nulls_not_distinct, check_sql, check_storable,
-    check_xmin, is_xmin, nullable,
+    check_checked, check_field, check_flattened, check_name, check_nulls_not_distinct, check_sql,
+    check_storable, check_together, check_xmin, is_xmin, nullable,
 };
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
-use crate::model::{Column, Model, Role, States, Table, UniqueKey, is_option};
+use crate::model::{Column, Flattened, Model, Role, States, Table, UniqueKey, is_option};
 use crate::options::FieldOption;
 use crate::sql::Dialect;
 
@@ -50,17 +50,6 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
             skipped(ident, &options, diag);
             continue;
         }
-        if let Some(flatten) = &sqlx.flatten {
-            diag.error(
-                flatten,
-                format_args!(
-                    "the columns of the flattened field `{ident}` are not visible to rowlock\n\
-                     help: list the columns as fields of `{}`, or mark the field with `#[sqlx(skip)]`",
-                    input.ident
-                ),
-            );
-            continue;
-        }
         for given in options.given() {
             let rule = given.option.rule();
             match taken.iter().find(|(option, _)| *option == given.option) {
@@ -76,57 +65,67 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 Some(_) => {}
             }
         }
-        check_field(ident, &field.ty, &options, &sqlx, diag);
-        checked.extend(
-            options
-                .get(FieldOption::Check)
-                .map(|given| given.name.clone()),
-        );
-        if let Some(unique) = options.get(FieldOption::Unique) {
-            field_keys.push((columns.len(), unique.name.span()));
+        check_together(ident, &options, diag);
+        let fits = check_flattened(ident, &options, &sqlx, diag);
+        for leaf in leaves(field, &options, sqlx, diag) {
+            let Leaf {
+                field,
+                sqlx,
+                inside,
+            } = leaf;
+            let Some(ident) = &field.ident else { continue };
+            if fits {
+                check_field(ident, &field.ty, &options, &sqlx, diag);
+            }
+            checked.extend(
+                options
+                    .get(FieldOption::Check)
+                    .map(|given| given.name.clone()),
+            );
+            if let Some(unique) = options.get(FieldOption::Unique) {
+                field_keys.push((columns.len(), unique.name.span()));
+            }
+            let expression = |option| {
+                let text = options.get(option)?.value.text()?;
+                check_sql(text, &backends, diag);
+                Some(text.value())
+            };
+            // The other struct has a `rename_all` of its own.
+            let rename_all = rename_all.as_deref().filter(|_| inside.is_empty());
+            let name = column_name(ident, &sqlx, rename_all);
+            match &sqlx.rename {
+                Some(text) => check_name("column", &name, text, diag),
+                None => check_name("column", &name, ident, diag),
+            }
+            columns.push(Column {
+                ident: ident.clone(),
+                inside,
+                field: ident.unraw().to_string(),
+                name,
+                ty: field.ty.clone(),
+                docs: docs(&field),
+                role: role(&options, &field.ty),
+                key: options.has(FieldOption::Key),
+                generated: options.has(FieldOption::Generated),
+                check: options.has(FieldOption::Check),
+                default: options.has(FieldOption::Default),
+                insert_only: options.has(FieldOption::InsertOnly),
+                on_insert: expression(FieldOption::OnInsert),
+                on_update: expression(FieldOption::OnUpdate),
+                json: sqlx.json.is_some(),
+                json_nullable: sqlx.json_nullable,
+                priority: options
+                    .get(FieldOption::Priority)
+                    .map(|given| given.value.order()),
+                filter: options.has(FieldOption::Filter),
+                per: options.has(FieldOption::Per),
+                sequence: options.has(FieldOption::Sequence),
+                states: options
+                    .get(FieldOption::State)
+                    .map_or_else(States::default, |given| given.value.states()),
+                asked: options.role().map_or(ident, |given| &given.name).span(),
+            });
         }
-        let expression = |option| {
-            let text = options.get(option)?.value.text()?;
-            check_sql(text, &backends, diag);
-            Some(text.value())
-        };
-        let name = column_name(ident, &sqlx, rename_all.as_deref());
-        match &sqlx.rename {
-            Some(text) => check_name("column", &name, text, diag),
-            None => check_name("column", &name, ident, diag),
-        }
-        columns.push(Column {
-            ident: ident.clone(),
-            field: ident.unraw().to_string(),
-            name,
-            ty: field.ty.clone(),
-            docs: field
-                .attrs
-                .iter()
-                .filter(|attr| attr.path().is_ident("doc"))
-                .cloned()
-                .collect(),
-            role: role(&options, &field.ty),
-            key: options.has(FieldOption::Key),
-            generated: options.has(FieldOption::Generated),
-            check: options.has(FieldOption::Check),
-            default: options.has(FieldOption::Default),
-            insert_only: options.has(FieldOption::InsertOnly),
-            on_insert: expression(FieldOption::OnInsert),
-            on_update: expression(FieldOption::OnUpdate),
-            json: sqlx.json.is_some(),
-            json_nullable: sqlx.json_nullable,
-            priority: options
-                .get(FieldOption::Priority)
-                .map(|given| given.value.order()),
-            filter: options.has(FieldOption::Filter),
-            per: options.has(FieldOption::Per),
-            sequence: options.has(FieldOption::Sequence),
-            states: options
-                .get(FieldOption::State)
-                .map_or_else(States::default, |given| given.value.states()),
-            asked: options.role().map_or(ident, |given| &given.name).span(),
-        });
     }
     same_column_twice(&columns, diag);
 
@@ -206,15 +205,24 @@ fn named_fields<'a>(
         return fields;
     };
     let (name, help) = match first {
-        syn::GenericParam::Type(param) => (
-            param.ident.to_string(),
-            "or use one struct per concrete type",
-        ),
+        syn::GenericParam::Type(param) => {
+            let json = fields.and_then(|fields| json_of(&param.ident, fields));
+            let help = match json {
+                Some(field) => format!(
+                    "and give `{field}` one type: an enum of what it can be, or `serde_json::Value`"
+                ),
+                None => "or use one struct per concrete type".to_owned(),
+            };
+            (param.ident.to_string(), help)
+        }
         syn::GenericParam::Lifetime(param) => (
             param.lifetime.to_string(),
-            "and own the values (`String` instead of `&str`)",
+            "and own the values (`String` instead of `&str`)".to_owned(),
         ),
-        syn::GenericParam::Const(param) => (param.ident.to_string(), "or use one struct per value"),
+        syn::GenericParam::Const(param) => (
+            param.ident.to_string(),
+            "or use one struct per value".to_owned(),
+        ),
     };
     diag.error(
         &input.generics,
@@ -228,6 +236,19 @@ fn named_fields<'a>(
     None
 }
 
+/// The column of JSON that has this type.
+fn json_of<'f>(
+    name: &Ident,
+    fields: &'f syn::punctuated::Punctuated<Field, syn::Token![,]>,
+) -> Option<&'f Ident> {
+    let mut fields = fields.iter();
+    let json = fields.find(|field| {
+        let is_it = matches!(&field.ty, Type::Path(path) if path.path.is_ident(name));
+        is_it && SqlxAttrs::read(&field.attrs).json.is_some()
+    })?;
+    json.ident.as_ref()
+}
+
 fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
     for given in options.given() {
         diag.error(
@@ -238,6 +259,102 @@ fn skipped(ident: &Ident, options: &FieldAttrs, diag: &Diag) {
             ),
         );
     }
+}
+
+/// A field that is one column.
+struct Leaf {
+    field: Field,
+    sqlx: SqlxAttrs,
+    inside: Vec<Flattened>,
+}
+
+fn leaves(field: &Field, options: &FieldAttrs, sqlx: SqlxAttrs, diag: &Diag) -> Vec<Leaf> {
+    let mut leaves = Vec::new();
+    match sqlx.flatten {
+        Some(_) => flattened(field, options, &sqlx, &[], &mut leaves, diag),
+        None => leaves.push(Leaf {
+            field: field.clone(),
+            sqlx,
+            inside: Vec::new(),
+        }),
+    }
+    leaves
+}
+
+/// The field, or what is in it if it is flattened, as far as that can be read.
+pub(crate) fn columns_of(field: &Field) -> Vec<Field> {
+    let quiet = Diag::new();
+    let options = FieldAttrs::read(&field.attrs, &quiet);
+    let sqlx = SqlxAttrs::read(&field.attrs);
+    let leaves = leaves(field, &options, sqlx, &quiet);
+    let _ = quiet.finish();
+    leaves.into_iter().map(|leaf| leaf.field).collect()
+}
+
+/// What is in a flattened field, of which a macro sees the name of the type alone: as it is repeated there.
+fn flattened(
+    field: &Field,
+    options: &FieldAttrs,
+    sqlx: &SqlxAttrs,
+    inside: &[Flattened],
+    leaves: &mut Vec<Leaf>,
+    diag: &Diag,
+) {
+    let (Some(ident), Some(flatten)) = (&field.ident, &sqlx.flatten) else {
+        return;
+    };
+    let spec = FieldOption::Columns.spec();
+    let Some(columns) = options.get(FieldOption::Columns) else {
+        if !options.attempted.contains(&spec.name) {
+            let ty = field.ty.to_token_stream();
+            diag.error(
+                flatten,
+                format_args!(
+                    "the columns of the flattened field `{ident}` are not visible to rowlock\n\
+                     help: repeat the fields of `{ty}` above it: `#[rowlock({})]`",
+                    spec.example
+                ),
+            );
+        }
+        return;
+    };
+    let this = Flattened {
+        ident: ident.clone(),
+        ty: field.ty.clone(),
+        docs: docs(field),
+    };
+    let inside = [inside, &[this]].concat();
+    for field in columns.value.columns() {
+        let options = FieldAttrs::read(&field.attrs, diag);
+        let sqlx = SqlxAttrs::read(&field.attrs);
+        let about_one = |given: &&Given| given.option != FieldOption::Columns;
+        for given in options.given().iter().filter(about_one) {
+            diag.error(
+                &given.name,
+                format_args!(
+                    "a column of a flattened field has no options of its own\n\
+                     help: say it of all of `{ident}`, if that is meant, or make the column a field of this struct"
+                ),
+            );
+        }
+        match (sqlx.skip, &sqlx.flatten) {
+            (true, _) => {}
+            (false, Some(_)) => flattened(field, &options, &sqlx, &inside, leaves, diag),
+            (false, None) => leaves.push(Leaf {
+                field: field.clone(),
+                sqlx,
+                inside: inside.clone(),
+            }),
+        }
+    }
+}
+
+fn docs(field: &Field) -> Vec<Attribute> {
+    let attrs = field.attrs.iter();
+    attrs
+        .filter(|attr| attr.path().is_ident("doc"))
+        .cloned()
+        .collect()
 }
 
 fn role(options: &FieldAttrs, ty: &Type) -> Role {
@@ -266,18 +383,31 @@ fn column_name(ident: &Ident, sqlx: &SqlxAttrs, rename_all: Option<&str>) -> Str
     }
 }
 
+/// A column has one place in the struct, and a name that no other has: constants, methods and arguments are called so.
 fn same_column_twice(columns: &[Column], diag: &Diag) {
     for (index, column) in columns.iter().enumerate() {
-        if let Some(first) = columns[..index]
-            .iter()
-            .find(|other| other.name == column.name)
-        {
+        let mut before = columns[..index].iter();
+        let same = |other: &&Column| other.name == column.name || other.field == column.field;
+        let Some(first) = before.find(same) else {
+            continue;
+        };
+        let (one, two) = (first.written(), column.written());
+        if first.name == column.name {
             diag.error(
                 &column.ident,
                 format_args!(
-                    "the fields `{}` and `{}` are both stored in the column `{}`\n\
+                    "the fields `{one}` and `{two}` are both stored in the column `{}`\n\
                      help: rename one with `#[sqlx(rename = \"...\")]`",
-                    first.field, column.field, column.name
+                    column.name
+                ),
+            );
+        } else {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "the columns `{one}` and `{two}` would share the names of what is generated for them\n\
+                     help: rename a field, and keep the column with `#[sqlx(rename = \"{}\")]`",
+                    column.name
                 ),
             );
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::Span;
+use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::{Attribute, GenericArgument, Ident, PathArguments, Type, Visibility};
 
@@ -44,10 +44,20 @@ impl Table {
     }
 }
 
+/// A field of another struct, whose fields are columns.
+#[derive(Clone)]
+pub(crate) struct Flattened {
+    pub ident: Ident,
+    pub ty: Type,
+    pub docs: Vec<Attribute>,
+}
+
 /// A field that is a column.
 pub(crate) struct Column {
     /// The field, as written (`r#type`).
     pub ident: Ident,
+    /// The flattened fields that it is in, outermost first.
+    pub inside: Vec<Flattened>,
     /// The field's name without `r#`, for generated method names and messages.
     pub field: String,
     /// The column's name in the database.
@@ -324,6 +334,18 @@ impl Model {
 }
 
 impl Column {
+    /// Where it is in the struct: `id`, or `address.street` in a flattened field.
+    pub(crate) fn place(&self) -> TokenStream {
+        let (inside, ident) = (self.inside.iter().map(|field| &field.ident), &self.ident);
+        quote!(#(#inside.)*#ident)
+    }
+
+    /// The same, for messages.
+    pub(crate) fn written(&self) -> String {
+        let inside = self.inside.iter().map(|field| format!("{}.", field.ident));
+        inside.chain([self.field.clone()]).collect()
+    }
+
     pub(crate) fn is_plain(&self) -> bool {
         self.role == Role::Plain
     }

@@ -40,6 +40,8 @@ pub(crate) enum Takes {
     States,
     /// `= word`
     Word(&'static str),
+    /// `(street: String, city: Option<String>)`
+    Columns,
 }
 
 /// What an option on a field makes of the column.
@@ -59,6 +61,8 @@ pub(crate) struct Rule {
     pub not_with: &'static [(FieldOption, &'static str)],
     /// Options that can stand beside it although it gives a role.
     pub beside: &'static [FieldOption],
+    /// Whether it can be said of a flattened field: of each of its columns.
+    pub flattened: bool,
     /// How to say that no field has it.
     pub missing: Option<Missing>,
 }
@@ -214,6 +218,7 @@ const PLAIN: Rule = Rule {
     json: true,
     not_with: &[],
     beside: &[],
+    flattened: false,
     missing: None,
 };
 
@@ -244,6 +249,7 @@ options! {
                     (FieldOption::Counter, "a counter changes with every call, a key never changes"),
                     (FieldOption::Default, "a key that the database makes up is `#[rowlock(key, generated)]`"),
                 ],
+                flattened: true,
                 ..PLAIN
             },
         ),
@@ -319,6 +325,7 @@ options! {
                 not_with: &[
                     (FieldOption::Default, "`generated` columns are never written, `default` columns only not by an insert"),
                 ],
+                flattened: true,
                 ..PLAIN
             },
         ),
@@ -332,6 +339,7 @@ options! {
             Rule {
                 is: "a column that is compared",
                 not_with: &[(FieldOption::Key, "a write finds the row by its key, and a key never changes")],
+                flattened: true,
                 ..PLAIN
             },
         ),
@@ -342,7 +350,7 @@ options! {
                 example: "default",
                 page: (&["FindOrCreate", "Idempotent"], "A new row gets the column's default. Updates write it."),
             },
-            Rule { is: "a column with a default", ..PLAIN },
+            Rule { is: "a column with a default", flattened: true, ..PLAIN },
         ),
         InsertOnly => (
             Spec {
@@ -359,6 +367,7 @@ options! {
                     (FieldOption::OnInsert, "what is `on_insert` is not given for a new row, and an upsert does not overwrite it"),
                     (FieldOption::OnUpdate, "an upsert that finds the row writes `on_update`, and never `insert_only`"),
                 ],
+                flattened: true,
                 ..PLAIN
             },
         ),
@@ -641,6 +650,19 @@ options! {
                 not_with: &[(FieldOption::Per, "jobs with the same value are put in order, and need another column for that")],
                 ..PLAIN
             },
+        ),
+        Columns => (
+            Spec {
+                name: "columns",
+                takes: Takes::Columns,
+                example: "columns(street: String, city: Option<String>)",
+                page: (
+                    &[],
+                    "On a `#[sqlx(flatten)]` field: the fields of its struct, repeated as they stand there with their `#[sqlx(...)]`; a `rename_all` of that \
+                     struct is not seen, so write `rename`. Beside it `key`, `generated`, `default`, `insert_only` and `check` are about each of them.",
+                ),
+            },
+            Rule { is: "a list of columns", flattened: true, ..PLAIN },
         ),
     }
 }

@@ -325,6 +325,31 @@ fn versioned_by_check() {
     insta::assert_snapshot!(printed::<Versioned>(booking).text());
 }
 
+fn person() -> TokenStream {
+    quote! {
+        #[rowlock(table = "people", unique(street, zip))]
+        struct Person {
+            #[sqlx(flatten)]
+            #[rowlock(key, columns(tenant: i64, number: i64))]
+            id: PersonId,
+            #[sqlx(flatten)]
+            #[rowlock(columns(street: String, #[sqlx(rename = "postcode")] zip: String))]
+            address: Address,
+            #[sqlx(flatten)]
+            #[rowlock(generated, columns(created_at: DateTime<Utc>))]
+            times: Times,
+            #[rowlock(version)]
+            version: i64,
+        }
+    }
+}
+
+#[test]
+fn flattened() {
+    insta::assert_snapshot!(printed::<Versioned>(person()).text());
+    insta::assert_snapshot!(printed::<FindOrCreate>(person()).text());
+}
+
 #[test]
 fn versioned_with_docs() {
     insta::assert_snapshot!(Printed::new(run::<Versioned>(document())).text());
@@ -520,6 +545,8 @@ fn piece() -> impl Strategy<Value = String> {
         "default",
         "fence",
         "check",
+        "columns",
+        ":",
         "fingerprint",
         "outcome",
         "lease",

@@ -13,6 +13,9 @@ mod stored_postgres;
 #[path = "dropped_rows.rs"]
 mod dropped_rows;
 
+#[path = "flatten.rs"]
+mod flatten;
+
 #[path = "guarded.rs"]
 mod guarded;
 

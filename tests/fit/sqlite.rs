@@ -19,6 +19,9 @@ mod begin_sqlite;
 #[path = "finish_sqlite.rs"]
 mod finish_sqlite;
 
+#[path = "flatten.rs"]
+mod flatten;
+
 #[path = "guarded.rs"]
 mod guarded;
 

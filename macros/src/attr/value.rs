@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
-use syn::{Ident, LitInt, LitStr, Path, Token};
+use syn::{Field, Ident, LitInt, LitStr, Path, Token};
 
 use super::key::KeyAttr;
 use super::list::{Opt, OptValue, options};
@@ -26,6 +26,7 @@ pub(crate) enum Value {
     Numbers(Vec<Number>),
     Order(Priority),
     States(States),
+    Columns(Vec<Field>),
 }
 
 /// `max = 100`
@@ -46,6 +47,13 @@ impl Value {
         match self {
             Self::States(states) => states.clone(),
             _ => States::default(),
+        }
+    }
+
+    pub(crate) fn columns(&self) -> &[Field] {
+        match self {
+            Self::Columns(columns) => columns,
+            _ => &[],
         }
     }
 
@@ -120,6 +128,7 @@ impl Value {
             (Takes::States, OptValue::List(tokens)) => {
                 Some(Self::States(states(tokens, option, spec, diag)))
             }
+            (Takes::Columns, OptValue::List(tokens)) => columns(tokens).map(Self::Columns),
             (Takes::Word(word), OptValue::Equals(tokens)) if tokens.to_string() == word => {
                 Some(Self::Nothing)
             }
@@ -166,6 +175,15 @@ fn derives(tokens: &TokenStream) -> Option<Vec<Path>> {
         Ok(paths.into_iter().collect())
     };
     parser.parse2(tokens.clone()).ok()
+}
+
+/// `street: String, #[sqlx(rename = "postcode")] zip: String`
+fn columns(tokens: &TokenStream) -> Option<Vec<Field>> {
+    let parser = |input: ParseStream<'_>| {
+        Punctuated::<Field, Token![,]>::parse_terminated_with(input, Field::parse_named)
+    };
+    let columns = parser.parse2(tokens.clone()).ok()?;
+    (!columns.is_empty()).then(|| columns.into_iter().collect())
 }
 
 fn absolute(path: Path, diag: &Diag) -> Path {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
-use crate::lower::Attempted;
+use crate::lower::{Attempted, columns_of};
 use crate::model::{Column, Model, Role, is_option, last_segment};
 use crate::options::FieldOption;
 use crate::sql::{self, Dialect, Slot, Statement};
@@ -126,7 +126,8 @@ impl Derive for Counter {
             fields
                 .iter()
                 .filter(|(_, options)| options.has(FieldOption::Key))
-                .map(|(field, _)| field.ty.to_token_stream()),
+                .flat_map(|(field, _)| columns_of(field))
+                .map(|field| field.ty.to_token_stream()),
         );
         for (field, options) in &fields {
             let Some(ident) = field

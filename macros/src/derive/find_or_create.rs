@@ -1,6 +1,6 @@
 //! `#[derive(FindOrCreate)]`: find by a unique key, or create; and upsert.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -186,22 +186,25 @@ fn new_struct(plan: &Plan<'_>) -> TokenStream {
     let Model {
         ident, vis, new, ..
     } = model;
-    let fields = model.given().into_iter().map(|column| {
-        let Column {
-            ident,
-            ty,
-            docs,
-            field,
-            ..
-        } = column;
-        let docs = if docs.is_empty() {
-            let text = format!("The column `{field}` of the new row.");
-            quote!(#[doc = #text])
-        } else {
-            quote!(#(#docs)*)
-        };
-        quote!(#docs #vis #ident: #ty)
+    let mut seen = BTreeSet::new();
+    let given = model.given().into_iter();
+    // What is flattened is given as a whole: all of its columns are, or none.
+    let given = given.map(|column| match column.inside.first() {
+        Some(whole) => (&whole.ident, &whole.ty, &whole.docs),
+        None => (&column.ident, &column.ty, &column.docs),
     });
+    let fields = given
+        .filter(|(ident, ..)| seen.insert(*ident))
+        .map(|(ident, ty, docs)| {
+            let field = ident.unraw().to_string();
+            let docs = if docs.is_empty() {
+                let text = format!("The column `{field}` of the new row.");
+                quote!(#[doc = #text])
+            } else {
+                quote!(#(#docs)*)
+            };
+            quote!(#docs #vis #ident: #ty)
+        });
     let docs = format!(
         "What it takes to create a `{ident}`: every column that the database does not fill by itself."
     );
@@ -557,7 +560,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .into_iter()
         .enumerate()
         .map(|(index, column)| {
-            let field = &column.ident;
+            let field = column.place();
             bind(index, column, &quote!(&__new.#field))
         });
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {

@@ -1,5 +1,7 @@
 //! `#[derive(Guarded)]`: writes under a condition.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::{DeriveInput, Index};
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
-use crate::lower::Attempted;
+use crate::lower::{Attempted, columns_of};
 use crate::model::{Column, Model, Role, inside_option};
 use crate::options::FieldOption;
 use crate::sql::{self, Dialect};
@@ -35,7 +37,7 @@ impl Derive for Guarded {
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
-        sets_without_excluded(model, "Guarded", diag);
+        sets_without_excluded(model, diag);
         let keys = model.keys();
         if keys.is_empty() {
             if !attempted.has("key") {
@@ -59,7 +61,10 @@ impl Derive for Guarded {
         for (index, column) in model.columns.iter().enumerate() {
             let name = constant(&column.ident);
             let mut before = model.columns[..index].iter();
-            if let Some(other) = before.find(|other| constant(&other.ident) == name) {
+            // Two fields of one name are reported for themselves.
+            let same =
+                |other: &&Column| constant(&other.ident) == name && other.field != column.field;
+            if let Some(other) = before.find(same) {
                 diag.error(
                     &column.ident,
                     format_args!(
@@ -211,12 +216,17 @@ pub(super) fn stub_constants(input: &DeriveInput, of_queue: bool) -> TokenStream
     let is_queue = fields
         .iter()
         .any(|(_, options)| options.has(FieldOption::Attempts));
-    let fields = fields.iter().enumerate();
-    let constants = fields.filter_map(|(index, (field, options))| {
+    let columns = fields.iter().flat_map(|(field, options)| {
         let filter = options.has(FieldOption::Filter) && (is_queue || of_queue);
+        let columns = columns_of(field).into_iter();
+        columns.map(move |column| (column, filter))
+    });
+    let mut seen = BTreeSet::new();
+    let constants = columns.enumerate().filter_map(|(index, (field, filter))| {
         let (name, ty) = (constant(field.ident.as_ref()?), &field.ty);
         let index = Index::from(index);
-        (filter == of_queue).then(|| {
+        // Two of a name are the mistake that was reported.
+        (filter == of_queue && seen.insert(name.clone())).then(|| {
             quote! {
                 #[doc = #STUB_DOC]
                 pub const #name: __rt::guarded::Field<Self, #ty> = __rt::guarded::Field::new(#index);

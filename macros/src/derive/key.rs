@@ -146,11 +146,11 @@ impl<'m> KeyValue<'m> {
     /// The key in `owner.field`.
     pub(super) fn of(&self, owner: &TokenStream) -> TokenStream {
         self.value(self.columns.iter().map(|column| {
-            let ident = &column.ident;
+            let place = column.place();
             if !self.owned && is_borrowed(&column.ty) {
-                quote!(#owner.#ident.as_str())
+                quote!(#owner.#place.as_str())
             } else {
-                quote!(__rt::Clone::clone(&#owner.#ident))
+                quote!(__rt::Clone::clone(&#owner.#place))
             }
         }))
     }
@@ -159,8 +159,8 @@ impl<'m> KeyValue<'m> {
     pub(super) fn is_of(&self, owner: &TokenStream) -> TokenStream {
         let parts = self.parts();
         let same = self.columns.iter().zip(&parts).map(|(column, part)| {
-            let ident = &column.ident;
-            quote!(#owner.#ident == #part)
+            let place = column.place();
+            quote!(#owner.#place == #part)
         });
         quote!(#(#same)&&*)
     }

@@ -44,7 +44,7 @@ impl Derive for Lockable {
             return None;
         }
         array_keys(model, &keys, diag);
-        sets_without_excluded(model, "Lockable", diag);
+        sets_without_excluded(model, diag);
         Some(Plan { model, keys })
     }
 

@@ -89,7 +89,13 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
         .as_ref()
         .and_then(|(model, attempted)| D::plan(model, attempted, &diag));
     match (diag.finish(), plan) {
-        (Ok(()), Some(plan)) => D::expand(&plan).tokens(&input),
+        (Ok(()), Some(plan)) => {
+            let mut output = D::expand(&plan);
+            if let Some((model, _)) = &lowered {
+                output.impls.extend(repeated(model));
+            }
+            output.tokens(&input)
+        }
         (Ok(()), None) => TokenStream::new(),
         (Err(errors), _) => {
             let stub = D::stub(&input).tokens(&input);
@@ -101,12 +107,29 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
 /// A model lists the columns of its table. Few programs read all of them, and should not be warned of the others.
 fn reads(model: &Model) -> TokenStream {
     let ident = &model.ident;
-    let fields = model.columns.iter().map(|column| &column.ident);
+    let fields = model.columns.iter().map(Column::place);
     quote! {
         fn __read(__row: &#ident) {
             let _ = (#(&__row.#fields,)*);
         }
     }
+}
+
+/// The fields of a flattened struct are there, with these types.
+fn repeated(model: &Model) -> Option<TokenStream> {
+    let ident = &model.ident;
+    let columns = model
+        .columns
+        .iter()
+        .filter(|column| !column.inside.is_empty());
+    let columns = columns.map(|column| {
+        let (ty, place) = (&column.ty, column.place());
+        let row = name_at("__row", column.ident.span());
+        quote_spanned!(column.ident.span()=> let _: &#ty = &#row.#place;)
+    });
+    let columns: Vec<TokenStream> = columns.collect();
+    let any = !columns.is_empty();
+    any.then(|| quote!(fn __repeated(__row: &#ident) { #(#columns)* }))
 }
 
 /// A name whose definition is, for the editor, the option or field that asked for it.
@@ -299,13 +322,15 @@ fn bind(index: usize, column: &Column, value: &TokenStream) -> TokenStream {
     if is_json(ty) {
         return quote!(__to.bind_json::<#ty>(#index, #value););
     }
-    quote!(__to.bind::<#ty>(#index, #value);)
+    // Of another struct's field the type is known to the compiler alone; what was repeated is compared with it once.
+    let ty = column.inside.is_empty().then(|| quote!(::<#ty>));
+    quote!(__to.bind #ty (#index, #value);)
 }
 
 /// Binds columns of `self`.
 fn bind_columns(columns: &[&Column]) -> TokenStream {
     let binds = columns.iter().enumerate().map(|(index, column)| {
-        let field = &column.ident;
+        let field = column.place();
         bind(index, column, &quote!(&self.#field))
     });
     quote!(#(#binds)*)
@@ -325,7 +350,7 @@ fn fence(model: &Model) -> TokenStream {
 /// Takes over what a RETURNING clause with these columns gave back.
 fn read_back(columns: &[&Column]) -> TokenStream {
     let reads = columns.iter().enumerate().map(|(index, column)| {
-        let field = &column.ident;
+        let field = column.place();
         let index = Index::from(index);
         if column.json {
             quote!(self.#field = __rt::get::<_, __rt::sqlx::types::Json<_>>(__row, #index)?.0;)
@@ -386,14 +411,14 @@ fn assert_not_null(columns: &[&Column], what: &str, note: &str) -> TokenStream {
 }
 
 /// An update has the row alone.
-fn sets_without_excluded(model: &Model, derive: &str, diag: &Diag) {
+fn sets_without_excluded(model: &Model, diag: &Diag) {
     for (column, expression) in model.on_update() {
         let expression = expression.replace('"', "").to_lowercase();
         if expression.contains("excluded.") {
             diag.error(
                 &column.ident,
                 format_args!(
-                    "`{derive}` cannot set `{}`: its expression is about `excluded`, the new values of an upsert, and an update has none\n\
+                    "an update cannot set `{}`: its expression is about `excluded`, the new values of an upsert, and an update has none\n\
                      help: write it with columns of the row alone, or make the field a plain one",
                     column.field
                 ),

@@ -637,7 +637,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let own = match dialect {
         Dialect::Postgres => {
             let binds = plan.keys.iter().enumerate().map(|(index, key)| {
-                let (ty, field, index) = (&key.ty, &key.ident, Index::from(index));
+                let (ty, field, index) = (&key.ty, key.place(), Index::from(index));
                 let (to, rows) = (quote!(__to), quote!(__rows));
                 quote_spanned! {ty.span()=>
                     #to.bind(#index, &__rt::queue::each::<_, #ty>(#rows, |__row| &__row.#field));
@@ -742,7 +742,7 @@ fn order(plan: &Plan<'_>) -> TokenStream {
         priorities
             .chain(others.map(|column| (column, false)))
             .map(|(column, descending)| {
-                let (field, ty) = (&column.ident, &column.ty);
+                let (field, ty) = (column.place(), &column.ty);
                 let (mine, other) = (quote!(&self.#field), quote!(&__other.#field));
                 let (left, right) = if descending {
                     (other, mine)

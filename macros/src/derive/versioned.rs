@@ -38,7 +38,7 @@ impl Derive for Versioned {
     type Plan<'m> = Plan<'m>;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
-        sets_without_excluded(model, "Versioned", diag);
+        sets_without_excluded(model, diag);
         let version = model.row_version();
         let checked = model.checked();
         let compared = version.or_else(|| checked.first().copied());
@@ -473,7 +473,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         quote!(#wrapper #database)
     });
     let copies = writable.iter().enumerate().map(|(index, column)| {
-        let field = &column.ident;
+        let field = column.place();
         let index = Index::from(index);
         quote!(__columns.copy(#index, &__from.#field, &mut self.#field);)
     });

@@ -1,7 +1,7 @@
 use rowlock::{FindOrCreate, Guarded, Lockable, Versioned};
 
-// What only an upsert has.
-#[derive(Clone, sqlx::FromRow, FindOrCreate, Guarded)]
+// What only an upsert has: said once.
+#[derive(Clone, sqlx::FromRow, FindOrCreate, Guarded, Lockable)]
 #[rowlock(table = "a", unique(name))]
 struct OfAnUpsert {
     #[rowlock(key, generated)]

@@ -12,6 +12,17 @@ struct Cart<T> {
     version: i64,
 }
 
+#[derive(Clone, sqlx::FromRow, Versioned, FindOrCreate)]
+#[rowlock(table = "events", unique(id))]
+struct Event<P> {
+    #[rowlock(key)]
+    id: i64,
+    #[sqlx(json)]
+    payload: P,
+    #[rowlock(version)]
+    version: i64,
+}
+
 #[derive(Clone, Versioned)]
 #[rowlock(table = "borrowed")]
 struct Borrowed<'a> {
