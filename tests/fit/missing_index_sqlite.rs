@@ -1,7 +1,7 @@
 //! A unique index that is missing, while others change the schema.
 
-use rowlock::FindOrCreate;
 use rowlock::row::CreateError;
+use rowlock::{Counter, FindOrCreate};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::database;
@@ -37,4 +37,39 @@ async fn it_is_told_after_any_migration() {
     }
     // The SELECT, and two that ask which indexes there are.
     assert_eq!(app.cached_statements_size(), 3);
+}
+
+#[derive(Debug, sqlx::FromRow, Counter)]
+#[rowlock(table = "counts")]
+struct Count {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(counter)]
+    count: i64,
+}
+
+/// SQLite looks whether it still knows the schema when it does not find a table, but not when it does not find the index of an ON CONFLICT.
+#[tokio::test]
+async fn one_that_another_connection_has_just_made_is_there() {
+    const TABLES: &str = "CREATE TABLE tags (id INTEGER PRIMARY KEY, name text NOT NULL);
+        CREATE TABLE counts (id bigint NOT NULL, count bigint NOT NULL)";
+    const INDEXES: &str =
+        "CREATE UNIQUE INDEX a ON tags (name); CREATE UNIQUE INDEX b ON counts (id)";
+    let new = || NewTag {
+        name: "rust".to_owned(),
+    };
+    for which in 0..5 {
+        let database = database(TABLES).await;
+        let mut app = database.pool.acquire().await.unwrap();
+        app.execute("SELECT count(*) FROM tags").await.unwrap();
+        let mut migration = database.pool.acquire().await.unwrap();
+        migration.execute(INDEXES).await.unwrap();
+        match which {
+            0 => drop(Tag::create(&mut *app, new()).await.unwrap()),
+            1 => drop(Tag::find_or_create(&mut *app, new()).await.unwrap()),
+            2 => drop(Tag::upsert(&mut *app, new()).await.unwrap()),
+            3 => drop(Count::add_count(&mut *app, 1, 1).await.unwrap()),
+            _ => drop(Count::add_count_many(&mut *app, [(1, 1)]).await.unwrap()),
+        }
+    }
 }

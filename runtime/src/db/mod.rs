@@ -381,6 +381,10 @@ pub trait Backend:
     #[doc(hidden)]
     fn depth_at(height: usize) -> usize;
 
+    /// Reads the schema anew after a statement failed that can have been prepared for an older one. `false` if it never is.
+    #[doc(hidden)]
+    fn read_schema(connection: &mut Self::Connection) -> impl Future<Output = bool> + Send;
+
     /// Whether `error`, which an upsert met, means that the database has no unique index on exactly these columns.
     #[doc(hidden)]
     fn lacks_unique_index(

@@ -604,6 +604,10 @@ impl Backend for Postgres {
         height + 1
     }
 
+    async fn read_schema(_: &mut PgConnection) -> bool {
+        false
+    }
+
     async fn lacks_unique_index(
         _: &mut PgConnection,
         error: &sqlx::Error,

@@ -456,6 +456,15 @@ impl Backend for Sqlite {
         1
     }
 
+    async fn read_schema(connection: &mut SqliteConnection) -> bool {
+        // Whatever is run compares the schema that the connection knows with that of the file, and reads it again if it is another.
+        // What cannot be prepared is not run; of that SQLite compares only if it misses a table, and not if it misses an index.
+        connection
+            .execute("SELECT 1 FROM sqlite_schema LIMIT 1")
+            .await
+            .is_ok()
+    }
+
     async fn lacks_unique_index(
         connection: &mut SqliteConnection,
         error: &sqlx::Error,

@@ -300,14 +300,25 @@ pub(crate) async fn write_one<DB: Backend>(
     connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
     let mut reruns = Reruns::new(in_transaction::<DB>(connection));
+    let mut schema_is_new = false;
     loop {
         let outcome = make().fetch_one(connection).await;
-        let fault = outcome.as_ref().err().map(Fault::of);
-        match fault {
-            Some(fault) if reruns.after(fault, connection).await => {}
-            _ => return outcome,
+        let Err(error) = &outcome else { return outcome };
+        if !schema_is_new && knew_an_old_schema(error, connection).await {
+            schema_is_new = true;
+        } else if !reruns.after(Fault::of(error), connection).await {
+            return outcome;
         }
     }
+}
+
+/// Whether a statement failed before it was run, and can be another one now: an upsert whose index another connection has made since this
+/// one last looked.
+pub(crate) async fn knew_an_old_schema<DB: Backend>(
+    error: &sqlx::Error,
+    connection: &mut Link<'_, DB>,
+) -> bool {
+    Fault::of(error) == Fault::Schema && DB::read_schema(connection).await
 }
 
 impl<DB: Backend> Bind<DB> for Statement<DB> {

@@ -10,7 +10,7 @@ use crate::db::error::DatabaseError;
 use crate::db::fault::{Fault, met_twice, wrote_too_few};
 use crate::db::model::acquire;
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Compared, Fetched, Statement};
+use crate::db::statement::{Compared, Fetched, Statement, knew_an_old_schema};
 use crate::db::{Array, Backend};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -268,13 +268,21 @@ async fn add_part<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
     // The row that an upsert proposes starts where a new row would; one that exists only takes the change.
     let start = if sql.creates { T::START } else { 0 };
-    let mut statement = statement::<DB, N, T>(sql.sql, deltas, start);
-    if sql.guarded {
-        let (min, max) = bounds::<N, T>();
-        statement.bind_i64(min);
-        statement.bind_i64(max);
+    let statement = || {
+        let mut statement = statement::<DB, N, T>(sql.sql, deltas, start);
+        if sql.guarded {
+            let (min, max) = bounds::<N, T>();
+            statement.bind_i64(min);
+            statement.bind_i64(max);
+        }
+        statement
+    };
+    match statement().fetch_all(connection).await {
+        Err(error) if knew_an_old_schema(&error, connection).await => {
+            statement().fetch_all(connection).await
+        }
+        outcome => outcome,
     }
-    statement.fetch_all(connection).await
 }
 
 /// The keys and totals that a statement returned.
