@@ -1,7 +1,7 @@
 //! Partial keys of `FindOrCreate`: new rows that the index does not have.
 
-use rowlock::row::{FoundOrCreated, UpdatedOrCreated, Upserted};
-use rowlock::{FindOrCreate, Guarded};
+use rowlock::row::{CreateError, FoundOrCreated, UpdatedOrCreated, Upserted};
+use rowlock::{Fault, FindOrCreate, Guarded};
 
 use super::{NAME, Pool, database};
 
@@ -113,4 +113,40 @@ async fn a_row_that_the_upsert_takes_out_of_the_index_is_updated() {
     let told = Cart::upsert_if(pool, open(2, 2), mine).await.unwrap();
     assert_eq!(told, Upserted::Updated(expected), "{NAME}");
     assert_eq!(rows(pool).await.len(), 2);
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
+#[rowlock(table = "accounts", unique(user_id, where = "closed_at IS NULL"))]
+struct Account {
+    #[rowlock(key, generated)]
+    id: i64,
+    user_id: i64,
+    code: String,
+    closed_at: Option<i64>,
+}
+
+/// It is not the key that keeps it out, although another row has that.
+#[tokio::test]
+async fn a_row_outside_of_the_index_that_violates_another_one_is_an_error() {
+    let schema = "CREATE TABLE accounts (id {id}, user_id bigint NOT NULL, code text NOT NULL UNIQUE, closed_at bigint);
+        CREATE UNIQUE INDEX one_account ON accounts (user_id) WHERE closed_at IS NULL";
+    let database = database(schema).await;
+    let pool = &database.pool;
+    let new = |closed_at| NewAccount {
+        user_id: 1,
+        code: "a".to_owned(),
+        closed_at,
+    };
+    let created = Account::create(pool, new(None)).await.unwrap();
+    assert!(created.is_some());
+    let both = Account::create(pool, new(None)).await.unwrap();
+    assert_eq!(both, None);
+    let mut tx = pool.begin().await.unwrap();
+    let other = Account::create(&mut *tx, new(Some(1))).await;
+    let Err(CreateError::Database(error)) = other else {
+        panic!("{other:?}");
+    };
+    assert_eq!(error.fault(), Fault::UniqueViolation);
+    let both = Account::create(&mut *tx, new(None)).await.unwrap();
+    assert_eq!(both, None);
 }

@@ -31,7 +31,10 @@ pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
         }
         if met_elsewhere::<DB, N, T>(Some(&error), &new, &mut connection).await {
-            return Ok(None);
+            // The key is taken, but not by this row if it is one that the key's index does not have: then the other index alone keeps it
+            // out. Now that the row with the key can be seen, the database says which.
+            let again = insert_new::<DB, T>(T::INSERT, &new, &mut connection).await;
+            return created_row::<DB, T>(again, &operation, in_transaction, &mut connection).await;
         }
         created_row::<DB, T>(Err(error), &operation, in_transaction, &mut connection).await
     }
