@@ -180,6 +180,8 @@ fn check_type(ty: &Type, rule: &Rule, diag: &Diag) {
             note,
             "use `DateTime<Utc>` of chrono or `OffsetDateTime` of time",
         ),
+        // A queue can do with less; where that is not enough, the derive says so.
+        Holds::TimeOrNull(_) if name == "bool" => return,
         Holds::TimeOrNull(note) if NO_TIMES.contains(&name) => (
             note,
             "use `Option<DateTime<Utc>>` of chrono or `Option<OffsetDateTime>` of time",

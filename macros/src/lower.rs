@@ -159,6 +159,10 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         check_xmin(column, &columns, &backends, diag);
     }
     let table = table(input, &attrs, &attempted, diag);
+    let pauses = attrs
+        .pauses
+        .as_ref()
+        .and_then(|text| table_of_pauses(text, table.as_ref(), diag));
     let model = Model {
         ident: input.ident.clone(),
         vis: input.vis.clone(),
@@ -170,6 +174,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         backends,
         existing_rows: attrs.existing_rows,
         deletes_done: attrs.deletes_done,
+        pauses,
     };
     Some((model, attempted))
 }
@@ -530,6 +535,24 @@ fn table(
         }
         return None;
     };
+    table_named(text, diag)
+}
+
+fn table_of_pauses(text: &LitStr, queue: Option<&Table>, diag: &Diag) -> Option<Table> {
+    let pauses = table_named(text, diag)?;
+    if queue.is_some_and(|queue| *queue == pauses) {
+        diag.error(
+            text,
+            format_args!(
+                "`{0}` has the jobs\nhelp: name a table of its own for the pauses, `{0}_pauses` say; `ddl()` creates it",
+                pauses.display()
+            ),
+        );
+    }
+    Some(pauses)
+}
+
+fn table_named(text: &LitStr, diag: &Diag) -> Option<Table> {
     let value = text.value();
     let parts: Vec<&str> = value.split('.').collect();
     let (schema, name) = match parts.as_slice() {

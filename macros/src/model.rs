@@ -25,10 +25,12 @@ pub(crate) struct Model {
     pub existing_rows: bool,
     /// `Queue` deletes a job that is done.
     pub deletes_done: bool,
+    /// `Queue` claims no job that matches a row of this table.
+    pub pauses: Option<Table>,
 }
 
 /// A table name, split at the dot at compile time so that it can always be quoted.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Table {
     pub schema: Option<String>,
     pub name: String,
@@ -377,6 +379,11 @@ impl Column {
             | Role::Queue(_) => 0,
         }
     }
+}
+
+/// Whether `ty` is written as `bool`.
+pub(crate) fn is_bool(ty: &Type) -> bool {
+    last_segment(ty).is_some_and(|name| name == "bool")
 }
 
 /// Whether `ty` is written as `Option<...>`. An alias is caught by a check in the generated code.

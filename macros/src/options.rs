@@ -77,7 +77,7 @@ pub(crate) enum Holds {
     State,
     /// A point in time, because of this.
     Time(&'static str),
-    /// A point in time that is NULL until then.
+    /// A point in time that is NULL until then; some derives take a `bool` as well.
     TimeOrNull(&'static str),
 }
 
@@ -198,6 +198,12 @@ options! {
             takes: Takes::Word("delete"),
             example: "done = delete",
             page: (&["Queue"], "A job that is done is deleted."),
+        },
+        Pauses => Spec {
+            name: "pauses",
+            takes: Takes::Text,
+            example: "pauses = \"email_pauses\"",
+            page: (&["Queue"], "A table that `ddl()` creates, for `pause` and `resume`: jobs that match one of its rows are not claimed."),
         },
         ExistingRows => Spec {
             name: "existing_rows",
@@ -487,7 +493,7 @@ options! {
                 name: "finished",
                 takes: Takes::Nothing,
                 example: "finished",
-                page: (&["Idempotent", "Queue"], "When the work was done. NULL until then."),
+                page: (&["Idempotent", "Queue"], "When the work was done. NULL until then. In a queue without a column for the state also a `bool`: that it was done."),
             },
             Rule {
                 is: "the time of the end",
@@ -530,7 +536,7 @@ options! {
                 name: "dead",
                 takes: Takes::Nothing,
                 example: "dead",
-                page: (&["Queue"], "When the job was given up, in a table without a column for the state. NULL until then."),
+                page: (&["Queue"], "When the job was given up, in a table without a column for the state. NULL until then. Or a `bool`: that it was given up."),
             },
             Rule {
                 is: "the time when a job was given up",

@@ -8,7 +8,7 @@ use crate::db::error::{KeyText, Operation};
 use crate::db::fault::Fault;
 use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
-use crate::queue::{ClaimError, FinishError, WorkerError};
+use crate::queue::{ClaimError, FinishError, PauseError, WorkerError};
 use crate::row::{
     CounterError, CreateError, DeleteError, EditAtError, FindError, FindOrCreateError, GuardError,
     InsertError, LoadError, LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
@@ -175,6 +175,7 @@ mod of_rows {
         LockCheckedError<T> [Stale];
         LockError [Fenced, Stale];
         MergeError [Overlap];
+        PauseError [];
         UpdateError<T> [Fenced, Stale];
         UpsertError [Fenced];
         WorkerError [];

@@ -35,8 +35,8 @@ pub use crate::tx::{Tx, transaction};
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue).
 pub mod queue {
     pub use crate::job::queue::{
-        BadRow, Cancelled, Claim, ClaimError, Claimed, FinishError, Purge, QueueState, QueueStats,
-        ReadStats, Redrive, Redriven, Rescued, Retried, Unfinished,
+        BadRow, Cancelled, Claim, ClaimError, Claimed, FinishError, Pause, PauseError, Paused,
+        Purge, QueueState, QueueStats, ReadStats, Redrive, Redriven, Rescued, Retried, Unfinished,
     };
     #[doc(hidden)]
     pub use crate::job::worker::HandlerOutcome;
@@ -144,8 +144,8 @@ pub mod __private {
         pub use sqlx::Pool;
 
         pub use crate::job::queue::{
-            CancelSql, Derive, Given, Per, PurgeSql, Queue, QueueSql, cancel, claim, each, purge,
-            redrive, rescue, stats,
+            CancelSql, Derive, Given, PauseSql, Per, PurgeSql, Queue, QueueSql, cancel, claim,
+            each, pause, pauses, purge, redrive, rescue, resume, stats,
         };
         pub use crate::job::worker::worker;
     }
@@ -156,7 +156,9 @@ pub mod __private {
             create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
         };
     }
-    pub use crate::queue::{Cancelled, Claim, Purge, ReadStats, Redrive, Rescued, Worker};
+    pub use crate::queue::{
+        Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,
+    };
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
         LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,

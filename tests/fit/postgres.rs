@@ -80,10 +80,17 @@ mod queue_conditions;
 mod queue_life;
 #[path = "queue_life_postgres.rs"]
 mod queue_life_postgres;
+#[path = "queue_pause.rs"]
+mod queue_pause;
 #[path = "queue_per.rs"]
 mod queue_per;
 #[path = "queue_per_postgres.rs"]
 mod queue_per_postgres;
+#[path = "queue_shapes.rs"]
+#[macro_use]
+mod queue_shapes;
+#[path = "queue_shapes_postgres.rs"]
+mod queue_shapes_postgres;
 #[path = "queue_states.rs"]
 mod queue_states;
 

@@ -324,6 +324,23 @@ macro_rules! shape {
                 }
             }
 
+            /// Claims that are lost, and of the same keys as those that hold: the keys alone do not tell.
+            #[tokio::test]
+            async fn a_batch_of_lost_claims_writes_nothing() {
+                let database = table(3).await;
+                let pool = &database.pool;
+                let lost = $model::claim(pool, 3).lease(NOW).await.unwrap();
+                let also_lost = $model::claim(pool, 3).lease(NOW).await.unwrap();
+                let new = $model::claim(pool, 3).await.unwrap();
+                let unfinished = Claimed::complete_many(pool, lost).await.unwrap();
+                assert_eq!(unfinished.len(), 3);
+                let failed = also_lost.into_iter().map(|job| (job, "never"));
+                assert_eq!(Claimed::fail_many(pool, failed).await.unwrap().len(), 3);
+                assert_eq!(count_in(pool, $running).await, 3);
+                assert!(Claimed::complete_many(pool, new).await.unwrap().is_empty());
+                assert_eq!(count_in(pool, $running).await, 0);
+            }
+
             #[tokio::test]
             async fn a_worker() {
                 let database = table(30).await;

@@ -70,8 +70,12 @@ mod queue_cancel;
 mod queue_conditions;
 #[path = "queue_life.rs"]
 mod queue_life;
+#[path = "queue_pause.rs"]
+mod queue_pause;
 #[path = "queue_per.rs"]
 mod queue_per;
+#[path = "queue_shapes.rs"]
+mod queue_shapes;
 #[path = "queue_states.rs"]
 mod queue_states;
 

@@ -8,8 +8,8 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
-    for_backend, key_argument, knows, name_at, reads, report_missing, sql_doc, statement,
-    stub_fields, stub_impl, stub_method,
+    for_backend, key_argument, knows, must_be_a_time, name_at, reads, report_missing, sql_doc,
+    statement, stub_fields, stub_impl, stub_method,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -53,6 +53,9 @@ impl Derive for Idempotent {
             }
         }
         let [fingerprint, outcome, lease, finished, fence] = roles.map(|(column, _)| column);
+        if let Some(finished) = finished {
+            must_be_a_time(finished, diag);
+        }
         // Fields whose role is missing would be reported again.
         if complete {
             creatable(model, diag);

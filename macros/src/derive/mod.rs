@@ -28,7 +28,7 @@ pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;
 use crate::lower::{Attempted, lower};
-use crate::model::{Column, Model, is_json, last_segment};
+use crate::model::{Column, Model, is_bool, is_json, last_segment};
 use crate::options::FieldOption;
 use crate::sql::{Dialect, Statement};
 
@@ -424,6 +424,18 @@ fn sets_without_excluded(model: &Model, diag: &Diag) {
                 ),
             );
         }
+    }
+}
+
+/// Refuses a boolean where the time is needed, and not only that it has come.
+fn must_be_a_time(column: &Column, diag: &Diag) {
+    if is_bool(&column.ty) {
+        diag.error(
+            &column.ty,
+            "`bool` cannot be the time of the end\n\
+             note: it is a point in time, by the clock of the database\n\
+             help: use `Option<DateTime<Utc>>` of chrono or `Option<OffsetDateTime>` of time",
+        );
     }
 }
 

@@ -10,12 +10,14 @@ use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, array_keys, assert_not_null, bind_columns,
     connection_name, database, fence, for_backend, halves, key_argument, key_lifetime, knows,
-    literal, name_at, parts, position, read_row, reads, report_missing, sql_doc, statement,
-    stub_impl, stub_method, text_doc,
+    literal, must_be_a_time, name_at, parts, position, read_row, reads, report_missing, sql_doc,
+    statement, stub_impl, stub_method, text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
-use crate::model::{Column, LedgerRole, Model, Priority, QueueRole, Role, is_option};
+use crate::model::{
+    Column, LedgerRole, Model, Priority, QueueRole, Role, inside_option, is_bool, is_option,
+};
 use crate::options::FieldOption;
 use crate::sql::queue::{self as sql, Locks, Per, Queue as Plan, Stored};
 use crate::sql::{Dialect, Statement};
@@ -172,6 +174,27 @@ impl Derive for Queue {
             #[doc = #STUB_DOC]
             pub fn notify_ddl() -> &'static str { __rt::unreachable!() }
         };
+        let pauses = ["pause", "resume"].map(|name| {
+            let name = format_ident!("{name}");
+            quote! {
+                #[doc = #STUB_DOC]
+                pub fn #name<'__c, __DB: __rt::Backend, __A>(
+                    __db: __A,
+                ) -> __rt::Pause<'__c, __DB, Self, __A>
+                where
+                    __A: __rt::Source<'__c, __DB> + '__c,
+                    Self: __rt::queue::PauseSql<__DB>,
+                {
+                    __rt::unreachable!()
+                }
+            }
+        });
+        let list = stub_method(
+            &format_ident!("pauses"),
+            false,
+            1,
+            &quote!(__rt::Vec<__rt::Paused>, __rt::DatabaseError),
+        );
         let rescue = stub_method(
             &format_ident!("rescue"),
             false,
@@ -185,7 +208,10 @@ impl Derive for Queue {
             2,
             &quote!(__rt::Cancelled, __rt::DatabaseError),
         );
-        let methods = stub_impl(input, &quote!(#constants #methods #rescue #cancel));
+        let methods = stub_impl(
+            input,
+            &quote!(#constants #methods #(#pauses)* #list #rescue #cancel),
+        );
         let statements = stub_statements(input);
         Output {
             items: TokenStream::new(),
@@ -236,7 +262,12 @@ fn states<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<St
                 dead.field, state.field
             ),
         ),
-        (Some(state), None) => return Some(Stored::Column(state)),
+        (Some(state), None) => {
+            if let Some(finished) = model.ledger(LedgerRole::Finished) {
+                must_be_a_time(finished, diag);
+            }
+            return Some(Stored::Column(state));
+        }
         (None, None) if !attempted.has(FieldOption::State.name()) => {
             report_missing(model, FieldOption::State, diag);
         }
@@ -244,7 +275,19 @@ fn states<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<St
             report_missing(model, FieldOption::Finished, diag);
         }
         (None, Some(dead)) => {
-            if !is_option(&dead.ty) {
+            for end in model.ledger(LedgerRole::Finished).into_iter().chain([dead]) {
+                if inside_option(&end.ty).is_some_and(is_bool) {
+                    diag.error(
+                        &end.ty,
+                        format_args!(
+                            "`{}` says that a job has ended, and NULL says neither yes nor no\n\
+                             help: make the column NOT NULL DEFAULT false and write `bool`",
+                            end.field
+                        ),
+                    );
+                }
+            }
+            if !is_option(&dead.ty) && !is_bool(&dead.ty) {
                 diag.error(
                     &dead.ty,
                     format_args!(
@@ -314,6 +357,12 @@ fn stub_statements(input: &DeriveInput) -> TokenStream {
             fn bind_key(&self, _: &mut impl __rt::Bind<__DB>) {}
             fn read_claim(_: &__rt::Row<__DB>) -> __rt::Decoded<(Self::Key<'_>, __rt::Fence)> { __rt::unreachable!() }
             fn order(&self, _: &Self) -> __rt::queue::Ordering { __rt::queue::Ordering::Equal }
+        }
+        impl #with_database __rt::queue::PauseSql<__DB> for #ident #arguments #predicates {
+            const PAUSE: [&'static str; 3] = ["", "", ""];
+            const RESUME: [&'static str; 2] = ["", ""];
+            const PAUSES: &'static str = "";
+            const FILTERS: &'static [(&'static str, usize)] = &[];
         }
         impl #with_database __rt::queue::PurgeSql<__DB> for #ident #arguments #predicates {
             const PURGE: [[&'static str; 2]; 2] = [["", ""], ["", ""]];
@@ -390,6 +439,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     .tokens();
 
     let cancel = cancel(plan);
+    let pause = pause(plan);
     let purge = purge(plan);
     let redrive = redrive(plan);
     let stats = stats(plan);
@@ -412,7 +462,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let filters = model.columns.iter().enumerate();
     let filters = filters.filter(|(_, column)| column.filter).map(field);
-    quote!(#(#filters)* #claim #worker #rescue #cancel #purge #redrive #stats #ddl)
+    quote!(#(#filters)* #claim #worker #rescue #cancel #pause #purge #redrive #stats #ddl)
 }
 
 fn cancel(plan: &Plan<'_>) -> TokenStream {
@@ -475,6 +525,94 @@ fn purge(plan: &Plan<'_>) -> TokenStream {
             __rt::queue::purge(db, older_than)
         }
     }
+}
+
+/// Also without the statements, the first of them: then their trait says what is missing.
+fn pause(plan: &Plan<'_>) -> TokenStream {
+    let model = plan.model;
+    let table = model.table.display();
+    let name = |name| name_at(name, plan.attempts.asked);
+    let docs = |text: &str, sql: &dyn Fn(Dialect) -> Option<Statement>| match &model.pauses {
+        Some(pauses) => {
+            let sql = text_doc(model, |dialect| {
+                sql(dialect).map_or_else(String::new, |statement| statement.shown())
+            });
+            let text = text.replace("PAUSES", &pauses.display());
+            format!(
+                "{text}\n\n{sql}\n\nCancel safety: one statement; if the future is dropped it was executed completely or not at all."
+            )
+        }
+        None => {
+            format!("Nothing that can be called: the queue of `{table}` has no table of `pauses`.")
+        }
+    };
+    let pause_docs = docs(
+        "Gives out no more jobs, or none of those that `.only(...)` says, by a row of `PAUSES`: a claim that begins after it has returned, or after the commit of \
+         the caller's transaction, yields none of them. What is claimed already goes on. Returns whether there was no such pause yet.\n\n\
+         Errors: `Null`, `GivenTwice`, `NotAFilter`, `Database`.",
+        &|dialect| plan.pause(dialect),
+    );
+    let resume_docs = docs(
+        "Ends the pause of all jobs, or the one of exactly these `.only(...)`. Other pauses stay, also if they are about the same jobs. Returns whether there was \
+         such a pause.\n\nErrors: `Null`, `GivenTwice`, `NotAFilter`, `Database`.",
+        &|dialect| plan.resume(dialect),
+    );
+    let methods = [("pause", pause_docs), ("resume", resume_docs)].map(|(method, docs)| {
+        let (method, call) = (name(method), format_ident!("{method}"));
+        quote! {
+            #[doc = #docs]
+            pub fn #method<'__c, __DB: __rt::Backend, __A>(
+                db: __A,
+            ) -> __rt::Pause<'__c, __DB, Self, __A>
+            where
+                __A: __rt::Source<'__c, __DB> + '__c,
+                Self: __rt::queue::PauseSql<__DB>,
+            {
+                __rt::queue::#call(db)
+            }
+        }
+    });
+    let list = Method {
+        name: name("pauses"),
+        docs: docs(
+            "All pauses, the oldest first.\n\nErrors: the database's.",
+            &|dialect| plan.list_pauses(dialect),
+        ),
+        receiver: quote!(),
+        key: &[],
+        db: connection_name(&[]),
+        arguments: quote!(),
+        output: quote!(__rt::Vec<__rt::Paused>, __rt::DatabaseError),
+        bound: quote!(__rt::queue::PauseSql<__DB>),
+        body: quote!(__rt::queue::pauses::<__DB, Self>(db)),
+    }
+    .tokens();
+    let [pause, resume] = methods;
+    let others = model.pauses.is_some().then(|| quote!(#resume #list));
+    quote!(#pause #others)
+}
+
+fn pause_statements(plan: &Plan<'_>, dialect: Dialect) -> Option<TokenStream> {
+    let ident = &plan.model.ident;
+    let database = database(dialect);
+    let pause = parts(&plan.pause(dialect)?);
+    let resume = parts(&plan.resume(dialect)?);
+    let pauses = statement(&plan.list_pauses(dialect)?);
+    let columns = plan.model.columns.iter().enumerate();
+    let columns = columns.filter(|(_, column)| column.filter);
+    let filters = columns.map(|(index, column)| {
+        let (name, index) = (&column.field, Index::from(index));
+        quote!((#name, #index))
+    });
+    Some(quote! {
+        #[automatically_derived]
+        impl __rt::queue::PauseSql<#database> for #ident {
+            const PAUSE: [&'static str; 3] = #pause;
+            const RESUME: [&'static str; 2] = #resume;
+            const PAUSES: &'static str = #pauses;
+            const FILTERS: &'static [(&'static str, usize)] = &[#(#filters),*];
+        }
+    })
 }
 
 fn redrive(plan: &Plan<'_>) -> TokenStream {
@@ -670,6 +808,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         }
     });
     let purge = purge_statements(plan, dialect);
+    let pause = pause_statements(plan, dialect);
     let cancel = statement(&plan.cancel(dialect));
     let state_of = statement(&plan.state_of(dialect));
     let bind_given = given_key(plan).bind();
@@ -708,6 +847,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             fn bind_given(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_given }
         }
         #purge
+        #pause
         #notify
     }
 }

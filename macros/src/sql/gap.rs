@@ -24,6 +24,10 @@ pub(crate) enum Gap {
     Lock,
     /// ` SKIP LOCKED`, or nothing.
     SkipLocked,
+    /// `, "name"` for each column of a row.
+    Columns,
+    /// `, $n` for each value of it.
+    Values,
 }
 
 impl fmt::Display for Gap {
@@ -37,6 +41,8 @@ impl fmt::Display for Gap {
             Self::Assignments => write!(to, "assignments")?,
             Self::Condition => write!(to, "condition")?,
             Self::Lock => write!(to, "lock")?,
+            Self::Columns => write!(to, "columns")?,
+            Self::Values => write!(to, "values")?,
             Self::SkipLocked => write!(to, "skip locked")?,
         }
         write!(to, "{MARK}")

@@ -26,7 +26,7 @@ use self::gap::Gap;
 pub(crate) use self::slot::Slot;
 use self::statement::Sql;
 pub(crate) use self::statement::Statement;
-use crate::model::{Column, Model, Role, UniqueKey};
+use crate::model::{Column, Model, Role, Table, UniqueKey};
 
 /// `"name"`, with quotes inside doubled, so that reserved words and odd names work.
 fn quote(name: &str) -> String {
@@ -56,9 +56,14 @@ fn read(column: &Column) -> String {
 
 /// The table as it stands behind FROM, INTO and UPDATE.
 fn table(model: &Model) -> String {
-    match &model.table.schema {
-        Some(schema) => format!("{}.{}", quote(schema), quote(&model.table.name)),
-        None => quote(&model.table.name),
+    name_of(&model.table)
+}
+
+/// The name of a table.
+fn name_of(table: &Table) -> String {
+    match &table.schema {
+        Some(schema) => format!("{}.{}", quote(schema), quote(&table.name)),
+        None => quote(&table.name),
     }
 }
 

@@ -114,4 +114,44 @@ struct Invoice {
     lease: Option<Timestamp>,
 }
 
+/// A time is asked for where there is a state; pauses are not jobs.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "notices", pauses = "notices")]
+struct Notice {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(finished)]
+    notified: bool,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
+/// Yes, no, or nobody knows.
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "notices", pauses = "a.b.c")]
+struct Announcement {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(finished)]
+    notified: Option<bool>,
+    #[rowlock(dead)]
+    failed: Option<bool>,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    lease: Option<Timestamp>,
+}
+
 fn main() {}

@@ -93,4 +93,44 @@ async fn purge(pool: sqlx::PgPool) -> Result<(), rowlock::Error> {
     Ok(())
 }
 
+/// There is no table of pauses.
+async fn pause(pool: sqlx::PgPool) -> Result<(), rowlock::Error> {
+    Email::pause(&pool).only(Email::TENANT, 7).await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "payouts", pauses = "payout_pauses")]
+struct Payout {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(filter)]
+    tenant: i64,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(finished)]
+    notified: bool,
+    #[rowlock(dead)]
+    failed: bool,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+/// A boolean does not tell how old it is.
+async fn purge_of_booleans(pool: sqlx::PgPool) -> Result<(), rowlock::Error> {
+    Payout::purge(&pool, std::time::Duration::from_secs(3600)).await?;
+    Ok(())
+}
+
+/// A pause has the type of its column, and a cancel that of the key.
+async fn other_types(pool: sqlx::PgPool) -> Result<(), rowlock::Error> {
+    Payout::pause(&pool).only(Payout::TENANT, "seven").await?;
+    let _ = Payout::cancel(&pool, "seven").await?;
+    Ok(())
+}
+
 fn main() {}

@@ -88,9 +88,10 @@ impl Queue<'_> {
     pub(super) fn is_due(&self, dialect: Dialect) -> String {
         // Also a row without attempts left, which ends as dead: it would be ready for ever.
         format!(
-            "{} AND {}",
+            "{} AND {}{}",
             self.is(State::Ready),
-            self.time_has_come(dialect)
+            self.time_has_come(dialect),
+            self.is_not_paused(),
         )
     }
 

@@ -48,7 +48,8 @@ impl Queue<'_> {
         }
         indexes.push(index("dead", &names(&self.keys), State::Dead));
         let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
-        let create = create.concat();
+        let mut create = create.concat();
+        create.extend(self.pauses_ddl(dialect));
         match dialect {
             Dialect::Postgres => format!(
                 "ALTER TABLE {rows} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n\
@@ -119,21 +120,25 @@ impl Queue<'_> {
     /// `emails_rowlock_claim`, shortened where PostgreSQL would cut it: two names that are cut to the same are one name, and the
     /// second index is not created.
     fn derived_name(&self, purpose: &str) -> String {
-        let table = &self.model.table.name;
-        let name = format!("{table}_rowlock_{purpose}");
-        if name.len() <= 63 {
-            return name;
-        }
-        let kept: String = table.chars().take(KEPT).collect();
-        format!("{kept}_rowlock_{:016x}", hash(&name))
+        shortened(&self.model.table.name, purpose)
     }
+}
+
+/// A name that is made of the table's.
+pub(super) fn shortened(table: &str, purpose: &str) -> String {
+    let name = format!("{table}_rowlock_{purpose}");
+    if name.len() <= 63 {
+        return name;
+    }
+    let kept: String = table.chars().take(KEPT).collect();
+    format!("{kept}_rowlock_{:016x}", hash(&name))
 }
 
 /// So much of a long table's name is in the names that are made of it.
 const KEPT: usize = 8;
 
 /// FNV-1a: the same in every version of the compiler.
-fn hash(text: &str) -> u64 {
+pub(super) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

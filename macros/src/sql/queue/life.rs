@@ -3,9 +3,15 @@
 use super::*;
 
 impl<'m> Queue<'m> {
-    /// The time by which rows are old. None without such a column, or if nobody keeps what is done.
+    /// The time by which rows are old. None without such a column, if nobody keeps what is done, or if an end is only said, without its time.
     pub(crate) fn ended_at(&self) -> Option<&'m Column> {
-        self.finished.filter(|_| !self.model.deletes_done)
+        let dead = match self.states {
+            Stored::Times { dead } => Some(dead),
+            Stored::Column(_) => None,
+        };
+        let mut ends = self.finished.into_iter().chain(dead);
+        let unknown = self.model.deletes_done || ends.any(|end| is_bool(&end.ty));
+        self.finished.filter(|_| !unknown)
     }
 
     /// Deletes so many of the rows that ended so many seconds ago. Conditions can be added.
@@ -96,7 +102,8 @@ impl<'m> Queue<'m> {
             Stored::Column(_) => None,
         };
         for ended in self.finished.into_iter().chain(dead_at) {
-            set.push_str(&format!(", {} = NULL", quote(&ended.name)));
+            let not_yet = if is_bool(&ended.ty) { "false" } else { "NULL" };
+            set.push_str(&format!(", {} = {not_yet}", quote(&ended.name)));
         }
         sql.statement(match dialect {
             Dialect::Postgres => format!(

@@ -6,13 +6,15 @@ mod claim;
 mod ddl;
 mod lease;
 mod life;
+mod pause;
 mod per;
 mod states;
 
+use self::ddl::{hash, shortened};
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};
 use super::*;
-use crate::model::{Priority, State, is_option, last_segment};
+use crate::model::{Priority, State, is_bool, is_option, last_segment};
 
 pub(crate) use self::batch::Locks;
 pub(crate) use self::per::{Per, after};

@@ -7,11 +7,11 @@ use super::*;
 pub(crate) enum Stored<'m> {
     /// One column, of texts or an enum.
     Column(&'m Column),
-    /// When it was given up, in this one; and when it was done, and its lease.
+    /// When it was given up, in this one; and when it was done, and its lease. Or only that it was.
     Times { dead: &'m Column },
 }
 
-impl Queue<'_> {
+impl<'m> Queue<'m> {
     /// The condition that it is in this state; `name` says how a column is written.
     pub(super) fn is_named(&self, state: State, name: impl Fn(&Column) -> String) -> String {
         let dead = match self.states {
@@ -20,8 +20,14 @@ impl Queue<'_> {
             }
             Stored::Times { dead } => dead,
         };
-        let is_null = |column: &Column| format!("{} IS NULL", name(column));
-        let is_some = |column: &Column| format!("{} IS NOT NULL", name(column));
+        let is_null = |column: &Column| match is_bool(&column.ty) {
+            true => format!("NOT {}", name(column)),
+            false => format!("{} IS NULL", name(column)),
+        };
+        let is_some = |column: &Column| match is_bool(&column.ty) {
+            true => name(column),
+            false => format!("{} IS NOT NULL", name(column)),
+        };
         match state {
             State::Dead => is_some(dead),
             // Without the column it would be deleted, and is not looked for.
@@ -80,8 +86,11 @@ impl Queue<'_> {
     }
 
     /// The columns that a state has values for.
-    fn values(&self, state: State, dialect: Dialect) -> Vec<(&Column, String)> {
-        let ended = |column| (column, now(dialect).to_owned());
+    fn values(&self, state: State, dialect: Dialect) -> Vec<(&'m Column, String)> {
+        let ended = |column: &'m Column| match is_bool(&column.ty) {
+            true => (column, "true".to_owned()),
+            false => (column, now(dialect).to_owned()),
+        };
         let finished = self.finished.map(ended);
         match (self.states, state) {
             (Stored::Column(column), _) => {

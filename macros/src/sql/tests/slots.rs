@@ -54,7 +54,7 @@ fn job() -> Model {
 
 fn job_of_tenant() -> Model {
     model(quote! {
-        #[rowlock(table = "mail.jobs")]
+        #[rowlock(table = "mail.jobs", pauses = "mail.pauses")]
         struct Job {
             #[rowlock(key)] tenant: String,
             #[rowlock(key)] id: i64,
@@ -244,6 +244,18 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         add("list_ended", queue.list_ended(dialect));
         add("stats", queue.stats(dialect));
         add("redrive", queue.redrive(dialect));
+        add("cancel", queue.cancel(dialect));
+        add("state_of", queue.state_of(dialect));
+        let pauses = [
+            queue.pause(dialect),
+            queue.resume(dialect),
+            queue.list_pauses(dialect),
+        ];
+        for (name, statement) in ["pause", "resume", "list_pauses"].iter().zip(pauses) {
+            if let Some(statement) = statement {
+                add(name, statement);
+            }
+        }
         add("list_dead", queue.list_dead(dialect));
         if let Some(ended_at) = queue.ended_at() {
             add("purge", queue.purge(ended_at, false, dialect));

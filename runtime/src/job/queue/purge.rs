@@ -25,6 +25,7 @@ const MOST_REFUSED: usize = 1000;
     message = "`{Self}` cannot be purged: it does not keep when a job was done",
     label = "needs a `finished` column",
     note = "add the column to the table, nullable, and to the struct: `#[rowlock(finished)] finished_at: Option<DateTime<Utc>>`",
+    note = "a `bool` says that a job was done, and not when",
     note = "with `done = delete` no job is kept that was done, and none has to be purged"
 )]
 pub trait PurgeSql<DB: Backend>: QueueSql<DB> {
