@@ -9,6 +9,7 @@ mod idempotent;
 mod per;
 mod queue;
 mod session;
+mod stopped;
 mod transaction;
 
 use std::env;
