@@ -202,6 +202,7 @@ fn check_numbers(ty: &Type, given: &Given, diag: &Diag) {
     match given.option {
         FieldOption::Counter => check_bounds(given, diag),
         FieldOption::Attempts => check_max_attempts(ty, given, diag),
+        FieldOption::Per => check_most_running(given, diag),
         FieldOption::State => check_states(ty, given, diag),
         _ => {}
     }
@@ -235,6 +236,24 @@ fn check_bounds(counter: &Given, diag: &Diag) {
 }
 
 /// The last attempt has to fit the column, and one more, by which a claim tells that none are left.
+fn check_most_running(per: &Given, diag: &Diag) {
+    let Some(max) = per.value.numbers().first() else {
+        return;
+    };
+    if !(1..=MOST_RUNNING).contains(&max.value) {
+        diag.error(
+            &max.name,
+            format_args!(
+                "{} jobs cannot be running\nhelp: from 1 to {MOST_RUNNING}",
+                max.value
+            ),
+        );
+    }
+}
+
+/// A claim names each slot.
+const MOST_RUNNING: i64 = 100;
+
 fn check_max_attempts(ty: &Type, attempts: &Given, diag: &Diag) {
     let Some(max) = attempts.value.numbers().first() else {
         return;

@@ -118,7 +118,9 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                     .get(FieldOption::Priority)
                     .map(|given| given.value.order()),
                 filter: options.has(FieldOption::Filter),
-                per: options.has(FieldOption::Per),
+                per: options
+                    .get(FieldOption::Per)
+                    .map(|given| given.value.number("max").unwrap_or(1)),
                 sequence: options.has(FieldOption::Sequence),
                 states: options
                     .get(FieldOption::State)

@@ -87,8 +87,8 @@ pub(crate) struct Column {
     pub priority: Option<Priority>,
     /// Claims can be limited to one value of this column.
     pub filter: bool,
-    /// Of the jobs with one value of this column one is running at a time.
-    pub per: bool,
+    /// Of the jobs with one value of this column so many are running at a time.
+    pub per: Option<i64>,
     /// In the order of this column.
     pub sequence: bool,
     /// The texts of the states, if they are stored here.
@@ -169,6 +169,8 @@ pub(crate) enum QueueRole {
         max: Option<i64>,
     },
     LastError,
+    /// Which of the running jobs of one value it is.
+    Slot,
 }
 
 /// A column of the ledger of `Idempotent`.

@@ -630,15 +630,34 @@ options! {
         Per => (
             Spec {
                 name: "per",
-                takes: Takes::Nothing,
-                example: "per",
-                page: (&["Queue"], "Of the jobs with one value of this column one is running at a time, and the values take turns. NULL, in an `Option`: no limit."),
+                takes: Takes::Numbers(&["max"]),
+                example: "per(max = 3)",
+                page: (&["Queue"], "Of the jobs with one value of this column one is running at a time, or up to `max`, and the values take turns. NULL, in an `Option`: no limit."),
             },
             Rule {
                 is: "what the running jobs are limited by",
                 several: false,
                 json: false,
                 ..PLAIN
+            },
+        ),
+        Slot => (
+            Spec {
+                name: "slot",
+                takes: Takes::Nothing,
+                example: "slot",
+                page: (&["Queue"], "Which of the running jobs of one value it is, for `per(max = …)`. A claim writes it."),
+            },
+            Rule {
+                is: "the slot",
+                role: Some(|_| Role::Queue(QueueRole::Slot)),
+                holds: Holds::Integer("the running jobs of one value are numbered, so that a unique index can limit them"),
+                missing: Some(Missing {
+                    what: "the number of a running job among those of one value",
+                    names: &["slot"],
+                    field: "slot: Option<i16>",
+                }),
+                ..ROLE
             },
         ),
         Sequence => (

@@ -81,6 +81,28 @@ struct Event {
     leased_until: Option<Timestamp>,
 }
 
+/// Up to three of a customer.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs")]
+struct Render {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per(max = 3))]
+    customer: Option<i64>,
+    #[rowlock(slot)]
+    slot: Option<i16>,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts(max = 100))]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
 const NOW: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -90,7 +112,7 @@ async fn table(ddl: &str) -> super::Database {
         _ => "text",
     };
     database(&format!(
-        "CREATE TABLE jobs (id bigint NOT NULL PRIMARY KEY, customer bigint, kind text NOT NULL DEFAULT 'mail', urgency int NOT NULL DEFAULT 0,
+        "CREATE TABLE jobs (id bigint NOT NULL PRIMARY KEY, customer bigint, slot smallint, kind text NOT NULL DEFAULT 'mail', urgency int NOT NULL DEFAULT 0,
              run_at {time} NOT NULL DEFAULT CURRENT_TIMESTAMP, state text NOT NULL DEFAULT 'ready', attempts int NOT NULL DEFAULT 0,
              fence bigint NOT NULL DEFAULT 0, leased_until {time}, failed_at {time}, finished_at {time}, last_error text); {ddl}"
     ))
@@ -369,6 +391,89 @@ async fn a_worker_goes_on_as_soon_as_a_job_has_ended() {
             assert!(ids.is_sorted(), "{customer}: {ids:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn three_of_each_customer_are_running_at_most() {
+    let database = table(Render::ddl::<Db>()).await;
+    let pool = &database.pool;
+    add(pool, (1..=10).map(|id| (id, Some(7)))).await;
+    add(
+        pool,
+        [
+            (11, Some(8)),
+            (12, None),
+            (13, None),
+            (14, None),
+            (15, None),
+        ],
+    )
+    .await;
+    let mut first = Render::claim(pool, 20).await.unwrap();
+    let ids: Vec<_> = first.iter().map(|job| job.id).collect();
+    assert_eq!(ids, [1, 2, 3, 11, 12, 13, 14, 15]);
+    let slots: HashSet<_> = first[..3].iter().map(|job| job.slot.unwrap()).collect();
+    assert_eq!(slots, HashSet::from([1, 2, 3]));
+    assert!(Render::claim(pool, 20).await.unwrap().is_empty());
+    let second = first.remove(1);
+    let slot = second.slot;
+    second.complete(pool).await.unwrap();
+    let next = Render::claim(pool, 20).await.unwrap();
+    assert_eq!(next.len(), 1);
+    assert_eq!((next[0].id, next[0].slot), (4, slot));
+    // Nobody makes a fourth, also by hand.
+    let by_hand = pool.execute("UPDATE jobs SET state = 'running', slot = 3 WHERE id = 10");
+    assert!(by_hand.await.is_err());
+}
+
+#[tokio::test]
+async fn never_a_fourth_whoever_claims() {
+    let mut random = Random::new(31);
+    let database = table(Render::ddl::<Db>()).await;
+    let pool = &database.pool;
+    add(pool, (0..300).map(|id| (id, Some(id % 4)))).await;
+    let running: Arc<Mutex<HashMap<i64, i32>>> = Arc::default();
+    let tasks = (0..6).map(|_| {
+        let (pool, running, mut random) = (pool.clone(), running.clone(), random.fork());
+        tokio::spawn(async move {
+            loop {
+                let jobs = Render::claim(&pool, 1 + random.below(8)).await.unwrap();
+                if jobs.is_empty() && running.lock().unwrap().values().all(|count| *count == 0) {
+                    return;
+                }
+                for job in &jobs {
+                    let mut running = running.lock().unwrap();
+                    let count = running.entry(job.customer.unwrap()).or_default();
+                    *count += 1;
+                    assert!(*count <= 3, "{count} of {:?}", job.customer);
+                }
+                for job in jobs {
+                    tokio::task::yield_now().await;
+                    *running
+                        .lock()
+                        .unwrap()
+                        .get_mut(&job.customer.unwrap())
+                        .unwrap() -= 1;
+                    match random.below(5) {
+                        0 => drop(job.retry_after(&pool, "no", NOW).await.unwrap()),
+                        1 => job.release(&pool).await.unwrap(),
+                        _ => job.complete(&pool).await.unwrap(),
+                    }
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    while let Some(job) = Render::claim(pool, 1).await.unwrap().pop() {
+        job.complete(pool).await.unwrap();
+    }
+    let open: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state <> 'done'")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(open, 0);
 }
 
 async fn events(count: i64) -> super::Database {

@@ -80,7 +80,7 @@ impl Derive for Queue {
             lease: lease?,
             last_error: model.queue(|role| role == QueueRole::LastError),
             finished: model.ledger(LedgerRole::Finished),
-            per: per(model, diag),
+            per: per(model, attempted, diag),
             max_attempts,
         })
     }
@@ -221,20 +221,24 @@ impl Derive for Queue {
 }
 
 /// What limits the running jobs.
-fn per<'m>(model: &'m Model, diag: &Diag) -> Option<Per<'m>> {
-    let mut columns = model.columns.iter();
-    let sequence = columns.find(|column| column.sequence);
-    let per = model.columns.iter().find(|column| column.per);
-    match (per, sequence) {
-        (None, Some(sequence)) => diag.error(
-            &sequence.ident,
+fn per<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Per<'m>> {
+    let per = model.columns.iter().find(|column| column.per.is_some());
+    let sequence = model.columns.iter().find(|column| column.sequence);
+    let slot = model.queue(|role| role == QueueRole::Slot);
+    let max = per.and_then(|per| per.per).unwrap_or(1);
+    if let (None, Some(alone)) = (per, sequence.or(slot)) {
+        diag.error(
+            &alone.ident,
             format_args!(
-                "`{}` is the order of jobs that belong together, and no field says which do\n\
+                "`{}` is about jobs that belong together, and no field says which do\n\
                  help: mark the field that says it with `#[rowlock(per)]`",
-                sequence.field
+                alone.field
             ),
-        ),
-        (Some(per), Some(sequence)) if is_option(&per.ty) => diag.error(
+        );
+    }
+    let per = per?;
+    match (max, sequence, slot) {
+        (_, Some(sequence), _) if is_option(&per.ty) => diag.error(
             &per.ty,
             format_args!(
                 "`{}` can be NULL, and such a job has no place in the order of `{}`\n\
@@ -242,10 +246,31 @@ fn per<'m>(model: &'m Model, diag: &Diag) -> Option<Per<'m>> {
                 per.field, sequence.field
             ),
         ),
+        (2.., Some(sequence), _) => diag.error(
+            &sequence.ident,
+            format_args!(
+                "`{}` is a strict order, and {max} jobs of one `{}` may be running at a time\n\
+                 help: leave out `max`, or `sequence`",
+                sequence.field, per.field
+            ),
+        ),
+        (2.., None, None) if !attempted.has(FieldOption::Slot.name()) => {
+            report_missing(model, FieldOption::Slot, diag);
+        }
+        (..2, _, Some(slot)) => diag.error(
+            &slot.ident,
+            format_args!(
+                "`{}` numbers the running jobs of one `{}`, and there is one at a time\n\
+                 help: leave it out, or allow more: `#[rowlock(per(max = 3))]`",
+                slot.field, per.field
+            ),
+        ),
         _ => {}
     }
     Some(Per {
-        column: per?,
+        column: per,
+        max,
+        slot,
         sequence,
     })
 }

@@ -61,4 +61,84 @@ struct PerTwice {
     leased_until: Option<DateTime<Utc>>,
 }
 
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct NoSlot {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per(max = 3))]
+    customer_id: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct SlotOfOne {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per)]
+    customer_id: i64,
+    #[rowlock(slot)]
+    place: Option<i16>,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct StrictAndThree {
+    #[rowlock(key, sequence)]
+    id: i64,
+    #[rowlock(per(max = 3))]
+    customer_id: i64,
+    #[rowlock(slot)]
+    place: Option<i16>,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct NoneRuns {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per(max = 0))]
+    customer_id: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
 fn main() {}

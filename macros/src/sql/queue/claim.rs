@@ -27,6 +27,10 @@ impl Queue<'_> {
             quote(&self.lease.name),
             now_and('+', &lease, dialect),
         );
+        let set = match self.takes_a_slot(dialect) {
+            Some(slot) => format!("{set}, {slot}"),
+            None => set,
+        };
         let columns = self.model.columns.iter();
         let (text, mut returning): (String, Vec<String>) = match dialect {
             Dialect::Postgres => (

@@ -60,13 +60,11 @@ impl Queue<'_> {
         }
     }
 
-    /// The name and the definition of the unique index that lets no two jobs of one value run, whoever claims them.
+    /// The name and the definition of the unique index that lets no two jobs of one value run, or no two in one slot, whoever claims them.
     pub(crate) fn one_running(&self, per: &Per<'_>) -> (String, String) {
-        let definition = format!(
-            "({}) WHERE {}",
-            quote(&per.column.name),
-            self.is(State::Running)
-        );
+        let columns = std::iter::once(per.column).chain(per.slot);
+        let columns = comma(columns, |column| quote(&column.name));
+        let definition = format!("({columns}) WHERE {}", self.is(State::Running));
         (self.index_name("one", &definition), definition)
     }
 

@@ -5,6 +5,9 @@ use super::*;
 /// The column by whose values running jobs are limited.
 pub(crate) struct Per<'m> {
     pub column: &'m Column,
+    pub max: i64,
+    /// Numbers the running jobs of one value, if there can be several.
+    pub slot: Option<&'m Column>,
     /// The jobs of one value are claimed strictly in the order of this column.
     pub sequence: Option<&'m Column>,
 }
@@ -54,9 +57,14 @@ impl Queue<'_> {
             Dialect::Sqlite => "",
         };
         let running = self.is_named(State::Running, other);
-        let is_free = format!(
-            "NOT EXISTS (SELECT 1 FROM {others} WHERE {its} = {mine} AND {running}{as_it_is})"
-        );
+        let is_free = match per.max {
+            1 => format!(
+                "NOT EXISTS (SELECT 1 FROM {others} WHERE {its} = {mine} AND {running}{as_it_is})"
+            ),
+            max => format!(
+                "(SELECT count(*) FROM {others} WHERE {its} = {mine} AND {running}) < {max}"
+            ),
+        };
         let may_be_none = is_option(&per.column.ty);
         let or_none = if may_be_none {
             format!("{mine} IS NULL OR ")
@@ -144,6 +152,40 @@ impl Queue<'_> {
             (Dialect::Postgres, [key]) => format!("{} = ANY (ARRAY({all}))", quote(&key.name)),
             _ => format!("({keys}) IN ({all})"),
         }
+    }
+}
+
+impl Queue<'_> {
+    /// What gives a row that is claimed the first free slot of its value, for SET. A claim takes one row of each.
+    pub(super) fn takes_a_slot(&self, dialect: Dialect) -> Option<String> {
+        let per = self.per.as_ref()?;
+        let slot = per.slot?;
+        let other = |column: &Column| format!("\"rowlock_other\".{}", quote(&column.name));
+        let (own, all) = match dialect {
+            Dialect::Postgres => (
+                of_row(per.column),
+                format!("generate_series(1, {}) AS \"rowlock_slot\"", per.max),
+            ),
+            Dialect::Sqlite => {
+                let table = quote(&self.model.table.name);
+                let more = (2..=per.max).map(|slot| format!(" UNION ALL SELECT {slot}"));
+                (
+                    format!("{table}.{}", quote(&per.column.name)),
+                    format!("(SELECT 1 AS \"rowlock_slot\"{})", more.collect::<String>()),
+                )
+            }
+        };
+        let taken = format!(
+            "SELECT {slot} FROM {} AS \"rowlock_other\" WHERE {} = {own} AND {} AND {slot} IS NOT NULL",
+            table(self.model),
+            other(per.column),
+            self.is_named(State::Running, other),
+            slot = other(slot),
+        );
+        Some(format!(
+            "{} = (SELECT min(\"rowlock_slot\") FROM {all} WHERE \"rowlock_slot\" NOT IN ({taken}))",
+            quote(&slot.name),
+        ))
     }
 }
 

@@ -85,6 +85,22 @@ fn event() -> Model {
     })
 }
 
+fn three() -> Model {
+    model(quote! {
+        #[rowlock(table = "mail.invoices")]
+        struct Invoice {
+            #[rowlock(key)] id: i64,
+            #[rowlock(per(max = 3))] customer: Option<i64>,
+            #[rowlock(slot)] place: Option<i16>,
+            #[rowlock(state)] state: JobState,
+            #[rowlock(run_at)] run_at: Timestamp,
+            #[rowlock(attempts)] attempts: i64,
+            #[rowlock(fence)] fence: Fence,
+            #[rowlock(lease)] lease: Option<Timestamp>,
+        }
+    })
+}
+
 fn invoice() -> Model {
     model(quote! {
         #[rowlock(table = "invoices")]
@@ -115,9 +131,11 @@ fn queue(model: &Model) -> queue::Queue<'_> {
         per: model
             .columns
             .iter()
-            .find(|column| column.per)
+            .find(|column| column.per.is_some())
             .map(|column| queue::Per {
                 column,
+                max: column.per.unwrap(),
+                slot: model.queue(|role| role == QueueRole::Slot),
                 sequence: model.columns.iter().find(|column| column.sequence),
             }),
         max_attempts: 20,
@@ -278,7 +296,11 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         add("start in order", queue.start(in_order, dialect));
         add("extend in order", queue.extend(in_order, dialect));
     }
-    for (what, model) in [("one per value", invoice()), ("a sequence", event())] {
+    for (what, model) in [
+        ("one per value", invoice()),
+        ("three per value", three()),
+        ("a sequence", event()),
+    ] {
         let queue = queue(&model);
         add(&format!("queue::claim, {what}"), Some(queue.claim(dialect)));
         add(
