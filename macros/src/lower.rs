@@ -12,9 +12,10 @@ use crate::check::{
 };
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
-use crate::model::{Column, Flattened, Model, Role, States, Table, UniqueKey, is_option};
+use crate::model::{Column, Flattened, Model, Role, State, States, Table, UniqueKey, is_option};
 use crate::options::FieldOption;
 use crate::sql::Dialect;
+use crate::sql::queue::in_states;
 
 /// Options that were misspelt, misplaced or malformed: what was meant is not reported as missing as well.
 pub(crate) struct Attempted(Vec<&'static str>);
@@ -165,7 +166,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         .pauses
         .as_ref()
         .and_then(|text| table_of_pauses(text, table.as_ref(), diag));
-    let model = Model {
+    let mut model = Model {
         ident: input.ident.clone(),
         vis: input.vis.clone(),
         table: table.unwrap_or_default(),
@@ -178,7 +179,42 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         deletes_done: attrs.deletes_done,
         pauses,
     };
+    while_in_states(&mut model, &attempted, diag);
     Some((model, attempted))
+}
+
+/// The states in which a job holds a key are a condition of its index.
+fn while_in_states(model: &mut Model, attempted: &Attempted, diag: &Diag) {
+    let keys = model.unique.iter().map(|key| key.states.as_slice());
+    let found: Vec<Option<String>> = keys.map(|states| in_states(model, states)).collect();
+    for (key, found) in model.unique.iter_mut().zip(found) {
+        if key.states.is_empty() {
+            continue;
+        }
+        let Some(states) = found else {
+            if !attempted.has(FieldOption::State.name()) {
+                diag.push(syn::Error::new(
+                    key.asked,
+                    format_args!(
+                        "`while(...)` names states of a job, and `{}` has none\n\
+                         help: mark the field that has them with `#[rowlock(state)]`, or use `where = \"...\"`",
+                        model.ident
+                    ),
+                ));
+            }
+            continue;
+        };
+        if model.deletes_done && key.states.contains(&State::Done) {
+            diag.push(syn::Error::new(
+                key.asked,
+                "a job that is done is deleted, and holds no key\nhelp: leave out `done` here, or `done = delete`",
+            ));
+        }
+        key.predicate = Some(match &key.predicate {
+            Some(predicate) => format!("({predicate}) AND ({states})"),
+            None => states,
+        });
+    }
 }
 
 fn named_fields<'a>(
@@ -448,6 +484,7 @@ fn unique_key(
         columns: Vec::new(),
         around: Vec::new(),
         predicate: attr.key.predicate.as_ref().map(LitStr::value),
+        states: states_of_key(&attr.key.states, diag),
         nulls_not_distinct: attr.key.nulls_not_distinct.is_some(),
         on: None,
         asked: attr.option.span(),
@@ -515,6 +552,26 @@ fn unique_key(
         }
     }
     complete.then_some(key)
+}
+
+/// In one order, whatever the order in which they are written.
+fn states_of_key(names: &[Ident], diag: &Diag) -> Vec<State> {
+    let mut found = Vec::new();
+    for name in names {
+        let text = name.to_string();
+        match State::ALL.into_iter().find(|state| state.name() == text) {
+            Some(state) if found.contains(&state) => {
+                diag.error(name, format_args!("`{text}` is listed twice in one key"));
+            }
+            Some(state) => found.push(state),
+            None => diag.error(
+                name,
+                format_args!("unknown state `{text}`\n{}", suggest(&text, State::NAMES)),
+            ),
+        }
+    }
+    found.sort();
+    found
 }
 
 fn table(

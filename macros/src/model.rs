@@ -105,7 +105,7 @@ pub(crate) enum Priority {
 }
 
 /// The state of a job.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     Ready,
     Running,
@@ -189,6 +189,8 @@ pub(crate) struct UniqueKey {
     pub around: Vec<Option<(String, String)>>,
     /// Of a partial index.
     pub predicate: Option<String>,
+    /// The states of a job in which it holds the key; in all, if none are said. They are part of the predicate.
+    pub states: Vec<State>,
     pub nulls_not_distinct: bool,
     /// The generated column that has the index.
     pub on: Option<usize>,
@@ -203,6 +205,7 @@ impl UniqueKey {
             columns: vec![column],
             around: vec![None],
             predicate: None,
+            states: Vec::new(),
             nulls_not_distinct: false,
             on: None,
             asked,
@@ -218,7 +221,9 @@ impl UniqueKey {
                 .zip(key.around.clone())
                 .collect()
         };
-        parts(self) == parts(other) && self.predicate == other.predicate
+        parts(self) == parts(other)
+            && self.predicate == other.predicate
+            && self.states == other.states
     }
 
     /// Whether a NULL in the column would make the key one that no other equals.

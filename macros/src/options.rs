@@ -28,7 +28,7 @@ pub(crate) enum Takes {
     NameOrDerives,
     /// `= ::a::path`
     Path,
-    /// `(field, lower(field), where = "…", on(field), nulls_not_distinct)`
+    /// `(field, lower(field), where = "…", while(ready), on(field), nulls_not_distinct)`
     UniqueKey,
     /// `(Postgres, Sqlite)`
     Backends,
@@ -166,9 +166,9 @@ options! {
             takes: Takes::UniqueKey,
             example: "unique(tenant_id, slug)",
             page: (
-                &["FindOrCreate"],
+                &["FindOrCreate", "Queue"],
                 "A unique key of several columns; the database must have the unique index. Can stand several times. \
-                 `where = \"deleted_at IS NULL\"`: the index is partial. `lower(email)`, `coalesce(parent_id, 0)`: the index is on an expression. \
+                 `where = \"deleted_at IS NULL\"`: the index is partial. `while(ready, running)`: a job of a `Queue` holds the key in these states, and `ddl()` has the index. `lower(email)`, `coalesce(parent_id, 0)`: the index is on an expression. \
                  `nulls_not_distinct`: so is the index (PostgreSQL). `on(full_name)`: the index is on this generated column, made of the others.",
             ),
         },

@@ -35,8 +35,9 @@ pub use crate::tx::{Tx, transaction};
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue).
 pub mod queue {
     pub use crate::job::queue::{
-        BadRow, Cancelled, Claim, ClaimError, Claimed, FinishError, Pause, PauseError, Paused,
-        Purge, QueueState, QueueStats, ReadStats, Redrive, Redriven, Rescued, Retried, Unfinished,
+        BadRow, Cancelled, Claim, ClaimError, Claimed, Enqueue, EnqueueMany, EnqueueUnique,
+        FinishError, Pause, PauseError, Paused, Purge, QueueState, QueueStats, ReadStats, Redrive,
+        Redriven, Rescued, Retried, Unfinished,
     };
     #[doc(hidden)]
     pub use crate::job::worker::HandlerOutcome;
@@ -86,7 +87,7 @@ pub mod __private {
     };
     pub use crate::db::error::KeyText;
     #[cfg(feature = "postgres")]
-    pub use crate::db::key_array::{ArrayType, NoArrayType, array, elements};
+    pub use crate::db::key_array::{ArrayType, NoArrayType, array, elements, json_array};
     pub use crate::db::model::Model;
     pub use crate::db::source::Source;
     pub use crate::db::statement::{Bind, get, get_some};
@@ -141,11 +142,13 @@ pub mod __private {
     pub mod queue {
         pub use core::cmp::{Ord, Ordering};
 
+        pub use serde::Serialize;
         pub use sqlx::Pool;
 
         pub use crate::job::queue::{
-            CancelSql, Derive, Given, PauseSql, Per, PurgeSql, Queue, QueueSql, cancel, claim,
-            each, pause, pauses, purge, redrive, rescue, resume, stats,
+            CancelSql, Derive, EnqueueSql, Enqueued, Given, Keyed, PauseSql, Per, PurgeSql, Queue,
+            QueueSql, cancel, claim, each, enqueue, enqueue_many, enqueue_unique, pause, pauses,
+            purge, redrive, rescue, resume, stats,
         };
         pub use crate::job::worker::worker;
     }
@@ -159,6 +162,8 @@ pub mod __private {
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,
     };
+    pub use crate::queue::{Enqueue, EnqueueMany, EnqueueUnique};
+    pub use crate::row::InsertError;
     pub use crate::row::{
         CounterError, CreateError, DeleteError, Edit, FindError, FindOrCreateError, FoundOrCreated,
         LoadError, Lock, LockCheckedError, LockError, Locked, Many, Matching, One, UpdateError,

@@ -76,6 +76,8 @@ mod queue_cancel;
 mod queue_cancel_postgres;
 #[path = "queue_conditions.rs"]
 mod queue_conditions;
+#[path = "queue_enqueue.rs"]
+mod queue_enqueue;
 #[path = "queue_life.rs"]
 mod queue_life;
 #[path = "queue_life_postgres.rs"]

@@ -68,6 +68,8 @@ mod outcomes_sqlite;
 mod queue_cancel;
 #[path = "queue_conditions.rs"]
 mod queue_conditions;
+#[path = "queue_enqueue.rs"]
+mod queue_enqueue;
 #[path = "queue_life.rs"]
 mod queue_life;
 #[path = "queue_pause.rs"]

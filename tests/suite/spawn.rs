@@ -189,6 +189,17 @@ macro_rules! all_of_a_queue {
             .backoff(now, now);
         let mut batch = claim.await.unwrap();
         assert_eq!(Job::rescue($db).await.unwrap().ready, 0);
+        let new = |id: i64| NewJob {
+            id: id + $tenant,
+            tenant: 100,
+        };
+        let hour = Duration::from_secs(3600);
+        let enqueued = Job::enqueue($db, new(1000)).delay(hour);
+        assert_eq!(enqueued.await.unwrap().tenant, 100);
+        let enqueued = Job::enqueue_many($db, [new(2000), new(3000)]);
+        assert_eq!(enqueued.at(chrono::Utc::now()).await.unwrap().len(), 2);
+        let unlike = Job::claim($db, 1).when(Job::TENANT.lt(0));
+        assert!(unlike.await.unwrap().is_empty());
         let none = Job::cancel($db, 0).await.unwrap();
         assert_eq!(none, rowlock::queue::Cancelled::NotFound);
         let mut next = || batch.pop().unwrap();

@@ -470,6 +470,81 @@ async fn a_statement_is_one_notification() {
     assert_eq!(number(pool, per_row).await, 0);
 }
 
+/// Whoever sends the notifications: the claims are few, and no row is missed. Each claim is one UPDATE, also one that finds nothing.
+#[tokio::test]
+async fn a_storm_of_notifications_is_few_claims() {
+    let database = jobs(0).await;
+    let pool = &database.pool;
+    execute(pool, Task::notify_ddl()).await;
+    execute(
+        pool,
+        "CREATE SEQUENCE claims; CREATE FUNCTION counts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM nextval('claims'); RETURN NULL; END $$;
+         CREATE TRIGGER counts BEFORE UPDATE ON jobs FOR EACH STATEMENT EXECUTE FUNCTION counts()",
+    )
+    .await;
+    let claims = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM claims";
+    let background = start(Task::worker(pool).poll(HOUR).listen(), async |_| {});
+    add(pool, 1, "").await;
+    until_in_state(pool, QueueState::Done, 1).await;
+    let before = number(pool, claims).await;
+    let begun = std::time::Instant::now();
+    let mut storm = database.connection().await;
+    for _ in 0..2000 {
+        let notify = sqlx::raw_sql("NOTIFY jobs_rowlock_queue");
+        storm.execute(notify).await.unwrap();
+    }
+    // One in 3 ms, and the heartbeats and rescues of that time.
+    let most = begun.elapsed().as_millis() / 3 + 10;
+    let made = number(pool, claims).await - before;
+    assert!((1..=most as i64).contains(&made), "{made} of {most}");
+    // Each of these comes while the worker waits to look again.
+    for rows in 2..30 {
+        storm
+            .execute(sqlx::raw_sql("NOTIFY jobs_rowlock_queue"))
+            .await
+            .unwrap();
+        add(pool, 1, "").await;
+        until_in_state(pool, QueueState::Done, rows).await;
+    }
+    background.stop().await;
+}
+
+/// What is due within a second is told, and an upsert may have made a row due.
+#[tokio::test]
+async fn rows_of_the_future_are_not_notified() {
+    let database = jobs(0).await;
+    let pool = &database.pool;
+    execute(pool, Task::notify_ddl()).await;
+    let mut listener = PgListener::connect_with(pool).await.unwrap();
+    listener.listen("jobs_rowlock_queue").await.unwrap();
+    for (rows, told) in [
+        (
+            "SELECT now() + interval '1 hour' FROM generate_series(1, 3)",
+            false,
+        ),
+        (
+            "VALUES (now() + interval '1 hour'), (clock_timestamp() + interval '500 ms')",
+            true,
+        ),
+        ("SELECT now() WHERE false", true),
+        ("VALUES ('infinity'::timestamptz)", false),
+    ] {
+        let insert = AssertSqlSafe(format!("INSERT INTO jobs (run_at) {rows}"));
+        pool.execute(sqlx::raw_sql(insert)).await.unwrap();
+        execute(pool, "NOTIFY jobs_rowlock_queue, 'end'").await;
+        let mut payloads = Vec::new();
+        while payloads.last().is_none_or(|last| last != "end") {
+            let notification = listener.recv().await.unwrap();
+            payloads.push(notification.payload().to_owned());
+        }
+        assert_eq!(payloads.len() == 2, told, "{rows}");
+    }
+    execute(pool, "INSERT INTO jobs (state) VALUES ('done')").await;
+    execute(pool, "NOTIFY jobs_rowlock_queue, 'end'").await;
+    assert_eq!(listener.recv().await.unwrap().payload(), "end");
+}
+
 /// A row is added after the claim under way has looked, and the worker is told while it waits for the answer.
 #[tokio::test]
 async fn a_wake_up_during_a_claim_is_not_lost() {

@@ -11,6 +11,7 @@ mod queue;
 mod session;
 mod stopped;
 mod transaction;
+mod unique;
 
 use std::env;
 use std::fmt::Debug;

@@ -1,8 +1,9 @@
-//! A unique key as it is written: `tenant_id, lower(email), where = "deleted_at IS NULL"`.
+//! A unique key as it is written: `tenant_id, lower(email), where = "deleted_at IS NULL"`, `customer_id, while(ready)`.
 
 use proc_macro2::TokenStream;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
+use syn::punctuated::Punctuated;
 use syn::{Ident, Lit, LitStr, Token};
 
 /// What is in the parentheses of `unique(…)`.
@@ -11,6 +12,8 @@ pub(crate) struct KeyAttr {
     pub parts: Vec<PartAttr>,
     /// `where = "…"`
     pub predicate: Option<LitStr>,
+    /// `while(ready, running)`
+    pub states: Vec<Ident>,
     pub nulls_not_distinct: Option<Ident>,
     /// `on(field)`
     pub on: Option<Ident>,
@@ -47,6 +50,18 @@ impl KeyAttr {
         } else if input.peek(syn::token::Paren) {
             let list;
             syn::parenthesized!(list in input);
+            if name == "while" && self.states.is_empty() {
+                let states = Punctuated::<Ident, Token![,]>::parse_separated_nonempty_with(
+                    &list,
+                    Ident::parse_any,
+                )?;
+                self.states = states.into_iter().collect();
+                return if list.is_empty() {
+                    Ok(())
+                } else {
+                    Err(list.error(""))
+                };
+            }
             let field = Ident::parse_any(&list)?;
             if name == "on" && list.is_empty() && self.on.is_none() {
                 self.on = Some(field);

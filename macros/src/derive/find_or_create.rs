@@ -6,7 +6,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{DeriveInput, Index};
+use syn::{Attribute, DeriveInput, Index, Type};
 
 use super::versioned::max_version;
 use super::{
@@ -119,7 +119,7 @@ impl Derive for FindOrCreate {
             )
         });
         Output {
-            items: new_struct(plan),
+            items: new_struct(model, &model.given(), true),
             impls: quote! {
                 impl #ident { #(#methods)* #create_unless_conflict }
                 #new_debug
@@ -180,48 +180,53 @@ fn missing_unique(model: &Model, diag: &Diag) {
     );
 }
 
+/// The fields of that struct. What is flattened is given as a whole: all of its columns are, or none.
+pub(super) fn given_fields<'c>(
+    given: &[&'c Column],
+) -> Vec<(&'c Ident, &'c Type, &'c [Attribute])> {
+    let mut seen = BTreeSet::new();
+    let given = given.iter().map(|column| match column.inside.first() {
+        Some(whole) => (&whole.ident, &whole.ty, whole.docs.as_slice()),
+        None => (&column.ident, &column.ty, column.docs.as_slice()),
+    });
+    given.filter(|(ident, ..)| seen.insert(*ident)).collect()
+}
+
 /// The struct with what the caller gives for a new row.
-fn new_struct(plan: &Plan<'_>) -> TokenStream {
-    let model = plan.model;
+///
+/// It derives what is said, or, if `is_clone`, `Clone`.
+pub(super) fn new_struct(model: &Model, given: &[&Column], is_clone: bool) -> TokenStream {
     let Model {
         ident, vis, new, ..
     } = model;
-    let mut seen = BTreeSet::new();
-    let given = model.given().into_iter();
-    // What is flattened is given as a whole: all of its columns are, or none.
-    let given = given.map(|column| match column.inside.first() {
-        Some(whole) => (&whole.ident, &whole.ty, &whole.docs),
-        None => (&column.ident, &column.ty, &column.docs),
+    let fields = given_fields(given).into_iter().map(|(ident, ty, docs)| {
+        let field = ident.unraw().to_string();
+        let docs = if docs.is_empty() {
+            let text = format!("The column `{field}` of the new row.");
+            quote!(#[doc = #text])
+        } else {
+            quote!(#(#docs)*)
+        };
+        quote!(#docs #vis #ident: #ty)
     });
-    let fields = given
-        .filter(|(ident, ..)| seen.insert(*ident))
-        .map(|(ident, ty, docs)| {
-            let field = ident.unraw().to_string();
-            let docs = if docs.is_empty() {
-                let text = format!("The column `{field}` of the new row.");
-                quote!(#[doc = #text])
-            } else {
-                quote!(#(#docs)*)
-            };
-            quote!(#docs #vis #ident: #ty)
-        });
     let docs = format!(
         "What it takes to create a `{ident}`: every column that the database does not fill by itself."
     );
     let derives = match &model.new_derives {
-        Some(derives) => quote!(#(#derives),*),
-        None => quote!(::core::clone::Clone),
+        Some(derives) => quote!(#[derive(#(#derives),*)]),
+        None if is_clone => quote!(#[derive(::core::clone::Clone)]),
+        None => TokenStream::new(),
     };
     quote! {
         #[doc = #docs]
-        #[derive(#derives)]
+        #derives
         #[allow(dead_code, non_snake_case, private_interfaces)]
         #vis struct #new { #(#fields),* }
     }
 }
 
 /// `Debug` of the struct for a new row, unless the user derives it: that asks it of all fields, and shows them.
-fn new_debug(new: &Ident, derives: Option<&[syn::Path]>) -> Option<TokenStream> {
+pub(super) fn new_debug(new: &Ident, derives: Option<&[syn::Path]>) -> Option<TokenStream> {
     let is_debug = |path: &syn::Path| {
         let last = path.segments.last();
         last.is_some_and(|segment| segment.ident == "Debug")
@@ -607,9 +612,11 @@ fn stub(input: &DeriveInput) -> Output {
     let fields = stub_fields(input).unwrap_or_default();
     let mut keys: Vec<Vec<String>> = Vec::new();
     let mut given = Vec::new();
+    let mut is_queue = false;
     for field in fields {
         let Some(ident) = &field.ident else { continue };
         let options = FieldAttrs::read(&field.attrs, &quiet);
+        is_queue |= options.has(FieldOption::Attempts);
         if options.has(FieldOption::Unique) {
             keys.push(vec![ident.unraw().to_string()]);
         }
@@ -640,6 +647,8 @@ fn stub(input: &DeriveInput) -> Output {
                 .collect(),
         );
     }
+    // A queue without a key makes the struct itself.
+    let made_by_queue = keys.is_empty() && is_queue;
     if keys.is_empty() {
         keys.push(Vec::new());
     }
@@ -690,7 +699,7 @@ fn stub(input: &DeriveInput) -> Output {
         Some(derives) => quote!(#(#derives),*),
         None => quote!(::core::clone::Clone),
     };
-    let is_model = stub_fields(input).is_some();
+    let is_model = stub_fields(input).is_some() && !made_by_queue;
     let items = is_model.then(|| {
         quote! {
             #[doc = #STUB_DOC]

@@ -4,6 +4,7 @@
 //! variable never does: in a struct that a `macro_rules!` made, it would not be found.
 
 mod counter;
+mod enqueue;
 mod find_or_create;
 mod guarded;
 mod idempotent;

@@ -5,6 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{DeriveInput, Index, parse_quote};
 
+use super::enqueue;
 use super::guarded::{column_names, field, stub_constants};
 use super::versioned::missing_key;
 use super::{
@@ -89,6 +90,7 @@ impl Derive for Queue {
         let ident = &plan.model.ident;
         let methods = methods(plan);
         let facts = facts(plan);
+        let new = enqueue::impls(plan);
         let reads = reads(plan.model);
         let backends = plan
             .model
@@ -105,9 +107,10 @@ impl Derive for Queue {
             "in SQL NULL is not equal to NULL, so such a row would never be found",
         );
         Output {
-            items: TokenStream::new(),
+            items: enqueue::items(plan),
             impls: quote! {
                 impl #ident { #methods }
+                #new
                 #facts
                 #reads
                 #(#backends)*
@@ -202,6 +205,7 @@ impl Derive for Queue {
             &quote!(__rt::Rescued, __rt::DatabaseError),
         );
         let constants = stub_constants(input, true);
+        let (items, new, enqueue) = enqueue::stub(input);
         let cancel = stub_method(
             &format_ident!("cancel"),
             false,
@@ -210,12 +214,12 @@ impl Derive for Queue {
         );
         let methods = stub_impl(
             input,
-            &quote!(#constants #methods #(#pauses)* #list #rescue #cancel),
+            &quote!(#constants #enqueue #methods #(#pauses)* #list #rescue #cancel),
         );
         let statements = stub_statements(input);
         Output {
-            items: TokenStream::new(),
-            impls: quote!(#methods #statements),
+            items,
+            impls: quote!(#new #methods #statements),
         }
     }
 }
@@ -487,7 +491,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let filters = model.columns.iter().enumerate();
     let filters = filters.filter(|(_, column)| column.filter).map(field);
-    quote!(#(#filters)* #claim #worker #rescue #cancel #pause #purge #redrive #stats #ddl)
+    let enqueue = enqueue::methods(plan);
+    quote!(#(#filters)* #enqueue #claim #worker #rescue #cancel #pause #purge #redrive #stats #ddl)
 }
 
 fn cancel(plan: &Plan<'_>) -> TokenStream {
@@ -837,6 +842,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let cancel = statement(&plan.cancel(dialect));
     let state_of = statement(&plan.state_of(dialect));
     let bind_given = given_key(plan).bind();
+    let enqueue = enqueue::statements(plan, dialect);
     quote! {
         #[automatically_derived]
         impl __rt::queue::QueueSql<#database> for #ident {
@@ -871,6 +877,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const STATE_OF: &'static str = #state_of;
             fn bind_given(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_given }
         }
+        #enqueue
         #purge
         #pause
         #notify

@@ -45,14 +45,19 @@ fn part(value: String, around: Option<&(String, String)>) -> String {
 }
 
 /// What ON CONFLICT refers to: `("a", lower("b")) WHERE (…)`, as the index says it.
-fn target(model: &Model, key: &UniqueKey) -> String {
+pub(super) fn target(model: &Model, key: &UniqueKey) -> String {
+    index_on(model, key, "")
+}
+
+/// The same with what stands between in a definition of the index.
+pub(super) fn index_on(model: &Model, key: &UniqueKey, nulls: &str) -> String {
     let parts = match key.on {
         Some(index) => quote(&model.columns[index].name),
         None => parts(model, key).join(", "),
     };
     match &key.predicate {
-        Some(predicate) => format!("({parts}) WHERE ({predicate})"),
-        None => format!("({parts})"),
+        Some(predicate) => format!("({parts}){nulls} WHERE ({predicate})"),
+        None => format!("({parts}){nulls}"),
     }
 }
 

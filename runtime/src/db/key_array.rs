@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+use serde_json::value::to_raw_value;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{
     PgArgumentBuffer, PgBindIterExt, PgHasArrayType, PgRow, PgTypeInfo, PgTypeKind, PgValueRef,
 };
+use sqlx::types::{Json, JsonRawValue};
 use sqlx::{Decode, Encode, Postgres, Row, Type, TypeInfo};
 
 /// One column of many keys.
@@ -54,6 +57,33 @@ impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for KeyA
             // The server is asked for it, once per connection.
             None => PgTypeInfo::array_of(kept(T::type_info().name())),
         })
+    }
+}
+
+/// A column of JSON in many rows; `None` is NULL. Their texts, as an array of sqlx takes no references.
+pub struct JsonArray(Vec<Option<Json<Box<JsonRawValue>>>>, Option<String>);
+
+/// The column with these values.
+pub fn json_array<'v, T: Serialize + 'v>(values: impl Iterator<Item = Option<&'v T>>) -> JsonArray {
+    let texts = values.map(|value| value.map(|value| to_raw_value(value).map(Json)).transpose());
+    match texts.collect() {
+        Ok(texts) => JsonArray(texts, None),
+        Err(error) => JsonArray(Vec::new(), Some(error.to_string())),
+    }
+}
+
+impl Type<Postgres> for JsonArray {
+    fn type_info() -> PgTypeInfo {
+        <Vec<Json<Box<JsonRawValue>>> as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'q> Encode<'q, Postgres> for JsonArray {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        match &self.1 {
+            Some(error) => Err(error.as_str().into()),
+            None => self.0.encode_by_ref(buffer),
+        }
     }
 }
 

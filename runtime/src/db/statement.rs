@@ -163,6 +163,12 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    /// In the place of a number of seconds: that there is none.
+    pub(crate) fn bind_no_seconds(&mut self) {
+        let bound = DB::bind_f64(&mut self.arguments, -1.0);
+        self.note(bound);
+    }
+
     /// Binds so many rows, after their keys and before anything else, with what is in these columns beside them.
     pub(crate) fn bind_rows(&mut self, count: usize, columns: &[Array]) {
         let bound = DB::bind_rows(&mut self.arguments, count, columns);
@@ -319,6 +325,22 @@ pub(crate) async fn knew_an_old_schema<DB: Backend>(
     connection: &mut Link<'_, DB>,
 ) -> bool {
     Fault::of(error) == Fault::Schema && DB::read_schema(connection).await
+}
+
+/// The same of a write that returns many rows.
+pub(crate) async fn write_all<DB: Backend>(
+    make: &(dyn Fn() -> Statement<DB> + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let mut reruns = Reruns::new(in_transaction::<DB>(connection));
+    loop {
+        let outcome = make().fetch_all(connection).await;
+        let fault = outcome.as_ref().err().map(Fault::of);
+        match fault {
+            Some(fault) if reruns.after(fault, connection).await => {}
+            _ => return outcome,
+        }
+    }
 }
 
 impl<DB: Backend> Bind<DB> for Statement<DB> {

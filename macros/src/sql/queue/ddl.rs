@@ -15,14 +15,17 @@ impl Queue<'_> {
             }
             (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), rows.clone()),
         };
-        let index = |purpose: &str, columns: &str, state: State| {
-            let definition = format!("({columns}) WHERE {}", self.is(state));
+        let create = |kind: &str, purpose: &str, definition: String| {
             let name = self.index_name(purpose, &definition);
             let create = format!(
-                "CREATE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
+                "CREATE {kind} IF NOT EXISTS {schema}{} ON {on} {definition};\n",
                 quote(&name)
             );
             (name, create)
+        };
+        let index = |purpose: &str, columns: &str, state: State| {
+            let definition = format!("({columns}) WHERE {}", self.is(state));
+            create("INDEX", purpose, definition)
         };
         let order = self.order(dialect);
         let mut indexes = vec![index("claim", &order, State::Ready)];
@@ -47,6 +50,20 @@ impl Queue<'_> {
             None => indexes.push(index("running", &names(&self.keys), State::Running)),
         }
         indexes.push(index("dead", &names(&self.keys), State::Dead));
+        for key in self
+            .model
+            .unique
+            .iter()
+            .filter(|key| !key.states.is_empty())
+        {
+            let nulls = if key.nulls_not_distinct {
+                " NULLS NOT DISTINCT"
+            } else {
+                ""
+            };
+            let definition = find_or_create::index_on(self.model, key, nulls);
+            indexes.push(create("UNIQUE INDEX", "unique", definition));
+        }
         let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
         let mut create = create.concat();
         create.extend(self.pauses_ddl(dialect));
@@ -100,6 +117,8 @@ impl Queue<'_> {
         }
     }
 
+    /// Only if a row is due within a second, which is how often workers look; clocks of callers that go a little fast count as right. No new row
+    /// is an upsert, which may have made an old one due.
     fn notify(&self) -> String {
         let rows = table(self.model);
         let name = quote(&self.derived_name("notify"));
@@ -108,9 +127,13 @@ impl Queue<'_> {
             None => name.clone(),
         };
         format!(
-            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $rowlock$ BEGIN NOTIFY {}; RETURN NULL; END $rowlock$;\n\
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $rowlock$ BEGIN\n\
+             IF NOT EXISTS (SELECT FROM \"rowlock_new\") OR EXISTS (SELECT FROM \"rowlock_new\" WHERE {} AND {} <= clock_timestamp() + interval '1 second') THEN NOTIFY {}; END IF;\n\
+             RETURN NULL; END $rowlock$;\n\
              DROP TRIGGER IF EXISTS {name} ON {rows};\n\
-             CREATE TRIGGER {name} AFTER INSERT ON {rows} FOR EACH STATEMENT EXECUTE FUNCTION {function}();\n",
+             CREATE TRIGGER {name} AFTER INSERT ON {rows} REFERENCING NEW TABLE AS \"rowlock_new\" FOR EACH STATEMENT EXECUTE FUNCTION {function}();\n",
+            self.is(State::Ready),
+            self.due(Dialect::Postgres),
             quote(&self.channel()),
         )
     }

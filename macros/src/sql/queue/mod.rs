@@ -4,6 +4,7 @@ mod batch;
 mod cancel;
 mod claim;
 mod ddl;
+mod enqueue;
 mod lease;
 mod life;
 mod pause;
@@ -14,11 +15,11 @@ use self::ddl::{hash, shortened};
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};
 use super::*;
-use crate::model::{Priority, State, is_bool, is_option, last_segment};
+use crate::model::{Priority, QueueRole, State, is_bool, is_option, last_segment};
 
 pub(crate) use self::batch::Locks;
 pub(crate) use self::per::{Per, after};
-pub(crate) use self::states::Stored;
+pub(crate) use self::states::{Stored, in_states};
 
 /// The columns by their roles, which the derive has checked to be there.
 pub(crate) struct Queue<'m> {

@@ -1,6 +1,7 @@
 //! The states of a job, as its table has them.
 
 use super::*;
+use crate::model::LedgerRole;
 
 /// What says in which state a job is.
 #[derive(Clone, Copy)]
@@ -9,6 +10,59 @@ pub(crate) enum Stored<'m> {
     Column(&'m Column),
     /// When it was given up, in this one; and when it was done, and its lease. Or only that it was.
     Times { dead: &'m Column },
+}
+
+/// The condition that a job is in one of these states, as far as the model says where its state is.
+pub(crate) fn in_states(model: &Model, states: &[State]) -> Option<String> {
+    let name = |column: &Column| quote(&column.name);
+    if let Some(column) = model.queue(|role| role == QueueRole::State) {
+        let texts = comma(states, |state| text(column.states.text(*state)));
+        return Some(match states {
+            [_] => format!("{} = {texts}", name(column)),
+            _ => format!("{} IN ({texts})", name(column)),
+        });
+    }
+    let times = Times {
+        dead: model.queue(|role| role == QueueRole::Dead)?,
+        finished: model.ledger(LedgerRole::Finished),
+        lease: model.ledger(LedgerRole::Lease)?,
+    };
+    let each: Vec<String> = states.iter().map(|state| times.is(*state, name)).collect();
+    Some(each.join(" OR "))
+}
+
+/// The columns that have the state where no column is for it.
+struct Times<'m> {
+    dead: &'m Column,
+    finished: Option<&'m Column>,
+    lease: &'m Column,
+}
+
+impl Times<'_> {
+    fn is(&self, state: State, name: impl Fn(&Column) -> String) -> String {
+        let is_null = |column: &Column| match is_bool(&column.ty) {
+            true => format!("NOT {}", name(column)),
+            false => format!("{} IS NULL", name(column)),
+        };
+        let is_some = |column: &Column| match is_bool(&column.ty) {
+            true => name(column),
+            false => format!("{} IS NOT NULL", name(column)),
+        };
+        match state {
+            State::Dead => is_some(self.dead),
+            // Without the column it would be deleted, and is not looked for.
+            State::Done => self.finished.map_or("false".to_owned(), is_some),
+            State::Ready | State::Running => {
+                let open = self.finished.into_iter().chain([self.dead]).map(is_null);
+                let lease = match state {
+                    State::Ready => is_null(self.lease),
+                    _ => is_some(self.lease),
+                };
+                let all: Vec<String> = open.chain([lease]).collect();
+                all.join(" AND ")
+            }
+        }
+    }
 }
 
 impl<'m> Queue<'m> {
@@ -20,28 +74,12 @@ impl<'m> Queue<'m> {
             }
             Stored::Times { dead } => dead,
         };
-        let is_null = |column: &Column| match is_bool(&column.ty) {
-            true => format!("NOT {}", name(column)),
-            false => format!("{} IS NULL", name(column)),
+        let times = Times {
+            dead,
+            finished: self.finished,
+            lease: self.lease,
         };
-        let is_some = |column: &Column| match is_bool(&column.ty) {
-            true => name(column),
-            false => format!("{} IS NOT NULL", name(column)),
-        };
-        match state {
-            State::Dead => is_some(dead),
-            // Without the column it would be deleted, and is not looked for.
-            State::Done => self.finished.map_or("false".to_owned(), is_some),
-            State::Ready | State::Running => {
-                let open = self.finished.into_iter().chain([dead]).map(is_null);
-                let lease = match state {
-                    State::Ready => is_null(self.lease),
-                    _ => is_some(self.lease),
-                };
-                let all: Vec<String> = open.chain([lease]).collect();
-                all.join(" AND ")
-            }
-        }
+        times.is(state, name)
     }
 
     pub(super) fn is(&self, state: State) -> String {
@@ -86,7 +124,7 @@ impl<'m> Queue<'m> {
     }
 
     /// The columns that a state has values for.
-    fn values(&self, state: State, dialect: Dialect) -> Vec<(&'m Column, String)> {
+    pub(super) fn values(&self, state: State, dialect: Dialect) -> Vec<(&'m Column, String)> {
         let ended = |column: &'m Column| match is_bool(&column.ty) {
             true => (column, "true".to_owned()),
             false => (column, now(dialect).to_owned()),

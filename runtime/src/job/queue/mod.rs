@@ -6,6 +6,7 @@ mod cancel;
 mod claim;
 mod claimed;
 mod column;
+mod enqueue;
 mod error;
 mod pause;
 mod purge;
@@ -31,6 +32,10 @@ pub(crate) use self::claim::Claims;
 pub use self::claim::{Claim, Rescued, claim, rescue};
 pub(crate) use self::claimed::{Backoff, Change, at, stored};
 pub use self::claimed::{Claimed, Retried, each};
+pub use self::enqueue::{
+    Enqueue, EnqueueMany, EnqueueSql, EnqueueUnique, Enqueued, Keyed, enqueue, enqueue_many,
+    enqueue_unique,
+};
 pub use self::error::{ClaimError, FinishError, Unfinished};
 pub use self::pause::{Pause, PauseError, PauseSql, Paused, pause, pauses, resume};
 pub use self::purge::{Purge, PurgeSql, purge};

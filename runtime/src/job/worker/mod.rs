@@ -33,6 +33,10 @@ use crate::job::queue::{Backoff, Claims, QueueSql};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// How long a worker that is told of new rows waits after its last claim found none. However many notifications come, it claims once in this
+/// time: each claim reads the index.
+const DEBOUNCE: Duration = Duration::from_millis(3);
+
 /// How long the database has after the end of [`Worker::shutdown_timeout`] to write down what became of the rows.
 const LAST_STATEMENTS: Duration = Duration::from_secs(5);
 

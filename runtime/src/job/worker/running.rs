@@ -5,7 +5,7 @@ use super::flush::Flush;
 use super::held::{End, Ended, Handled, Held, Job, Stop, Stopped, Waiting, Watch, run_job};
 use super::outcome::{HandlerOutcome, JobOutcome};
 use super::stats::{WorkerCounts, WorkerStats, add, micros};
-use super::{FIRST_PAUSE, LAST_STATEMENTS, LONGEST_PAUSE, Limits, WorkerError};
+use super::{DEBOUNCE, FIRST_PAUSE, LAST_STATEMENTS, LONGEST_PAUSE, Limits, WorkerError};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
 use crate::db::error::DatabaseError;
@@ -83,6 +83,7 @@ pub(super) struct Running<DB: Backend, T, F> {
     beat_failed: bool,
     rescuing: bool,
     next_claim: Instant,
+    last_claim: Option<Instant>,
     next_beat: Instant,
     next_rescue: Instant,
     /// There may be rows that the claim under way does not see.
@@ -138,6 +139,7 @@ where
             beat_failed: false,
             rescuing: false,
             next_claim: now,
+            last_claim: None,
             next_beat: now,
             next_rescue: now,
             woken: false,
@@ -207,7 +209,7 @@ where
 
     /// There are rows to be claimed.
     fn look(&mut self) {
-        self.next_claim = Instant::now();
+        self.next_claim = self.soon();
         self.woken = true;
         self.short = false;
     }
@@ -215,7 +217,18 @@ where
     /// A job has ended, and another one may have waited for that.
     fn look_for_the_next(&mut self) {
         if T::PER.is_some() {
+            // This is news, however soon it comes.
+            self.last_claim = None;
             self.look();
+        }
+    }
+
+    /// When to claim, if there may be rows: at once, but not time after time while there are fewer than are wanted.
+    fn soon(&self) -> Instant {
+        let now = Instant::now();
+        match self.last_claim {
+            Some(last) if !self.plenty => now.max(last + DEBOUNCE),
+            _ => now,
         }
     }
 
@@ -384,6 +397,7 @@ where
         let room = if counted { room.min(free) } else { room };
         if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
             self.claiming = true;
+            self.last_claim = Some(now);
             self.woken = false;
             let (pool, claims) = (self.pool.clone(), self.claims.clone());
             let short = std::mem::take(&mut self.short);
@@ -770,9 +784,12 @@ where
         let more = self.woken || !bad.is_empty() || exhausted > 0;
         // The handlers need not wait for the answer whether there are rows behind some that no claim can write.
         self.short = !claimed.is_empty() && !self.plenty && !more;
-        self.next_claim = match claimed.is_empty() && !more {
-            true => now + jittered(self.limits.poll),
-            false => now,
+        self.next_claim = if !claimed.is_empty() {
+            now
+        } else if more {
+            self.soon()
+        } else {
+            now + jittered(self.limits.poll)
         };
         let until = at + self.claims.lease;
         for claimed in claimed {

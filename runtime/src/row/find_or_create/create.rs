@@ -79,12 +79,16 @@ pub(super) async fn insert_new<DB: Backend, T: FindOrCreateSql<DB>>(
     new: &T::New,
     connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
-    let statement = || {
-        let mut statement = Statement::literal(sql);
-        T::bind_new(new, &mut statement);
-        statement
-    };
-    insert(&statement, connection).await
+    insert(&|| new_row::<DB, T>(sql, new), connection).await
+}
+
+pub(super) fn new_row<DB: Backend, T: FindOrCreateSql<DB>>(
+    sql: &'static str,
+    new: &T::New,
+) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    T::bind_new(new, &mut statement);
+    statement
 }
 
 /// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.

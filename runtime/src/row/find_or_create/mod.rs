@@ -9,7 +9,7 @@ mod upsert_if;
 use std::future::Future;
 
 pub use self::create::{create, create_unless_conflict};
-use self::create::{insert_new, lacks_unique_index};
+use self::create::{insert, lacks_unique_index, new_row};
 pub use self::error::{CreateError, FindError, FindOrCreateError, UpsertError};
 pub use self::outcome::{FoundOrCreated, UpdatedOrCreated, Upserted};
 pub use self::upsert::{update_or_create, upsert};
@@ -145,26 +145,53 @@ async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     method: &'static str,
     connection: &mut Link<'_, DB>,
 ) -> Result<FoundOrCreated<T>, FindOrCreateError> {
+    let make = || new_row::<DB, T>(T::INSERT, new);
+    let insert = Insert {
+        method,
+        make: &make,
+        rounds: ROUNDS,
+        // An insert that meets an existing row burns a sequence value on PostgreSQL.
+        looks_first: true,
+    };
+    find_or_insert::<DB, N, T>(new, insert, connection).await
+}
+
+/// How a row is inserted that may be there.
+pub(crate) struct Insert<'m, DB: Backend> {
+    pub(crate) method: &'static str,
+    /// It does nothing if the key is taken.
+    pub(crate) make: &'m (dyn Fn() -> Statement<DB> + Sync),
+    pub(crate) rounds: u32,
+    pub(crate) looks_first: bool,
+}
+
+pub(crate) async fn find_or_insert<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    plan: Insert<'_, DB>,
+    connection: &mut Link<'_, DB>,
+) -> Result<FoundOrCreated<T>, FindOrCreateError> {
     let key = T::key_of(new);
-    let operation = || T::operation(method, &key);
+    let operation = || T::operation(plan.method, &key);
     let mut refused = None;
-    for _ in 0..ROUNDS {
-        // The lookup comes first: an insert that meets an existing row burns a sequence value on PostgreSQL.
-        let fetched = select::<DB, N, T>(&key).fetch_one(connection).await;
-        match fetched.and_then(selected::<DB, T>) {
-            Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
-            Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(operation())),
-            Ok(Fetched::None) => {}
-            // The insert aborted a transaction that was begun by hand, and had no savepoint there.
-            Err(_) if refused.is_some() => {}
-            // A read: whatever happened to it, nothing was written.
-            Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
+    let mut looks = plan.looks_first;
+    for _ in 0..plan.rounds {
+        if std::mem::replace(&mut looks, true) {
+            let fetched = select::<DB, N, T>(&key).fetch_one(connection).await;
+            match fetched.and_then(selected::<DB, T>) {
+                Ok(Fetched::One(row)) => return Ok(FoundOrCreated::Found(row)),
+                Ok(Fetched::Several) => return Err(FindOrCreateError::NotUnique(operation())),
+                Ok(Fetched::None) => {}
+                // The insert aborted a transaction that was begun by hand, and had no savepoint there.
+                Err(_) if refused.is_some() => {}
+                // A read: whatever happened to it, nothing was written.
+                Err(error) => return Err(WriteFailure::new(operation(), error, true).into()),
+            }
         }
         if let Some(error) = refused {
             return Err(error);
         }
         let in_transaction = in_transaction::<DB>(connection);
-        match insert_new::<DB, T>(T::INSERT, new, connection).await {
+        match insert(plan.make, connection).await {
             Ok(Fetched::One(row)) => {
                 let row = (T::ROW)(&row).map_err(|error| {
                     FindOrCreateError::Written(DatabaseError::new(operation(), error))

@@ -8,8 +8,8 @@ use crate::db::atomic::in_transaction;
 use crate::db::error::{DatabaseError, KeyText, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::model::{Model, acquire};
-use crate::db::source::{Opened, Source};
-use crate::db::statement::{Fetched, Statement, write_one};
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Fetched, Statement, write_all, write_one};
 
 /// Why a row was not inserted.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub fn insert<'c, DB: Backend, T: VersionedSql<DB>>(
             row.bind_new(&mut statement);
             statement
         };
-        let row = write::<DB>(&make, &operation, db).await?;
+        let row = write_new::<DB>(&make, &operation, db).await?;
         (T::ROW)(&row).map_err(|error| InsertError::Written(DatabaseError::new(operation(), error)))
     }
 }
@@ -67,7 +67,7 @@ fn operation<T: super::Versioned>(row: &T) -> Operation {
 }
 
 /// It knows no model, so that it is compiled once for each kind of connection.
-async fn write<'c, DB: Backend>(
+pub(crate) async fn write_new<'c, DB: Backend>(
     make: &(dyn Fn() -> Statement<DB> + Sync),
     operation: &(dyn Fn() -> Operation + Sync),
     db: impl Source<'c, DB>,
@@ -83,12 +83,33 @@ async fn write<'c, DB: Backend>(
         Ok(Fetched::None | Fetched::Several) => return Err(InsertError::Ignored(operation())),
         Err(error) => error,
     };
-    if DB::has_written(&mut link, &error).await {
-        return Err(InsertError::Written(DatabaseError::new(operation(), error)));
+    Err(failed::<DB>(error, operation, in_transaction, &mut link).await)
+}
+
+/// The same of many rows.
+pub(crate) async fn write_many<DB: Backend>(
+    make: &(dyn Fn() -> Statement<DB> + Sync),
+    operation: &(dyn Fn() -> Operation + Sync),
+    link: &mut Link<'_, DB>,
+) -> Result<Vec<DB::Row>, InsertError> {
+    let in_transaction = in_transaction::<DB>(link);
+    match write_all(make, link).await {
+        Ok(rows) => Ok(rows),
+        Err(error) => Err(failed::<DB>(error, operation, in_transaction, link).await),
+    }
+}
+
+async fn failed<DB: Backend>(
+    error: sqlx::Error,
+    operation: &(dyn Fn() -> Operation + Sync),
+    in_transaction: bool,
+    link: &mut Link<'_, DB>,
+) -> InsertError {
+    if DB::has_written(link, &error).await {
+        return InsertError::Written(DatabaseError::new(operation(), error));
     }
     if Fault::of(&error) == Fault::UniqueViolation {
-        let error = DatabaseError::new(operation(), error);
-        return Err(InsertError::AlreadyExists(error));
+        return InsertError::AlreadyExists(DatabaseError::new(operation(), error));
     }
-    Err(WriteFailure::new(operation(), error, in_transaction).into())
+    WriteFailure::new(operation(), error, in_transaction).into()
 }
