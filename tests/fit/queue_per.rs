@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock::queue::{Claimed, Job, QueueState};
+use rowlock::queue::{Claimed, Job, QueueState, WorkerError};
 use rowlock::{Fence, Queue};
 use rowlock_tests::random::Random;
 use sqlx::{AssertSqlSafe, Executor};
@@ -391,6 +391,23 @@ async fn a_worker_goes_on_as_soon_as_a_job_has_ended() {
             assert!(ids.is_sorted(), "{customer}: {ids:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_worker_without_the_index_does_not_begin() {
+    let database = table("").await;
+    let pool = &database.pool;
+    add(pool, [(1, Some(7))]).await;
+    let refused = Invoice::worker(pool).run(async |_: Job<Invoice>| ()).await;
+    let Err(WorkerError::MissingIndex { index, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(Invoice::ddl::<Db>().contains(index));
+    let ready: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'ready'")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(ready, 1);
 }
 
 #[tokio::test]

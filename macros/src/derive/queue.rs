@@ -822,6 +822,10 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         }
         Dialect::Sqlite => TokenStream::new(),
     };
+    let has_index = plan.has_index(dialect).map(|sql| {
+        let sql = literal(dialect, &sql);
+        quote!(const HAS_INDEX: __rt::Option<&'static str> = __rt::Some(#sql);)
+    });
     let order = order(plan);
     let notify = plan.notify_ddl(dialect).map(|sql| {
         let name = name_at("notify_ddl", plan.attempts.asked);
@@ -850,6 +854,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const COLUMNS: &'static [&'static str] = #columns;
             const CLAIM: &'static [&'static str] = &#claim;
             const LIST_DUE: &'static [&'static str] = &#list_due;
+            #has_index
             const COMPLETE: &'static str = #complete;
             const LOOK: &'static str = #look;
             const COMPLETE_MANY: [&'static str; 2] = #complete_many;

@@ -156,6 +156,23 @@ impl Queue<'_> {
 }
 
 impl Queue<'_> {
+    /// Counts the unique index, without which two claims at the same moment do not see each other.
+    pub(crate) fn has_index(&self, dialect: Dialect) -> Option<String> {
+        let (name, _) = self.one_running(self.per.as_ref()?);
+        let schema = self.model.table.schema.as_ref();
+        let schema = schema.map_or(String::new(), |schema| format!("{}.", quote(schema)));
+        Some(match dialect {
+            Dialect::Postgres => {
+                let index = text(&format!("{schema}{}", quote(&name)));
+                format!("SELECT count(to_regclass({index}))")
+            }
+            Dialect::Sqlite => format!(
+                "SELECT count(*) FROM {schema}\"sqlite_master\" WHERE \"type\" = 'index' AND \"name\" = {}",
+                text(&name)
+            ),
+        })
+    }
+
     /// What gives a row that is claimed the first free slot of its value, for SET. A claim takes one row of each.
     pub(super) fn takes_a_slot(&self, dialect: Dialect) -> Option<String> {
         let per = self.per.as_ref()?;

@@ -99,6 +99,8 @@ pub trait QueueSql<DB: Backend>: Queue {
     const CLAIM: &'static [&'static str];
     /// What a claim would take: how many; and the same between the parts. Returns key, fence, attempts.
     const LIST_DUE: &'static [&'static str];
+    /// Counts the index of [`Queue::PER`].
+    const HAS_INDEX: Option<&'static str> = None;
     /// Key, fence.
     const COMPLETE: &'static str;
     /// The state of a row, as long as the fence is its: key, fence.

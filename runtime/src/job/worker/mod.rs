@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use self::connection::{Attended, in_time};
 pub use self::held::Job;
 pub use self::outcome::{HandlerOutcome, JobOutcome};
 use self::running::Running;
@@ -26,7 +27,8 @@ pub use self::stats::{WorkerCounts, WorkerStats};
 use crate::db::Backend;
 use crate::db::column::Column;
 use crate::db::condition::{Condition, Expression, Field};
-use crate::db::error::DatabaseError;
+use crate::db::error::{DatabaseError, Operation};
+use crate::db::statement::{Fetched, Statement};
 use crate::job::queue::{Backoff, Claims, QueueSql};
 
 /// The ceilings of the random waits after an error of the database.
@@ -52,6 +54,16 @@ pub enum WorkerError {
     /// The statement can never succeed: a table or a column is missing or of another type, or the pool was closed.
     #[error(transparent)]
     Database(DatabaseError),
+    /// The table lacks the unique index without which two jobs of one value of the `per` column can run at once. `ddl` makes it.
+    #[error(
+        "{at}: the table has no index `{index}`, which lets no two jobs of one value run; run the statements of `ddl()`"
+    )]
+    MissingIndex {
+        /// What was tried.
+        at: Operation,
+        /// The name of the index.
+        index: &'static str,
+    },
 }
 
 /// A worker of the queue `T`; [`run`](Self::run) starts it.
@@ -150,6 +162,22 @@ pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
         listener: None,
         stats: WorkerStats::default(),
         queue: std::marker::PhantomData,
+    }
+}
+
+/// The index that limits the running jobs, if the database says that it is not there. One that says nothing may be back soon: the worker
+/// starts all the same.
+async fn missing_index<DB: Backend, T: QueueSql<DB>>(pool: &Pool<DB>) -> Option<&'static str> {
+    let (sql, per) = (T::HAS_INDEX?, T::PER?);
+    let mut connection = Attended::<DB>::acquire(pool, LAST_STATEMENTS).await.ok()?;
+    let count = {
+        let mut link = connection.link();
+        let count = Statement::<DB>::literal(sql);
+        in_time::<DB, _>(LAST_STATEMENTS, count.fetch_one(&mut link)).await
+    };
+    match connection.answered(count).ok()? {
+        Fetched::One(row) if DB::get_i64(&row, 0).ok()? == Some(0) => Some(per.index),
+        _ => None,
     }
 }
 
@@ -270,7 +298,8 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     ///
     /// # Errors
     ///
-    /// `Database` for an error that cannot pass; all others are logged and waited out.
+    /// `Database` for an error that cannot pass; all others are logged and waited out. `MissingIndex`, before anything is claimed, if a queue with a
+    /// `per` column lacks the unique index of `ddl()`.
     pub fn run<F, R>(
         self,
         handler: F,
@@ -281,6 +310,10 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     {
         let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
         async move {
+            if let Some(index) = missing_index::<DB, T>(&self.pool).await {
+                let at = T::operation_on_many("run");
+                return Err(WorkerError::MissingIndex { at, index });
+            }
             let wake = Arc::new(Notify::new());
             let mut listeners = JoinSet::new();
             if let Some(listener) = self.listener {
