@@ -135,7 +135,8 @@ async fn not_equal_is_met_by_null() {
 #[tokio::test]
 async fn every_comparison_is_that_of_rust() {
     type Holds = fn(Option<i64>, Option<i64>) -> bool;
-    let both = |holds: fn(&i64, &i64) -> bool, one: Option<i64>, other: Option<i64>| {
+    type Ordered = fn(&i64, &i64) -> bool;
+    let both = |holds: Ordered, one: Option<i64>, other: Option<i64>| {
         one.zip(other)
             .is_some_and(|(one, other)| holds(&one, &other))
     };
@@ -151,7 +152,7 @@ async fn every_comparison_is_that_of_rust() {
             (Email::WEIGHT.gt(value), |_, _| false),
             (Email::WEIGHT.ge(value), |_, _| false),
         ];
-        let ordered: [Option<fn(&i64, &i64) -> bool>; 6] = [
+        let ordered: [Option<Ordered>; 6] = [
             None,
             None,
             Some(i64::lt),

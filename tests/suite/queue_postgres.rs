@@ -450,12 +450,12 @@ fn one(name: &str) -> HashSet<String> {
 /// The indexes give the rows in order, so that a claim reads no more than it takes, and the rescue only what runs.
 #[tokio::test]
 async fn each_statement_uses_its_index() {
-    let [head, tail] = <Email as QueueSql<Postgres>>::CLAIM;
+    let [head, tail]: [&str; 2] = <Email as QueueSql<Postgres>>::CLAIM.try_into().unwrap();
     let any = format!("{head}{tail}");
     let one_tenant = format!("{head} AND \"tenant\" = $4{tail}");
     let rescue = <Email as QueueSql<Postgres>>::RESCUE.concat();
     let list_ended = <Email as QueueSql<Postgres>>::LIST_ENDED;
-    let [head, tail] = <Email as QueueSql<Postgres>>::LIST_DUE;
+    let [head, tail]: [&str; 2] = <Email as QueueSql<Postgres>>::LIST_DUE.try_into().unwrap();
     let list_any = format!("{head}{tail}");
     let list_tenant = format!("{head} AND \"tenant\" = $2{tail}");
     let database = emails(0).await;

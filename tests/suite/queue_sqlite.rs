@@ -55,7 +55,7 @@ async fn q_04_the_future_is_the_future_in_both_formats() {
 /// The indexes give the rows in order.
 #[tokio::test]
 async fn each_statement_uses_its_index() {
-    let [head, tail] = <Email as QueueSql<Sqlite>>::CLAIM;
+    let [head, tail]: [&str; 2] = <Email as QueueSql<Sqlite>>::CLAIM.try_into().unwrap();
     let rescue = <Email as QueueSql<Sqlite>>::RESCUE.concat();
     for (rows, analyzed) in [(1, false), (10_000, false), (10_000, true)] {
         let database = emails(rows).await;
