@@ -1,7 +1,10 @@
 //! A unique index that is missing, while others change the schema.
 
+use std::time::Duration;
+
+use rowlock::idempotent::{Once, OnceError, StartError, Started};
 use rowlock::row::CreateError;
-use rowlock::{Counter, FindOrCreate};
+use rowlock::{Counter, FindOrCreate, Idempotent, transaction};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::database;
@@ -70,6 +73,69 @@ async fn one_that_another_connection_has_just_made_is_there() {
             2 => drop(Tag::upsert(&mut *app, new()).await.unwrap()),
             3 => drop(Count::add_count(&mut *app, 1, 1).await.unwrap()),
             _ => drop(Count::add_count_many(&mut *app, [(1, 1)]).await.unwrap()),
+        }
+    }
+}
+
+#[derive(Debug, sqlx::FromRow, Idempotent)]
+#[rowlock(table = "requests", backend(Sqlite))]
+struct Request {
+    #[rowlock(key)]
+    key: String,
+    #[rowlock(fingerprint)]
+    fingerprint: Vec<u8>,
+    #[rowlock(outcome)]
+    outcome: Option<i64>,
+    #[rowlock(fence)]
+    fence: rowlock::Fence,
+    #[rowlock(lease)]
+    lease: chrono::DateTime<chrono::Utc>,
+    #[rowlock(finished)]
+    finished: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// The claim of a key is an upsert too.
+#[tokio::test]
+async fn a_ledger_finds_the_index_that_another_connection_has_just_made() {
+    const REQUESTS: &str =
+        "CREATE TABLE requests (key text NOT NULL, fingerprint blob NOT NULL, outcome bigint,
+        fence bigint NOT NULL, lease timestamp NOT NULL, finished timestamp)";
+    const MINUTE: Duration = Duration::from_secs(60);
+    let body = async |_: &mut rowlock::Tx<sqlx::Sqlite>| Ok::<i64, sqlx::Error>(3);
+    for which in 0..3 {
+        let database = database(REQUESTS).await;
+        // The one connection has seen the table without its index.
+        let app = super::PoolOptions::new().max_connections(1);
+        let app = app.connect_with(database.options()).await.unwrap();
+        let missing = Request::once(&app, "k", &5, body).await;
+        let Err(OnceError::MissingUniqueIndex(..)) = missing else {
+            panic!("{missing:?}");
+        };
+        let missing = Request::start(&app, "k", &5, MINUTE).await;
+        let Err(StartError::MissingUniqueIndex(..)) = missing else {
+            panic!("{missing:?}");
+        };
+        let mut migration = database.connection().await;
+        let index = "CREATE UNIQUE INDEX a ON requests (key)";
+        migration.execute(index).await.unwrap();
+        match which {
+            0 => {
+                let ran = Request::once(&app, "k", &5, body).await.unwrap();
+                assert_eq!(ran, Once::Ran(3));
+            }
+            1 => {
+                let started = Request::start(&app, "k", &5, MINUTE).await.unwrap();
+                assert!(matches!(started, Started::Running(_)), "{started:?}");
+            }
+            _ => {
+                let ran = transaction(&app)
+                    .run(async |tx| -> Result<_, OnceError<sqlx::Error>> {
+                        Request::once(&mut *tx, "k", &5, body).await
+                    })
+                    .await
+                    .unwrap();
+                assert_eq!(ran, Once::Ran(3));
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::db::error::{DatabaseError, from_write_failure};
 use crate::db::fence::Fence;
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Bind, Fetched, Statement};
+use crate::db::statement::{Bind, Fetched, Statement, knew_an_old_schema};
 use crate::db::{Backend, IndexedColumns};
 use crate::job::fingerprint::Digest;
 
@@ -109,13 +109,22 @@ async fn ask<DB: Backend, T: IdempotentSql<DB>>(
     lease: Duration,
     connection: &mut Link<'_, DB>,
 ) -> Result<Asked<T::Outcome>, sqlx::Error> {
-    let mut taken = false;
-    for _ in 0..ROUNDS {
+    let claim = || {
         let mut claim = Statement::<DB>::literal(T::CLAIM);
         T::bind_key(key, &mut claim);
         T::bind_fingerprint(digest, &mut claim);
         claim.bind_seconds(lease);
-        let state = match claim.fetch_one(connection).await? {
+        claim
+    };
+    let mut taken = false;
+    for _ in 0..ROUNDS {
+        let claimed = match claim().fetch_one(connection).await {
+            Err(error) if knew_an_old_schema(&error, connection).await => {
+                claim().fetch_one(connection).await
+            }
+            outcome => outcome,
+        };
+        let state = match claimed? {
             Fetched::One(row) => (DB::get_i64(&row, 0)?, DB::get_i64(&row, 1)?),
             // Nothing was claimed, on a database where nobody else can be about to.
             Fetched::None | Fetched::Several => (None, None),
