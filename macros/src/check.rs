@@ -334,14 +334,23 @@ pub(crate) fn is_xmin(ty: &Type) -> bool {
 }
 
 /// It is a system column of one database, which no statement writes and every statement changes.
-pub(crate) fn check_xmin(column: &Column, all: &[Column], backends: &[Dialect], diag: &Diag) {
+pub(crate) fn check_xmin(
+    model: &Ident,
+    column: &Column,
+    all: &[Column],
+    backends: &[Dialect],
+    diag: &Diag,
+) {
     if !is_xmin(&column.ty) {
         return;
     }
     if !column.is_xmin() {
         return diag.error(
             &column.ty,
-            "`Xmin` is a system column of PostgreSQL, which is not written\nhelp: mark the field with `#[rowlock(version)]`",
+            format_args!(
+                "`Xmin` is a system column of PostgreSQL, which is not written\nhelp: {}",
+                column.marked(FieldOption::Version, model)
+            ),
         );
     }
     if let Some(without) = backends.iter().find(|dialect| !dialect.has_xmin()) {

@@ -1,6 +1,7 @@
 //! From the struct as written to the checked [`Model`]: the rules that all derives share.
 
 use heck::{ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase};
+use proc_macro2::Span;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Attribute, Data, DeriveInput, Field, Fields, Ident, LitStr, Type};
@@ -12,7 +13,9 @@ use crate::check::{
 };
 use crate::derive::default_new;
 use crate::diag::{Diag, suggest};
-use crate::model::{Column, Flattened, Model, Role, State, States, Table, UniqueKey, is_option};
+use crate::model::{
+    Column, Flattened, Model, Role, State, States, Table, UniqueKey, is_option, outside, shown,
+};
 use crate::options::FieldOption;
 use crate::sql::Dialect;
 use crate::sql::queue::in_states;
@@ -68,26 +71,26 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         }
         check_together(ident, &options, diag);
         let fits = check_flattened(ident, &options, &sqlx, diag);
-        for leaf in leaves(field, &options, sqlx, diag) {
+        for leaf in leaves(field, &options, sqlx, &input.ident, diag) {
             let Leaf {
                 field,
                 sqlx,
                 inside,
+                refused,
             } = leaf;
+            attempted.extend(&refused.attempted);
+            let said = |option| options.get(option).or_else(|| refused.get(option));
+            let has = |option| said(option).is_some();
             let Some(ident) = &field.ident else { continue };
             if fits {
                 check_field(ident, &field.ty, &options, &sqlx, diag);
             }
-            checked.extend(
-                options
-                    .get(FieldOption::Check)
-                    .map(|given| given.name.clone()),
-            );
-            if let Some(unique) = options.get(FieldOption::Unique) {
+            checked.extend(said(FieldOption::Check).map(|given| given.name.clone()));
+            if let Some(unique) = said(FieldOption::Unique) {
                 field_keys.push((columns.len(), unique.name.span()));
             }
             let expression = |option| {
-                let text = options.get(option)?.value.text()?;
+                let text = said(option)?.value.text()?;
                 check_sql(text, &backends, diag);
                 Some(text.value())
             };
@@ -105,32 +108,31 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 name,
                 ty: field.ty.clone(),
                 docs: docs(&field),
-                role: role(&options, &field.ty),
-                key: options.has(FieldOption::Key),
-                generated: options.has(FieldOption::Generated),
-                check: options.has(FieldOption::Check),
-                default: options.has(FieldOption::Default),
-                insert_only: options.has(FieldOption::InsertOnly),
+                role: role(options.role().or(refused.role()), &field.ty),
+                key: has(FieldOption::Key),
+                generated: has(FieldOption::Generated),
+                check: has(FieldOption::Check),
+                default: has(FieldOption::Default),
+                insert_only: has(FieldOption::InsertOnly),
                 on_insert: expression(FieldOption::OnInsert),
                 on_update: expression(FieldOption::OnUpdate),
                 json: sqlx.json.is_some(),
                 json_nullable: sqlx.json_nullable,
-                priority: options
-                    .get(FieldOption::Priority)
-                    .map(|given| given.value.order()),
-                filter: options.has(FieldOption::Filter),
-                per: options
-                    .get(FieldOption::Per)
-                    .map(|given| given.value.number("max").unwrap_or(1)),
-                sequence: options.has(FieldOption::Sequence),
-                states: options
-                    .get(FieldOption::State)
+                priority: said(FieldOption::Priority).map(|given| given.value.order()),
+                filter: has(FieldOption::Filter),
+                per: said(FieldOption::Per).map(|given| given.value.number("max").unwrap_or(1)),
+                sequence: has(FieldOption::Sequence),
+                states: said(FieldOption::State)
                     .map_or_else(States::default, |given| given.value.states()),
-                asked: options.role().map_or(ident, |given| &given.name).span(),
+                asked: options
+                    .role()
+                    .or(refused.role())
+                    .map_or(ident, |given| &given.name)
+                    .span(),
             });
         }
     }
-    same_column_twice(&columns, diag);
+    same_column_twice(&columns, &input.ident, diag);
 
     let mut unique: Vec<UniqueKey> = field_keys
         .iter()
@@ -159,7 +161,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
     let attempted = Attempted(attempted);
     for column in &columns {
         check_storable(column, &backends, diag);
-        check_xmin(column, &columns, &backends, diag);
+        check_xmin(&input.ident, column, &columns, &backends, diag);
     }
     let table = table(input, &attrs, &attempted, diag);
     let pauses = attrs
@@ -309,16 +311,25 @@ struct Leaf {
     field: Field,
     sqlx: SqlxAttrs,
     inside: Vec<Flattened>,
+    /// What was said where it cannot be, which was reported: it is not also reported as missing.
+    refused: FieldAttrs,
 }
 
-fn leaves(field: &Field, options: &FieldAttrs, sqlx: SqlxAttrs, diag: &Diag) -> Vec<Leaf> {
+fn leaves(
+    field: &Field,
+    options: &FieldAttrs,
+    sqlx: SqlxAttrs,
+    model: &Ident,
+    diag: &Diag,
+) -> Vec<Leaf> {
     let mut leaves = Vec::new();
     match sqlx.flatten {
-        Some(_) => flattened(field, options, &sqlx, &[], &mut leaves, diag),
+        Some(_) => flattened(field, options, &sqlx, &[], model, &mut leaves, diag),
         None => leaves.push(Leaf {
             field: field.clone(),
             sqlx,
             inside: Vec::new(),
+            refused: FieldAttrs::default(),
         }),
     }
     leaves
@@ -329,7 +340,8 @@ pub(crate) fn columns_of(field: &Field) -> Vec<Field> {
     let quiet = Diag::new();
     let options = FieldAttrs::read(&field.attrs, &quiet);
     let sqlx = SqlxAttrs::read(&field.attrs);
-    let leaves = leaves(field, &options, sqlx, &quiet);
+    let model = Ident::new("_", Span::call_site());
+    let leaves = leaves(field, &options, sqlx, &model, &quiet);
     let _ = quiet.finish();
     leaves.into_iter().map(|leaf| leaf.field).collect()
 }
@@ -340,6 +352,7 @@ fn flattened(
     options: &FieldAttrs,
     sqlx: &SqlxAttrs,
     inside: &[Flattened],
+    model: &Ident,
     leaves: &mut Vec<Leaf>,
     diag: &Diag,
 ) {
@@ -349,7 +362,7 @@ fn flattened(
     let spec = FieldOption::Columns.spec();
     let Some(columns) = options.get(FieldOption::Columns) else {
         if !options.attempted.contains(&spec.name) {
-            let ty = field.ty.to_token_stream();
+            let ty = shown(&field.ty);
             diag.error(
                 flatten,
                 format_args!(
@@ -366,30 +379,56 @@ fn flattened(
         ty: field.ty.clone(),
         docs: docs(field),
     };
+    let outermost = inside.first().map_or(ident, |outer| &outer.ident);
     let inside = [inside, &[this]].concat();
     for field in columns.value.columns() {
         let options = FieldAttrs::read(&field.attrs, diag);
         let sqlx = SqlxAttrs::read(&field.attrs);
         let about_one = |given: &&Given| given.option != FieldOption::Columns;
+        let Some(column) = &field.ident else { continue };
         for given in options.given().iter().filter(about_one) {
+            let help = outside(&column.unraw().to_string(), outermost, given.option, model);
             diag.error(
                 &given.name,
                 format_args!(
-                    "a column of a flattened field has no options of its own\n\
-                     help: say it of all of `{ident}`, if that is meant, or make the column a field of this struct"
+                    "a column of a flattened field has no options of its own\nhelp: {help}"
                 ),
             );
         }
+        renames_all(column, &sqlx, diag);
         match (sqlx.skip, &sqlx.flatten) {
             (true, _) => {}
-            (false, Some(_)) => flattened(field, &options, &sqlx, &inside, leaves, diag),
+            (false, Some(_)) => {
+                flattened(field, &options, &sqlx, &inside, model, leaves, diag);
+            }
             (false, None) => leaves.push(Leaf {
                 field: field.clone(),
                 sqlx,
                 inside: inside.clone(),
+                refused: options,
             }),
         }
     }
+}
+
+/// sqlx knows it above a struct alone, and never sees what is repeated.
+fn renames_all(column: &Ident, sqlx: &SqlxAttrs, diag: &Diag) {
+    let Some((option, style)) = &sqlx.rename_all else {
+        return;
+    };
+    let help = if sqlx.flatten.is_some() {
+        "write `#[sqlx(rename = \"...\")]` on each of the columns in it".to_owned()
+    } else {
+        let style = style.as_ref().map(LitStr::value);
+        let name = column_name(column, sqlx, style.as_deref());
+        format!("write `#[sqlx(rename = \"{name}\")]`")
+    };
+    diag.error(
+        option,
+        format_args!(
+            "`rename_all` is for a whole struct, and `{column}` is one field\nhelp: {help}"
+        ),
+    );
 }
 
 fn docs(field: &Field) -> Vec<Attribute> {
@@ -400,9 +439,9 @@ fn docs(field: &Field) -> Vec<Attribute> {
         .collect()
 }
 
-fn role(options: &FieldAttrs, ty: &Type) -> Role {
+fn role(given: Option<&Given>, ty: &Type) -> Role {
     let role = |given: &Given| Some(given.option.rule().role?(&given.value));
-    match options.role().and_then(role).unwrap_or(Role::Plain) {
+    match given.and_then(role).unwrap_or(Role::Plain) {
         Role::Version if is_xmin(ty) => Role::Xmin,
         role => role,
     }
@@ -427,7 +466,7 @@ fn column_name(ident: &Ident, sqlx: &SqlxAttrs, rename_all: Option<&str>) -> Str
 }
 
 /// A column has one place in the struct, and a name that no other has: constants, methods and arguments are called so.
-fn same_column_twice(columns: &[Column], diag: &Diag) {
+fn same_column_twice(columns: &[Column], model: &Ident, diag: &Diag) {
     for (index, column) in columns.iter().enumerate() {
         let mut before = columns[..index].iter();
         let same = |other: &&Column| other.name == column.name || other.field == column.field;
@@ -435,7 +474,22 @@ fn same_column_twice(columns: &[Column], diag: &Diag) {
             continue;
         };
         let (one, two) = (first.written(), column.written());
-        if first.name == column.name {
+        let of = |column: &Column| column.inside.last().map(|flattened| shown(&flattened.ty));
+        let twice = of(first).filter(|ty| of(column).as_ref() == Some(ty));
+        if columns[..index].iter().any(|other| other.written() == two) {
+            diag.error(
+                &column.ident,
+                format_args!("`{two}` is listed twice\nhelp: keep one of them"),
+            );
+        } else if let Some(ty) = twice {
+            diag.error(
+                &column.ident,
+                format_args!(
+                    "the columns `{one}` and `{two}` are one field of `{ty}`, which is read from one column\n\
+                     help: make one of them a field of another struct, that has a name and a column of its own"
+                ),
+            );
+        } else if first.name == column.name {
             diag.error(
                 &column.ident,
                 format_args!(
@@ -445,16 +499,37 @@ fn same_column_twice(columns: &[Column], diag: &Diag) {
                 ),
             );
         } else {
+            // A field of this struct is easier to rename.
+            let renamed = if first.inside.is_empty() {
+                first
+            } else {
+                column
+            };
             diag.error(
                 &column.ident,
                 format_args!(
                     "the columns `{one}` and `{two}` would share the names of what is generated for them\n\
-                     help: rename a field, and keep the column with `#[sqlx(rename = \"{}\")]`",
-                    column.name
+                     help: rename the field {}",
+                    another_name(renamed, model)
                 ),
             );
         }
     }
+}
+
+/// `street` of `Bill`, to `bill_street` for example.
+fn another_name(column: &Column, model: &Ident) -> String {
+    let Column { field, name, .. } = column;
+    let (owner, prefix) = match column.inside.last() {
+        Some(flattened) => (shown(&flattened.ty), flattened.ident.unraw().to_string()),
+        None => (model.to_string(), model.unraw().to_string().to_snake_case()),
+    };
+    if name != field && *name == name.to_snake_case() && syn::parse_str::<Ident>(name).is_ok() {
+        return format!("`{field}` of `{owner}`, to `{name}` for example");
+    }
+    format!(
+        "`{field}` of `{owner}`, to `{prefix}_{field}` for example, and keep its column with `#[sqlx(rename = \"{name}\")]`"
+    )
 }
 
 fn unique_key(
@@ -493,13 +568,14 @@ fn unique_key(
     if let Some(field) = &attr.key.on {
         key.on = find(field);
         complete = key.on.is_some();
-        if key.on.is_some_and(|index| !columns[index].generated) {
+        if let Some(index) = key.on.filter(|index| !columns[*index].generated) {
             diag.error(
                 field,
                 format_args!(
                     "`{field}` is given by the caller, so it can be a part of the key itself\n\
                      note: `on(…)` is for a column that the database makes of the others\n\
-                     help: mark it with `#[rowlock(generated)]`, or write `unique({field})`"
+                     help: {}, or write `unique({field})`",
+                    columns[index].marked(FieldOption::Generated, &input.ident)
                 ),
             );
         }

@@ -6,6 +6,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::{Attribute, GenericArgument, Ident, PathArguments, Type, Visibility};
 
+use crate::options::FieldOption;
 use crate::sql::Dialect;
 
 /// A struct that stands for a table.
@@ -355,6 +356,14 @@ impl Column {
         inside.chain([self.field.clone()]).collect()
     }
 
+    /// How to give it the option, for `help:`.
+    pub(crate) fn marked(&self, option: FieldOption, model: &Ident) -> String {
+        match self.inside.first() {
+            None => format!("mark this field with `#[rowlock({})]`", option.name()),
+            Some(flattened) => outside(&self.field, &flattened.ident, option, model),
+        }
+    }
+
     pub(crate) fn is_plain(&self) -> bool {
         self.role == Role::Plain
     }
@@ -386,6 +395,39 @@ impl Column {
             | Role::Queue(_) => 0,
         }
     }
+}
+
+/// How to give the option to a column of a flattened field, where it cannot be said, for `help:`.
+pub(crate) fn outside(
+    column: &str,
+    flattened: &Ident,
+    option: FieldOption,
+    model: &Ident,
+) -> String {
+    let alone = format!("make `{column}` a field of `{model}` by itself");
+    if !option.rule().flattened {
+        return alone;
+    }
+    let option = option.name();
+    format!(
+        "say `{option}` beside `columns`, for all of `{flattened}`: `#[rowlock(columns(…), {option})]`, or {alone}"
+    )
+}
+
+/// A type as it was written, for messages: tokens are printed with spaces between them.
+pub(crate) fn shown(ty: &Type) -> String {
+    const CLOSER: [(&str, &str); 7] = [
+        (" ::", "::"),
+        (":: ", "::"),
+        (" <", "<"),
+        ("< ", "<"),
+        (" >", ">"),
+        (" ,", ","),
+        ("& ", "&"),
+    ];
+    let text = quote!(#ty).to_string();
+    let closer = |text: String, (from, to): (&str, &str)| text.replace(from, to);
+    CLOSER.into_iter().fold(text, closer)
 }
 
 /// Whether `ty` is written as `bool`.

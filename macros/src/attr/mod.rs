@@ -65,6 +65,8 @@ pub(crate) struct SqlxAttrs {
     pub json_nullable: bool,
     pub try_from: Option<Ident>,
     pub flatten: Option<Ident>,
+    /// Which is about a struct, and means nothing here.
+    pub rename_all: Option<(Ident, Option<LitStr>)>,
 }
 
 /// Whether an option is given for the first time; if not, that is reported.
@@ -215,6 +217,10 @@ impl SqlxAttrs {
         for option in all_options(attrs, "sqlx", &quiet) {
             match option.name.to_string().as_str() {
                 "rename" => found.rename = option.text(),
+                "rename_all" => {
+                    let text = option.text();
+                    found.rename_all = Some((option.name, text));
+                }
                 "skip" => found.skip = true,
                 "json" => {
                     found.json_nullable = matches!(&option.value, OptValue::List(_));

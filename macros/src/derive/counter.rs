@@ -179,9 +179,11 @@ fn creatable(model: &Model, counter: &Column, diag: &Diag) {
                 &column.ident,
                 format_args!(
                     "`add_{0}` creates the row when it is missing, and then `{1}` would have no value\n\
-                     help: mark the field with `#[rowlock(default)]` if the column has a default in the database,\n      \
+                     help: if the column has a default in the database, {2},\n      \
                      or count on rows that exist with `#[rowlock(existing_rows)]` above the struct",
-                    counter.field, column.field
+                    counter.field,
+                    column.field,
+                    column.marked(FieldOption::Default, &model.ident)
                 ),
             );
         }

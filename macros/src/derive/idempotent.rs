@@ -14,7 +14,7 @@ use super::{
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
 use crate::lower::Attempted;
-use crate::model::{Column, LedgerRole, Model, Role, is_option};
+use crate::model::{Column, Flattened, LedgerRole, Model, Role, is_option};
 use crate::options::FieldOption;
 use crate::sql::Dialect;
 use crate::sql::idempotent::Ledger;
@@ -177,13 +177,20 @@ fn creatable(model: &Model, diag: &Diag) {
                 ),
             );
         } else if !has_value {
+            let key = match column.inside.first() {
+                None => "it part of the key with `#[rowlock(key)]`".to_owned(),
+                Some(Flattened { ident, .. }) => {
+                    format!("all of `{ident}` part of the key: `#[rowlock(columns(…), key)]`")
+                }
+            };
             diag.error(
                 &column.ident,
                 format_args!(
-                    "`once` creates the row, and then `{0}` would have no value\n\
-                     help: mark the field with `#[rowlock(default)]` if the column has a default in the database,\n      \
-                     or make it part of the key with `#[rowlock(key)]`",
-                    column.field
+                    "`once` creates the row, and then `{}` would have no value\n\
+                     help: if the column has a default in the database, {},\n      \
+                     or make {key}",
+                    column.field,
+                    column.marked(FieldOption::Default, &model.ident)
                 ),
             );
         }

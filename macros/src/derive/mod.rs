@@ -489,18 +489,18 @@ fn report_missing(model: &Model, option: FieldOption, diag: &Diag) {
         return;
     };
     let message = format!("`{}` has no field for {}", model.ident, missing.what);
-    let option = option.name();
     let called = |column: &&Column| missing.names.contains(&column.field.as_str());
     let mut plain = model.columns.iter().filter(|column| column.is_plain());
     match plain.find(called) {
         Some(column) => diag.error(
             &column.ident,
-            format_args!("{message}\nhelp: mark this field with `#[rowlock({option})]`"),
+            format_args!("{message}\nhelp: {}", column.marked(option, &model.ident)),
         ),
         None => diag.error(
             &model.ident,
             format_args!(
-                "{message}\nhelp: add a field such as `#[rowlock({option})] {}`",
+                "{message}\nhelp: add a field such as `#[rowlock({})] {}`",
+                option.name(),
                 missing.field
             ),
         ),

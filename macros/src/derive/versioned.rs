@@ -14,6 +14,7 @@ use super::{
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model};
+use crate::options::FieldOption;
 use crate::sql::{self, Dialect};
 
 pub(crate) struct Versioned;
@@ -186,7 +187,10 @@ fn missing_version(model: &Model, diag: &Diag) {
     match named {
         Some(column) => diag.error(
             &column.ident,
-            format_args!("{message}\nhelp: mark this field with `#[rowlock(version)]`"),
+            format_args!(
+                "{message}\nhelp: {}",
+                column.marked(FieldOption::Version, &model.ident)
+            ),
         ),
         None => diag.error(
             &model.ident,
@@ -203,7 +207,10 @@ pub(super) fn missing_key(model: &Model, diag: &Diag) {
     match model.columns.iter().find(|column| column.field == "id") {
         Some(column) => diag.error(
             &column.ident,
-            format_args!("{message}\nhelp: mark this field with `#[rowlock(key)]`"),
+            format_args!(
+                "{message}\nhelp: {}",
+                column.marked(FieldOption::Key, &model.ident)
+            ),
         ),
         None => diag.error(
             &model.ident,
