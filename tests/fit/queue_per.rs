@@ -410,6 +410,64 @@ async fn a_worker_without_the_index_does_not_begin() {
     assert_eq!(ready, 1);
 }
 
+/// The same, and kinds can be paused.
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs", pauses = "job_pauses")]
+struct Paused {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per)]
+    customer: Option<i64>,
+    #[rowlock(filter)]
+    kind: String,
+    #[rowlock(run_at)]
+    run_at: Timestamp,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<Timestamp>,
+}
+
+/// A paused job keeps no other of its customer.
+#[tokio::test]
+async fn of_each_customer_the_first_that_is_not_paused() {
+    let database = table(Paused::ddl::<Db>()).await;
+    let pool = &database.pool;
+    add(pool, (0..600).map(|id| (id, Some(7)))).await;
+    add(
+        pool,
+        [(600, Some(7)), (601, Some(8)), (602, None), (603, None)],
+    )
+    .await;
+    run(
+        pool,
+        "UPDATE jobs SET kind = 'push' WHERE id < 600 OR id = 602",
+    )
+    .await;
+    assert!(
+        Paused::pause(pool)
+            .only(Paused::KIND, "push")
+            .await
+            .unwrap()
+    );
+    let claimed = Paused::claim(pool, 10).await.unwrap();
+    let ids: Vec<_> = claimed.iter().map(|job| job.id).collect();
+    assert_eq!(ids, [600, 601, 603]);
+    assert!(
+        Paused::resume(pool)
+            .only(Paused::KIND, "push")
+            .await
+            .unwrap()
+    );
+    let claimed = Paused::claim(pool, 10).await.unwrap();
+    let ids: Vec<_> = claimed.iter().map(|job| job.id).collect();
+    assert_eq!(ids, [602]);
+}
+
 #[tokio::test]
 async fn three_of_each_customer_are_running_at_most() {
     let database = table(Render::ddl::<Db>()).await;
