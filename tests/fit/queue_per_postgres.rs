@@ -63,3 +63,103 @@ async fn the_naive_twin_has_no_index() {
     let (early, late) = a_claim_that_chose_by_what_is_no_more(false).await;
     assert_eq!((early, late), (vec![1], vec![2, 3]));
 }
+
+/// A transaction has a job of customer 7, and an earlier one of his was added since: the unique index waits for how that ends.
+#[tokio::test]
+async fn a_claim_in_a_transaction_that_is_open_keeps_only_its_customer() {
+    let database = invoices().await;
+    let pool = &database.pool;
+    add(pool, [(2, Some(7))]).await;
+    let mut tx = pool.begin().await.unwrap();
+    assert_eq!(ids(&Invoice::claim(&mut *tx, 1).await.unwrap()), [2]);
+    add(pool, [(1, Some(7)), (3, Some(8)), (4, None), (5, Some(9))]).await;
+    run(
+        pool,
+        "UPDATE jobs SET run_at = now() - interval '1 hour' WHERE id = 1",
+    )
+    .await;
+    assert_eq!(ids(&Invoice::claim(pool, 10).await.unwrap()), [3, 4, 5]);
+    assert!(Invoice::claim(pool, 10).await.unwrap().is_empty());
+    let timeout: String = sqlx::query_scalar("SHOW lock_timeout")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(timeout, "0");
+    tx.rollback().await.unwrap();
+    assert_eq!(ids(&Invoice::claim(pool, 10).await.unwrap()), [1]);
+}
+
+/// As if another job of the customer had come in between each time, and had ended: what was not touched is tried again before a trigger is
+/// blamed.
+#[tokio::test]
+async fn a_job_that_others_kept_for_a_moment_is_not_bad() {
+    let database = invoices().await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "CREATE SEQUENCE writes;
+         CREATE FUNCTION drop_two() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('writes') <= 2 THEN RETURN NULL; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER drop_two BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION drop_two()",
+    )
+    .await;
+    add(pool, [(1, Some(7))]).await;
+    let mut bad = 0;
+    let claimed = Invoice::claim(pool, 1).on_bad_row(|_| bad += 1);
+    assert_eq!(ids(&claimed.await.unwrap()), [1]);
+    assert_eq!(bad, 0);
+}
+
+/// The planner knows nothing of the many jobs of one kind and one customer.
+#[tokio::test]
+async fn a_claim_of_one_kind_reads_one_job_of_each_customer() {
+    let database = invoices().await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "ALTER TABLE jobs SET (autovacuum_enabled = off);
+         INSERT INTO jobs (id, customer) SELECT n, 10 + n % 60 FROM generate_series(1, 3000) AS n;
+         ANALYZE jobs;
+         INSERT INTO jobs (id, customer, kind) SELECT n, 7, 'push' FROM generate_series(10001, 13000) AS n",
+    )
+    .await;
+    let mut connection = pool.acquire().await.unwrap();
+    let one = Invoice::claim(&mut *connection, 1)
+        .only(Invoice::KIND, "push")
+        .await;
+    assert_eq!(ids(&one.unwrap()), [10001]);
+    // Some statements of one claim, each of which may read all jobs of the kind once.
+    let read = entries_read(&mut connection).await;
+    assert!(read < 7 * 3000, "{read} entries were read");
+    let index = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'jobs'::regclass AND indexrelid::regclass::text LIKE '%\\_per\\_kind\\_%'";
+    let index: String = sqlx::query_scalar(index).fetch_one(pool).await.unwrap();
+    run(pool, &format!("DROP INDEX {index}")).await;
+    let naive = entries_read(&mut connection).await;
+    assert!(naive > 30 * 3000, "{naive} entries were read");
+}
+
+/// How many entries of indexes a claim reads that finds none.
+async fn entries_read(connection: &mut sqlx::PgConnection) -> i64 {
+    let flush = "SELECT pg_stat_force_next_flush()";
+    let read = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'jobs'";
+    sqlx::raw_sql(flush)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let before: i64 = sqlx::query_scalar(read)
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    let none = Invoice::claim(&mut *connection, 10)
+        .only(Invoice::KIND, "push")
+        .await;
+    assert!(none.unwrap().is_empty());
+    sqlx::raw_sql(flush)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let after: i64 = sqlx::query_scalar(read)
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    after - before
+}

@@ -18,6 +18,7 @@ use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{
     Column, LedgerRole, Model, Priority, QueueRole, Role, inside_option, is_bool, is_option,
+    last_segment,
 };
 use crate::options::FieldOption;
 use crate::sql::queue::{self as sql, Locks, Per, Queue as Plan, Stored};
@@ -241,6 +242,20 @@ fn per<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Per<'
         );
     }
     let per = per?;
+    if !model.backends.iter().all(|dialect| dialect.orders_times()) {
+        for column in [Some(per), sequence].into_iter().flatten() {
+            if is_time(&column.ty) {
+                diag.error(
+                    &column.ty,
+                    format_args!(
+                        "`{}` is a time, which SQLite stores as a text of one form or another: equal ones differ, and their order is that of the texts\n\
+                         help: take a number or a text, or leave SQLite out: `#[rowlock(backend(Postgres))]`",
+                        column.field
+                    ),
+                );
+            }
+        }
+    }
     match (max, sequence, slot) {
         (_, Some(sequence), _) if is_option(&per.ty) => diag.error(
             &per.ty,
@@ -277,6 +292,20 @@ fn per<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Per<'
         slot,
         sequence,
     })
+}
+
+/// As far as the name of a type tells.
+fn is_time(ty: &syn::Type) -> bool {
+    const TIMES: &[&str] = &[
+        "DateTime",
+        "NaiveDate",
+        "NaiveDateTime",
+        "NaiveTime",
+        "OffsetDateTime",
+        "PrimitiveDateTime",
+    ];
+    let inner = inside_option(ty).unwrap_or(ty);
+    last_segment(inner).is_some_and(|name| TIMES.contains(&name.as_str()))
 }
 
 /// Where the states are: in a column of theirs, or in the times of the ends.

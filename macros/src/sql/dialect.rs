@@ -13,6 +13,14 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// Whether equal times are equal, and the earlier one is less, as they are stored.
+    pub(crate) fn orders_times(self) -> bool {
+        match self {
+            Self::Postgres => true,
+            Self::Sqlite => false,
+        }
+    }
+
     pub(crate) const ALL: [Self; 2] = [Self::Postgres, Self::Sqlite];
 
     /// The name of sqlx's type for the database, which is also what `backend(...)` takes.

@@ -141,4 +141,25 @@ struct NoneRuns {
     leased_until: Option<DateTime<Utc>>,
 }
 
+#[derive(sqlx::FromRow, Queue)]
+#[rowlock(table = "events")]
+struct ByTheTime {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per)]
+    customer_id: i64,
+    #[rowlock(sequence)]
+    happened_at: DateTime<Utc>,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
 fn main() {}

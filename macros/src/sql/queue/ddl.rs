@@ -39,6 +39,16 @@ impl Queue<'_> {
                 let value = quote(&per.column.name);
                 let order = per.sequence.map_or(order, |column| quote(&column.name));
                 indexes.push(index("per", &format!("{value}, {order}"), State::Ready));
+                // A claim of one filter's jobs looks for the first of each value: without the value in the index PostgreSQL may read all jobs
+                // of the filter for each.
+                for filter in self.filters() {
+                    let filtered = quote(&filter.name);
+                    if filter.name != per.column.name {
+                        let columns = format!("{filtered}, {value}, {order}");
+                        let purpose = format!("per_{}", filter.field);
+                        indexes.push(index(&purpose, &columns, State::Ready));
+                    }
+                }
                 // The only index of what is running: with a choice PostgreSQL may take another, and read all of it for each value.
                 let (name, definition) = self.one_running(per);
                 let create = format!(

@@ -320,15 +320,15 @@ impl<DB: Backend> Claims<DB> {
                         return Ok(rows);
                     }
                 }
+                Err(error) if !is_anothers_turn::<DB, T>(&error, connection) => {
+                    return Err(error);
+                }
                 // What it saw when it began is no more: it chose by that, and the next one sees what is.
-                Err(error)
-                    if per.is_taken(&error)
-                        && taken < MOST_TAKEN
-                        && !in_transaction::<DB>(connection) =>
-                {
+                Err(error) if taken < MOST_TAKEN && Fault::of(&error) != Fault::LockTimeout => {
                     taken += 1;
                 }
-                Err(error) => return Err(error),
+                // One by one.
+                Err(_) => return Ok(Vec::new()),
             }
         }
     }
@@ -345,7 +345,11 @@ impl<DB: Backend> Claims<DB> {
         statement.bind_i64(i64::try_from(limit).unwrap_or(i64::MAX));
         statement.bind_seconds(self.lease);
         statement.bind_i64(counted.into());
-        self.push_parts::<T>(T::CLAIM, last, more, &mut statement);
+        // An earlier job of a value of which a transaction that is open has another one waits in the unique index until that ends, and
+        // with it the jobs of all other values.
+        let briefly = T::PER.is_some() && !in_transaction::<DB>(connection);
+        let last_condition = if briefly { DB::WAITING_BRIEFLY } else { "" };
+        self.push_parts::<T>(T::CLAIM, last, more, last_condition, &mut statement);
         statement.fetch_all(connection).await
     }
 
@@ -355,6 +359,7 @@ impl<DB: Backend> Claims<DB> {
         parts: &[&'static str],
         last: Option<&DB::Raw>,
         more: impl Fn(&mut Statement<DB>),
+        last_condition: &'static str,
         to: &mut Statement<DB>,
     ) {
         for (index, part) in parts.iter().enumerate() {
@@ -365,6 +370,10 @@ impl<DB: Backend> Claims<DB> {
                     self.push_conditions(to);
                     more(to);
                 }
+            }
+            // Not before: a volatile function would make a list of all that can be claimed.
+            if index + 1 == parts.len() {
+                to.push(last_condition);
             }
             to.push(part);
         }
@@ -465,8 +474,7 @@ impl<DB: Backend> Claims<DB> {
                     self.take(rows, counted, found, connection).await;
                     continue;
                 }
-                // Its turn comes when the other one is done.
-                Err(error) if T::PER.is_some_and(|per| per.is_taken(&error)) => continue,
+                Err(error) if is_anothers_turn::<DB, T>(&error, connection) => continue,
                 Err(error) if Fault::of(&error).is_of_a_row() => error,
                 // What is claimed must not be lost to the caller.
                 Err(_) if !found.claimed.is_empty() => break,
@@ -491,9 +499,31 @@ impl<DB: Backend> Claims<DB> {
             return Ok(());
         }
         // A concurrent claim may have them. Those that are still due, and free, are left as they are: nobody says what is wrong.
-        let Ok(due) = self.due::<T>(limit, refused, connection).await else {
+        let Ok(mut due) = self.due::<T>(limit, refused, connection).await else {
             return Ok(());
         };
+        // One that was not touched can have been kept by another one of its value, which has ended: it is as it was, and due.
+        for _ in 0..if T::PER.is_some() { MOST_TAKEN } else { 0 } {
+            untouched.retain(|bare| bare.is_among(&due));
+            let mut again = Vec::new();
+            for bare in std::mem::take(&mut untouched) {
+                let this = |statement: &mut Statement<DB>| push_key::<DB, T>(&bare.key, statement);
+                match self.send::<T>(1, counted, None, this, connection).await {
+                    Ok(rows) if rows.is_empty() => again.push(bare),
+                    Ok(rows) => self.take(rows, counted, found, connection).await,
+                    // The next claim finds out.
+                    Err(_) => {}
+                }
+            }
+            if again.is_empty() {
+                return Ok(());
+            }
+            untouched = again;
+            match self.due::<T>(limit, refused, connection).await {
+                Ok(still) => due = still,
+                Err(_) => return Ok(()),
+            }
+        }
         for bare in untouched.into_iter().filter(|bare| bare.is_among(&due)) {
             let error = bare.dropped::<T>("claim");
             refused.keys.push(bare.key);
@@ -513,10 +543,22 @@ impl<DB: Backend> Claims<DB> {
         let mut list = Statement::<DB>::composed("");
         let most = limit.saturating_add(refused.keys.len());
         list.bind_i64(i64::try_from(most).unwrap_or(i64::MAX));
-        self.push_parts::<T>(T::LIST_DUE, None, |_| (), &mut list);
+        self.push_parts::<T>(T::LIST_DUE, None, |_| (), "", &mut list);
         let listed = list.fetch_all(connection).await?;
         Bare::all::<T>(&listed, refused)
     }
+}
+
+/// Whether a claim failed because a concurrent one has a job of the same value, or is about to.
+fn is_anothers_turn<DB: Backend, T: QueueSql<DB>>(
+    error: &sqlx::Error,
+    connection: &DB::Connection,
+) -> bool {
+    let Some(per) = T::PER else {
+        return false;
+    };
+    let waited = matches!(Fault::of(error), Fault::LockTimeout | Fault::Deadlock);
+    (waited || per.is_taken(error)) && !in_transaction::<DB>(connection)
 }
 
 /// Whether a statement about many rows failed because of one of them, and the others can be tried.
