@@ -78,6 +78,8 @@ mod queue_cancel_postgres;
 mod queue_conditions;
 #[path = "queue_enqueue.rs"]
 mod queue_enqueue;
+#[path = "queue_enqueue_postgres.rs"]
+mod queue_enqueue_postgres;
 #[path = "queue_life.rs"]
 mod queue_life;
 #[path = "queue_life_postgres.rs"]

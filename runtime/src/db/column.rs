@@ -2,11 +2,14 @@
 //! field has the wrong type.
 
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{Database, Encode, FromRow, Type};
+
+use crate::fan_out::panic_text;
 
 /// A type that `DB` can store.
 #[diagnostic::on_unimplemented(
@@ -34,8 +37,14 @@ impl<DB: Database, T: for<'r> FromRow<'r, DB::Row> + Send + Sync> ModelRow<DB> f
 pub type Read<DB, T> = fn(&<DB as Database>::Row) -> Result<T, sqlx::Error>;
 
 /// Reads a row. The errors about a struct that cannot be read come from here, not from each of our traits.
+///
+/// Also a decoder that panics is only about its row: that of `infinity`, say, which chrono has no time for. What was written is written.
 pub fn from_row<DB: Database, T: ModelRow<DB>>(row: &DB::Row) -> Result<T, sqlx::Error> {
-    T::from_row(row)
+    let read = catch_unwind(AssertUnwindSafe(|| T::from_row(row)));
+    read.unwrap_or_else(|panic| {
+        let text = format!("the decoder panicked: {}", panic_text(panic));
+        Err(sqlx::Error::Decode(text.into()))
+    })
 }
 
 /// An integer that the database counts up with every update.

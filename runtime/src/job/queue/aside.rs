@@ -1,7 +1,6 @@
 //! Rows that cannot be claimed or taken back like the others: they do not fit the model, or the database refuses to write them. Each
 //! is put off or given up with its reason, by a statement of its own, so that it hurts no other.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::batch::dropped;
@@ -15,7 +14,6 @@ use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::db::fault::Fault;
 use crate::db::source::Link;
 use crate::db::statement::Statement;
-use crate::fan_out::panic_text;
 
 /// How long the database is not asked again about a row that it refuses to write.
 const FORGET: Duration = Duration::from_secs(60);
@@ -238,17 +236,10 @@ impl<DB: Backend> Bare<DB> {
     }
 }
 
-/// Also a decoder that panics is only about its row: that of `infinity`, say, which chrono has no time for.
 fn decoded<DB: Backend, T: QueueSql<DB>>(row: &DB::Row) -> Result<(T, Duration), sqlx::Error> {
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        let waited = sqlx::Row::len(row).saturating_sub(1);
-        let waited = waited_for(DB::get_f64(row, waited)?);
-        Ok(((T::ROW)(row)?, waited))
-    }));
-    read.unwrap_or_else(|panic| {
-        let text = format!("the decoder panicked: {}", panic_text(panic));
-        Err(sqlx::Error::Decode(text.into()))
-    })
+    let waited = sqlx::Row::len(row).saturating_sub(1);
+    let waited = waited_for(DB::get_f64(row, waited)?);
+    Ok(((T::ROW)(row)?, waited))
 }
 
 impl<DB: Backend> Claims<DB> {
