@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowlock::queue::{FinishError, QueueState, Retried};
+use rowlock::queue::{Claimed, FinishError, QueueState, Retried};
 use rowlock::row::{FindOrCreateError, FoundOrCreated, InsertError};
 use rowlock::{Fault, Fence, FindOrCreate, Queue};
 use serde::{Deserialize, Serialize};
@@ -672,6 +672,50 @@ async fn a_retry_beside_a_newer_job_is_dead() {
     // Nor can it be while that one waits.
     let redriven = Waiting::redrive(pool).await.unwrap();
     assert_eq!((redriven.ready, redriven.refused), (0, 3));
+}
+
+/// The one that failed is gone by the time that it is to be dead: a concurrent cancel, say. Here a trigger is first.
+#[tokio::test]
+async fn a_job_that_is_lost_before_it_is_dead_is_lost() {
+    let database = unique_jobs(Waiting::ddl::<Db>()).await;
+    let pool = &database.pool;
+    let trigger = match NAME {
+        "PostgreSQL" => {
+            "CREATE FUNCTION first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.state = 'dead' THEN DELETE FROM jobs WHERE id = OLD.id; RETURN NULL; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER first BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION first()"
+        }
+        _ => {
+            "CREATE TRIGGER first BEFORE UPDATE ON jobs WHEN NEW.state = 'dead' BEGIN
+                 DELETE FROM jobs WHERE id = OLD.id; SELECT RAISE(IGNORE); END"
+        }
+    };
+    run(pool, trigger).await;
+    for how in 0..5 {
+        run(pool, "DELETE FROM jobs").await;
+        Waiting::enqueue(pool, job("mail")).await.unwrap();
+        let mut claimed = Waiting::claim(pool, 1).await.unwrap();
+        Waiting::enqueue(pool, job("mail")).await.unwrap();
+        let mut one = || claimed.remove(0);
+        let error = match how {
+            0 => one().retry(pool, "no").await.unwrap_err(),
+            1 => one().snooze(pool, NOW).await.unwrap_err(),
+            2 => one().release(pool).await.unwrap_err(),
+            3 => {
+                let lost = Claimed::retry_many(pool, [(one(), "no")]).await;
+                lost.unwrap().remove(0).error
+            }
+            _ => {
+                let lost = Claimed::release_many(pool, claimed).await;
+                lost.unwrap().remove(0).error
+            }
+        };
+        assert!(
+            matches!(error, FinishError::LeaseLost(_)),
+            "{NAME} {how} {error:?}"
+        );
+        assert_eq!(count(pool, "true").await, 1);
+    }
 }
 
 /// What holds the key is part of the caller's transaction, or was deleted in it.

@@ -1,6 +1,6 @@
 //! A row that is claimed, and how its claim ends.
 
-use super::batch::{Batch, Fate, Locks};
+use super::batch::{Batch, Fate, Locks, look};
 use super::error::{FinishError, Unfinished};
 use super::state::QueueState;
 use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_ERROR, Queue, QueueSql, unwritten};
@@ -414,8 +414,20 @@ impl<T: Queue> Claimed<T> {
             let (rows, changes) = ([&self.row], [dead]);
             let batch = Batch::Settle(&changes);
             let buried = batch.run_each::<DB, T>(&rows, Locks::Wait, connection);
-            if matches!(buried.await.as_deref(), Ok([Fate::Written | Fate::Kept(_)])) {
-                return Err(FinishError::NotReady(DatabaseError::new(at, error)));
+            match buried.await.as_deref() {
+                Ok([Fate::Written | Fate::Kept(_)]) => {
+                    return Err(FinishError::NotReady(DatabaseError::new(at, error)));
+                }
+                // Between the two it was cancelled, say. If the claim holds, the first error says more.
+                Ok([Fate::Lost])
+                    if matches!(
+                        look(&self.row, connection).await,
+                        Ok(Fate::Lost | Fate::Done)
+                    ) =>
+                {
+                    return Err(FinishError::LeaseLost(at));
+                }
+                _ => {}
             }
         }
         Err(WriteFailure::new(at, error, false).into())

@@ -175,6 +175,11 @@ impl<DB: Backend> Flush<DB> {
                     return false;
                 }
                 Ok([Fate::Later]) => return true,
+                // Cancelled between the two, say.
+                Ok([Fate::Lost | Fate::Done]) => {
+                    self.stats.lost(&row.claimed);
+                    return false;
+                }
                 _ => {}
             }
         }
