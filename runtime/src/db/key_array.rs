@@ -44,7 +44,7 @@ impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for KeyA
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         if T::type_info().name().ends_with("[]") {
             return Err(
-                "a key that is an array cannot be one of many: PostgreSQL has no arrays of arrays"
+                "a value that is an array cannot be one of many: PostgreSQL has no arrays of arrays"
                     .into(),
             );
         }
