@@ -49,6 +49,7 @@ macro_rules! queue {
                     run_at timestamptz NOT NULL DEFAULT now(), state text NOT NULL DEFAULT 'ready', attempts int NOT NULL DEFAULT 0,
                     fence bigint NOT NULL DEFAULT 0, leased_until timestamptz, payload text NOT NULL DEFAULT repeat('x', 100))")).await;
                 run(pool, Self::ddl::<sqlx::Postgres>()).await;
+                run(pool, Self::storage_ddl()).await;
             }
 
             /// For how long a worker has so many jobs, whose customers are this expression.

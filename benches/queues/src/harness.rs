@@ -190,6 +190,13 @@ impl Server {
         pool.close().await;
     }
 
+    /// Whether a commit waits for the disk. Where it does not, that is what `with-servers` has set.
+    pub(crate) async fn set_fsync(&self, on: bool) {
+        let setting = if on { "SET fsync = on" } else { "RESET fsync" };
+        self.admin(format!("ALTER SYSTEM {setting}")).await;
+        self.admin("SELECT pg_reload_conf()".to_owned()).await;
+    }
+
     /// A new database of this name. A database each, because the crates migrate by tables of the same name.
     pub(crate) async fn database(&self, name: &str) -> Database {
         let name = format!("rowlock_bench_queues_{name}");

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! cargo run -q -p rowlock-tests --bin with-servers -- \
-//!     cargo run --release --manifest-path benches/queues/Cargo.toml -- [--rounds N] [NAME...]
+//!     cargo run --release --manifest-path benches/queues/Cargo.toml -- [--fsync] [--rounds N] [NAME...]
 //! ```
 //!
 //! Every drain begins with a full queue of jobs that do nothing, and ends when the database says that all of them are
-//! completed. First each setting of each contender is drained twice, and the better one of each contender is chosen by
-//! the mean. Then come the rounds, in which every contender is drained once; every other round goes backwards. Names
-//! choose contenders; those by hand are always in it.
+//! completed. First each setting of each contender is drained three times, and the one with the best median is chosen. Then come
+//! the rounds, in which each pair is drained in turns: one, the other, the other, the one; the next round begins with the other. Each
+//! gives one ratio. Names choose pairs.
+//!
+//! With `--fsync` the server waits for its disk meanwhile; the role must be allowed to change the server's settings.
 
 mod contenders;
 mod harness;
@@ -18,12 +20,13 @@ use std::process::ExitCode;
 use contenders::{apalis, by_hand, graphile_worker, rowlock, sqlxmq, underway};
 use harness::{Contender, Database, Server, Setting};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 11;
 
 /// How often each setting is tried before one is chosen.
-const TRIES: usize = 2;
+const TRIES: usize = 3;
 
 struct Arguments {
+    fsync: bool,
     rounds: usize,
     names: Vec<String>,
 }
@@ -31,34 +34,34 @@ struct Arguments {
 impl Arguments {
     fn parse() -> Option<Self> {
         let mut this = Self {
+            fsync: false,
             rounds: ROUNDS,
             names: Vec::new(),
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
-            if argument == "--rounds" {
-                let rounds = arguments.next()?.parse().ok();
-                this.rounds = rounds.filter(|&rounds| rounds > 0)?;
-            } else {
-                this.names.push(argument);
+            match argument.as_str() {
+                "--fsync" => this.fsync = true,
+                "--rounds" => {
+                    let rounds = arguments.next()?.parse().ok();
+                    this.rounds = rounds.filter(|&rounds| rounds > 0)?;
+                }
+                _ => this.names.push(argument),
             }
         }
         Some(this)
     }
 
-    fn wants(&self, name: &str) -> bool {
-        self.names.is_empty()
-            || name == "by_hand"
-            || self.names.iter().any(|wanted| name.contains(wanted))
+    fn wants(&self, ours: &str, theirs: &str) -> bool {
+        let named = |name: &String| ours.contains(name.as_str()) || theirs.contains(name.as_str());
+        self.names.is_empty() || self.names.iter().any(named)
     }
 }
 
-/// A contender at one setting, and what the rounds measured.
+/// A contender, and the setting at which it is best.
 struct Entry {
     contender: Contender,
     chosen: usize,
-    /// Jobs per second.
-    rates: Vec<f64>,
 }
 
 impl Entry {
@@ -66,14 +69,39 @@ impl Entry {
         &self.contender.settings[self.chosen]
     }
 
-    fn is_by_hand(&self) -> bool {
-        self.contender.name == by_hand::NAME
+    async fn measure(&self) -> f64 {
+        self.contender.measure(self.setting()).await
+    }
+}
+
+/// Two that are drained in turns.
+struct Pair {
+    ours: usize,
+    theirs: usize,
+    ratios: Vec<f64>,
+    /// Jobs per second.
+    rates: [Vec<f64>; 2],
+}
+
+impl Pair {
+    async fn round(&mut self, entries: &[Entry], number: usize) {
+        let mut seconds = [0.0; 2];
+        // What drifts evenly, or follows from going first, falls out.
+        for first in [true, false, false, true] {
+            let theirs = usize::from(first != (number % 2 == 0));
+            let entry = &entries[[self.ours, self.theirs][theirs]];
+            seconds[theirs] += 1.0 / entry.measure().await;
+        }
+        let [ours, theirs] = seconds.map(|seconds| 2.0 / seconds);
+        self.ratios.push(ours / theirs);
+        self.rates[0].push(ours);
+        self.rates[1].push(theirs);
     }
 }
 
 fn main() -> ExitCode {
     let Some(arguments) = Arguments::parse() else {
-        eprintln!("usage: rowlock-benches-queues [--rounds N] [NAME...]");
+        eprintln!("usage: rowlock-benches-queues [--fsync] [--rounds N] [NAME...]");
         return ExitCode::from(2);
     };
     let Some(server) = Server::from_environment() else {
@@ -93,27 +121,37 @@ async fn run(arguments: &Arguments, server: &Server) {
     let mut contenders = Vec::new();
     macro_rules! add {
         ($($module:ident),+) => {$(
-            if arguments.wants(stringify!($module)) {
-                let database = server.database(stringify!($module)).await;
-                contenders.extend($module::contenders(&database).await);
-                databases.push(database);
-            }
+            let database = server.database(stringify!($module)).await;
+            contenders.extend($module::contenders(&database).await);
+            databases.push(database);
         )+};
     }
     add!(by_hand, rowlock, sqlxmq, underway, apalis, graphile_worker);
 
-    let mut entries = choose(contenders).await;
+    let mut pairs = pairs(&contenders);
+    pairs.retain(|pair| {
+        arguments.wants(contenders[pair.ours].name, contenders[pair.theirs].name)
+    });
+    let mut entries = Vec::new();
+    println!("| contender | setting tried | claims up to | jobs/s, median of {TRIES} |");
+    println!("|---|---|---|---|");
+    for (index, contender) in contenders.into_iter().enumerate() {
+        let is_in = pairs.iter().any(|pair| [pair.ours, pair.theirs].contains(&index));
+        let chosen = if is_in { choose(&contender).await } else { 0 };
+        entries.push(Entry { contender, chosen });
+    }
+    if arguments.fsync {
+        server.set_fsync(true).await;
+    }
     for round in 0..arguments.rounds {
-        let mut order: Vec<&mut Entry> = entries.iter_mut().collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for entry in order {
-            let rate = entry.contender.measure(entry.setting()).await;
-            entry.rates.push(rate);
+        for pair in &mut pairs {
+            pair.round(&entries, round).await;
         }
     }
-    report(&entries);
+    if arguments.fsync {
+        server.set_fsync(false).await;
+    }
+    report(&entries, &mut pairs);
 
     drop(entries);
     for database in databases {
@@ -121,67 +159,88 @@ async fn run(arguments: &Arguments, server: &Server) {
     }
 }
 
-/// Tries all settings, and prints what came of those that are alternatives to each other.
-async fn choose(contenders: Vec<Contender>) -> Vec<Entry> {
-    println!("| contender | setting tried | claims up to | jobs/s, mean of {TRIES} |");
-    println!("|---|---|---|---|");
-    let mut entries = Vec::new();
-    for contender in contenders {
-        let mut means = vec![0.0; contender.settings.len()];
-        for _ in 0..TRIES {
-            for (mean, setting) in means.iter_mut().zip(&contender.settings) {
-                *mean += contender.measure(setting).await / TRIES as f64;
-            }
+/// `claim` against the same by hand, batch by batch; the worker against each crate; and workers of queues with more to them against that of
+/// the plain one.
+fn pairs(contenders: &[Contender]) -> Vec<Pair> {
+    let find = |name: &str, batch: Option<usize>| {
+        contenders.iter().position(|other| {
+            let is_batch = batch.is_none_or(|batch| other.settings[0].batch == batch);
+            other.name == name && is_batch
+        })
+    };
+    let worker = find(rowlock::WORKER, None);
+    let opponents = contenders.iter().enumerate().map(|(index, contender)| {
+        let batch = contender.settings[0].batch;
+        match contender.name {
+            by_hand::NAME | rowlock::WORKER => None,
+            rowlock::CLAIM => Some((index, find(by_hand::NAME, Some(batch))?)),
+            name if name.starts_with(rowlock::WORKER) => Some((index, worker?)),
+            _ => Some((worker?, index)),
         }
-        let best = (0..means.len()).max_by(|&a, &b| means[a].total_cmp(&means[b]));
-        if means.len() > 1 {
-            for (mean, setting) in means.iter().zip(&contender.settings) {
-                let Setting { text, batch, .. } = setting;
-                println!("| {} | {text} | {batch} | {mean:.0} |", contender.name);
-            }
-        }
-        entries.push(Entry {
-            contender,
-            chosen: best.expect("a contender has settings"),
-            rates: Vec::new(),
-        });
-    }
-    entries
+    });
+    let pair = |(ours, theirs)| Pair {
+        ours,
+        theirs,
+        ratios: Vec::new(),
+        rates: Default::default(),
+    };
+    opponents.flatten().map(pair).collect()
 }
 
-fn report(entries: &[Entry]) {
+/// Tries all settings, and prints what came of those that are alternatives to each other.
+async fn choose(contender: &Contender) -> usize {
+    let mut rates = vec![Vec::new(); contender.settings.len()];
+    if rates.len() > 1 {
+        for _ in 0..TRIES {
+            for (rates, setting) in rates.iter_mut().zip(&contender.settings) {
+                rates.push(contender.measure(setting).await);
+            }
+        }
+        for (rates, setting) in rates.iter_mut().zip(&contender.settings) {
+            rates.sort_by(f64::total_cmp);
+            let Setting { text, batch, .. } = setting;
+            let rate = at(rates, 0.5);
+            println!("| {} | {text} | {batch} | {rate:.0} |", contender.name);
+        }
+        let best = (0..rates.len()).max_by(|&a, &b| at(&rates[a], 0.5).total_cmp(&at(&rates[b], 0.5)));
+        return best.expect("a contender has settings");
+    }
+    0
+}
+
+fn report(entries: &[Entry], pairs: &mut [Pair]) {
     println!(
-        "\n| contender | setting | claims up to | jobs | jobs/s, median | min-max | to by hand, same batch |"
+        "\n| contender | setting | against | setting | ratio | 95 % interval | 10-90 % of the rounds | rounds | jobs/s | of the other |"
     );
-    println!("|---|---|---|---|---|---|---|");
-    for entry in entries {
-        let Setting { text, batch, .. } = entry.setting();
-        let Contender { name, jobs, .. } = entry.contender;
-        let hand = entries
-            .iter()
-            .find(|other| other.is_by_hand() && other.setting().batch == *batch)
-            .expect("every batch size in use is there by hand");
-        let ratios = entry.rates.iter().zip(&hand.rates);
-        let ratio = median(ratios.map(|(rate, hand)| rate / hand).collect());
-        let (least, most) = entry
-            .rates
-            .iter()
-            .fold((f64::MAX, 0.0f64), |(least, most), &rate| {
-                (least.min(rate), most.max(rate))
-            });
-        let rate = median(entry.rates.clone());
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for pair in pairs {
+        for values in [&mut pair.ratios].into_iter().chain(&mut pair.rates) {
+            values.sort_by(f64::total_cmp);
+        }
+        let count = pair.ratios.len();
+        // The median lies between these two ranks with 95 % probability, whatever the distribution.
+        let margin = 0.98 / (count as f64).sqrt();
+        let [ours, theirs] = [pair.ours, pair.theirs].map(|index| &entries[index]);
+        let ratio = |fraction: f64| at(&pair.ratios, fraction);
         println!(
-            "| {name} | {text} | {batch} | {jobs} | **{rate:.0}** | {least:.0}-{most:.0} | {ratio:.2} |"
+            "| {} | {} | {} | {} | **{:.2}** | {:.2}-{:.2} | {:.2}-{:.2} | {count} | {:.0} | {:.0} |",
+            ours.contender.name,
+            ours.setting().text,
+            theirs.contender.name,
+            theirs.setting().text,
+            ratio(0.5),
+            ratio(0.5 - margin),
+            ratio(0.5 + margin),
+            ratio(0.1),
+            ratio(0.9),
+            at(&pair.rates[0], 0.5),
+            at(&pair.rates[1], 0.5),
         );
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[half]
-    } else {
-        values[half - 1].midpoint(values[half])
-    }
+/// The value at this fraction of sorted values.
+fn at(sorted: &[f64], fraction: f64) -> f64 {
+    let last = (sorted.len() - 1) as f64;
+    sorted[(fraction.clamp(0.0, 1.0) * last).round() as usize]
 }

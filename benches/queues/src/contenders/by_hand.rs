@@ -22,7 +22,7 @@ pub(super) const TABLE: &str = "CREATE TABLE jobs (
     last_error text
 )";
 
-/// Room for heartbeats on the page, an index to claim by, and one to find the leases that ended: as rowlock's `ddl()` has it.
+/// Room for heartbeats on the page, an index to claim by, and one to find the leases that ended: as rowlock's `ddl()` and `storage_ddl()` have it.
 const INDEX: &str = "ALTER TABLE jobs SET (fillfactor = 50);
     CREATE INDEX jobs_ready ON jobs (priority, run_at, id) WHERE state = 'ready';
     CREATE INDEX jobs_running ON jobs (id) WHERE state = 'running'";
@@ -96,9 +96,9 @@ struct Job {
     last_error: Option<String>,
 }
 
-/// How many jobs are claimed at once, and how many of them take about a second.
+/// How many jobs are claimed at once, and how many of them take some tenths of a second.
 pub(super) const BATCHES: [(usize, i64); 4] =
-    [(1, 5_000), (10, 30_000), (100, 100_000), (500, 100_000)];
+    [(1, 1_500), (10, 10_000), (100, 30_000), (500, 40_000)];
 
 /// Enqueues into the table `jobs`.
 pub(super) async fn enqueue(pool: PgPool, jobs: i64) {

@@ -1,39 +1,96 @@
-//! rowlock's `Queue` on the user's own table: `claim` and `complete_many` in the same loop as by hand, and the worker.
+//! rowlock's `Queue` on the user's own table: `claim` and `complete_many` in the same loop as by hand, the worker, and the worker on queues
+//! that have more to them.
 
-use std::future::ready;
+use std::future::{Future, ready};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use rowlock::queue::{Claimed, QueueState, WorkerCounts, WorkerError};
 use rowlock::{Fence, Queue};
-use rowlock::queue::{Claimed, QueueState};
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::by_hand::{BATCHES, LEASE, TABLE, enqueue, schema};
-use crate::harness::{Contender, Database, Run, Setting, TASKS, execute};
+use crate::harness::{Boxed, Contender, Database, Run, Schema, Setting, TASKS, execute};
 
-#[derive(Debug, sqlx::FromRow, Queue)]
-#[rowlock(table = "jobs")]
-struct Job {
-    #[rowlock(key, generated)]
-    id: i64,
-    payload: String,
-    #[rowlock(priority)]
-    priority: i16,
-    #[rowlock(run_at)]
-    run_at: DateTime<Utc>,
-    #[rowlock(state)]
-    state: QueueState,
-    #[rowlock(attempts)]
-    attempts: i32,
-    #[rowlock(fence)]
-    fence: Fence,
-    #[rowlock(lease)]
-    leased_until: Option<DateTime<Utc>>,
-    #[rowlock(last_error)]
-    last_error: Option<String>,
+pub(crate) const CLAIM: &str = "rowlock, `claim`";
+/// The names of the other workers begin with it.
+pub(crate) const WORKER: &str = "rowlock, worker";
+
+/// A queue, and how a worker is started for it.
+macro_rules! queue {
+    ($name:ident, $table:literal, ($($option:tt)*), $(#[$state:meta])* $states:ty, {$($(#[$role:meta])* $column:ident: $type:ty,)*}) => {
+        #[derive(Debug, sqlx::FromRow, Queue)]
+        #[rowlock(table = $table, backend(Postgres), $($option)*)]
+        struct $name {
+            #[rowlock(key, generated)]
+            id: i64,
+            payload: String,
+            #[rowlock(priority)]
+            priority: i16,
+            #[rowlock(run_at)]
+            run_at: DateTime<Utc>,
+            $(#[$state])*
+            state: $states,
+            #[rowlock(attempts)]
+            attempts: i32,
+            #[rowlock(fence)]
+            fence: Fence,
+            #[rowlock(lease)]
+            leased_until: Option<DateTime<Utc>>,
+            #[rowlock(last_error)]
+            last_error: Option<String>,
+            $($(#[$role])* $column: $type,)*
+        }
+
+        impl $name {
+            fn work_off(pool: PgPool, knobs: Knobs, run: Run) -> Boxed<Duration> {
+                let (stop, stopped) = oneshot::channel();
+                let handled = run.clone();
+                let worker = Self::worker(&pool)
+                    .concurrency(knobs.concurrency)
+                    .prefetch(knobs.prefetch)
+                    .shutdown(async {
+                        let _ = stopped.await;
+                    })
+                    .run(move |_| {
+                        handled.handled(1);
+                        ready(())
+                    });
+                Box::pin(time(worker, stop, run))
+            }
+        }
+    };
 }
+
+queue!(Plain, "jobs", (), #[rowlock(state)] QueueState, {});
+queue!(Deleted, "deleted", (done = delete), #[rowlock(state)] QueueState, {});
+queue!(Per, "per_customer", (), #[rowlock(state)] QueueState, {
+    #[rowlock(per)]
+    customer: i64,
+});
+queue!(Unique, "of_its_own", (unique(customer, while(ready, running))), #[rowlock(state)] QueueState, {
+    customer: i64,
+});
+
+#[derive(Debug, Clone, Copy, sqlx::Type)]
+#[sqlx(type_name = "progress", rename_all = "lowercase")]
+enum Progress {
+    Queued,
+    Working,
+    Sent,
+    Failed,
+}
+
+queue!(
+    Enum,
+    "of_an_enum",
+    (),
+    #[rowlock(state(ready = "queued", running = "working", done = "sent", dead = "failed"))]
+    Progress,
+    {}
+);
 
 #[derive(Debug, Clone, Copy)]
 struct Knobs {
@@ -41,46 +98,118 @@ struct Knobs {
     prefetch: usize,
 }
 
-/// One contender per batch size, and the worker, all on one table.
+impl Knobs {
+    const ALL: [Self; 6] = [
+        Self::new(8, 500),
+        Self::new(32, 500),
+        Self::new(8, 1_000),
+        Self::new(100, 1_000),
+        Self::new(500, 500),
+        Self::new(1_000, 1_000),
+    ];
+
+    const fn new(concurrency: usize, prefetch: usize) -> Self {
+        Self {
+            concurrency,
+            prefetch,
+        }
+    }
+}
+
+type WorkOff = fn(PgPool, Knobs, Run) -> Boxed<Duration>;
+
+fn worker(
+    name: &'static str,
+    pool: &PgPool,
+    schema: Schema,
+    enqueue: Box<dyn Fn(i64) -> Boxed<()>>,
+    work_off: WorkOff,
+) -> Contender {
+    let settings = Knobs::ALL.map(|knobs| {
+        let pool = pool.clone();
+        let Knobs {
+            concurrency,
+            prefetch,
+        } = knobs;
+        let text = format!("concurrency {concurrency}, prefetch {prefetch}");
+        Setting::new(text, prefetch, move |run| work_off(pool.clone(), knobs, run))
+    });
+    Contender {
+        name,
+        jobs: 40_000,
+        schema,
+        enqueue,
+        settings: settings.into(),
+    }
+}
+
+/// One contender per batch size, and the worker, all on one table; and workers on tables of their own.
 pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
     let pool = database.pool().await;
     execute(&pool, TABLE).await;
-    execute(&pool, Job::ddl::<sqlx::Postgres>()).await;
-    let schema = schema(database.harness_pool().await);
-    let contender = |name, jobs, settings| {
+    execute(&pool, Plain::ddl::<Postgres>()).await;
+    execute(&pool, Plain::storage_ddl()).await;
+    let harness = database.harness_pool().await;
+    let schema = schema(harness.clone());
+    let fill = || -> Box<dyn Fn(i64) -> Boxed<()>> {
         let pool = pool.clone();
-        Contender {
-            name,
-            jobs,
-            schema: schema.clone(),
-            enqueue: Box::new(move |jobs| Box::pin(enqueue(pool.clone(), jobs))),
-            settings,
-        }
+        Box::new(move |jobs| Box::pin(enqueue(pool.clone(), jobs)))
     };
     let mut contenders = Vec::from(BATCHES.map(|(batch, jobs)| {
         let pool = pool.clone();
         let setting = Setting::new(format!("{TASKS} tasks"), batch, move |run| {
             drain(pool.clone(), batch, run)
         });
-        contender("rowlock, `claim`", jobs, vec![setting])
+        Contender {
+            name: CLAIM,
+            jobs,
+            schema: schema.clone(),
+            enqueue: fill(),
+            settings: vec![setting],
+        }
     }));
-    // It claims from a half of what it may hold to all of that.
-    let tried = [
-        (8, 100, 100),
-        (8, 500, 500),
-        (32, 500, 500),
-        (8, 1_000, 500),
-    ];
-    let settings = tried.map(|(concurrency, prefetch, batch)| {
-        let pool = pool.clone();
-        let knobs = Knobs {
-            concurrency,
-            prefetch,
-        };
-        let text = format!("concurrency {concurrency}, prefetch {prefetch}");
-        Setting::new(text, batch, move |run| work_off(pool.clone(), knobs, run))
-    });
-    contenders.push(contender("rowlock, worker", 60_000, settings.into()));
+    contenders.push(worker(WORKER, &pool, schema, fill(), Plain::work_off));
+
+    macro_rules! others {
+        ($($queue:ident, $name:literal, $table:literal, $change:literal, ($columns:literal, $values:literal), $left:literal;)+) => {$(
+            execute(&pool, concat!("CREATE TABLE ", $table, " (LIKE jobs INCLUDING ALL EXCLUDING INDEXES, PRIMARY KEY (id))")).await;
+            execute(&pool, $change).await;
+            execute(&pool, $queue::ddl::<Postgres>()).await;
+            execute(&pool, $queue::storage_ddl()).await;
+            let schema = Schema {
+                pool: harness.clone(),
+                tables: $table,
+                clear: concat!("TRUNCATE ", $table, " RESTART IDENTITY"),
+                left: concat!("SELECT EXISTS (SELECT FROM ", $table, " WHERE ", $left, ")"),
+            };
+            let fill = {
+                let pool = pool.clone();
+                Box::new(move |jobs| -> Boxed<()> {
+                    let pool = pool.clone();
+                    let sql = concat!(
+                        "INSERT INTO ", $table, " (payload", $columns, ") SELECT format('{\"n\":%s}', n)", $values,
+                        " FROM generate_series(1, $1) AS n"
+                    );
+                    Box::pin(async move {
+                        let filled = sqlx::query(sql).bind(jobs).execute(&pool);
+                        filled.await.expect("jobs can be inserted");
+                    })
+                })
+            };
+            contenders.push(worker($name, &pool, schema, fill, $queue::work_off));
+        )+};
+    }
+    others! {
+        Deleted, "rowlock, worker, done = delete", "deleted", "", ("", ""), "true";
+        Enum, "rowlock, worker, states of an enum", "of_an_enum",
+            "CREATE TYPE progress AS ENUM ('queued', 'working', 'sent', 'failed');
+             ALTER TABLE of_an_enum ALTER state DROP DEFAULT, ALTER state TYPE progress USING state::progress,
+                 ALTER state SET DEFAULT 'queued'", ("", ""), "state <> 'sent'";
+        Unique, "rowlock, worker, unique jobs", "of_its_own", "ALTER TABLE of_its_own ADD customer bigint NOT NULL",
+            (", customer", ", n"), "state <> 'done'";
+        Per, "rowlock, worker, per customer (4,000)", "per_customer", "ALTER TABLE per_customer ADD customer bigint NOT NULL",
+            (", customer", ", n % 4000"), "state <> 'done'";
+    }
     contenders
 }
 
@@ -97,7 +226,7 @@ async fn drain(pool: PgPool, batch: usize, run: Run) -> Duration {
 
 async fn work(pool: PgPool, batch: usize, run: Run) {
     loop {
-        let claimed = Job::claim(&pool, batch).lease(LEASE).await;
+        let claimed = Plain::claim(&pool, batch).lease(LEASE).await;
         let claimed = claimed.expect("jobs can be claimed");
         if claimed.is_empty() {
             return;
@@ -109,23 +238,13 @@ async fn work(pool: PgPool, batch: usize, run: Run) {
     }
 }
 
-async fn work_off(pool: PgPool, knobs: Knobs, run: Run) -> Duration {
-    let (stop, stopped) = oneshot::channel::<()>();
-    let handled = run.clone();
+/// How long a worker takes.
+async fn time<W>(worker: W, stop: oneshot::Sender<()>, run: Run) -> Duration
+where
+    W: Future<Output = Result<WorkerCounts, WorkerError>> + Send + 'static,
+{
     let start = Instant::now();
-    let running = tokio::spawn(async move {
-        Job::worker(&pool)
-            .concurrency(knobs.concurrency)
-            .prefetch(knobs.prefetch)
-            .shutdown(async {
-                let _ = stopped.await;
-            })
-            .run(move |_| {
-                handled.handled(1);
-                ready(())
-            })
-            .await
-    });
+    let running = tokio::spawn(worker);
     let time = run.completed(start).await;
     stop.send(()).expect("the worker runs");
     running
