@@ -8,7 +8,7 @@ use crate::db::error::{KeyText, Operation};
 use crate::db::fault::Fault;
 use crate::fan_out::{CallError, FirstError, TooFewSucceeded};
 use crate::lock::{AcquireError, AdvisoryLockError};
-use crate::queue::{ClaimError, FinishError, PauseError, WorkerError};
+use crate::queue::{ClaimError, FinishError, PauseError, WorkerError, WorkerSetError};
 use crate::row::{
     CounterError, CreateError, DeleteError, EditAtError, FindError, FindOrCreateError, GuardError,
     InsertError, LoadError, LockCheckedError, LockError, MergeError, UpdateError, UpsertError,
@@ -152,7 +152,7 @@ macro_rules! from {
             }
         })*
 
-        #[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "redis"))]
+        #[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "periodic", feature = "redis"))]
         pub(super) const NAMES: &[&str] = &[$(stringify!($error)),*];
     };
 }
@@ -179,6 +179,7 @@ mod of_rows {
         UpdateError<T> [Fenced, Stale];
         UpsertError [Fenced];
         WorkerError [];
+        WorkerSetError [];
     }
 }
 
@@ -206,6 +207,25 @@ mod of_ledgers {
             match error {
                 OnceError::Transaction(error) => error.into(),
                 error => Self::new(error, false),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "periodic")]
+mod of_schedules {
+    use super::Error;
+    use crate::queue::{PeriodicError, ScheduleError, TickError};
+    from! {
+        PeriodicError [];
+        ScheduleError [];
+    }
+
+    impl From<TickError<Error>> for Error {
+        fn from(error: TickError<Error>) -> Self {
+            match error {
+                TickError::Transaction(error) => error.into(),
+                TickError::Periodic(error) => error.into(),
             }
         }
     }
@@ -268,7 +288,13 @@ impl<T: Send + Sync + 'static> From<TooFewSucceeded<T, Error>> for Error {
 }
 
 /// Which is known only with all of them.
-#[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "redis"))]
+#[cfg(all(
+    test,
+    feature = "postgres",
+    feature = "idempotent",
+    feature = "periodic",
+    feature = "redis"
+))]
 mod all_errors {
     use std::collections::BTreeSet;
     use std::path::Path;
@@ -310,6 +336,7 @@ mod all_errors {
         has_from::<CallError<Error>>();
         has_from::<FirstError<Error>>();
         has_from::<TooFewSucceeded<(), Error>>();
+        has_from::<crate::queue::TickError<Error>>();
         has_from::<crate::lock::redis::ReleaseError>();
         let around = [
             "AdvisoryLockError",
@@ -317,6 +344,7 @@ mod all_errors {
             "DatabaseError",
             "FirstError",
             "OnceError",
+            "TickError",
             "TransactionError",
         ];
         // It is this one; how an error is looked into.
@@ -325,6 +353,7 @@ mod all_errors {
             of_rows::NAMES,
             of_session_locks::NAMES,
             of_ledgers::NAMES,
+            of_schedules::NAMES,
             of_redis::NAMES,
         ];
         let known = known.concat().into_iter().chain(around).chain(others);

@@ -670,25 +670,35 @@ fn next<C: Future>(
 /// Runs a call, and drops it when its time is up or it panics.
 async fn watch<F, T, E>(
     index: usize,
-    mut call: Contained<F>,
+    call: Contained<F>,
     started: Instant,
     timeout: Option<Duration>,
 ) -> Ended<T, E>
 where
     F: Future<Output = Result<T, E>>,
 {
-    let mut timeout = Alarm::after(started, timeout);
-    let outcome = poll_fn(|cx| match call.poll(cx) {
-        Ok(Poll::Ready(outcome)) => Poll::Ready(outcome.map_err(CallError::Failed)),
-        Ok(Poll::Pending) => Alarm::poll(&mut timeout, cx).map(|()| Err(CallError::TimedOut)),
-        Err(panic) => Poll::Ready(Err(CallError::Panicked(panic))),
-    });
-    let outcome = outcome.await;
-    let outcome = match call.end() {
-        Ok(()) => outcome,
-        Err(panic) => Err(CallError::Panicked(panic)),
+    let outcome = match call.end_in_time(Alarm::after(started, timeout)).await {
+        Ok(outcome) => outcome.map_err(CallError::Failed),
+        Err(Cut::TimedOut) => Err(CallError::TimedOut),
+        Err(Cut::Panicked(panic)) => Err(CallError::Panicked(panic)),
     };
     Ended { index, outcome }
+}
+
+/// Why a call has no value.
+pub(crate) enum Cut {
+    TimedOut,
+    /// With the text.
+    Panicked(String),
+}
+
+/// Runs a future, and drops it when its time is up or it panics.
+pub(crate) async fn contained<F: Future>(
+    future: F,
+    deadline: Option<Instant>,
+) -> Result<F::Output, Cut> {
+    let alarm = deadline.map(Alarm::at);
+    Contained::new(future).end_in_time(alarm).await
 }
 
 /// A call whose panics, also those of its destructor, do not reach the other calls. In a box, because a future that was
@@ -708,6 +718,19 @@ impl<F> Contained<F> {
 }
 
 impl<F: Future> Contained<F> {
+    async fn end_in_time(mut self, mut alarm: Option<Alarm>) -> Result<F::Output, Cut> {
+        let outcome = poll_fn(|cx| match self.poll(cx) {
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Ok(Poll::Pending) => Alarm::poll(&mut alarm, cx).map(|()| Err(Cut::TimedOut)),
+            Err(panic) => Poll::Ready(Err(Cut::Panicked(panic))),
+        });
+        let outcome = outcome.await;
+        match self.end() {
+            Ok(()) => outcome,
+            Err(panic) => Err(Cut::Panicked(panic)),
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, String> {
         match &mut self.0 {
             Some(call) => contain(|| call.as_mut().poll(cx)),
@@ -750,9 +773,12 @@ struct Alarm {
 impl Alarm {
     /// No alarm if there is no limit, or one that nobody will live to see.
     fn after(start: Instant, limit: Option<Duration>) -> Option<Self> {
-        let at = start.checked_add(limit?)?;
+        Some(Self::at(start.checked_add(limit?)?))
+    }
+
+    fn at(at: Instant) -> Self {
         let sleep = Box::pin(sleep_until(at));
-        Some(Self { at, sleep })
+        Self { at, sleep }
     }
 
     fn has_rung(&self) -> bool {

@@ -32,16 +32,26 @@ pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
 pub use crate::tx::{Tx, transaction};
 
-/// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue).
+/// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which
+/// enqueues at the times of a `Schedule`.
 pub mod queue {
+    #[cfg(feature = "periodic")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "periodic")))]
+    pub use crate::job::periodic::{
+        Missed, Periodic, PeriodicError, Schedule, ScheduleError, Tick, TickBody, TickCounts,
+        TickError, Ticked, Zone,
+    };
     pub use crate::job::queue::{
         BadRow, Cancelled, Claim, ClaimError, Claimed, Enqueue, EnqueueMany, EnqueueUnique,
         FinishError, Pause, PauseError, Paused, Purge, QueueState, QueueStats, ReadStats, Redrive,
         Redriven, Rescued, Retried, Unfinished,
     };
     #[doc(hidden)]
-    pub use crate::job::worker::HandlerOutcome;
-    pub use crate::job::worker::{Job, JobOutcome, Worker, WorkerCounts, WorkerError, WorkerStats};
+    pub use crate::job::worker::{BatchOutcome, HandlerOutcome};
+    pub use crate::job::worker::{
+        Job, JobOutcome, Next, Worker, WorkerCounts, WorkerError, WorkerSet, WorkerSetError,
+        WorkerStats,
+    };
 }
 
 /// What `once` and `start` take and return: see [`Idempotent`](derive@crate::Idempotent).

@@ -70,33 +70,5 @@ mod keys_postgres;
 #[path = "edit_at.rs"]
 mod edit_at;
 
-#[path = "queue_cancel.rs"]
-mod queue_cancel;
-#[path = "queue_cancel_postgres.rs"]
-mod queue_cancel_postgres;
-#[path = "queue_conditions.rs"]
-mod queue_conditions;
-#[path = "queue_enqueue.rs"]
-mod queue_enqueue;
-#[path = "queue_enqueue_postgres.rs"]
-mod queue_enqueue_postgres;
-#[path = "queue_life.rs"]
-mod queue_life;
-#[path = "queue_life_postgres.rs"]
-mod queue_life_postgres;
-#[path = "queue_pause.rs"]
-mod queue_pause;
-#[path = "queue_per.rs"]
-mod queue_per;
-#[path = "queue_per_postgres.rs"]
-mod queue_per_postgres;
-#[path = "queue_shapes.rs"]
-#[macro_use]
-mod queue_shapes;
-#[path = "queue_shapes_postgres.rs"]
-mod queue_shapes_postgres;
-#[path = "queue_states.rs"]
-mod queue_states;
-
 #[path = "by_hand_postgres.rs"]
 mod by_hand_postgres;

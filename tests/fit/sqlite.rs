@@ -16,9 +16,6 @@ mod dropped_rows;
 #[path = "begin_sqlite.rs"]
 mod begin_sqlite;
 
-#[path = "finish_sqlite.rs"]
-mod finish_sqlite;
-
 #[path = "flatten.rs"]
 mod flatten;
 
@@ -63,23 +60,6 @@ mod edit_at;
 
 #[path = "outcomes_sqlite.rs"]
 mod outcomes_sqlite;
-
-#[path = "queue_cancel.rs"]
-mod queue_cancel;
-#[path = "queue_conditions.rs"]
-mod queue_conditions;
-#[path = "queue_enqueue.rs"]
-mod queue_enqueue;
-#[path = "queue_life.rs"]
-mod queue_life;
-#[path = "queue_pause.rs"]
-mod queue_pause;
-#[path = "queue_per.rs"]
-mod queue_per;
-#[path = "queue_shapes.rs"]
-mod queue_shapes;
-#[path = "queue_states.rs"]
-mod queue_states;
 
 #[path = "missing_index_sqlite.rs"]
 mod missing_index_sqlite;

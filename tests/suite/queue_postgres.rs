@@ -585,6 +585,7 @@ async fn heartbeats_are_heap_only_updates() {
             "DROP TABLE IF EXISTS emails",
             &ddl(EMAILS),
             Email::ddl::<Postgres>(),
+            Email::storage_ddl(),
             twin,
         ];
         run(&pool, tables.join(";")).await;

@@ -1,14 +1,14 @@
 //! Random small programs for workers: rows of every kind, and what happens to workers and rows meanwhile.
 //!
-//! In the end every row is done or dead, good rows were handled, bad ones say why, and no attempt was counted for which no handler
-//! began. `ROWLOCK_SEED` runs one program again; `ROWLOCK_PROGRAMS` says how many there are.
+//! In the end every row is done, dead or purged; good rows were handled, bad ones say why, no two of one customer were handled at the same
+//! time, and no attempt was counted for which no handler began. `ROWLOCK_SEED` runs one program again; `ROWLOCK_PROGRAMS` says how many there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rowlock::queue::{JobOutcome, QueueState, Worker, WorkerCounts, WorkerError};
-use rowlock::{Fence, Queue};
+use rowlock::queue::{Cancelled, JobOutcome, QueueState, Worker, WorkerCounts, WorkerError};
+use rowlock::{Fence, FindOrCreate, Queue};
 use rowlock_tests::random::Random;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Semaphore, oneshot};
@@ -20,54 +20,48 @@ use super::{BEGIN_WRITE, Database, Db, NAME, Pool, database};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 
-/// As the last worker knows it.
-#[derive(Debug, sqlx::FromRow, Queue)]
-#[rowlock(table = "jobs")]
-struct Step {
-    #[rowlock(key, generated)]
-    id: i64,
-    what: String,
-    /// NULL, or not a text, in rows that cannot be read.
-    payload: String,
-    #[rowlock(run_at)]
-    run_at: Timestamp,
-    #[rowlock(state)]
-    state: QueueState,
-    #[rowlock(attempts(max = 3))]
-    attempts: i32,
-    #[rowlock(fence)]
-    fence: Fence,
-    #[rowlock(lease)]
-    leased_until: Option<Timestamp>,
-    #[rowlock(last_error)]
-    last_error: Option<String>,
-    #[rowlock(finished)]
-    finished_at: Option<Timestamp>,
+macro_rules! step {
+    ($(#[$doc:meta])* $name:ident, $attempts:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, sqlx::FromRow, Queue, FindOrCreate)]
+        #[rowlock(table = "jobs", pauses = "pauses", unique(tag, while(ready, running)))]
+        struct $name {
+            #[rowlock(key, generated)]
+            id: i64,
+            what: String,
+            /// NULL, or not a text, in rows that cannot be read.
+            payload: String,
+            #[rowlock(per, filter)]
+            customer: Option<i64>,
+            tag: String,
+            #[rowlock(run_at, default)]
+            run_at: Timestamp,
+            #[rowlock(state)]
+            state: QueueState,
+            #[rowlock(attempts(max = $attempts))]
+            attempts: i32,
+            #[rowlock(fence)]
+            fence: Fence,
+            #[rowlock(lease)]
+            leased_until: Option<Timestamp>,
+            #[rowlock(last_error)]
+            last_error: Option<String>,
+            #[rowlock(finished)]
+            finished_at: Option<Timestamp>,
+        }
+    };
 }
 
-/// The same with a lower limit.
-#[derive(Debug, sqlx::FromRow, Queue)]
-#[rowlock(table = "jobs")]
-struct LowStep {
-    #[rowlock(key, generated)]
-    id: i64,
-    what: String,
-    payload: String,
-    #[rowlock(run_at)]
-    run_at: Timestamp,
-    #[rowlock(state)]
-    state: QueueState,
-    #[rowlock(attempts(max = 2))]
-    attempts: i32,
-    #[rowlock(fence)]
-    fence: Fence,
-    #[rowlock(lease)]
-    leased_until: Option<Timestamp>,
-    #[rowlock(last_error)]
-    last_error: Option<String>,
-    #[rowlock(finished)]
-    finished_at: Option<Timestamp>,
-}
+step!(
+    /// As the last worker knows it.
+    Step,
+    3
+);
+step!(
+    /// The same with a lower limit.
+    LowStep,
+    2
+);
 
 const MAX: i32 = 3;
 const LOWERED: i32 = 2;
@@ -76,6 +70,8 @@ const TABLE: &str = "CREATE TABLE jobs (
         id {id},
         what text NOT NULL,
         payload text,
+        customer bigint,
+        tag text NOT NULL,
         run_at {timestamp} NOT NULL DEFAULT ({now}),
         state text NOT NULL DEFAULT 'ready',
         attempts integer NOT NULL DEFAULT 0,
@@ -113,12 +109,44 @@ enum Event {
     Shutdown(usize),
     /// A transaction holds the row.
     Lock(i64, Duration),
-    Add(&'static str),
+    Add(Kind),
+    /// A job of which one is to wait or run.
+    Enqueue(i64),
+    Cancel(i64),
+    /// Of one customer, or all.
+    Pause(Option<i64>),
+    Resume(Option<i64>),
+    Redrive,
+    Purge,
+}
+
+/// What a row is, and whose.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    what: &'static str,
+    customer: Option<i64>,
+}
+
+impl Kind {
+    fn random(random: &mut Random) -> Self {
+        Self {
+            what: KINDS[random.below(KINDS.len())],
+            customer: customer(random),
+        }
+    }
+}
+
+/// One of two, or none.
+fn customer(random: &mut Random) -> Option<i64> {
+    match random.below(3) as i64 {
+        0 => None,
+        customer => Some(customer),
+    }
 }
 
 #[derive(Debug)]
 struct Program {
-    rows: Vec<&'static str>,
+    rows: Vec<Kind>,
     events: Vec<Event>,
 }
 
@@ -128,9 +156,9 @@ fn milliseconds(random: &mut Random, below: usize) -> Duration {
 
 impl Program {
     fn random(random: &mut Random) -> Self {
-        let kind = |random: &mut Random| KINDS[random.below(KINDS.len())];
-        let rows = (0..1 + random.below(12)).map(|_| kind(random)).collect();
-        let events = (0..1 + random.below(10)).map(|_| match random.below(10) {
+        let rows = 0..1 + random.below(12);
+        let rows = rows.map(|_| Kind::random(random)).collect();
+        let events = (0..1 + random.below(14)).map(|_| match random.below(16) {
             0..3 => Event::Start {
                 lowered: random.below(3) == 0,
                 concurrency: 1 + random.below(4),
@@ -139,7 +167,13 @@ impl Program {
             3 => Event::Kill(random.below(3)),
             4 => Event::Shutdown(random.below(3)),
             5 => Event::Lock(1 + random.below(12) as i64, milliseconds(random, 3000)),
-            6 => Event::Add(kind(random)),
+            6 => Event::Add(Kind::random(random)),
+            7 => Event::Enqueue(random.below(2) as i64),
+            8 => Event::Cancel(1 + random.below(12) as i64),
+            9 => Event::Pause(customer(random)),
+            10 => Event::Resume(customer(random)),
+            11 => Event::Redrive,
+            12 => Event::Purge,
             _ => Event::Wait(milliseconds(random, 300)),
         });
         Self {
@@ -149,16 +183,57 @@ impl Program {
     }
 }
 
-/// How often the handler of a row began.
-type Starts = Arc<Mutex<HashMap<i64, i32>>>;
+/// What the handlers see.
+#[derive(Default)]
+struct Seen {
+    /// How often the handler of a row began.
+    starts: HashMap<i64, i32>,
+    /// The row of a customer that is handled.
+    handled: HashMap<i64, i64>,
+    /// Rows of one customer that were handled at the same time, the earlier first.
+    together: Vec<[i64; 2]>,
+}
 
-async fn work(starts: Starts, id: i64, what: String) -> Result<JobOutcome, String> {
+type Shared = Arc<Mutex<Seen>>;
+
+/// A row that is handled, until that ends, however it does.
+struct Inside {
+    seen: Shared,
+    customer: i64,
+    id: i64,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let mut seen = self.seen.lock().unwrap();
+        if seen.handled.get(&self.customer) == Some(&self.id) {
+            seen.handled.remove(&self.customer);
+        }
+    }
+}
+
+async fn work(
+    shared: Shared,
+    id: i64,
+    what: String,
+    customer: Option<i64>,
+) -> Result<JobOutcome, String> {
     let run = {
-        let mut starts = starts.lock().unwrap();
-        let run = starts.entry(id).or_default();
+        let mut seen = shared.lock().unwrap();
+        if let Some(customer) = customer
+            && let Some(earlier) = seen.handled.insert(customer, id)
+        {
+            seen.together.push([earlier, id]);
+        }
+        let run = seen.starts.entry(id).or_default();
         *run += 1;
         *run
     };
+    let _inside = customer.map(|customer| Inside {
+        seen: shared.clone(),
+        customer,
+        id,
+    });
     match what.as_str() {
         "slow" => sleep(Duration::from_millis(700)).await,
         "flaky" if run == 1 => return Err("the first time".to_owned()),
@@ -176,10 +251,15 @@ struct Running {
 
 struct World {
     database: Database,
-    starts: Starts,
+    seen: Shared,
     workers: Vec<Running>,
+    /// All rows there ever were.
+    ids: HashSet<i64>,
+    cancelled: HashSet<i64>,
     kills: i32,
+    locks: i32,
     lowered: bool,
+    purged: bool,
     /// Claims that ended without the worker's doing.
     lost: i32,
 }
@@ -208,7 +288,7 @@ impl World {
     }
 
     fn start(&mut self, lowered: bool, concurrency: usize, prefetch: usize) {
-        let starts = self.starts.clone();
+        let seen = self.seen.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move {
             let _ = stopped.await;
@@ -217,13 +297,13 @@ impl World {
             let worker = self.settings(LowStep::worker(self.pool()), concurrency, prefetch);
             let run = worker
                 .shutdown(stopped)
-                .run(move |job| work(starts.clone(), job.id, job.what.clone()));
+                .run(move |job| work(seen.clone(), job.id, job.what.clone(), job.customer));
             tokio::spawn(run)
         } else {
             let worker = self.settings(Step::worker(self.pool()), concurrency, prefetch);
             let run = worker
                 .shutdown(stopped)
-                .run(move |job| work(starts.clone(), job.id, job.what.clone()));
+                .run(move |job| work(seen.clone(), job.id, job.what.clone(), job.customer));
             tokio::spawn(run)
         };
         self.lowered |= lowered;
@@ -238,17 +318,51 @@ impl World {
         self.lost += i32::try_from(counts.lease_lost + counts.rescued).unwrap();
     }
 
-    async fn add(&self, what: &str) {
-        let sql = match what {
+    async fn add(&mut self, Kind { what, customer }: Kind) {
+        let payload = match what {
             // SQLite reads NULL as an empty text.
-            "undecodable" if NAME == "SQLite" => {
-                "INSERT INTO jobs (what, payload) VALUES ($1, x'ff')"
-            }
-            "undecodable" => "INSERT INTO jobs (what) VALUES ($1)",
-            _ => "INSERT INTO jobs (what, payload) VALUES ($1, '')",
+            "undecodable" if NAME == "SQLite" => "x'ff'",
+            "undecodable" => "NULL",
+            _ => "''",
         };
-        let insert = sqlx::query(sql).bind(what);
-        insert.execute(self.pool()).await.unwrap();
+        let sql = format!(
+            "INSERT INTO jobs (what, payload, customer, tag) VALUES ($1, {payload}, $2, $3) RETURNING id"
+        );
+        let insert = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(what)
+            .bind(customer)
+            .bind(format!("row {}", self.ids.len()));
+        let id = insert.fetch_one(self.pool()).await.unwrap();
+        self.ids.insert(id);
+    }
+
+    async fn enqueue(&mut self, tag: i64) {
+        let new = NewStep {
+            what: "good".to_owned(),
+            payload: String::new(),
+            customer: Some(1),
+            tag: format!("tag {tag}"),
+        };
+        let row = Step::enqueue(self.pool(), new).await;
+        self.ids.insert(row.unwrap().into_inner().id);
+    }
+
+    async fn pause(&self, customer: Option<i64>) {
+        let pause = Step::pause(self.pool());
+        let pause = match customer {
+            Some(customer) => pause.only(Step::CUSTOMER, customer),
+            None => pause,
+        };
+        pause.await.unwrap();
+    }
+
+    async fn resume(&self, customer: Option<i64>) {
+        let resume = Step::resume(self.pool());
+        let resume = match customer {
+            Some(customer) => resume.only(Step::CUSTOMER, customer),
+            None => resume,
+        };
+        resume.await.unwrap();
     }
 
     async fn happen(&mut self, event: Event, locks: &mut JoinSet<()>) {
@@ -273,6 +387,7 @@ impl World {
             }
             Event::Kill(_) | Event::Shutdown(_) => {}
             Event::Lock(id, time) => {
+                self.locks += 1;
                 let pool = self.pool().clone();
                 locks.spawn(async move {
                     let mut tx = pool.begin_with(BEGIN_WRITE).await.unwrap();
@@ -288,7 +403,22 @@ impl World {
                     tx.rollback().await.unwrap();
                 });
             }
-            Event::Add(what) => self.add(what).await,
+            Event::Add(kind) => self.add(kind).await,
+            Event::Enqueue(tag) => self.enqueue(tag).await,
+            Event::Cancel(id) => {
+                if Step::cancel(self.pool(), id).await.unwrap() == Cancelled::Now {
+                    self.cancelled.insert(id);
+                }
+            }
+            Event::Pause(customer) => self.pause(customer).await,
+            Event::Resume(customer) => self.resume(customer).await,
+            Event::Redrive => {
+                Step::redrive(self.pool()).await.unwrap();
+            }
+            Event::Purge => {
+                Step::purge(self.pool(), Duration::ZERO).await.unwrap();
+                self.purged = true;
+            }
         }
     }
 }
@@ -329,20 +459,27 @@ async fn run(program: &Program) {
     execute(&database.pool, Step::ddl::<Db>()).await;
     let mut world = World {
         database,
-        starts: Starts::default(),
+        seen: Shared::default(),
         workers: Vec::new(),
+        ids: HashSet::new(),
+        cancelled: HashSet::new(),
         kills: 0,
+        locks: 0,
         lowered: false,
+        purged: false,
         lost: 0,
     };
-    for what in &program.rows {
-        world.add(what).await;
+    for kind in &program.rows {
+        world.add(*kind).await;
     }
     let mut locks = JoinSet::new();
     for event in program.events.clone() {
         world.happen(event, &mut locks).await;
     }
     locks.join_all().await;
+    for customer in [None, Some(1), Some(2)] {
+        world.resume(customer).await;
+    }
     world.start(false, 3, 3);
     let pool = world.pool().clone();
     let all_end = async {
@@ -364,12 +501,24 @@ async fn run(program: &Program) {
 }
 
 fn judge(world: &World, rows: Vec<Row>) {
-    let starts = world.starts.lock().unwrap();
+    let seen = world.seen.lock().unwrap();
+    let starts = |id| seen.starts.get(&id).copied().unwrap_or_default();
+    let left: HashSet<i64> = rows.iter().map(|row| row.id).collect();
+    for id in world.ids.difference(&left) {
+        assert!(world.purged && starts(*id) > 0, "{id} is gone");
+    }
+    for [earlier, later] in &seen.together {
+        // A handler whose claim holds no more goes on until the next heartbeat; a killed worker does not tell of such claims.
+        let over = world.cancelled.contains(earlier) || world.lost > 0;
+        let untold = world.kills > 0 && world.locks > 0;
+        assert!(over || untold, "{earlier} and {later} of one customer");
+    }
     for row in rows {
-        let started = starts.get(&row.id).copied().unwrap_or_default();
+        let started = starts(row.id);
         let least = if world.lowered { LOWERED } else { MAX };
         let dead = row.state == "dead";
         match row.what.as_str() {
+            _ if dead && world.cancelled.contains(&row.id) => continue,
             "undecodable" | "no claim" => {
                 assert_eq!(started, 0, "{row:?}");
                 assert!(dead && row.last_error.is_some(), "{row:?}");

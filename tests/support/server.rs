@@ -32,6 +32,19 @@ impl Server {
     ///
     /// When PostgreSQL is not installed, or does not start.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// One that waits for its disk, and so keeps in a crash all that it said was committed.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_durable() -> Self {
+        Self::start_with(&["durable"])
+    }
+
+    fn start_with(settings: &[&str]) -> Self {
         let binaries = binaries().expect(
             "no PostgreSQL server found (initdb, postgres, pg_ctl): install it \
              (Debian: apt-get install postgresql) and put its directory in PATH, \
@@ -46,6 +59,7 @@ impl Server {
             .args(["-c", include_str!("watchdog.sh"), "rowlock-watchdog"])
             .arg(binaries)
             .arg(directory.path())
+            .args(settings)
             .current_dir(directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -91,17 +105,22 @@ impl Server {
         server
     }
 
-    /// Creates and starts a server, for a test that does with it what only its owner may. `None` where somebody has given us
-    /// the URL of a server and has no programs to start another.
-    pub fn start_another() -> Option<Self> {
+    /// Whether a test can start a server of its own. Not where somebody has given us the URL of a server and has no programs to start
+    /// another.
+    pub fn can_start_another() -> bool {
         let given = env::var_os("ROWLOCK_POSTGRES_URL").is_some_and(|url| !url.is_empty());
-        if given && binaries().is_none() {
+        let can = !given || binaries().is_some();
+        if !can {
             eprintln!(
                 "not tested: it needs initdb, postgres and pg_ctl beside ROWLOCK_POSTGRES_URL"
             );
-            return None;
         }
-        Some(Self::start())
+        can
+    }
+
+    /// Creates and starts a server, for a test that does with it what only its owner may, if it [can](Self::can_start_another).
+    pub fn start_another() -> Option<Self> {
+        Self::can_start_another().then(Self::start)
     }
 
     /// Ends it at once, as a crash does, with all its connections.
@@ -109,7 +128,12 @@ impl Server {
         assert_eq!(self.tell("crash"), "down");
     }
 
-    /// Starts it again after a crash, with all that was committed.
+    /// Ends it as an operator does (`-m fast`): sessions are ended, and their transactions rolled back.
+    pub fn shut_down(&mut self) {
+        assert_eq!(self.tell("stop"), "down");
+    }
+
+    /// Starts it again, with all that was committed.
     pub fn restart(&mut self) {
         assert_eq!(self.tell(&self.port.to_string()), "up");
     }

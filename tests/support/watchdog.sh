@@ -1,11 +1,11 @@
 # Owns one private PostgreSQL server, from its birth to its removal.
 #
-#   sh watchdog.sh BINARIES DIRECTORY
+#   sh watchdog.sh BINARIES DIRECTORY [durable]
 #
-# Each line of standard input is a port to try, or "crash"; the answer to each
-# is a line "up" or "down". Standard input ends when the owner closes it or dies, in
+# Each line of standard input is a port to try, "crash" or "stop"; the answer to each
+# is a line "up" or "down". A durable one keeps what was committed in a crash. Standard input ends when the owner closes it or dies, in
 # whatever way: then the server is stopped and its directory removed.
-bin=$1 dir=$2
+bin=$1 dir=$2 durable=${3-}
 
 # Only the end of standard input ends this script. PIPE matters too: the owner
 # may die before it reads our answer.
@@ -20,6 +20,8 @@ listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 300
 deadlock_timeout = 100ms
+END
+[ "$durable" ] || cat >>"$dir/data/postgresql.conf" <<END
 fsync = off
 synchronous_commit = off
 full_page_writes = off
@@ -32,6 +34,9 @@ ctl() {
 while read -r port; do
     if [ "$port" = crash ]; then
         ctl -m immediate stop
+        echo down
+    elif [ "$port" = stop ]; then
+        ctl -m fast stop
         echo down
     elif ctl -l "$dir/log" -o "-p $port" start; then
         echo up

@@ -18,8 +18,19 @@
 //! A mail is sent at least once. Twice only if a worker dies after the sending and before it has written that down, which nobody
 //! can know afterwards; such a row says so, `last_error = 'the lease ended'`, and the program counts whether all of them do.
 //!
+//! On a terminal it shows meanwhile how the queue stands, by `Email::stats`, the rates and the workers:
+//!
+//! ```text
+//!     Queue ███████████████░░░░░░░░░░░░░░░░░ 4,921 of 10,000  ▁▁▂▃▅▅▅▆▆▇▇█▇█▇▇▇▇▆▆▆▆▇ 1,141/s
+//!     queue 4,716 ready (4,702 due, the oldest for 3.3 s), 306 running (84 overdue), 57 dead
+//!  worker 1 ████████████████████████████████ 1,338 259/s
+//!  worker 2 ███████████████████████████████░ 1,327 238/s
+//!  worker 3 ████████████████████████████████ 1,340 264/s
+//!  worker 4 █████████████████████████▌░░░░░░ 1,079, killed with -9
+//! ```
+//!
 //! `model.rs` has the struct and the tables, `worker.rs` what a worker does, `office.rs` enqueues and waits, `crew.rs` starts and kills
-//! processes, `books.rs` counts at the end.
+//! processes, `view.rs` draws, `books.rs` counts at the end.
 
 // In a program, `pub` and `pub(crate)` are the same.
 #![allow(unreachable_pub)]
@@ -29,6 +40,7 @@ mod crew;
 mod model;
 mod postgres;
 mod sqlite;
+mod view;
 
 use std::env;
 use std::process::ExitCode;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use sqlx::QueryBuilder;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -11,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::{Db, Pool, set_up, whereabouts};
 use crate::books::{Books, Mail, Run};
 use crate::crew::Crew;
-use crate::model::recipient;
+use crate::model::{Email, recipient};
+use crate::view::View;
 use crate::{PRODUCERS, WORKERS, Way};
 
 /// Rows per INSERT.
@@ -68,33 +68,31 @@ async fn wait(
     producers: &mut JoinSet<sqlx::Result<()>>,
     crew: &mut Crew,
 ) -> Result<i64> {
-    let bar = bar(way);
+    let mut view = View::new(way, WORKERS);
     let (mut killed, mut last, mut since) = (None, 0, Instant::now());
     loop {
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(100)).await;
         while let Some(producer) = producers.try_join_next() {
             producer??;
         }
-        let states = "SELECT state, count(*) FROM emails GROUP BY state";
-        let states: Vec<(String, i64)> = sqlx::query_as(states).fetch_all(pool).await?;
-        let count = |asked: &str| {
-            let state = states.iter().find(|(state, _)| state == asked);
-            state.map_or(0, |(_, count)| *count)
-        };
-        let ended = count("done") + count("dead");
-        bar.set_position(ended.unsigned_abs());
-        if killed.is_none() && ended >= way.mails() as i64 / 3 {
+        let stats = Email::stats(pool).await?;
+        let done = "SELECT count(*) FROM emails WHERE state = 'done'";
+        let done: i64 = sqlx::query_scalar(done).fetch_one(pool).await?;
+        let calls = "SELECT process, count(*) FROM outbox GROUP BY process";
+        let calls: Vec<(i64, i64)> = sqlx::query_as(calls).fetch_all(pool).await?;
+        let ended = done.unsigned_abs() + stats.dead;
+        view.show(&stats, ended, &calls);
+        if killed.is_none() && ended >= way.mails() as u64 / 3 {
             let number = crew.kill_one().await?;
-            bar.set_message(format!("worker {number} was killed"));
+            view.killed(number);
             killed = Some(number);
         }
         // By hand nobody brings back what the killed worker had marked.
         let open = match way {
-            Way::ByHand => count("ready"),
-            Way::Queue => count("ready") + count("running"),
+            Way::ByHand => stats.ready,
+            Way::Queue => stats.ready + stats.running,
         };
         if producers.is_empty() && open == 0 {
-            bar.finish_and_clear();
             return Ok(killed.unwrap_or_default());
         }
         if ended > last {
@@ -103,16 +101,6 @@ async fn wait(
         if since.elapsed() > PATIENCE {
             bail!("{open} mails are left, and nothing happens");
         }
-    }
-}
-
-/// Shows itself only on a terminal.
-fn bar(way: Way) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:>8} {bar:40} {pos}/{len} {msg}");
-    let bar = ProgressBar::new(way.mails() as u64).with_prefix(way.name());
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 

@@ -14,6 +14,9 @@
 //! - **killed**: the one that has the lock is killed (`kill -9`) in the middle of its work. Nothing of that is in the database,
 //!   the lock is free, and the one that waits for it with `run` writes the report.
 //!
+//! Here something outside decides when it is night. If the program itself is to do that, at three o'clock and once for all processes, it is a
+//! `rowlock::queue::Periodic`.
+//!
 //! The workers are told when to look and when to write, so that the result is no accident.
 
 // In a program, `pub` and `pub(crate)` are the same.

@@ -7,6 +7,7 @@
 mod advisory;
 mod idempotent;
 mod per;
+mod periodic;
 mod queue;
 mod session;
 mod stopped;

@@ -4,7 +4,6 @@
 //! variable never does: in a struct that a `macro_rules!` made, it would not be found.
 
 mod counter;
-mod enqueue;
 mod find_or_create;
 mod guarded;
 mod idempotent;

@@ -95,6 +95,28 @@ pub trait Backend:
     /// Deletes the fences that are older than `$1` seconds.
     #[doc(hidden)]
     const PURGE_FENCES: &'static str;
+    /// Creates the table of schedules, unless it is there.
+    #[doc(hidden)]
+    #[cfg(feature = "periodic")]
+    const SCHEDULE_TABLE: &'static str;
+    /// Of the schedule `$1`: the time now in microseconds since 1970, its text and its next tick, likewise, which are NULL if it is not there; and
+    /// 1 if the column of the tick has the right type.
+    #[doc(hidden)]
+    #[cfg(feature = "periodic")]
+    const READ_SCHEDULE: &'static str;
+    /// Gives the name `$1` the schedule `$2` with the next tick `$3`, in seconds, unless it has this schedule.
+    #[doc(hidden)]
+    #[cfg(feature = "periodic")]
+    const SET_SCHEDULE: &'static str;
+    /// Moves the schedule `$1` from the tick `$3`, in microseconds, to `$4`, in seconds: if it is still `$2` and still at that tick, which is due, and
+    /// if nobody is about to move it.
+    #[doc(hidden)]
+    #[cfg(feature = "periodic")]
+    const ADVANCE_SCHEDULE: &'static str;
+    /// A row if that would have moved it: `$1` to `$3` as there.
+    #[doc(hidden)]
+    #[cfg(feature = "periodic")]
+    const DUE_SCHEDULE: &'static str;
     /// Whether a failed statement makes the rest of its transaction fail.
     #[doc(hidden)]
     const ERROR_ABORTS_TRANSACTION: bool;

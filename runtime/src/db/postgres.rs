@@ -94,6 +94,33 @@ impl Backend for Postgres {
          RETURNING \"fence\"";
     const PURGE_FENCES: &'static str = "DELETE FROM \"rowlock\".\"fences\" \
          WHERE \"fence\" < ((date_part('epoch', clock_timestamp()) - $1) * 1000000)::bigint";
+    #[cfg(feature = "periodic")]
+    const SCHEDULE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS rowlock_schedules \
+         (name text NOT NULL PRIMARY KEY, schedule text NOT NULL, next_tick timestamptz NOT NULL)";
+    // The limits are for 'infinity', which has no number of seconds.
+    #[cfg(feature = "periodic")]
+    const READ_SCHEDULE: &'static str = "SELECT (date_part('epoch', clock_timestamp()) * 1000000)::bigint, \"schedule\", \
+         (date_part('epoch', least(greatest(\"next_tick\", timestamptz '1970-01-01 00:00:00Z'), timestamptz '9999-01-01 00:00:00Z')) * 1000000)::bigint, \
+         (pg_typeof(\"next_tick\") = 'timestamptz'::regtype AND (\"next_tick\" IS NULL) = (\"name\" IS NULL))::int \
+         FROM (SELECT 1) AS \"now\" LEFT JOIN \"rowlock_schedules\" ON \"name\" = $1";
+    #[cfg(feature = "periodic")]
+    const SET_SCHEDULE: &'static str = "INSERT INTO \"rowlock_schedules\" (\"name\", \"schedule\", \"next_tick\") \
+         VALUES ($1, $2, to_timestamp($3::bigint)) \
+         ON CONFLICT (\"name\") DO UPDATE SET \"schedule\" = excluded.\"schedule\", \"next_tick\" = excluded.\"next_tick\" \
+         WHERE \"rowlock_schedules\".\"schedule\" <> excluded.\"schedule\"";
+    // Whoever waited for the row would hold a connection for as long as the closure of another process runs.
+    #[cfg(feature = "periodic")]
+    const ADVANCE_SCHEDULE: &'static str = "WITH \"due\" AS MATERIALIZED (SELECT \"name\" FROM \"rowlock_schedules\" \
+         WHERE \"name\" = $1 AND \"schedule\" = $2 AND \"next_tick\" <= clock_timestamp() \
+         AND (date_part('epoch', least(greatest(\"next_tick\", timestamptz '1970-01-01 00:00:00Z'), timestamptz '9999-01-01 00:00:00Z')) * 1000000)::bigint = $3 \
+         FOR NO KEY UPDATE SKIP LOCKED) \
+         UPDATE \"rowlock_schedules\" SET \"next_tick\" = to_timestamp($4::bigint) FROM \"due\" \
+         WHERE \"rowlock_schedules\".\"name\" = \"due\".\"name\"";
+    #[cfg(feature = "periodic")]
+    const DUE_SCHEDULE: &'static str = "SELECT 1 FROM \"rowlock_schedules\" \
+         WHERE \"name\" = $1 AND \"schedule\" = $2 AND \"next_tick\" <= clock_timestamp() \
+         AND (date_part('epoch', least(greatest(\"next_tick\", timestamptz '1970-01-01 00:00:00Z'), timestamptz '9999-01-01 00:00:00Z')) * 1000000)::bigint = $3 \
+         FOR NO KEY UPDATE SKIP LOCKED";
     const ERROR_ABORTS_TRANSACTION: bool = true;
     const STATEMENTS_GO_STALE: bool = true;
     const READS_SNAPSHOT: Option<&'static str> = Some(

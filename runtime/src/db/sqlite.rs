@@ -89,6 +89,26 @@ impl Backend for Sqlite {
          RETURNING \"fence\"";
     const PURGE_FENCES: &'static str = "DELETE FROM \"main\".\"rowlock_fences\" \
          WHERE \"fence\" < CAST((julianday('now') - 2440587.5) * 86400000 - $1 * 1000 AS integer) * 1000";
+    #[cfg(feature = "periodic")]
+    const SCHEDULE_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS main.rowlock_schedules \
+         (name text NOT NULL PRIMARY KEY, schedule text NOT NULL, next_tick text NOT NULL)";
+    #[cfg(feature = "periodic")]
+    const READ_SCHEDULE: &'static str = "SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS integer) * 1000, \"schedule\", \
+         CAST(round((julianday(\"next_tick\") - 2440587.5) * 86400000) AS integer) * 1000, typeof(\"next_tick\") IN ('text', 'null') \
+         FROM (SELECT 1) AS \"now\" LEFT JOIN \"main\".\"rowlock_schedules\" ON \"name\" = $1";
+    #[cfg(feature = "periodic")]
+    const SET_SCHEDULE: &'static str = "INSERT INTO \"main\".\"rowlock_schedules\" (\"name\", \"schedule\", \"next_tick\") \
+         VALUES ($1, $2, datetime($3, 'unixepoch')) \
+         ON CONFLICT (\"name\") DO UPDATE SET \"schedule\" = excluded.\"schedule\", \"next_tick\" = excluded.\"next_tick\" \
+         WHERE \"schedule\" <> excluded.\"schedule\"";
+    #[cfg(feature = "periodic")]
+    const ADVANCE_SCHEDULE: &'static str = "UPDATE \"main\".\"rowlock_schedules\" SET \"next_tick\" = datetime($4, 'unixepoch') \
+         WHERE \"name\" = $1 AND \"schedule\" = $2 AND julianday(\"next_tick\") <= julianday('now') \
+         AND CAST(round((julianday(\"next_tick\") - 2440587.5) * 86400000) AS integer) * 1000 = $3";
+    #[cfg(feature = "periodic")]
+    const DUE_SCHEDULE: &'static str = "SELECT 1 FROM \"main\".\"rowlock_schedules\" \
+         WHERE \"name\" = $1 AND \"schedule\" = $2 AND julianday(\"next_tick\") <= julianday('now') \
+         AND CAST(round((julianday(\"next_tick\") - 2440587.5) * 86400000) AS integer) * 1000 = $3";
     const ERROR_ABORTS_TRANSACTION: bool = false;
     const STATEMENTS_GO_STALE: bool = false;
     const READS_SNAPSHOT: Option<&'static str> = None;

@@ -4,5 +4,7 @@
 pub(crate) mod fingerprint;
 #[cfg(feature = "idempotent")]
 pub(crate) mod idempotent;
+#[cfg(feature = "periodic")]
+pub(crate) mod periodic;
 pub(crate) mod queue;
 pub(crate) mod worker;

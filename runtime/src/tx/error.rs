@@ -93,6 +93,33 @@ pub enum TransactionError<E> {
     NotRun,
 }
 
+#[cfg(feature = "periodic")]
+impl<E> TransactionError<E> {
+    /// The same with another error of the closure, or what that error comes to by itself.
+    pub(crate) fn try_map<T, O>(
+        self,
+        map: impl FnOnce(E) -> Result<T, O>,
+    ) -> Result<TransactionError<T>, O> {
+        Ok(match self {
+            Self::Failed(error) => TransactionError::Failed(map(error)?),
+            Self::Exhausted { attempts, last } => {
+                let last = match last {
+                    LastFailure::Closure(error) => LastFailure::Closure(map(error)?),
+                    LastFailure::Database(error) => LastFailure::Database(error),
+                };
+                TransactionError::Exhausted { attempts, last }
+            }
+            Self::Aborted(error) => TransactionError::Aborted(error),
+            Self::Begin(error) => TransactionError::Begin(error),
+            Self::Commit(error) => TransactionError::Commit(error),
+            Self::CommitUnknown(error) => TransactionError::CommitUnknown(error),
+            Self::DeadlineExceeded { attempts } => TransactionError::DeadlineExceeded { attempts },
+            Self::TooWeak { asked, found } => TransactionError::TooWeak { asked, found },
+            Self::NotRun => TransactionError::NotRun,
+        })
+    }
+}
+
 /// Why the last of several attempts failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

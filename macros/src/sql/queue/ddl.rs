@@ -78,11 +78,7 @@ impl Queue<'_> {
         let mut create = create.concat();
         create.extend(self.pauses_ddl(dialect));
         match dialect {
-            Dialect::Postgres => format!(
-                "ALTER TABLE {rows} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n\
-                 {create}{}",
-                self.drop_other_indexes(&names)
-            ),
+            Dialect::Postgres => format!("{create}{}", self.drop_other_indexes(&names)),
             Dialect::Sqlite => create,
         }
     }
@@ -112,6 +108,17 @@ impl Queue<'_> {
             text(&table(self.model)),
             text(&begin),
         )
+    }
+
+    /// Settings of the table that a database has, and with which a queue does better. They are the user's, who may have others.
+    pub(crate) fn storage_ddl(&self, dialect: Dialect) -> Option<String> {
+        match dialect {
+            Dialect::Postgres => Some(format!(
+                "ALTER TABLE {} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);\n",
+                table(self.model)
+            )),
+            Dialect::Sqlite => None,
+        }
     }
 
     /// What workers listen to.

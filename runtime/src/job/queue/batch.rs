@@ -240,7 +240,7 @@ pub(super) async fn look<DB: Backend, T: QueueSql<DB>>(
 }
 
 /// Nothing was refused, and nothing was written.
-pub(super) fn dropped() -> sqlx::Error {
+pub(crate) fn dropped() -> sqlx::Error {
     sqlx::Error::InvalidArgument("a trigger or a policy of the table drops the write".to_owned())
 }
 

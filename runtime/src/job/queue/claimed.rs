@@ -179,8 +179,23 @@ impl<T: Queue> Claimed<T> {
         self.waited
     }
 
+    /// Which attempt this is, from 1.
+    pub fn attempt(&self) -> i64 {
+        self.row.attempts()
+    }
+
+    /// How many attempts a job has, as `#[rowlock(attempts(max = 5))]` says; 20 if nothing is said.
+    pub fn max_attempts(&self) -> i64 {
+        T::MAX_ATTEMPTS
+    }
+
+    /// Whether the job is [`QueueState::Dead`] if this attempt fails.
+    pub fn is_last_attempt(&self) -> bool {
+        self.attempt() >= self.max_attempts()
+    }
+
     pub(crate) fn retry_change(&self, delay: Option<Duration>, error: String) -> Change {
-        if self.row.attempts() >= T::MAX_ATTEMPTS {
+        if self.is_last_attempt() {
             return Change::dead(error);
         }
         let delay = delay.unwrap_or_else(|| self.backoff.after(self.row.attempts()));

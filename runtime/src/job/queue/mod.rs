@@ -45,6 +45,8 @@ pub use self::stats::{QueueStats, ReadStats, stats};
 pub use self::turns::Per;
 pub use aside::BadRow;
 pub(crate) use aside::{Found, Look, Refused, rescue_on};
+#[cfg(feature = "periodic")]
+pub(crate) use batch::dropped;
 use batch::look;
 pub(crate) use batch::{Batch, Fate, Locks};
 

@@ -10,7 +10,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 /// A statement, for as long as there is hope for an answer.
-pub(super) async fn in_time<DB: Backend, R>(
+pub(in crate::job) async fn in_time<DB: Backend, R>(
     limit: Duration,
     statement: impl Future<Output = Result<R, sqlx::Error>>,
 ) -> Result<Result<R, sqlx::Error>, Elapsed> {
@@ -22,7 +22,7 @@ pub(super) async fn in_time<DB: Backend, R>(
 }
 
 /// Why a statement of the worker yielded nothing.
-pub(super) enum Failure {
+pub(in crate::job) enum Failure {
     Database(sqlx::Error),
     /// The server said nothing in time. It may have executed the statement, or may do so yet.
     NoAnswer,
@@ -35,13 +35,16 @@ impl From<sqlx::Error> for Failure {
 }
 
 /// A connection of the pool, which is closed if no statement on it was [`answered`](Self::answered).
-pub(super) struct Attended<DB: Backend> {
+pub(in crate::job) struct Attended<DB: Backend> {
     connection: PoolConnection<DB>,
     answered: bool,
 }
 
 impl<DB: Backend> Attended<DB> {
-    pub(super) async fn acquire(pool: &Pool<DB>, limit: Duration) -> Result<Self, sqlx::Error> {
+    pub(in crate::job) async fn acquire(
+        pool: &Pool<DB>,
+        limit: Duration,
+    ) -> Result<Self, sqlx::Error> {
         let connection = timeout(limit, pool.acquire()).await;
         Ok(Self {
             connection: connection.unwrap_or(Err(sqlx::Error::PoolTimedOut))?,
@@ -49,11 +52,11 @@ impl<DB: Backend> Attended<DB> {
         })
     }
 
-    pub(super) fn link(&mut self) -> Link<'_, DB> {
+    pub(in crate::job) fn link(&mut self) -> Link<'_, DB> {
         Link::new(&mut *self.connection)
     }
 
-    pub(super) fn answered<R>(
+    pub(in crate::job) fn answered<R>(
         mut self,
         result: Result<Result<R, sqlx::Error>, Elapsed>,
     ) -> Result<R, Failure> {

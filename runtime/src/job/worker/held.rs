@@ -1,22 +1,26 @@
 //! The rows that a worker holds.
 
-use super::outcome::{HandlerOutcome, JobOutcome};
+use super::hooks::{Handle, Work};
+use super::outcome::JobOutcome;
 use super::stats::{WorkerStats, add};
-use crate::job::queue::{Change, Claimed, Queue, at};
+use crate::job::queue::{Change, Claimed, Queue, at, stored};
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 /// A row that a handler works on. Dereferences to the claim, and so to the row.
 ///
-/// It is the worker that finishes the row, as the handler's [`HandlerOutcome`] says.
-pub struct Job<T>(Arc<Held<T>>);
+/// It is the worker that finishes the row, as the handler's [`HandlerOutcome`](super::HandlerOutcome) says.
+pub struct Job<T> {
+    pub(super) held: Arc<Held<T>>,
+    pub(super) deadline: Instant,
+}
 
 impl<T> Job<T> {
     /// Whether the work is to stop: the claim holds no more, because the job was cancelled or its lease ended; the handler took too long; the
@@ -25,12 +29,27 @@ impl<T> Job<T> {
     /// The handler itself is dropped at its next `.await` then. What it has given to `spawn_blocking` or to another task goes on: let that
     /// look here from time to time, with a clone of the job.
     pub fn is_stopped(&self) -> bool {
-        self.0.stop.is_told()
+        self.held.stop.is_told()
+    }
+
+    /// When the handler is dropped at the latest: [`handler_timeout`](super::Worker::handler_timeout) after it has begun.
+    ///
+    /// Earlier if the job is cancelled, its lease is lost, or the worker stops and has waited long enough.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Until when the claim holds for sure, by the clock of this process; each heartbeat moves it.
+    ///
+    /// Counted from before the claim or the heartbeat was sent, so the database says a little later. A job that was cancelled holds no more, whatever
+    /// this says: see [`is_stopped`](Self::is_stopped).
+    pub fn leased_until(&self) -> Instant {
+        self.held.until()
     }
 
     /// Waits until [`is_stopped`](Self::is_stopped), for tasks that the handler has spawned. Cancel safety: it only waits.
     pub async fn stopped(&self) {
-        self.0.stop.told().await;
+        self.held.stop.told().await;
     }
 }
 
@@ -38,19 +57,22 @@ impl<T> Deref for Job<T> {
     type Target = Claimed<T>;
 
     fn deref(&self) -> &Claimed<T> {
-        &self.0.claimed
+        &self.held.claimed
     }
 }
 
 impl<T> Clone for Job<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            held: self.held.clone(),
+            deadline: self.deadline,
+        }
     }
 }
 
 impl<T: Queue> std::fmt::Debug for Job<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Job").field(&self.0.claimed).finish()
+        f.debug_tuple("Job").field(&self.held.claimed).finish()
     }
 }
 
@@ -58,7 +80,65 @@ impl<T: Queue> std::fmt::Debug for Job<T> {
 pub(super) struct Held<T> {
     pub(super) claimed: Claimed<T>,
     pub(super) claimed_at: Instant,
+    /// Before its claim was sent.
+    sent: Instant,
+    /// So many microseconds after that the lease ends.
+    lease: AtomicU64,
     pub(super) stop: Stop,
+    /// What is counted once, however many hooks see it.
+    has_panicked: AtomicBool,
+    has_timed_out: AtomicBool,
+}
+
+impl<T> Held<T> {
+    pub(super) fn new(claimed: Claimed<T>, sent: Instant, lease: Duration) -> Self {
+        Self {
+            claimed,
+            claimed_at: Instant::now(),
+            sent,
+            lease: AtomicU64::new(in_micros(lease)),
+            stop: Stop::default(),
+            has_panicked: AtomicBool::new(false),
+            has_timed_out: AtomicBool::new(false),
+        }
+    }
+
+    /// Until when the claim holds, by our clock: not later than by the database's.
+    pub(super) fn until(&self) -> Instant {
+        self.sent + Duration::from_micros(self.lease.load(Ordering::Relaxed))
+    }
+
+    /// A lease from then on.
+    pub(super) fn extend(&self, from: Instant, lease: Duration) {
+        let lease = from.saturating_duration_since(self.sent) + lease;
+        self.lease.store(in_micros(lease), Ordering::Relaxed);
+    }
+
+    /// What becomes of the row of a handler that has panicked.
+    pub(super) fn panicked(&self, stats: &WorkerStats, text: &str) -> JobOutcome {
+        if !self.has_panicked.swap(true, Ordering::Relaxed) {
+            add(&stats.0.panicked, 1);
+        }
+        JobOutcome::Retry {
+            error: stored(&format_args!("the handler panicked: {text}")),
+            after: None,
+        }
+    }
+
+    /// What becomes of the row of a handler that took too long.
+    pub(super) fn timed_out(&self, stats: &WorkerStats, limit: Duration) -> JobOutcome {
+        if !self.has_timed_out.swap(true, Ordering::Relaxed) {
+            add(&stats.0.timed_out, 1);
+        }
+        JobOutcome::Retry {
+            error: format!("the handler took longer than {limit:?}"),
+            after: None,
+        }
+    }
+}
+
+fn in_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Tells a job, and what it has spawned, to stop.
@@ -74,11 +154,11 @@ impl Stop {
         self.waiting.notify_waiters();
     }
 
-    fn is_told(&self) -> bool {
+    pub(super) fn is_told(&self) -> bool {
         self.is_told.load(Ordering::Acquire)
     }
 
-    async fn told(&self) {
+    pub(super) async fn told(&self) {
         let mut notified = pin!(self.waiting.notified());
         // Before the look, so that it misses nothing.
         notified.as_mut().enable();
@@ -91,8 +171,6 @@ impl Stop {
 /// A row whose job has not started.
 pub(super) struct Waiting<T> {
     pub(super) held: Arc<Held<T>>,
-    /// As in [`Handled`].
-    pub(super) until: Instant,
     /// Whether the attempt counts in the database already.
     pub(super) counted: bool,
 }
@@ -100,8 +178,6 @@ pub(super) struct Waiting<T> {
 /// A row whose job runs.
 pub(super) struct Handled<T> {
     pub(super) held: Arc<Held<T>>,
-    /// Until when the claim holds, by our clock: not later than by the database's.
-    pub(super) until: Instant,
     pub(super) stopped: Option<Stopped>,
 }
 
@@ -162,7 +238,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    async fn over<T: Queue, R>(self, held: &Held<T>, work: impl Future<Output = R>) -> R {
+    pub(super) async fn over<T: Queue, R>(
+        self,
+        held: &Held<T>,
+        work: impl Future<Output = R>,
+    ) -> R {
         let (mut work, mut said) = (pin!(work), false);
         poll_fn(|context| {
             let begun = Instant::now();
@@ -183,18 +263,14 @@ impl Watch {
     }
 }
 
-pub(super) async fn run_job<T, F, R>(
-    handler: Arc<F>,
+/// `begun`: when its time began.
+pub(super) async fn run_job<T: Queue, H: Handle<T>>(
+    work: Arc<Work<T, H>>,
     held: Arc<Held<T>>,
-    limit: Duration,
-    watch: Watch,
-) -> (End, Duration)
-where
-    T: Queue,
-    F: Fn(Job<T>) -> R,
-    R: Future<Output: HandlerOutcome> + Send,
-{
-    let begun = Instant::now();
+    seat: H::Seat,
+    begun: Instant,
+) -> (End, Duration) {
+    let deadline = begun + work.limit;
     let _over = Over(&held.stop);
     let span = tracing::debug_span!(
         "rowlock.job",
@@ -202,15 +278,16 @@ where
         attempt = held.claimed.attempts()
     );
     let job = async {
-        let work = async {
-            let outcome = async { handler(Job(held.clone())).await };
-            let outcome = watch.over(&held, outcome).await;
-            End::Outcome(outcome.into_outcome())
+        let job = Job {
+            held: held.clone(),
+            deadline,
         };
+        let watch = work.watch();
+        let outcome = async { End::Outcome(watch.over(&held, work.run(job, seat)).await) };
         tokio::select! {
             biased;
             () = held.stop.told() => End::Stopped,
-            ended = timeout(limit, work) => ended.unwrap_or(End::TimedOut),
+            ended = timeout_at(deadline, outcome) => ended.unwrap_or(End::TimedOut),
         }
     };
     let end = job.instrument(span).await;

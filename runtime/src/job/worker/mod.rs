@@ -1,12 +1,15 @@
 //! A worker of a queue: claims rows, runs a handler for each, and finishes them.
 
-mod connection;
+mod batch;
+pub(in crate::job) mod connection;
 mod flush;
 mod held;
+mod hooks;
 #[cfg(feature = "postgres")]
 mod listen;
 mod outcome;
 mod running;
+mod set;
 mod stats;
 
 use std::future::{Future, pending};
@@ -19,10 +22,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+pub use self::batch::BatchOutcome;
+use self::batch::Together;
 use self::connection::{Attended, in_time};
 pub use self::held::Job;
+pub use self::hooks::Next;
+use self::hooks::{Each, Handle, Hook, Work};
 pub use self::outcome::{HandlerOutcome, JobOutcome};
 use self::running::Running;
+pub use self::set::{WorkerSet, WorkerSetError};
 pub use self::stats::{WorkerCounts, WorkerStats};
 use crate::db::Backend;
 use crate::db::column::Column;
@@ -38,6 +46,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a worker that is told of new rows waits after its last claim found none. However many notifications come, it claims once in this
 /// time: each claim reads the index.
 const DEBOUNCE: Duration = Duration::from_millis(3);
+
+/// How long rows wait at most for others, to be handled in one batch with them.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// How long the database has after the end of [`Worker::shutdown_timeout`] to write down what became of the rows.
 const LAST_STATEMENTS: Duration = Duration::from_secs(5);
@@ -120,6 +131,7 @@ pub struct Worker<DB: Backend, T> {
     shutdown: BoxFuture<'static, ()>,
     /// Notifies when rows were added.
     listener: Option<Listener>,
+    hooks: Vec<Hook<T>>,
     stats: WorkerStats,
     queue: std::marker::PhantomData<fn() -> T>,
 }
@@ -160,6 +172,7 @@ pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
         },
         shutdown: Box::pin(pending()),
         listener: None,
+        hooks: Vec::new(),
         stats: WorkerStats::default(),
         queue: std::marker::PhantomData,
     }
@@ -256,7 +269,90 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
 
     /// How long a handler may take; 5 minutes if nothing else is said. Then it is dropped and the attempt has failed.
     pub fn handler_timeout(mut self, limit: Duration) -> Self {
-        self.limits.handler_timeout = limit;
+        self.limits.handler_timeout = limit.min(AGES);
+        self
+    }
+
+    /// Runs `hook` around each job. Of several, the first that was added is the outermost.
+    ///
+    /// `next.run()` runs the handler, and returns the outcome that it came to, as does a handler that [panics or takes too long](Next::run): this is the
+    /// place for spans, metrics and reports of errors. What the hook returns is what becomes of the job; if it does not call `next`, the handler
+    /// does not run. The [time limit](Self::handler_timeout) is that of all of them together, with one deadline: after it the handler is
+    /// dropped, `next.run()` returns, and a hook that then waits for anything is dropped as well. A hook that panics is like a handler that
+    /// panics. A job that is cancelled or lost drops its hooks with the handler; what is to happen then too belongs into the `Drop` of a value.
+    ///
+    /// A span:
+    ///
+    /// ```
+    /// # use rowlock::queue::{Job, JobOutcome, Next};
+    /// # use tracing::Instrument;
+    /// # fn worker<DB: rowlock::Backend, T: rowlock::__private::queue::QueueSql<DB>>(worker: rowlock::queue::Worker<DB, T>) {
+    /// # let _ =
+    /// worker.around(|job, next| {
+    ///     let span = tracing::info_span!("email", attempt = job.attempt());
+    ///     next.run().instrument(span)
+    /// })
+    /// # ;
+    /// # }
+    /// ```
+    ///
+    /// A histogram, of a job that was dropped as well:
+    ///
+    /// ```
+    /// # use rowlock::queue::{Job, JobOutcome, Next};
+    /// # use std::time::{Duration, Instant};
+    /// # #[derive(Clone)]
+    /// # struct Histogram;
+    /// # impl Histogram { fn record(&self, _: f64) {} }
+    /// struct Timer(Histogram, Instant);
+    ///
+    /// impl Drop for Timer {
+    ///     fn drop(&mut self) {
+    ///         self.0.record(self.1.elapsed().as_secs_f64());
+    ///     }
+    /// }
+    ///
+    /// # fn worker<DB: rowlock::Backend, T: rowlock::__private::queue::QueueSql<DB>>(worker: rowlock::queue::Worker<DB, T>, histogram: Histogram) {
+    /// # let _ =
+    /// worker.around(move |_job, next| {
+    ///     let timer = Timer(histogram.clone(), Instant::now());
+    ///     async move {
+    ///         let _timer = timer;
+    ///         next.run().await
+    ///     }
+    /// })
+    /// # ;
+    /// # }
+    /// ```
+    ///
+    /// A report of errors:
+    ///
+    /// ```
+    /// # use rowlock::queue::{Job, JobOutcome, Next};
+    /// # fn report(error: &str, is_last_attempt: bool) {}
+    /// # fn worker<DB: rowlock::Backend, T: rowlock::__private::queue::QueueSql<DB>>(worker: rowlock::queue::Worker<DB, T>) {
+    /// # let _ =
+    /// worker.around(|job, next| async move {
+    ///     let outcome = next.run().await;
+    ///     if let JobOutcome::Retry { error, .. } | JobOutcome::Fail { error } = &outcome {
+    ///         report(error, job.is_last_attempt());
+    ///     }
+    ///     outcome
+    /// })
+    /// # ;
+    /// # }
+    /// ```
+    ///
+    /// Each hook costs a job a few allocations and a timer; a worker without hooks pays nothing for them.
+    pub fn around<H, R>(mut self, hook: H) -> Self
+    where
+        H: Fn(Job<T>, Next) -> R + Send + Sync + 'static,
+        R: Future<Output = JobOutcome> + Send + 'static,
+    {
+        let hook = move |job: Job<T>, next| -> BoxFuture<'static, JobOutcome> {
+            Box::pin(hook(job, next))
+        };
+        self.hooks.push(Box::new(hook));
         self
     }
 
@@ -265,6 +361,17 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Box::pin(signal);
         self
+    }
+
+    /// Stops it at another signal as well.
+    fn or_shutdown(mut self, signal: BoxFuture<'static, ()>) -> Self {
+        let own = std::mem::replace(&mut self.shutdown, Box::pin(pending()));
+        self.shutdown(async move {
+            tokio::select! {
+                () = own => {}
+                () = signal => {}
+            }
+        })
     }
 
     /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
@@ -308,6 +415,60 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         F: Fn(Job<T>) -> R + Send + Sync + 'static,
         R: Future<Output: HandlerOutcome> + Send + 'static,
     {
+        self.run_with(Each(handler))
+    }
+
+    /// Runs `handler` for up to `size` rows at a time, at least 1, and [`concurrency`](Self::concurrency) such batches at once; otherwise like [`run`](Self::run).
+    ///
+    /// The handler returns one outcome for all of its jobs, as in `run`, or a `Vec` of outcomes, one for each in their order, or a `Result` of that. A wrong number of
+    /// outcomes is a failed attempt of all. **A batch that fails, panics or takes too long is a failed attempt of each of its jobs**, of the good ones too: if
+    /// one job can fail by itself, return an outcome for each.
+    ///
+    /// ```
+    /// # use rowlock::queue::{Job, JobOutcome};
+    /// # use rowlock::Backend;
+    /// # async fn send_all<T>(_: &[Job<T>]) -> Result<Vec<Result<(), String>>, std::io::Error> { Ok(vec![]) }
+    /// # fn worker<DB: Backend, T: rowlock::__private::queue::QueueSql<DB>>(worker: rowlock::queue::Worker<DB, T>) {
+    /// # let _ =
+    /// worker.concurrency(2).run_batch(100, |emails: Vec<Job<_>>| async move {
+    ///     // All are tried again if this fails.
+    ///     let answers = send_all(&emails).await?;
+    ///     let outcome = |answer| match answer {
+    ///         Ok(()) => JobOutcome::Complete,
+    ///         Err(error) => JobOutcome::fail(error),
+    ///     };
+    ///     Ok::<_, std::io::Error>(answers.into_iter().map(outcome).collect::<Vec<_>>())
+    /// })
+    /// # ;
+    /// # }
+    /// ```
+    ///
+    /// A batch has the rows that are there; fewer than `size` wait up to 5 ms for more. Rows whose claim was under way when a smaller batch started
+    /// wait for the next handler, with attempts that count from the claim. [`prefetch`](Self::prefetch) counts rows, and the counts are those of rows too. Hooks run around each job,
+    /// and the handler begins when those of all its jobs have called `next`, or have ended. A hook that hangs for one job is a failed attempt of all jobs of
+    /// its batch, whose handler does not begin.
+    ///
+    /// A job of a batch that is cancelled or lost does not end it: the handler sees [`is_stopped`](Job::is_stopped), and what it says of that job is not written. When all of them are, at the
+    /// deadline and when the worker gives up waiting, the handler is dropped at its next await point.
+    ///
+    /// Statements, cancel safety and errors: those of [`run`](Self::run).
+    pub fn run_batch<F, R>(
+        self,
+        size: usize,
+        handler: F,
+    ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send
+    where
+        F: Fn(Vec<Job<T>>) -> R + Send + Sync + 'static,
+        R: Future<Output: BatchOutcome> + Send + 'static,
+    {
+        let size = size.max(1);
+        self.run_with(Together { size, handler })
+    }
+
+    fn run_with(
+        self,
+        handler: impl Handle<T>,
+    ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send {
         let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
         async move {
             if let Some(index) = missing_index::<DB, T>(&self.pool).await {
@@ -319,14 +480,14 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
             if let Some(listener) = self.listener {
                 listeners.spawn(listener(wake.clone()));
             }
-            let running = Running::new(
-                self.pool,
-                self.claims,
-                self.limits,
-                self.stats,
+            let work = Work {
                 handler,
-                wake,
-            );
+                hooks: self.hooks,
+                limit: self.limits.handler_timeout,
+                thread_limit: self.claims.lease / 3,
+                stats: self.stats,
+            };
+            let running = Running::new(self.pool, self.claims, self.limits, work, wake);
             running.run(self.shutdown).await
         }
         .instrument(span)

@@ -31,15 +31,15 @@ pub struct WorkerCounts {
     /// How often the database refused, or a trigger dropped, the write of a row that was to be finished or rescued. Such a row is left as it
     /// is.
     pub refused: u64,
-    /// Handlers that were stopped because of the time limit; each is also in `retried` or `dead`, or in `completed` if it had completed
-    /// the row itself, or in `lease_lost`.
+    /// Handlers, or their hooks, that were stopped because of the time limit; each is also in `retried` or `dead`, or in `completed` if it had
+    /// completed the row itself, or in `lease_lost`, or where a hook says. Of a batch each job counts.
     pub timed_out: u64,
-    /// Handlers that panicked; each is also in one of the same.
+    /// Handlers, or their hooks, that panicked; each is also in one of the same. Of a batch each job counts.
     pub panicked: u64,
     /// Handlers that kept a thread of the runtime for longer than a third of the lease without an `.await`. If they keep all of
     /// them, no heartbeat is sent, and the leases of all rows of this worker can end.
     pub blocked: u64,
-    /// Handlers that were started.
+    /// Handlers that were started, or their hooks.
     pub started: u64,
     /// How long the started rows had been due, in all.
     pub waited: Duration,

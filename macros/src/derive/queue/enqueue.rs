@@ -4,9 +4,9 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{DeriveInput, Index};
 
-use super::find_or_create::{default_new, given_fields, new_debug, new_struct};
-use super::{STUB_DOC, bind, database, halves, name_at, sql_doc, statement, stub_fields};
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
+use crate::derive::find_or_create::{default_new, given_fields, new_debug, new_struct};
+use crate::derive::{STUB_DOC, bind, database, halves, name_at, sql_doc, statement, stub_fields};
 use crate::diag::Diag;
 use crate::model::{Column, inside_option, is_json};
 use crate::options::FieldOption;
