@@ -546,6 +546,62 @@ async fn each_statement_uses_its_index() {
     }
 }
 
+/// How many rows of `emails` a statement reads, in a transaction that is rolled back.
+async fn rows_read(connection: &mut Connection, types: &str, sql: &str, values: &str) -> f64 {
+    let prepare = format!("BEGIN; PREPARE it {types} AS {sql}");
+    let prepare = sqlx::raw_sql(AssertSqlSafe(prepare));
+    connection.execute(prepare).await.unwrap();
+    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE it {values}");
+    let explain = sqlx::raw_sql(AssertSqlSafe(explain));
+    let explained: Value = connection.fetch_one(explain).await.unwrap().get(0);
+    let finish = "DEALLOCATE it; ROLLBACK";
+    connection.execute(finish).await.unwrap();
+    let of = |node: &Value| {
+        let seen = [
+            "Actual Rows",
+            "Rows Removed by Filter",
+            "Rows Removed by Index Recheck",
+        ];
+        let seen: f64 = seen.iter().filter_map(|name| node[name].as_f64()).sum();
+        seen * node["Actual Loops"].as_f64().unwrap()
+    };
+    let mut scans = nodes(&explained[0]["Plan"]);
+    scans.retain(|node| node["Relation Name"] == "emails" && node["Node Type"] != "ModifyTable");
+    scans.into_iter().map(of).sum()
+}
+
+/// A worker that had claimed 1,000 rows and began them one by one read all of them each time.
+#[tokio::test]
+async fn a_batch_reads_its_own_rows_whatever_else_runs() {
+    let database = emails(0).await;
+    run(
+        &database.pool,
+        "ALTER TABLE emails SET (autovacuum_enabled = off);
+         INSERT INTO emails (priority) SELECT 0 FROM generate_series(1, 10000);
+         ANALYZE emails;
+         UPDATE emails SET state = 'running' WHERE id <= 1000",
+    )
+    .await;
+    let mut connection = database.connection().await;
+    let joined = "coalesce(\"rowlock_row\".\"state\" = 'running', false)";
+    let mut naive = 0.0;
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let mode = format!("SET plan_cache_mode = {mode}");
+        let mode = sqlx::raw_sql(AssertSqlSafe(mode));
+        connection.execute(mode).await.unwrap();
+        let mut batches = about_rows(8);
+        batches.retain(|(types, ..)| types.starts_with("(bigint[]"));
+        for (types, sql, values) in batches {
+            // To find which rows hold, to lock them, to write them.
+            let read = rows_read(&mut connection, &types, &sql, &values).await;
+            assert!((8.0..=24.0).contains(&read), "{read} rows: {sql}");
+            let sql = sql.replace(joined, "\"rowlock_row\".\"state\" = 'running'");
+            naive += rows_read(&mut connection, &types, &sql, &values).await;
+        }
+    }
+    assert!(naive > 4.0 * 1000.0, "{naive}");
+}
+
 /// The share of heap-only updates among the heartbeats of 3,000 rows.
 async fn heap_only(connection: &mut Connection) -> f64 {
     let mut batch = Email::claim(&mut *connection, 3_000).await.unwrap();

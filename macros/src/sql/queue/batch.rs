@@ -158,7 +158,7 @@ impl Queue<'_> {
                 let text = match write {
                     Write::Set(_) => format!(
                         "{batch} {update} FROM \"rowlock_batch\" WHERE {}",
-                        self.joined_with_batch()
+                        self.joined_with_batch(sql.dialect)
                     ),
                     // There is no USING. By the keys alone, too, which have an index.
                     Write::Delete => format!(
@@ -225,20 +225,17 @@ impl Queue<'_> {
     /// compared with each pair.
     fn held(&self, sql: &mut Sql) -> (Option<String>, String) {
         let unnested = self.unnested(sql);
-        let fence = of_row(self.fence);
-        let running = self.is_named(State::Running, of_row);
         if let [key] = self.keys.as_slice() {
-            let key = of_row(key);
+            let (key, fence) = (of_row(key), of_row(self.fence));
             let condition = format!(
-                "{key} = ANY ({}) AND {running} AND (({key}, {fence}) IN (SELECT * FROM {unnested})) IS TRUE",
-                self.key_arrays(sql)
+                "{key} = ANY ({}) AND {} AND (({key}, {fence}) IN (SELECT * FROM {unnested})) IS TRUE",
+                self.key_arrays(sql),
+                self.is_named(State::Running, of_row),
             );
             return (None, condition);
         }
         let batch = format!("{unnested} AS \"rowlock_batch\" ({})", self.claim_parts());
-        let joined = same_key(&self.keys, "rowlock_batch");
-        let condition = format!("{joined} AND {fence} = \"rowlock_fence\" AND {running}");
-        (Some(batch), condition)
+        (Some(batch), self.joined_with_batch(sql.dialect))
     }
 
     /// The key and the fence, which tell claims apart.
@@ -270,7 +267,7 @@ impl Queue<'_> {
         format!(
             "FROM unnest({keys}, {fences}::bigint[]{arrays}) AS \"rowlock_batch\" ({}) WHERE {}",
             self.columns_said(said),
-            self.joined_with_batch()
+            self.joined_with_batch(sql.dialect)
         )
     }
 
@@ -279,13 +276,25 @@ impl Queue<'_> {
         self.claim_parts() + &said.collect::<String>()
     }
 
-    fn joined_with_batch(&self) -> String {
+    fn joined_with_batch(&self, dialect: Dialect) -> String {
         format!(
             "{} AND {} = \"rowlock_fence\" AND {}",
             same_key(&self.keys, "rowlock_batch"),
             of_row(self.fence),
-            self.is_named(State::Running, of_row),
+            self.runs(dialect),
         )
+    }
+
+    /// That a row is running, beside a join by the primary key.
+    ///
+    /// The coalesce hides it from PostgreSQL's planner. Statistics from a moment when nothing ran make the index of what is running look
+    /// empty, and the join would read all of that index, for a batch of one.
+    fn runs(&self, dialect: Dialect) -> String {
+        let running = self.is_named(State::Running, of_row);
+        match dialect {
+            Dialect::Postgres => format!("coalesce({running}, false)"),
+            Dialect::Sqlite => running,
+        }
     }
 
     /// The keys and fences of a batch, as a table.

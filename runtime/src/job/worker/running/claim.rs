@@ -115,7 +115,8 @@ where
         };
         for claimed in claimed {
             let held = Arc::new(Held::new(claimed, at, self.claims.lease));
-            if self.stopping.is_some() {
+            // A batch of fewer rows may have begun meanwhile, and taken the places.
+            if self.stopping.is_some() || self.held() >= self.capacity() {
                 self.give_back(held);
             } else {
                 self.waiting.push_back(Waiting { held, counted });

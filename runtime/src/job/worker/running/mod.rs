@@ -256,24 +256,26 @@ where
         at_work.saturating_mul(size)
     }
 
+    /// Places of rows at all handlers.
+    fn places(&self) -> usize {
+        let size = self.work.handler.size();
+        self.limits.concurrency.saturating_mul(size)
+    }
+
+    /// How many rows the worker holds at most.
+    fn capacity(&self) -> usize {
+        self.places().saturating_add(self.limits.prefetch)
+    }
+
     /// Rows that handlers could have more.
     fn free(&self) -> usize {
-        let places = self
-            .limits
-            .concurrency
-            .saturating_mul(self.work.handler.size());
-        places.saturating_sub(self.taken().saturating_add(self.starting.len()))
+        let taken = self.taken().saturating_add(self.starting.len());
+        self.places().saturating_sub(taken)
     }
 
     fn start_statements(&mut self) {
         let now = Instant::now();
-        let Limits {
-            concurrency,
-            prefetch,
-            ..
-        } = self.limits;
-        let handled = concurrency.saturating_mul(self.work.handler.size());
-        let capacity = handled.saturating_add(prefetch);
+        let (capacity, prefetch) = (self.capacity(), self.limits.prefetch);
         let room = capacity.saturating_sub(self.held());
         // As soon as a handler is free, and then for the free ones only: their attempts count from the claim. But many rows are
         // claimed at once where there are many more than that. For the buffer not for every row that ends.
