@@ -288,6 +288,12 @@ async fn outcome(pool: &Pool, job: &Claimed<Task>) -> Result<JobOutcome, String>
             done.await.unwrap();
             JobOutcome::Completed
         }
+        "completed by hand" => {
+            let done = "UPDATE jobs SET state = 'done', finished_at = run_at WHERE what = 'completed by hand'";
+            execute(pool, done).await;
+            JobOutcome::Completed
+        }
+        "not completed" => JobOutcome::Completed,
         "error" | "last" => return Err(format!("the {} error", job.what)),
         "retry" => JobOutcome::Retry {
             error: "again".to_owned(),
@@ -313,6 +319,13 @@ async fn every_outcome_of_a_handler() {
     let expected = [
         ("complete", Done, 1, None),
         ("completed", Done, 1, None),
+        ("completed by hand", Done, 1, None),
+        (
+            "not completed",
+            Ready,
+            1,
+            Some("the handler returned `Completed` without `complete_in`".to_owned()),
+        ),
         ("error", Ready, 1, Some("the error error".to_owned())),
         ("last", Dead, 3, Some("the last error".to_owned())),
         ("retry", Ready, 1, Some("again".to_owned())),
@@ -324,7 +337,7 @@ async fn every_outcome_of_a_handler() {
             "silent",
             Ready,
             1,
-            Some("the handler panicked: ".to_owned()),
+            Some("the handler panicked".to_owned()),
         ),
         ("last panic", Dead, 3, Some(format!("{panic} last panic"))),
         ("timeout", Ready, 1, Some(timeout.to_owned())),
@@ -347,7 +360,7 @@ async fn every_outcome_of_a_handler() {
     });
     until_in_state(pool, QueueState::Running, 0).await;
     until("all are handled", async || {
-        background.counts().started == 13 && in_state(pool, QueueState::Running).await == 0
+        background.counts().started == 15 && in_state(pool, QueueState::Running).await == 0
     })
     .await;
     let rows = all(pool).await;
@@ -369,8 +382,8 @@ async fn every_outcome_of_a_handler() {
     let stats = background.stats.clone();
     let counts = background.stop().await;
     assert_eq!(stats.counts(), counts);
-    assert_eq!((counts.claimed, counts.started), (13, 13));
-    assert_eq!((counts.completed, counts.retried), (2, 6));
+    assert_eq!((counts.claimed, counts.started), (15, 15));
+    assert_eq!((counts.completed, counts.retried), (3, 7));
     assert_eq!((counts.dead, counts.snoozed), (4, 1));
     assert_eq!((counts.panicked, counts.timed_out), (3, 2));
     assert_eq!((counts.released, counts.lease_lost), (0, 0));

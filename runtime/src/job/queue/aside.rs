@@ -1,6 +1,7 @@
 //! Rows that cannot be claimed or taken back like the others: they do not fit the model, or the database refuses to write them. Each
 //! is put off or given up with its reason, by a statement of its own, so that it hurts no other.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::batch::dropped;
@@ -393,6 +394,7 @@ impl<DB: Backend> Claims<DB> {
                         row,
                         backoff: self.backoff,
                         waited,
+                        completed: AtomicBool::new(false),
                     });
                     continue;
                 }

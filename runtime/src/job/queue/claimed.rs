@@ -16,6 +16,7 @@ use crate::tx::InTransaction;
 use std::fmt::Display;
 use std::future::Future;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The values of a column in many rows.
@@ -70,6 +71,7 @@ pub struct Claimed<T> {
     pub(super) row: T,
     pub(super) backoff: Backoff,
     pub(super) waited: Duration,
+    pub(super) completed: AtomicBool,
 }
 
 impl<T> Deref for Claimed<T> {
@@ -194,6 +196,11 @@ impl<T: Queue> Claimed<T> {
         self.attempt() >= self.max_attempts()
     }
 
+    /// Whether `complete_in` has written the row; its transaction may have been rolled back after it.
+    pub(crate) fn was_completed(&self) -> bool {
+        self.completed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn retry_change(&self, delay: Option<Duration>, error: String) -> Change {
         if self.is_last_attempt() {
             return Change::dead(error);
@@ -248,7 +255,11 @@ impl<T: Queue> Claimed<T> {
         async move {
             let (at, mut link) = (|| at("complete_in", &self.row), tx.link());
             match link.is_in_transaction().await {
-                Ok(true) => complete_one("complete_in", &self.row, true, &mut link).await,
+                Ok(true) => {
+                    complete_one("complete_in", &self.row, true, &mut link).await?;
+                    self.completed.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
                 Ok(false) => Err(FinishError::NotInTransaction(at())),
                 Err(error) => Err(FinishError::Database(DatabaseError::new(at(), error))),
             }

@@ -119,10 +119,11 @@ impl<T> Held<T> {
         if !self.has_panicked.swap(true, Ordering::Relaxed) {
             add(&stats.0.panicked, 1);
         }
-        JobOutcome::Retry {
-            error: stored(&format_args!("the handler panicked: {text}")),
-            after: None,
-        }
+        let error = match text {
+            "" => "the handler panicked".to_owned(),
+            text => stored(&format_args!("the handler panicked: {text}")),
+        };
+        JobOutcome::Retry { error, after: None }
     }
 
     /// What becomes of the row of a handler that took too long.

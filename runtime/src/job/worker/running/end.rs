@@ -90,7 +90,7 @@ where
             (Ok(End::TimedOut), _) => held.timed_out(&self.stats, self.limits.handler_timeout),
             (Err(text), _) => held.panicked(&self.stats, &text),
             (Ok(End::Stopped), Some(Stopped::Drained)) => return self.give_back(held),
-            (Ok(End::Stopped), Some(Stopped::Done)) => JobOutcome::Completed,
+            (Ok(End::Stopped), Some(Stopped::Done)) => return self.was_completed(),
             (Ok(End::Stopped), _) => return self.lost(&held),
         };
         let change = match outcome {
@@ -99,9 +99,11 @@ where
                 self.ended_since.get_or_insert_with(Instant::now);
                 return;
             }
+            JobOutcome::Completed if held.claimed.was_completed() => return self.was_completed(),
+            // Believed, it would be running until its lease ends, and counted as done. If it is done all the same, it stays so.
             JobOutcome::Completed => {
-                self.look_for_the_next();
-                return add(&self.stats.0.completed, 1);
+                let error = "the handler returned `Completed` without `complete_in`";
+                held.claimed.retry_change(None, error.to_owned())
             }
             // A handler may build these without the functions that shorten the text.
             JobOutcome::Retry { error, after } => held.claimed.retry_change(after, stored(&error)),
@@ -109,6 +111,12 @@ where
             JobOutcome::Snooze(delay) => Change::back(Some(delay)),
         };
         self.change(held, change);
+    }
+
+    /// The handler has completed its row itself.
+    fn was_completed(&mut self) {
+        add(&self.stats.0.completed, 1);
+        self.look_for_the_next();
     }
 
     /// They are tried alone, and keep no others.
