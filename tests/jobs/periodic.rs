@@ -527,14 +527,15 @@ async fn a_trigger_that_drops_the_writes() {
     let database = tables().await;
     let pool = &database.pool;
     run(pool, Schedule::ddl::<Db>()).await;
+    // A name each: SQLite finds that a trigger is there already in a connection's own copy of the schema, which may be an old one.
     let drop_writes = |event: &str| {
         match NAME {
         "PostgreSQL" => format!(
             "CREATE OR REPLACE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
-             CREATE TRIGGER drop_it BEFORE {event} ON rowlock_schedules FOR EACH ROW EXECUTE FUNCTION drop_it()"
+             CREATE TRIGGER drop_{event} BEFORE {event} ON rowlock_schedules FOR EACH ROW EXECUTE FUNCTION drop_it()"
         ),
         _ => format!(
-            "CREATE TRIGGER drop_it BEFORE {event} ON rowlock_schedules BEGIN SELECT RAISE(IGNORE); END"
+            "CREATE TRIGGER drop_{event} BEFORE {event} ON rowlock_schedules BEGIN SELECT RAISE(IGNORE); END"
         ),
     }
     };
@@ -550,8 +551,8 @@ async fn a_trigger_that_drops_the_writes() {
     run(pool, &drop_writes("INSERT")).await;
     refused().await;
     let undo = match NAME {
-        "PostgreSQL" => "DROP TRIGGER drop_it ON rowlock_schedules",
-        _ => "DROP TRIGGER drop_it",
+        "PostgreSQL" => "DROP TRIGGER drop_INSERT ON rowlock_schedules",
+        _ => "DROP TRIGGER drop_INSERT",
     };
     run(pool, undo).await;
     let late = "INSERT INTO rowlock_schedules (name, schedule, next_tick) VALUES ('job', '0 * * * * UTC', '2026-01-01 00:00:00+00')";
@@ -602,7 +603,7 @@ async fn dropped_at_each_await_point() {
         assert_eq!(made.len(), usize::from(moved), "{limit}");
         assert_eq!(database.open_transactions().await, 0);
         if dropped.is_some() {
-            assert!(moved && limit > 3);
+            assert!(moved);
             break;
         }
     }

@@ -333,12 +333,7 @@ async fn every_outcome_of_a_handler() {
         ("fail", Dead, 1, Some("never".to_owned())),
         ("snooze", Ready, 0, None),
         ("panic", Ready, 1, Some(format!("{panic} panic"))),
-        (
-            "silent",
-            Ready,
-            1,
-            Some("the handler panicked".to_owned()),
-        ),
+        ("silent", Ready, 1, Some("the handler panicked".to_owned())),
         ("last panic", Dead, 3, Some(format!("{panic} last panic"))),
         ("timeout", Ready, 1, Some(timeout.to_owned())),
         ("last timeout", Dead, 3, Some(timeout.to_owned())),

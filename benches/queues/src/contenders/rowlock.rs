@@ -99,9 +99,7 @@ struct Knobs {
 }
 
 impl Knobs {
-    const ALL: [Self; 6] = [
-        Self::new(8, 500),
-        Self::new(32, 500),
+    const ALL: [Self; 4] = [
         Self::new(8, 1_000),
         Self::new(100, 1_000),
         Self::new(500, 500),
