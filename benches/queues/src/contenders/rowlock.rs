@@ -99,11 +99,12 @@ struct Knobs {
 }
 
 impl Knobs {
-    const ALL: [Self; 4] = [
-        Self::new(8, 1_000),
+    const ALL: [Self; 5] = [
         Self::new(100, 1_000),
-        Self::new(500, 500),
         Self::new(1_000, 1_000),
+        Self::new(500, 0),
+        Self::new(1_000, 0),
+        Self::new(2_000, 0),
     ];
 
     const fn new(concurrency: usize, prefetch: usize) -> Self {
@@ -130,7 +131,7 @@ fn worker(
             prefetch,
         } = knobs;
         let text = format!("concurrency {concurrency}, prefetch {prefetch}");
-        Setting::new(text, prefetch, move |run| work_off(pool.clone(), knobs, run))
+        Setting::new(text, concurrency.max(prefetch), move |run| work_off(pool.clone(), knobs, run))
     });
     Contender {
         name,
