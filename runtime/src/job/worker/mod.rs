@@ -204,10 +204,10 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     }
 
     /// How many rows may be held besides those that are being handled: claimed in advance, or handled and not yet finished in
-    /// the database. 0 if nothing else is said; there is no limit.
+    /// the database. Defaults to 0; there is no maximum.
     ///
-    /// Short jobs are much faster with as many as there are handlers: a claim, a completion and the handlers then go on at the same
-    /// time. Long jobs should have none: a row that waits here could be handled by another worker.
+    /// For short jobs of which few may run at once: with rows in advance, handlers go on while the next claim is under way. Where more may, a
+    /// higher [`concurrency`](Self::concurrency) is faster. Long jobs should have none: a row that waits here could be handled by another worker.
     ///
     /// The attempt of a row that is claimed for a handler which is free counts from the claim, also if the claim's answer is lost and no
     /// handler starts. That of one that was claimed in advance counts when its handler starts, and costs one more write: handlers
