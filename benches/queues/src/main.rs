@@ -159,8 +159,8 @@ async fn run(arguments: &Arguments, server: &Server) {
     }
 }
 
-/// `claim` against the same by hand, batch by batch; the worker against each crate; and workers of queues with more to them against that of
-/// the plain one.
+/// `claim` against the same by hand, batch by batch; the worker against each crate, and one that deletes completed jobs too against those that
+/// do; and workers of queues with more to them against that of the plain one.
 fn pairs(contenders: &[Contender]) -> Vec<Pair> {
     let find = |name: &str, batch: Option<usize>| {
         contenders.iter().position(|other| {
@@ -168,15 +168,17 @@ fn pairs(contenders: &[Contender]) -> Vec<Pair> {
             other.name == name && is_batch
         })
     };
-    let worker = find(rowlock::WORKER, None);
-    let opponents = contenders.iter().enumerate().map(|(index, contender)| {
+    let (worker, deletes) = (find(rowlock::WORKER, None), find(rowlock::DELETED, None));
+    let opponents = contenders.iter().enumerate().flat_map(|(index, contender)| {
         let batch = contender.settings[0].batch;
-        match contender.name {
-            by_hand::NAME | rowlock::WORKER => None,
-            rowlock::CLAIM => Some((index, find(by_hand::NAME, Some(batch))?)),
-            name if name.starts_with(rowlock::WORKER) => Some((index, worker?)),
-            _ => Some((worker?, index)),
-        }
+        let (ours, of_those_that_delete) = match contender.name {
+            by_hand::NAME | rowlock::WORKER => (None, None),
+            rowlock::CLAIM => (Some(index).zip(find(by_hand::NAME, Some(batch))), None),
+            name if name.starts_with(rowlock::WORKER) => (Some(index).zip(worker), None),
+            graphile_worker::NAME | sqlxmq::NAME => (worker.zip(Some(index)), deletes.zip(Some(index))),
+            _ => (worker.zip(Some(index)), None),
+        };
+        [ours, of_those_that_delete]
     });
     let pair = |(ours, theirs)| Pair {
         ours,

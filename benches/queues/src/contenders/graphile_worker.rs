@@ -12,6 +12,8 @@ use graphile_worker::{
 
 use crate::harness::{CONNECTIONS, Contender, Database, Payload, Run, Schema, Setting};
 
+pub(crate) const NAME: &str = "graphile_worker";
+
 const SCHEMA: &str = "graphile_worker";
 
 /// Without a local queue, each tick hands one job to each of the workers: a longer one would be all that is measured.
@@ -90,7 +92,7 @@ pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
         Setting::new(text, batch, move |run| drain(driver.clone(), knobs, run))
     });
     [Contender {
-        name: "graphile_worker",
+        name: NAME,
         jobs: 30_000,
         schema: Schema {
             pool: database.harness_pool().await,

@@ -17,6 +17,8 @@ use crate::harness::{Boxed, Contender, Database, Run, Schema, Setting, TASKS, ex
 pub(crate) const CLAIM: &str = "rowlock, `claim`";
 /// The names of the other workers begin with it.
 pub(crate) const WORKER: &str = "rowlock, worker";
+/// What becomes of a completed job with crates that delete it too.
+pub(crate) const DELETED: &str = "rowlock, worker, done = delete";
 
 /// A queue, and how a worker is started for it.
 macro_rules! queue {
@@ -99,12 +101,13 @@ struct Knobs {
 }
 
 impl Knobs {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::new(100, 1_000),
         Self::new(1_000, 1_000),
         Self::new(500, 0),
         Self::new(1_000, 0),
         Self::new(2_000, 0),
+        Self::new(2_000, 2_000),
     ];
 
     const fn new(concurrency: usize, prefetch: usize) -> Self {
@@ -170,7 +173,7 @@ pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
     contenders.push(worker(WORKER, &pool, schema, fill(), Plain::work_off));
 
     macro_rules! others {
-        ($($queue:ident, $name:literal, $table:literal, $change:literal, ($columns:literal, $values:literal), $left:literal;)+) => {$(
+        ($($queue:ident, $name:expr, $table:literal, $change:literal, ($columns:literal, $values:literal), $left:literal;)+) => {$(
             execute(&pool, concat!("CREATE TABLE ", $table, " (LIKE jobs INCLUDING ALL EXCLUDING INDEXES, PRIMARY KEY (id))")).await;
             execute(&pool, $change).await;
             execute(&pool, $queue::ddl::<Postgres>()).await;
@@ -199,7 +202,7 @@ pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
         )+};
     }
     others! {
-        Deleted, "rowlock, worker, done = delete", "deleted", "", ("", ""), "true";
+        Deleted, DELETED, "deleted", "", ("", ""), "true";
         Enum, "rowlock, worker, states of an enum", "of_an_enum",
             "CREATE TYPE progress AS ENUM ('queued', 'working', 'sent', 'failed');
              ALTER TABLE of_an_enum ALTER state DROP DEFAULT, ALTER state TYPE progress USING state::progress,

@@ -8,6 +8,8 @@ use sqlxmq::{CurrentJob, JobRegistry};
 
 use crate::harness::{Contender, Database, Run, Schema, Setting, execute};
 
+pub(crate) const NAME: &str = "sqlxmq";
+
 /// The migrations, put together by the build script.
 const MIGRATIONS: &str = include_str!(concat!(env!("OUT_DIR"), "/sqlxmq.sql"));
 
@@ -37,7 +39,7 @@ pub(crate) async fn contenders(database: &Database) -> [Contender; 1] {
     });
     let filled = pool.clone();
     [Contender {
-        name: "sqlxmq",
+        name: NAME,
         jobs: 5_000,
         schema: Schema {
             pool,

@@ -47,6 +47,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// time: each claim reads the index.
 const DEBOUNCE: Duration = Duration::from_millis(3);
 
+/// How long after the start of a handler rows are claimed in advance, if there are none.
+const PREFETCH_AFTER: Duration = Duration::from_millis(1);
+
 /// How long rows wait at most for others, to be handled in one batch with them.
 const GATHER: Duration = Duration::from_millis(5);
 

@@ -9,7 +9,7 @@ use super::connection::Failure;
 use super::held::{End, Ended, Handled, Held, Stopped, Waiting};
 use super::hooks::{Handle, Work};
 use super::stats::{WorkerCounts, WorkerStats};
-use super::{DEBOUNCE, GATHER, LAST_STATEMENTS, Limits, WorkerError};
+use super::{DEBOUNCE, GATHER, LAST_STATEMENTS, Limits, PREFETCH_AFTER, WorkerError};
 use crate::db::Backend;
 use crate::db::error::DatabaseError;
 use crate::job::queue::{Claims, Fate, Found, Queue, QueueSql, Refused, Rescued};
@@ -84,6 +84,8 @@ pub(super) struct Running<DB: Backend, T, H> {
     rescuing: bool,
     next_claim: Instant,
     last_claim: Option<Instant>,
+    /// When a handler was started last.
+    last_start: Instant,
     next_beat: Instant,
     next_rescue: Instant,
     /// There may be rows that the claim under way does not see.
@@ -141,6 +143,7 @@ where
             rescuing: false,
             next_claim: now,
             last_claim: None,
+            last_start: now,
             next_beat: now,
             next_rescue: now,
             woken: false,
@@ -283,7 +286,8 @@ where
         let counted = free > 0 && (free.saturating_mul(2) >= room || !self.plenty);
         let enough = room > 0 && (free > 0 || room.saturating_mul(2) >= prefetch);
         let room = if counted { room.min(free) } else { room };
-        if self.stopping.is_none() && !self.claiming && enough && self.next_claim <= now {
+        let wanted = enough && (counted || self.next_prefetch().is_none_or(|at| at <= now));
+        if self.stopping.is_none() && !self.claiming && wanted && self.next_claim <= now {
             self.claim(now, room, counted);
         }
         if self.flushing.is_empty() && self.should_flush(now, capacity) {
@@ -295,6 +299,13 @@ where
         if !self.rescuing && self.next_rescue <= now && self.stopping.is_none() {
             self.rescue(now);
         }
+    }
+
+    /// When to claim rows in advance, if not at once: handlers that have only just begun may all be free in a moment, and what is claimed
+    /// for them then needs no statement that counts the attempts.
+    fn next_prefetch(&self) -> Option<Instant> {
+        let none_in_advance = self.waiting.is_empty() && self.starting.is_empty();
+        none_in_advance.then(|| self.last_start + PREFETCH_AFTER)
     }
 
     /// When there is something to do that no job and no statement will wake us for. Never in the past for long, or the loop
@@ -321,6 +332,9 @@ where
             or(!self.rescuing, self.next_rescue);
             // A claim that is due, and not sent, waits for a job to end.
             or(!self.claiming && self.next_claim > now, self.next_claim);
+            if let Some(at) = self.next_prefetch() {
+                or(self.limits.prefetch > 0 && at > now, at);
+            }
         }
         if let Some(since) = self.ended_since {
             let waits = !self.flushing.is_empty() || self.claim_could_take_back();

@@ -97,6 +97,7 @@ where
     /// Starts the handler of these rows.
     fn start(&mut self, rows: impl ExactSizeIterator<Item = Waiting<T>>) {
         let (begun, work) = (Instant::now(), self.work.clone());
+        self.last_start = begun;
         let (seats, batch) = H::seats(&work, rows.len());
         for (next, seat) in rows.zip(seats) {
             self.start_job(next.held, seat, begun);
