@@ -106,8 +106,9 @@ pub mod __private {
     /// For `#[derive(Versioned)]`.
     pub mod versioned {
         pub use crate::row::versioned::{
-            Derive, EditAt, HasVersion, InsertError, Versioned, VersionedSql, delete, edit,
-            edit_at, insert, load, reload, touch, update, update_with,
+            Derive, EditAt, HasVersion, InsertError, Versioned, VersionedSql, delete, delete_many,
+            edit, edit_at, insert, load, load_many, reload, touch, update, update_many,
+            update_with,
         };
     }
     /// For `#[derive(Counter)]`.

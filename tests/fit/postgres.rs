@@ -43,6 +43,11 @@ mod upsert;
 #[path = "upsert_if.rs"]
 mod upsert_if;
 
+#[path = "many.rs"]
+mod many;
+#[path = "many_postgres.rs"]
+mod many_postgres;
+
 #[path = "insert.rs"]
 mod insert;
 

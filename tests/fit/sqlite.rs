@@ -37,6 +37,9 @@ mod upsert;
 #[path = "upsert_if.rs"]
 mod upsert_if;
 
+#[path = "many.rs"]
+mod many;
+
 #[path = "insert.rs"]
 mod insert;
 

@@ -336,6 +336,24 @@ fn bind_columns(columns: &[&Column]) -> TokenStream {
     quote!(#(#binds)*)
 }
 
+/// Binds a column of many rows as an array.
+fn array((index, column): (usize, &&Column)) -> TokenStream {
+    let (field, ty) = (column.place(), &column.ty);
+    let index = Index::from(index);
+    let value = if column.json_nullable {
+        quote!(__rt::Option::as_ref(&__row.#field))
+    } else if column.json {
+        quote!(__rt::Some(&__row.#field))
+    } else {
+        return quote! {
+            __to.bind(#index, &__rt::array(__rows, __rt::ArrayType::<#ty>::INFO, |__row| &__row.#field));
+        };
+    };
+    quote! {
+        __to.bind(#index, &__rt::json_array(__rt::Iterator::map(__rows.iter(), |__row| #value)));
+    }
+}
+
 /// The method that yields the fence of `self`, if the model has one.
 fn fence(model: &Model) -> TokenStream {
     let Some(fence) = model.fence() else {

@@ -28,21 +28,56 @@ pub(super) fn same_key(keys: &[&Column], beside: &str) -> String {
 /// runs the join again for the new version of the row. It reads `unnest` anew then, and where the scan stands is lost: rows are
 /// left out that are there.
 pub(super) fn given(model: &Model, unnested: &str, number: &str) -> String {
-    listed(model, unnested, number, "MATERIALIZED ")
+    given_with(model, unnested, &[(number.to_owned(), "::bigint")])
+}
+
+/// The same with more `beside` the keys: names, and the types of those that the parameters do not have.
+pub(super) fn given_with(model: &Model, unnested: &str, beside: &[(String, &str)]) -> String {
+    listed(model, unnested, beside, "MATERIALIZED ")
 }
 
 /// The same, to be read once by a statement that does not join it.
 pub(super) fn given_once(model: &Model, unnested: &str, number: &str) -> String {
-    listed(model, unnested, number, "")
+    listed(model, unnested, &[(number.to_owned(), "::bigint")], "")
 }
 
-fn listed(model: &Model, unnested: &str, number: &str, kept: &str) -> String {
+fn listed(model: &Model, unnested: &str, beside: &[(String, &str)], kept: &str) -> String {
     let keys = model.keys();
     format!(
-        "\"rowlock_given\" ({}, \"{number}\") AS {kept}(SELECT {}, NULL::bigint FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
+        "\"rowlock_given\" ({}, {}) AS {kept}(SELECT {}, {} FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
         parts(&keys),
+        comma(beside, |(name, _)| format!("\"{name}\"")),
         names(&keys),
+        comma(beside, |(_, ty)| format!("NULL{ty}")),
         table(model)
+    )
+}
+
+/// Reads the rows of many keys, each with the number of the key that it was found by, from 1. `beside`: what else, after its columns.
+///
+/// The database says which key a row belongs to: what it considers equal, Rust need not.
+pub(super) fn select_given(sql: &mut Sql, model: &Model, beside: &str) -> String {
+    let keys = model.keys();
+    let given = match sql.dialect {
+        Dialect::Postgres => {
+            let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(sql, &keys));
+            given(model, &unnested, "rowlock_n")
+        }
+        Dialect::Sqlite => {
+            let row = Slot::Rows(keys.iter().map(|key| Slot::key(key)).collect());
+            format!(
+                "\"rowlock_given\" ({}, \"rowlock_n\") AS MATERIALIZED (SELECT {}, key + 1 FROM json_each({}))",
+                parts(&keys),
+                of_json(&keys, 0),
+                sql.slot(row),
+            )
+        }
+    };
+    format!(
+        "WITH {given} SELECT {}{beside}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {}",
+        comma(&model.columns, of_row),
+        table(model),
+        same_key(&keys, "rowlock_given")
     )
 }
 

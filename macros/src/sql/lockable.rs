@@ -1,6 +1,6 @@
 //! `Lockable`: rows that nobody else can change until the transaction ends.
 
-use super::given::{given, key_arrays, of_json, parts, same_key};
+use super::given::{parts, select_given};
 use super::*;
 
 /// When the transaction began, in microseconds: no two that follow each other have the same.
@@ -41,34 +41,13 @@ pub(crate) fn select(model: &Model, dialect: Dialect) -> Statement {
 }
 
 /// Reads many rows in key order, each with the number of the key that it was found by, from 1.
-///
-/// The database says which key a row belongs to: what it considers equal, Rust need not.
 pub(crate) fn select_many(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
+    let select = select_given(&mut sql, model, &began(dialect));
     let keys = model.keys();
-    let parts = parts(&keys);
-    let select = format!(
-        "SELECT {}{}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} ORDER BY",
-        comma(&model.columns, of_row),
-        began(dialect),
-        table(model),
-        same_key(&keys, "rowlock_given")
-    );
     let text = match dialect {
-        Dialect::Postgres => {
-            let arrays = key_arrays(&mut sql, &keys);
-            let unnested = format!("unnest({arrays}) WITH ORDINALITY");
-            let given = given(model, &unnested, "rowlock_n");
-            format!("WITH {given} {select} {parts}{}", Gap::Lock)
-        }
-        Dialect::Sqlite => {
-            let row = Slot::Rows(keys.iter().map(|key| Slot::key(key)).collect());
-            let (values, rows) = (of_json(&keys, 0), sql.slot(row));
-            let order = comma(keys, of_row);
-            format!(
-                "WITH \"rowlock_given\" ({parts}, \"rowlock_n\") AS MATERIALIZED (SELECT {values}, key + 1 FROM json_each({rows})) {select} {order}"
-            )
-        }
+        Dialect::Postgres => format!("{select} ORDER BY {}{}", parts(&keys), Gap::Lock),
+        Dialect::Sqlite => format!("{select} ORDER BY {}", comma(keys, of_row)),
     };
     sql.statement(text)
 }

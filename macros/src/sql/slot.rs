@@ -38,6 +38,10 @@ pub(crate) enum Slot {
     Error,
     /// An array of a column of the key, with a value per row.
     Keys(String),
+    /// An array of a column's new values.
+    Columns(String),
+    /// An array of the versions that the rows have to have.
+    Versions,
     /// An array of fences.
     Fences,
     /// An array of what is added.
@@ -59,5 +63,9 @@ impl Slot {
 
     pub(super) fn column(column: &Column) -> Self {
         Self::Column(column.name.clone())
+    }
+
+    pub(super) fn columns(column: &Column) -> Self {
+        Self::Columns(column.name.clone())
     }
 }

@@ -198,7 +198,7 @@ fn is_postgres(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool {
         .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
         .is_some()
         || error
-            .try_downcast_ref::<crate::db::notes::FirstError>()
+            .try_downcast_ref::<crate::db::copied::CopiedError>()
             .is_some();
     #[cfg(not(feature = "postgres"))]
     {

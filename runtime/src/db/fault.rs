@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::db::copied::CopiedError;
 use crate::db::error::DatabaseError;
-use crate::db::notes::FirstError;
 
 /// What the codes of PostgreSQL mean here: whole classes, and the codes that stand apart from their class. The
 /// documentation of [`Fault`] shows it.
@@ -350,7 +350,7 @@ impl Fault {
     }
 
     fn of_database(error: &dyn sqlx::error::DatabaseError) -> Self {
-        if let Some(first) = error.try_downcast_ref::<FirstError>() {
+        if let Some(first) = error.try_downcast_ref::<CopiedError>() {
             return first.fault;
         }
         #[cfg(feature = "postgres")]

@@ -5,6 +5,7 @@ pub(crate) mod atomic;
 pub(crate) mod begin;
 pub(crate) mod column;
 pub(crate) mod condition;
+pub(crate) mod copied;
 pub(crate) mod error;
 pub(crate) mod fault;
 pub(crate) mod fence;

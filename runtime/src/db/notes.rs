@@ -1,18 +1,14 @@
 //! What a transaction knows of the statements that ran on it.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use sqlx::error::{DatabaseError, ErrorKind};
-
 use crate::db::LooksAtCommit;
+use crate::db::copied::CopiedError;
 use crate::db::fault::Fault;
 
 /// What happened on a transaction, as the driver reported it.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// The error that made the server give the transaction up.
-    first: Option<FirstError>,
+    first: Option<CopiedError>,
     /// How the last statement failed, if it did: worth another run, or not.
     last: Option<Fault>,
     /// A statement's future was dropped before its answer: it took effect, or it did not.
@@ -102,11 +98,11 @@ impl Notes {
         let fault = self.told(&error);
         // It says nothing but that there was another one before.
         if aborts && fault == Fault::TransactionAborted {
-            return Err(self.first.as_ref().map_or(error, FirstError::error));
+            return Err(self.first.as_ref().map_or(error, CopiedError::error));
         }
         self.last = Some(fault);
         if aborts && self.first.is_none() {
-            self.first = FirstError::of(&error, fault);
+            self.first = CopiedError::of(&error, fault);
         }
         Err(error)
     }
@@ -311,102 +307,6 @@ impl Drop for Sent<'_> {
                 self.notes.unanswered = true;
             }
         }
-    }
-}
-
-/// The error of the server that came first, for those who only saw that the transaction is aborted.
-#[derive(Debug, Clone)]
-pub(crate) struct FirstError {
-    pub(crate) fault: Fault,
-    kind: Kind,
-    code: Option<String>,
-    message: String,
-    constraint: Option<String>,
-    table: Option<String>,
-}
-
-/// `ErrorKind` cannot be copied.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Unique,
-    ForeignKey,
-    NotNull,
-    Check,
-    Exclusion,
-    Other,
-}
-
-impl FirstError {
-    fn of(error: &sqlx::Error, fault: Fault) -> Option<Self> {
-        let error = error.as_database_error()?;
-        Some(Self {
-            fault,
-            kind: match error.kind() {
-                ErrorKind::UniqueViolation => Kind::Unique,
-                ErrorKind::ForeignKeyViolation => Kind::ForeignKey,
-                ErrorKind::NotNullViolation => Kind::NotNull,
-                ErrorKind::CheckViolation => Kind::Check,
-                ErrorKind::ExclusionViolation => Kind::Exclusion,
-                _ => Kind::Other,
-            },
-            code: error.code().map(Cow::into_owned),
-            message: error.message().to_owned(),
-            constraint: error.constraint().map(str::to_owned),
-            table: error.table().map(str::to_owned),
-        })
-    }
-
-    fn error(&self) -> sqlx::Error {
-        sqlx::Error::Database(Box::new(self.clone()))
-    }
-}
-
-impl fmt::Display for FirstError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for FirstError {}
-
-impl DatabaseError for FirstError {
-    fn message(&self) -> &str {
-        &self.message
-    }
-
-    fn code(&self) -> Option<Cow<'_, str>> {
-        self.code.as_deref().map(Cow::Borrowed)
-    }
-
-    fn constraint(&self) -> Option<&str> {
-        self.constraint.as_deref()
-    }
-
-    fn table(&self) -> Option<&str> {
-        self.table.as_deref()
-    }
-
-    fn kind(&self) -> ErrorKind {
-        match self.kind {
-            Kind::Unique => ErrorKind::UniqueViolation,
-            Kind::ForeignKey => ErrorKind::ForeignKeyViolation,
-            Kind::NotNull => ErrorKind::NotNullViolation,
-            Kind::Check => ErrorKind::CheckViolation,
-            Kind::Exclusion => ErrorKind::ExclusionViolation,
-            Kind::Other => ErrorKind::Other,
-        }
-    }
-
-    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
-        self
     }
 }
 

@@ -6,7 +6,9 @@ use syn::{DeriveInput, Index};
 
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::derive::find_or_create::{default_new, given_fields, new_debug, new_struct};
-use crate::derive::{STUB_DOC, bind, database, halves, name_at, sql_doc, statement, stub_fields};
+use crate::derive::{
+    STUB_DOC, array, bind, database, halves, name_at, sql_doc, statement, stub_fields,
+};
 use crate::diag::Diag;
 use crate::model::{Column, inside_option, is_json};
 use crate::options::FieldOption;
@@ -183,24 +185,6 @@ fn storable(column: &Column, database: &TokenStream) -> TokenStream {
         return quote!(for<'__a> #ty: __rt::Column<#database> + __rt::queue::Serialize);
     }
     quote!(for<'__a> #ty: __rt::Column<#database>)
-}
-
-/// Binds a column of many rows as an array.
-fn array((index, column): (usize, &&Column)) -> TokenStream {
-    let (field, ty) = (column.place(), &column.ty);
-    let index = Index::from(index);
-    let value = if column.json_nullable {
-        quote!(__rt::Option::as_ref(&__row.#field))
-    } else if column.json {
-        quote!(__rt::Some(&__row.#field))
-    } else {
-        return quote! {
-            __to.bind(#index, &__rt::array(__rows, __rt::ArrayType::<#ty>::INFO, |__row| &__row.#field));
-        };
-    };
-    quote! {
-        __to.bind(#index, &__rt::json_array(__rt::Iterator::map(__rows.iter(), |__row| #value)));
-    }
 }
 
 /// The constants and methods of a struct that could not be read.

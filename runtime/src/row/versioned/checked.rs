@@ -159,7 +159,7 @@ impl Unfit {
 }
 
 /// The row, if there is exactly one.
-fn found<DB: Backend>(
+pub(super) fn found<DB: Backend>(
     selected: Result<Fetched<DB::Row>, sqlx::Error>,
     version: Option<usize>,
 ) -> Result<(DB::Row, i64), Unread> {
@@ -310,6 +310,36 @@ pub(super) fn look<'c, DB: Backend>(
 }
 
 /// Runs a DELETE that checks the version.
+pub(super) async fn delete_on<DB: Backend>(
+    method: &'static str,
+    row: &dyn Checked<DB>,
+    connection: &mut Link<'_, DB>,
+) -> Result<(), Unwritten<DB::Row, Infallible>> {
+    let in_transaction = in_transaction::<DB>(connection);
+    let mut reruns = Reruns::new(in_transaction);
+    let mut tries = Tries::of(row);
+    loop {
+        let statement = row.statement(Write::Delete, &tries.stored);
+        return match statement.execute(connection).await {
+            Ok(0) => {
+                let mut unwritten = met(method, row, &tries.stored, connection).await;
+                if tries.after(row, &mut unwritten) {
+                    continue;
+                }
+                Err(unwritten)
+            }
+            Ok(1) => Ok(()),
+            Ok(_) => Err(Failure::NotUnique(row.operation(method)).into()),
+            Err(error) if reruns.after(Fault::of(&error), connection).await => continue,
+            Err(error) => {
+                let has_written = DB::has_written(connection, &error).await;
+                Err(failed(row.operation(method), error, has_written, in_transaction).into())
+            }
+        };
+    }
+}
+
+/// The same on what a method runs on.
 pub(super) fn delete<'c, DB: Backend>(
     row: &dyn Checked<DB>,
     db: impl Source<'c, DB>,
@@ -320,29 +350,7 @@ pub(super) fn delete<'c, DB: Backend>(
             Ok(opened) => opened,
             Err(error) => return Err(unopened(row.operation(METHOD), error).into()),
         };
-        let mut connection = opened.link();
-        let in_transaction = in_transaction::<DB>(&connection);
-        let mut reruns = Reruns::new(in_transaction);
-        let mut tries = Tries::of(row);
-        loop {
-            let statement = row.statement(Write::Delete, &tries.stored);
-            return match statement.execute(&mut connection).await {
-                Ok(0) => {
-                    let mut unwritten = met(METHOD, row, &tries.stored, &mut connection).await;
-                    if tries.after(row, &mut unwritten) {
-                        continue;
-                    }
-                    Err(unwritten)
-                }
-                Ok(1) => Ok(()),
-                Ok(_) => Err(Failure::NotUnique(row.operation(METHOD)).into()),
-                Err(error) if reruns.after(Fault::of(&error), &mut connection).await => continue,
-                Err(error) => {
-                    let has_written = DB::has_written(&mut connection, &error).await;
-                    Err(failed(row.operation(METHOD), error, has_written, in_transaction).into())
-                }
-            };
-        }
+        delete_on(METHOD, row, &mut opened.link()).await
     }
 }
 
@@ -383,22 +391,16 @@ async fn met<DB: Backend, O>(
         let holds = holds.map_err(Unread::Failed)? == Some(1);
         Ok((row, found, holds))
     });
-    let failure = match found {
-        Ok((row, found, holds)) => {
-            return Unwritten::Met(Met {
-                row,
-                operation,
-                expected,
-                found,
-                holds,
-            });
-        }
-        Err(Unread::Missing) => Failure::Gone(operation),
-        Err(Unread::NullVersion) => Failure::NullVersion(operation),
-        Err(Unread::Several) => Failure::NotUnique(operation),
-        Err(Unread::Failed(error)) => WriteFailure::new(operation, error, true).into(),
-    };
-    failure.into()
+    match found {
+        Ok((row, found, holds)) => Unwritten::Met(Met {
+            row,
+            operation,
+            expected,
+            found,
+            holds,
+        }),
+        Err(unread) => unread.without_a_write(operation).into(),
+    }
 }
 
 impl Unread {
@@ -413,8 +415,8 @@ impl Unread {
         }
     }
 
-    /// As the failure of a write that begins with a read.
-    pub(super) fn before_a_write(self, operation: Operation) -> Failure {
+    /// As the failure of a write: nothing was written.
+    pub(super) fn without_a_write<O>(self, operation: Operation) -> Failure<O> {
         match self {
             Self::NullVersion => Failure::NullVersion(operation),
             Self::Missing => Failure::Gone(operation),

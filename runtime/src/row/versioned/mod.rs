@@ -6,6 +6,7 @@ mod edit;
 mod edit_at;
 mod error;
 mod insert;
+mod many;
 mod only_if;
 
 use std::convert::Infallible;
@@ -20,6 +21,7 @@ pub use self::edit_at::{EditAt, EditAtError, Outdated, edit_at};
 pub use self::error::{DeleteError, LoadError, UpdateError};
 pub use self::insert::{InsertError, insert};
 pub(crate) use self::insert::{write_many, write_new};
+pub use self::many::{delete_many, load_many, update_many};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
 use crate::db::Backend;
@@ -82,6 +84,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const ROW: Read<DB, Self>;
     /// Reads all columns.
     const LOAD: &'static str;
+    /// Reads all columns of many rows, and the number of each.
+    const LOAD_MANY: &'static str;
     /// Inserts the row and reads all columns.
     const INSERT: &'static str;
     /// Writes all columns and the next version.
@@ -90,6 +94,10 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const TOUCH: &'static str = "";
     /// Deletes the row.
     const DELETE: &'static str;
+    /// The same of many rows, with the number of each that was written, where a statement takes those.
+    const UPDATE_MANY: Option<&'static str> = None;
+    /// The same of a deletion.
+    const DELETE_MANY: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
     /// `"name" = ` for each of `Versioned::COLUMNS`.
@@ -102,6 +110,14 @@ pub trait VersionedSql<DB: Backend>: Versioned {
 
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
+    /// Binds many keys, before [`Backend::bind_rows`]: one after the other, or an array per column.
+    fn bind_keys(keys: &[&Self::Key<'_>], to: &mut impl Bind<DB>) {
+        for key in keys {
+            Self::bind_key(key, to);
+        }
+    }
+    /// Binds `Versioned::COLUMNS` of many rows as an array each, where statements take those.
+    fn bind_many(_: &[&Self], _: &mut impl Bind<DB>) {}
     /// Binds `CHECKED`.
     fn bind_checked(&self, _: &mut impl Bind<DB>) {}
     /// Binds `Versioned::COLUMNS`.
@@ -290,6 +306,14 @@ fn loaded<DB: Backend, T: VersionedSql<DB>>(
     (method, key): &(&'static str, T::Key<'_>),
     found: Result<DB::Row, Unread>,
 ) -> Result<T, LoadError> {
+    read_or::<DB, T>(method, key, found)
+}
+
+fn read_or<DB: Backend, T: VersionedSql<DB>>(
+    method: &'static str,
+    key: &T::Key<'_>,
+    found: Result<DB::Row, Unread>,
+) -> Result<T, LoadError> {
     let unread = match found {
         Ok(row) => match (T::ROW)(&row) {
             Ok(row) => return Ok(row),
@@ -420,7 +444,7 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
             let select = select::<DB, T>(&key);
             let found = checked::read_on(select, read_version::<T>(), &mut connection).await;
             let base = found.and_then(|row| (T::ROW)(&row).map_err(Unread::Failed));
-            let base = base.map_err(|unread| unread.before_a_write(operation()))?;
+            let base = base.map_err(|unread| unread.without_a_write(operation()))?;
             let mut mine = (T::COPY)(&base);
             change(&mut mine);
             if mine.key() != base.key() {

@@ -1,6 +1,8 @@
 //! `Versioned`: what identifies the row is the key, then the version, then the fence if there is one. Without a version, what the runtime
 //! writes into a gap: columns, with what was read from them.
 
+pub(crate) mod many;
+
 use super::*;
 
 /// What the database changed in an update: the version, then everything that others write. Where columns are checked, others can write

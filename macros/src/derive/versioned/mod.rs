@@ -1,5 +1,7 @@
 //! `#[derive(Versioned)]`: optimistic locking.
 
+mod many;
+
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
@@ -103,9 +105,11 @@ impl Derive for Versioned {
         let methods = methods.map(|(name, receiver, arguments, output)| {
             stub_method(&format_ident!("{name}"), receiver, arguments, output)
         });
+        let many = many::stub();
         // The argument of the closure of `update_with` has to be known, or the caller is asked for its type.
         let methods = quote! {
             #(#methods)*
+            #many
             #[doc = #STUB_DOC]
             pub async fn update_with(
                 __db: impl ::core::marker::Sized,
@@ -167,6 +171,7 @@ fn stub_traits(input: &DeriveInput) -> Option<TokenStream> {
         impl<__DB: __rt::Backend> __rt::versioned::VersionedSql<__DB> for #ident {
             const ROW: __rt::Read<__DB, Self> = |_| __rt::unreachable!();
             const LOAD: &'static str = "";
+            const LOAD_MANY: &'static str = "";
             const INSERT: &'static str = "";
             const DELETE: &'static str = "";
             const SAVE: [&'static str; 3] = [""; 3];
@@ -368,6 +373,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         quote!(__rt::versioned::update_with(db, #given, change)),
     );
     let edit_at = version.map(|version| edit_at(plan, version));
+    let many = many::methods(plan);
     // A copy does not know what was read of what it wants to write; an edit does.
     let (update, touch) = match version {
         Some(_) => (update, touch),
@@ -384,6 +390,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         #update
         #touch
         #delete
+        #many
         #update_with
         #[doc = #edit_docs]
         #[inline]
@@ -535,6 +542,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let database = database(dialect);
     let read_row = read_row(model, dialect);
     let load = statement(&sql::select(model, keys, dialect));
+    let many = many::statements(plan, dialect);
     let insert = statement(&sql::versioned::insert(model, version, dialect));
     let delete = statement(&sql::versioned::delete(model, version, dialect));
     let save = parts(&sql::versioned::save(model, version, dialect));
@@ -578,6 +586,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         impl __rt::versioned::VersionedSql<#database> for #ident {
             #read_row
             const LOAD: &'static str = #load;
+            #many
             const INSERT: &'static str = #insert;
             const DELETE: &'static str = #delete;
             const SAVE: [&'static str; 3] = #save;

@@ -1,0 +1,163 @@
+//! The methods about many rows.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::Plan;
+use crate::derive::{
+    STUB_DOC, array, database, key_argument, name_at, optional_statement, sql_doc, statement,
+    text_doc,
+};
+use crate::sql::{self, Dialect};
+
+const EACH: &str = "Each row has its own outcome, in the order given: one that is refused, or that another writer has changed, is no matter for the others. \
+    In a transaction of PostgreSQL a row that is refused ends the transaction, as ever. A statement is about 1,000 rows at most.";
+
+const CANCEL: &str =
+    "Cancel safety: each statement is executed completely or not at all; those before it stay.";
+
+pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
+    let Plan {
+        model, keys, asked, ..
+    } = plan;
+    let table = model.table.display();
+    let key = key_argument(keys, &quote!('__k));
+    let given = plan.key().given(&quote!(key));
+    let keys = match plan.key().is_wrapped() {
+        true => quote!(__rt::Iterator::map(__rt::IntoIterator::into_iter(keys), |key| #given)),
+        false => quote!(keys),
+    };
+    let name = name_at("load_many", *asked);
+    let docs = format!(
+        "Reads the rows of `{table}` with these keys in one statement: an outcome for each key, in the order given.\n\n{}\n\n\
+         Errors: of each those of `load`.",
+        sql_doc(model, |dialect| sql::versioned::many::load(model, dialect))
+    );
+    let load = quote! {
+        #[doc = #docs]
+        pub fn #name<'__c, '__k, __DB: __rt::Backend>(
+            db: impl __rt::Source<'__c, __DB>,
+            keys: impl __rt::IntoIterator<Item = #key>,
+        ) -> impl __rt::Future<Output = __rt::Vec<__rt::Result<Self, __rt::LoadError>>> + __rt::Send
+        where
+            Self: __rt::versioned::VersionedSql<__DB>
+        {
+            __rt::versioned::load_many(db, #keys)
+        }
+    };
+    let method = |name: &str, docs: String, output: TokenStream, body: TokenStream| {
+        let name = name_at(name, *asked);
+        quote! {
+            #[doc = #docs]
+            pub fn #name<'__c, '__r, __DB: __rt::Backend>(
+                db: impl __rt::Source<'__c, __DB>,
+                rows: impl __rt::IntoIterator<Item = &'__r Self>,
+            ) -> impl __rt::Future<Output = __rt::Vec<__rt::Result<#output>>> + __rt::Send
+            where
+                Self: __rt::versioned::VersionedSql<__DB>
+            {
+                #body
+            }
+        }
+    };
+    let shown = |many: Option<sql::Statement>, one: sql::Statement| match many {
+        Some(many) => many.shown(),
+        None => format!("{};\n-- for each", one.shown()),
+    };
+    let update = plan.version.map(|version| {
+        let text = |dialect| {
+            shown(
+                sql::versioned::many::update(model, version, dialect),
+                sql::versioned::update(model, Some(version), dialect),
+            )
+        };
+        let docs = format!(
+            "Writes all columns of each of these rows of `{table}` that still has its copy's `{}`, and returns the rows as they now are. {EACH} \
+             A row that is given twice is written once.\n\n{}\n\n\
+             After conflicts, one more statement reads the rows as they are now.\n\nErrors: of each those of `update`.\n\n{CANCEL}",
+            version.field,
+            text_doc(model, text)
+        );
+        let output = quote!(Self, __rt::UpdateError<Self>);
+        method("update_many", docs, output, quote!(__rt::versioned::update_many(db, rows)))
+    });
+    let text = |dialect| {
+        shown(
+            delete(plan, dialect),
+            sql::versioned::delete(model, plan.version, dialect),
+        )
+    };
+    let docs = format!(
+        "Deletes each of these rows of `{table}` that is still as its copy was read. {EACH}\n\n{}\n\n\
+         After conflicts, one more statement reads the rows as they are now.\n\nErrors: of each those of `delete`.\n\n{CANCEL}",
+        text_doc(model, text)
+    );
+    let output = quote!((), __rt::DeleteError<Self>);
+    let delete = method(
+        "delete_many",
+        docs,
+        output,
+        quote!(__rt::versioned::delete_many(db, rows)),
+    );
+    quote! {
+        #load
+        #update
+        #delete
+    }
+}
+
+fn delete(plan: &Plan<'_>, dialect: Dialect) -> Option<sql::Statement> {
+    sql::versioned::many::delete(plan.model, plan.version?, dialect)
+}
+
+/// The statements for one database, and how their values are bound.
+pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
+    let model = plan.model;
+    let load = statement(&sql::versioned::many::load(model, dialect));
+    let bind_keys = plan.key().bind_keys(dialect);
+    let load = quote! {
+        const LOAD_MANY: &'static str = #load;
+        #bind_keys
+    };
+    let update = plan
+        .version
+        .and_then(|version| sql::versioned::many::update(model, version, dialect));
+    let Some(update) = update else {
+        return load;
+    };
+    let update = optional_statement(Some(&update));
+    let delete = optional_statement(delete(plan, dialect).as_ref());
+    let database = database(dialect);
+    let writable = model.writable();
+    let arrays = writable.iter().enumerate().map(array);
+    quote! {
+        #load
+        const UPDATE_MANY: __rt::Option<&'static str> = #update;
+        const DELETE_MANY: __rt::Option<&'static str> = #delete;
+        fn bind_many(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) {
+            #[allow(unused_imports)]
+            use __rt::NoArrayType as _;
+            #(#arrays)*
+        }
+    }
+}
+
+/// Those of a struct that could not be read.
+pub(super) fn stub() -> TokenStream {
+    let of_many = |name: &str, output: TokenStream| {
+        let name = quote::format_ident!("{name}");
+        quote! {
+            #[doc = #STUB_DOC]
+            pub async fn #name(
+                __0: impl ::core::marker::Sized,
+                __1: impl ::core::marker::Sized,
+            ) -> __rt::Vec<__rt::Result<#output>> {
+                __rt::unreachable!()
+            }
+        }
+    };
+    let load = of_many("load_many", quote!(Self, __rt::LoadError));
+    let update = of_many("update_many", quote!(Self, __rt::UpdateError<Self>));
+    let delete = of_many("delete_many", quote!((), __rt::DeleteError<Self>));
+    quote!(#load #update #delete)
+}

@@ -1,0 +1,435 @@
+//! `load_many`, `update_many` and `delete_many` of `#[derive(Versioned)]`.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use rowlock::row::{DeleteError, LoadError, UpdateError};
+use rowlock::{Fault, Fence, Versioned};
+use sqlx::Executor;
+
+use super::{NAME, Pool, database};
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "notes")]
+struct Note {
+    #[rowlock(key)]
+    tenant: i64,
+    #[rowlock(key)]
+    slug: String,
+    title: String,
+    body: Option<String>,
+    #[sqlx(json)]
+    tags: Vec<String>,
+    #[rowlock(counter)]
+    views: i32,
+    #[rowlock(generated)]
+    length: i32,
+    #[rowlock(on_update = "edits + 1")]
+    edits: i64,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(version)]
+    version: i32,
+}
+
+const NOTES: &str = "CREATE TABLE notes (
+        tenant bigint NOT NULL,
+        slug text NOT NULL,
+        title text NOT NULL CHECK (title <> 'refused'),
+        body text,
+        tags {json} NOT NULL DEFAULT '[]',
+        views integer NOT NULL DEFAULT 0,
+        length integer GENERATED ALWAYS AS (length(title)) STORED,
+        edits bigint NOT NULL DEFAULT 0,
+        fence bigint NOT NULL DEFAULT 0,
+        version integer,
+        PRIMARY KEY (tenant, slug)
+    );
+    INSERT INTO notes (tenant, slug, title, version) VALUES
+        (1, 'a', 'first', 0), (1, 'b', 'second', 0), (1, 'c', 'third', 0), (2, 'a', 'fourth', 0), (2, 'b', 'fifth', 0)";
+
+const SLUGS: [(i64, &str); 5] = [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (2, "b")];
+
+async fn run(pool: &Pool, sql: &'static str) {
+    pool.execute(sql).await.unwrap();
+}
+
+async fn notes(pool: &Pool) -> Vec<Note> {
+    let loaded = Note::load_many(pool, SLUGS).await.into_iter();
+    loaded.collect::<Result<_, _>>().unwrap()
+}
+
+fn titled(note: &Note, title: &str) -> Note {
+    Note {
+        title: title.to_owned(),
+        ..note.clone()
+    }
+}
+
+async fn titles(pool: &Pool) -> Vec<String> {
+    let sql = "SELECT title FROM notes ORDER BY tenant, slug";
+    sqlx::query_scalar(sql).fetch_all(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn each_key_has_its_outcome() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    run(pool, "UPDATE notes SET version = NULL WHERE slug = 'c'").await;
+    let slugs = [(2, "b"), (3, "a"), (1, "c"), (1, "a"), (2, "b")];
+    let loaded = Note::load_many(pool, slugs).await;
+    let [last, missing, null, first, again] = loaded.as_slice() else {
+        panic!("{loaded:?}");
+    };
+    let one = Note::load(pool, (2, "b")).await.unwrap();
+    assert_eq!(last.as_ref().unwrap(), &one);
+    assert_eq!(again.as_ref().unwrap(), &one);
+    assert_eq!(first.as_ref().unwrap().title, "first");
+    assert!(matches!(null, Err(LoadError::NullVersion(_))), "{null:?}");
+    let missing = missing.as_ref().unwrap_err();
+    assert!(matches!(missing, LoadError::NotFound(_)), "{missing:?}");
+    let text = missing.to_string();
+    assert!(
+        text.starts_with("load_many of notes (tenant = 3, slug = …)"),
+        "{text}"
+    );
+    assert_eq!(Note::load_many(pool, []).await.len(), 0);
+}
+
+#[tokio::test]
+async fn each_row_that_is_updated_has_its_outcome() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let mut mine: Vec<Note> = rows.iter().map(|row| titled(row, "mine")).collect();
+    mine[0].body = Some("text".to_owned());
+    mine[0].tags = vec!["x".to_owned(), "y".to_owned()];
+    run(
+        pool,
+        "UPDATE notes SET views = 7;
+         UPDATE notes SET version = 4, title = 'theirs' WHERE tenant = 1 AND slug = 'b';
+         DELETE FROM notes WHERE tenant = 1 AND slug = 'c';
+         UPDATE notes SET fence = 9 WHERE tenant = 2 AND slug = 'a';
+         UPDATE notes SET version = NULL WHERE tenant = 2 AND slug = 'b'",
+    )
+    .await;
+    let outcomes = Note::update_many(pool, &mine).await;
+    let [updated, stale, gone, fenced, null] = outcomes.as_slice() else {
+        panic!("{outcomes:?}");
+    };
+    let updated = updated.as_ref().unwrap();
+    assert_eq!((updated.version, updated.views), (1, 7));
+    assert_eq!((updated.length, updated.edits), (4, 1));
+    assert_eq!(updated, &Note::load(pool, (1, "a")).await.unwrap());
+    assert_eq!(updated.tags, ["x", "y"]);
+    let Err(UpdateError::Stale(conflict)) = stale else {
+        panic!("{stale:?}");
+    };
+    assert_eq!(conflict.current.title, "theirs");
+    assert_eq!(
+        (conflict.expected_version(), conflict.current_version()),
+        (0, 4)
+    );
+    assert!(matches!(gone, Err(UpdateError::Gone(_))), "{gone:?}");
+    assert!(
+        matches!(fenced, Err(UpdateError::Fenced { .. })),
+        "{fenced:?}"
+    );
+    assert!(matches!(null, Err(UpdateError::NullVersion(_))), "{null:?}");
+    assert_eq!(titles(pool).await, ["mine", "theirs", "fourth", "fifth"]);
+    assert!(Note::update_many(pool, &[]).await.is_empty());
+}
+
+/// The other is stale, as if one came after the other.
+#[tokio::test]
+async fn a_row_that_is_given_twice_is_written_once() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let mut mine: Vec<Note> = rows.iter().map(|row| titled(row, "one")).collect();
+    mine.extend(rows.iter().map(|row| titled(row, "other")));
+    let outcomes = Note::update_many(pool, &mine).await;
+    for (one, other) in outcomes.iter().zip(&outcomes[5..]) {
+        let (Ok(written), Err(UpdateError::Stale(conflict))) = (match one {
+            Ok(_) => (one, other),
+            Err(_) => (other, one),
+        }) else {
+            panic!("{one:?} {other:?}");
+        };
+        assert_eq!(&conflict.current, written);
+        assert_eq!((written.version, written.edits), (1, 1));
+    }
+    // What follows from what was written is written too.
+    let next = titled(
+        outcomes.iter().find_map(|one| one.as_ref().ok()).unwrap(),
+        "next",
+    );
+    let outcomes = Note::update_many(pool, [&next, &mine[0]]).await;
+    assert!(
+        matches!(outcomes[..], [Ok(_), Err(UpdateError::Stale(_))]),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_row_that_is_refused_hurts_no_other() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let mut mine: Vec<Note> = rows.iter().map(|row| titled(row, "mine")).collect();
+    mine[1].title = "refused".to_owned();
+    mine[4].version = i32::MAX;
+    run(
+        pool,
+        "UPDATE notes SET version = 2147483647 WHERE tenant = 2 AND slug = 'b'",
+    )
+    .await;
+    let outcomes = Note::update_many(pool, &mine).await;
+    let [
+        Ok(_),
+        Err(UpdateError::Database(error)),
+        Ok(_),
+        Ok(_),
+        Err(UpdateError::VersionOverflow(_)),
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(error.fault(), Fault::CheckViolation);
+    assert_eq!(
+        titles(pool).await,
+        ["mine", "second", "mine", "mine", "fifth"]
+    );
+}
+
+#[tokio::test]
+async fn in_a_transaction() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let mine: Vec<Note> = rows.iter().map(|row| titled(row, "mine")).collect();
+    let mut tx = pool.begin().await.unwrap();
+    assert!(
+        Note::update_many(&mut *tx, &mine)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    assert!(
+        Note::load_many(&mut *tx, SLUGS)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    tx.rollback().await.unwrap();
+    assert_eq!(
+        titles(pool).await,
+        ["first", "second", "third", "fourth", "fifth"]
+    );
+
+    let mut mine = mine;
+    mine[1].title = "refused".to_owned();
+    let mut tx = pool.begin().await.unwrap();
+    let outcomes = Note::update_many(&mut *tx, &mine).await;
+    let refused = |outcome: &Result<Note, UpdateError<Note>>| match outcome {
+        Ok(_) => false,
+        Err(UpdateError::Database(error)) => error.fault() == Fault::CheckViolation,
+        Err(error) => panic!("{error:?}"),
+    };
+    let refused: Vec<bool> = outcomes.iter().map(refused).collect();
+    let committed = tx.commit().await;
+    // There the statement was about all of them.
+    if NAME == "PostgreSQL" {
+        assert_eq!(refused, [true; 5]);
+        assert_eq!(
+            titles(pool).await,
+            ["first", "second", "third", "fourth", "fifth"]
+        );
+    } else {
+        committed.unwrap();
+        assert_eq!(refused, [false, true, false, false, false]);
+        assert_eq!(
+            titles(pool).await,
+            ["mine", "second", "mine", "mine", "mine"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_row_that_is_deleted_has_its_outcome() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    run(
+        pool,
+        "UPDATE notes SET version = 4 WHERE tenant = 1 AND slug = 'b';
+         DELETE FROM notes WHERE tenant = 1 AND slug = 'c';
+         UPDATE notes SET fence = 9 WHERE tenant = 2 AND slug = 'a'",
+    )
+    .await;
+    let outcomes = Note::delete_many(pool, &rows).await;
+    let [
+        Ok(()),
+        Err(DeleteError::Stale(conflict)),
+        Err(DeleteError::Gone(_)),
+        Err(DeleteError::Fenced { .. }),
+        Ok(()),
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(conflict.current.version, 4);
+    assert_eq!(titles(pool).await, ["second", "fourth"]);
+    let twice = notes_left(pool).await;
+    let outcomes = Note::delete_many(pool, twice.iter().chain(&twice)).await;
+    let deleted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let gone = |outcome: &&Result<_, _>| matches!(outcome, Err(DeleteError::Gone(_)));
+    assert_eq!((deleted, outcomes.iter().filter(gone).count()), (2, 2));
+}
+
+async fn notes_left(pool: &Pool) -> Vec<Note> {
+    let loaded = Note::load_many(pool, SLUGS).await.into_iter();
+    loaded.filter_map(Result::ok).collect()
+}
+
+#[tokio::test]
+async fn a_pool_that_is_closed() {
+    let database = database(NOTES).await;
+    let rows = notes(&database.pool).await;
+    let pool = database.one_connection_pool().await;
+    pool.close().await;
+    for outcome in Note::load_many(&pool, SLUGS).await {
+        let Err(LoadError::Database(error)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(error.fault(), Fault::PoolClosed);
+    }
+    for outcome in Note::update_many(&pool, &rows).await {
+        let Err(UpdateError::Database(error)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(error.fault(), Fault::PoolClosed);
+    }
+    for outcome in Note::delete_many(&pool, &rows).await {
+        assert!(
+            matches!(outcome, Err(DeleteError::Database(_))),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_function_can_be_spawned() {
+    let database = database(NOTES).await;
+    let (pool, rows) = (database.pool.clone(), notes(&database.pool).await);
+    let spawned = tokio::spawn(async move {
+        let loaded = Note::load_many(&pool, SLUGS.iter().copied()).await.len();
+        let updated = Note::update_many(&pool, &rows).await.len();
+        let deleted = Note::delete_many(&pool, rows.iter()).await.len();
+        (loaded, updated, deleted)
+    });
+    assert_eq!(spawned.await.unwrap(), (5, 5, 5));
+}
+
+/// What another writer did to a row since it was read, and what is to be written.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    meanwhile: Meanwhile,
+    refused: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Meanwhile {
+    Nothing,
+    Changed,
+    Deleted,
+    Fenced,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let meanwhile = prop_oneof![
+        4 => Just(Meanwhile::Nothing),
+        1 => Just(Meanwhile::Changed),
+        1 => Just(Meanwhile::Deleted),
+        1 => Just(Meanwhile::Fenced),
+    ];
+    (meanwhile, prop::bool::weighted(0.1))
+        .prop_map(|(meanwhile, refused)| Case { meanwhile, refused })
+}
+
+/// One outcome, and what it says.
+fn told(outcome: &Result<Note, UpdateError<Note>>) -> String {
+    match outcome {
+        Ok(row) => format!("{row:?}"),
+        Err(UpdateError::Stale(conflict)) => format!("stale {:?}", conflict.current),
+        Err(error) => error.to_string().replace("update_many", "update"),
+    }
+}
+
+async fn filled(rows: usize) -> super::Database {
+    let database = database(NOTES).await;
+    run(&database.pool, "DELETE FROM notes").await;
+    for id in 0..rows {
+        let sql = "INSERT INTO notes (tenant, slug, title, version) VALUES ($1, 'x', 'title', 0)";
+        let inserted = sqlx::query(sql).bind(id as i64).execute(&database.pool);
+        inserted.await.unwrap();
+    }
+    database
+}
+
+async fn as_one_by_one(cases: &[Case]) -> Result<(), TestCaseError> {
+    let (many, single) = (filled(cases.len()).await, filled(cases.len()).await);
+    let mut outcomes = Vec::new();
+    for (database, at_once) in [(&many, true), (&single, false)] {
+        let pool = &database.pool;
+        let keys = (0..cases.len() as i64).map(|id| (id, "x"));
+        let mut mine = Vec::new();
+        for (row, case) in Note::load_many(pool, keys).await.into_iter().zip(cases) {
+            let row = titled(&row.unwrap(), if case.refused { "refused" } else { "mine" });
+            let sql = match case.meanwhile {
+                Meanwhile::Nothing => None,
+                Meanwhile::Changed => Some("UPDATE notes SET version = 5 WHERE tenant = $1"),
+                Meanwhile::Deleted => Some("DELETE FROM notes WHERE tenant = $1"),
+                Meanwhile::Fenced => Some("UPDATE notes SET fence = 2 WHERE tenant = $1"),
+            };
+            if let Some(sql) = sql {
+                let changed = sqlx::query(sql).bind(row.tenant).execute(pool);
+                changed.await.unwrap();
+            }
+            mine.push(row);
+        }
+        let mut told_of = Vec::new();
+        if at_once {
+            told_of.extend(Note::update_many(pool, &mine).await.iter().map(told));
+        } else {
+            for row in &mine {
+                told_of.push(told(&row.update(pool).await));
+            }
+        }
+        let sql = "SELECT * FROM notes ORDER BY tenant";
+        let stored: Vec<Note> = sqlx::query_as(sql)
+            .fetch_all(pool)
+            .await
+            .unwrap_or_default();
+        outcomes.push((told_of, stored));
+    }
+    prop_assert_eq!(&outcomes[0], &outcomes[1]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_are_as_one_by_one() {
+    let config = Config {
+        cases: 12,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let handle = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let cases = prop::collection::vec(case(), 1..24);
+        TestRunner::new(config)
+            .run(&cases, |cases| handle.block_on(as_one_by_one(&cases)))
+            .unwrap();
+    })
+    .await
+    .unwrap();
+}

@@ -1,0 +1,282 @@
+//! What of many rows only PostgreSQL has: locks of rows, arrays, types.
+
+use std::time::Duration;
+
+use rowlock::row::{DeleteError, UpdateError};
+use rowlock::{Fault, Versioned, Xmin};
+use rowlock_tests::proxy::Proxy;
+use sqlx::{Connection as _, Executor};
+
+use super::{Connection, Pool, PoolOptions, database};
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "numbers", backend(Postgres))]
+struct Number {
+    #[rowlock(key)]
+    id: i64,
+    value: i64,
+    #[rowlock(version)]
+    version: i64,
+}
+
+const NUMBERS: &str =
+    "CREATE TABLE numbers (id bigint PRIMARY KEY, value bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0);
+     INSERT INTO numbers (id) SELECT n FROM generate_series(1000, 1, -1) AS n;
+     ANALYZE numbers";
+
+async fn numbers(pool: &Pool, ids: impl IntoIterator<Item = i64>) -> Vec<Number> {
+    let loaded = Number::load_many(pool, ids).await.into_iter();
+    loaded.collect::<Result<_, _>>().unwrap()
+}
+
+/// Two batches that give the same rows in different orders would deadlock. The naive twin writes them as they are given.
+#[tokio::test]
+async fn rows_are_locked_in_the_order_of_their_keys() {
+    for naive in [true, false] {
+        for deletes in [false, true] {
+            let database = database(NUMBERS).await;
+            let rows = numbers(&database.pool, (1..=1000).rev()).await;
+            let mut holder = database.connection().await;
+            let mut holding = holder.begin().await.unwrap();
+            let held = "SELECT FROM numbers WHERE id = 700 FOR UPDATE";
+            holding.execute(held).await.unwrap();
+            let pool = database.pool.clone();
+            let waiting = tokio::spawn(async move {
+                if naive {
+                    let sql = match deletes {
+                        true => {
+                            "DELETE FROM numbers USING unnest($1) AS given (id) WHERE numbers.id = given.id"
+                        }
+                        false => {
+                            "UPDATE numbers SET value = 1 FROM unnest($1) AS given (id) WHERE numbers.id = given.id"
+                        }
+                    };
+                    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+                    let written = sqlx::query(sql).bind(ids).execute(&pool).await;
+                    return written.unwrap().rows_affected();
+                }
+                let written = match deletes {
+                    true => Number::delete_many(&pool, &rows)
+                        .await
+                        .iter()
+                        .filter(|row| row.is_ok())
+                        .count(),
+                    false => Number::update_many(&pool, &rows)
+                        .await
+                        .iter()
+                        .filter(|row| row.is_ok())
+                        .count(),
+                };
+                written as u64
+            });
+            database.until_blocked().await;
+            let mut other = database.connection().await;
+            let free: Vec<i64> =
+                sqlx::query_scalar("SELECT id FROM numbers ORDER BY id FOR UPDATE SKIP LOCKED")
+                    .fetch_all(&mut other)
+                    .await
+                    .unwrap();
+            assert_eq!(
+                free == (701..=1000).collect::<Vec<_>>(),
+                !naive,
+                "{deletes}"
+            );
+            holding.rollback().await.unwrap();
+            assert_eq!(waiting.await.unwrap(), 1000);
+        }
+    }
+}
+
+/// A row that a concurrent writer changes while the batch waits for it is stale, and the others are written.
+#[tokio::test]
+async fn a_row_that_changes_while_the_batch_waits() {
+    let database = database(NUMBERS).await;
+    let rows = numbers(&database.pool, 1..=20).await;
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    holding.execute("UPDATE numbers SET version = 1, value = 9 WHERE id IN (5, 6); DELETE FROM numbers WHERE id = 7").await.unwrap();
+    let pool = database.pool.clone();
+    let waiting = tokio::spawn(async move { Number::update_many(&pool, &rows).await });
+    database.until_blocked().await;
+    holding.commit().await.unwrap();
+    for (id, outcome) in (1..).zip(waiting.await.unwrap()) {
+        match (id, outcome) {
+            (5 | 6, Err(UpdateError::Stale(conflict))) => assert_eq!(conflict.current.value, 9),
+            (7, Err(UpdateError::Gone(_))) => {}
+            (5..=7, outcome) => panic!("{id}: {outcome:?}"),
+            (_, outcome) => assert_eq!(outcome.unwrap().version, 1),
+        }
+    }
+}
+
+/// Whatever the statistics say, a batch reads its own rows by their keys, and the plan is made once.
+#[tokio::test]
+async fn more_than_one_statement_has_room_for() {
+    let database = database(NUMBERS).await;
+    let pool = &database.pool;
+    pool.execute("INSERT INTO numbers (id) SELECT n FROM generate_series(1001, 2500) AS n")
+        .await
+        .unwrap();
+    let rows = numbers(pool, 1..=2500).await;
+    let updated = Number::update_many(pool, &rows).await;
+    assert_eq!(updated.iter().filter(|row| row.is_ok()).count(), 2500);
+    assert!(
+        updated
+            .iter()
+            .zip(&rows)
+            .all(|(new, old)| new.as_ref().unwrap().id == old.id)
+    );
+    let stale = Number::delete_many(pool, &rows).await;
+    assert!(
+        stale
+            .iter()
+            .all(|row| matches!(row, Err(DeleteError::Stale(_))))
+    );
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "labelled", backend(Postgres))]
+struct Labelled {
+    #[rowlock(key)]
+    id: i64,
+    /// PostgreSQL has no arrays of arrays.
+    labels: Vec<String>,
+    #[rowlock(version)]
+    version: i64,
+}
+
+#[tokio::test]
+async fn a_column_that_is_an_array() {
+    let database = database(
+        "CREATE TABLE labelled (id bigint PRIMARY KEY, labels text[] NOT NULL, version bigint NOT NULL);
+         INSERT INTO labelled VALUES (1, '{a}', 0), (2, '{b}', 0)",
+    )
+    .await;
+    let pool = &database.pool;
+    let loaded = Labelled::load_many(pool, [1, 2]).await.into_iter();
+    let mut rows: Vec<Labelled> = loaded.collect::<Result<_, _>>().unwrap();
+    for row in &mut rows {
+        row.labels.push("c".to_owned());
+    }
+    let updated = Labelled::update_many(pool, &rows).await;
+    assert_eq!(updated[1].as_ref().unwrap().labels, ["b", "c"]);
+    assert!(
+        Labelled::delete_many(pool, &rows)
+            .await
+            .iter()
+            .all(|row| matches!(row, Err(DeleteError::Stale(_))))
+    );
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "plain", backend(Postgres))]
+struct Plain {
+    #[rowlock(key)]
+    id: String,
+    value: Option<f64>,
+    #[rowlock(version)]
+    xmin: Xmin,
+}
+
+/// The version that PostgreSQL keeps, and a key that is compared as its column compares it.
+#[tokio::test]
+async fn xmin_and_a_key_with_blanks() {
+    let database = database(
+        "CREATE TABLE plain (id char(3) PRIMARY KEY, value double precision);
+         INSERT INTO plain VALUES ('a', 1), ('bb', NULL)",
+    )
+    .await;
+    let pool = &database.pool;
+    let loaded = Plain::load_many(pool, ["a", "bb ", "c"]).await;
+    assert!(matches!(loaded[..], [Ok(_), Ok(_), Err(_)]), "{loaded:?}");
+    let mut rows: Vec<Plain> = loaded.into_iter().filter_map(Result::ok).collect();
+    rows[0].value = None;
+    rows[1].value = Some(f64::NAN);
+    let updated = Plain::update_many(pool, &rows).await;
+    let [Ok(first), Ok(second)] = updated.as_slice() else {
+        panic!("{updated:?}");
+    };
+    assert_ne!(first.xmin, rows[0].xmin);
+    assert_eq!(first, &Plain::load(pool, "a").await.unwrap());
+    assert!(second.value.unwrap().is_nan());
+    let stale = Plain::update_many(pool, &rows).await;
+    assert!(
+        stale
+            .iter()
+            .all(|row| matches!(row, Err(UpdateError::Stale(_)))),
+        "{stale:?}"
+    );
+    assert!(
+        Plain::delete_many(pool, [first, second])
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+}
+
+/// A key that is not unique in the database: nothing is written to either row.
+#[tokio::test]
+async fn a_key_that_is_there_twice() {
+    let database = database(
+        "CREATE TABLE numbers (id bigint, value bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0);
+         INSERT INTO numbers VALUES (1), (2), (2)",
+    )
+    .await;
+    let pool = &database.pool;
+    let row = |id| Number {
+        id,
+        value: 5,
+        version: 0,
+    };
+    let outcomes = Number::update_many(pool, [&row(1), &row(2)]).await;
+    assert!(
+        matches!(outcomes[..], [Ok(_), Err(UpdateError::NotUnique(_))]),
+        "{outcomes:?}"
+    );
+    let outcomes = Number::delete_many(pool, [&row(3), &row(2)]).await;
+    assert!(
+        matches!(
+            outcomes[..],
+            [Err(DeleteError::Gone(_)), Err(DeleteError::NotUnique(_))]
+        ),
+        "{outcomes:?}"
+    );
+    let written: i64 = sqlx::query_scalar("SELECT sum(value)::bigint FROM numbers WHERE id = 2")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(written, 0);
+}
+
+/// A connection that breaks before the answer: each row says that it is unknown.
+#[tokio::test]
+async fn an_answer_that_is_lost() {
+    let database = database(NUMBERS).await;
+    let rows = numbers(&database.pool, 1..=3).await;
+    let mut holder: Connection = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    holding
+        .execute("SELECT FROM numbers WHERE id = 2 FOR UPDATE")
+        .await
+        .unwrap();
+    let proxy = Proxy::start(&super::address()).await;
+    let pool = database
+        .pool_through(&proxy, PoolOptions::new().max_connections(1))
+        .await;
+    let through = pool.clone();
+    let waiting = tokio::spawn(async move { Number::update_many(&through, &rows).await });
+    database.until_blocked().await;
+    proxy.cut().await;
+    let outcomes = tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .unwrap()
+        .unwrap();
+    for (id, outcome) in (1..).zip(&outcomes) {
+        let Err(UpdateError::Unknown(error)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(error.fault(), Fault::ConnectionLost);
+        assert_eq!(error.operation().key(), format!("id = {id}"));
+    }
+    assert_eq!(outcomes.len(), 3);
+}
