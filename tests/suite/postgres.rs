@@ -94,7 +94,7 @@ mod versioned;
 mod what_changed;
 #[path = "worker.rs"]
 mod worker;
-#[path = "worker_model.rs"]
+#[path = "worker_model/mod.rs"]
 mod worker_model;
 #[path = "worker_postgres.rs"]
 mod worker_postgres;

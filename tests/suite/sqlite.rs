@@ -78,7 +78,7 @@ mod versioned;
 mod what_changed;
 #[path = "worker.rs"]
 mod worker;
-#[path = "worker_model.rs"]
+#[path = "worker_model/mod.rs"]
 mod worker_model;
 #[path = "worker_sqlite.rs"]
 mod worker_sqlite;
