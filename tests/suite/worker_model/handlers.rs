@@ -1,6 +1,6 @@
 //! What workers run: handlers and hooks, which note what they say of each claim.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub(super) together: Vec<[i64; 2]>,
     /// What may not happen, whatever else does.
     pub(super) wrong: Vec<String>,
+    /// What some program should show.
+    pub(super) shown: BTreeSet<&'static str>,
 }
 
 #[derive(Default)]
@@ -31,6 +33,9 @@ struct Begun {
     /// What becomes of the row: as the handler says, and then the hooks around it.
     said: Option<JobOutcome>,
 }
+
+/// What the programs together have to show.
+pub(super) const SHOWN: [&str; 6] = ["batch", "complete", "fail", "retry", "snooze", "unhandled"];
 
 pub(super) type Shared = Arc<Mutex<Seen>>;
 
@@ -65,7 +70,17 @@ impl Seen {
     }
 
     fn say(&mut self, claim: Claim, outcome: JobOutcome) {
-        self.begun(claim).said = Some(outcome);
+        self.shown.insert(match outcome {
+            JobOutcome::Retry { .. } => "retry",
+            JobOutcome::Fail { .. } => "fail",
+            JobOutcome::Snooze(_) => "snooze",
+            _ => "complete",
+        });
+        let begun = self.begun(claim);
+        begun.said = Some(outcome);
+        if !begun.is_handled {
+            self.shown.insert("unhandled");
+        }
     }
 
     /// `next` told a hook what the handler came to.
@@ -89,6 +104,9 @@ impl Seen {
                 self.wrong
                     .push(format!("{claim:?} is not for this handler"));
             }
+        }
+        if jobs.len() > 1 {
+            self.shown.insert("batch");
         }
         if !(1..=size).contains(&jobs.len()) {
             let wrong = format!("a batch of {} for {size}", jobs.len());

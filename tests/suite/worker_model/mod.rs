@@ -10,6 +10,7 @@ mod program;
 mod verdict;
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rowlock_tests::random::Random;
@@ -17,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::handlers::SHOWN;
 use self::jobs::{Row, rows};
 use self::program::Program;
 use self::verdict::judge;
@@ -26,7 +28,11 @@ use super::{BEGIN_WRITE, Database, Db, NAME, Pool, database};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 
-async fn run(program: &Program) {
+/// So many if nothing else is said.
+const PROGRAMS: u64 = 16;
+
+/// Returns what it has shown.
+async fn run(program: &Program) -> BTreeSet<&'static str> {
     let mut world = World::new().await;
     for kind in &program.rows {
         world.add(*kind).await;
@@ -50,21 +56,21 @@ async fn run(program: &Program) {
     }
     world.stop_all().await;
     judge(&world, rows(&pool).await);
+    std::mem::take(&mut world.seen.lock().unwrap().shown)
+}
+
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_row_of_a_random_program_ends() {
-    let programs = std::env::var("ROWLOCK_PROGRAMS").ok();
-    let programs = programs
-        .and_then(|programs| programs.parse().ok())
-        .unwrap_or(12);
-    let one = std::env::var("ROWLOCK_SEED")
-        .ok()
-        .and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = match one {
-        Some(seed) => vec![seed],
-        None => (1..=programs).collect(),
+    let seeds = match number("ROWLOCK_SEED") {
+        Some(seed) => seed..=seed,
+        None => 1..=number("ROWLOCK_PROGRAMS").unwrap_or(PROGRAMS),
     };
+    let is_whole = seeds.clone().count() as u64 >= PROGRAMS;
     let at_once = Arc::new(Semaphore::new(8));
     let mut running = JoinSet::new();
     for seed in seeds {
@@ -73,16 +79,24 @@ async fn every_row_of_a_random_program_ends() {
             let _turn = at_once.acquire_owned().await.unwrap();
             let program = Program::random(&mut Random::new(seed));
             let text = format!("{program:#?}");
-            let ran = tokio::spawn(async move { run(&program).await });
-            let error = ran.await.err()?;
-            println!("seed {seed}: {error}\n{text}");
-            Some(seed)
+            let ran = tokio::spawn(async move { run(&program).await }).await;
+            ran.map_err(|error| {
+                println!("seed {seed}: {error}\n{text}");
+                seed
+            })
         });
     }
-    let failed: Vec<u64> = running.join_all().await.into_iter().flatten().collect();
+    let (mut shown, mut failed) = (BTreeSet::new(), Vec::new());
+    for ran in running.join_all().await {
+        match ran {
+            Ok(more) => shown.extend(more),
+            Err(seed) => failed.push(seed),
+        }
+    }
     assert!(
         failed.is_empty(),
         "programs {failed:?} failed: ROWLOCK_SEED={} runs one again",
         failed[0]
     );
+    assert!(!is_whole || shown.iter().eq(&SHOWN), "only {shown:?}");
 }

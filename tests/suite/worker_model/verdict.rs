@@ -54,9 +54,8 @@ fn judge_row(world: &World, seen: &Seen, row: &Row) {
         ("done", Some(JobOutcome::Complete)) => {}
         _ => panic!("{said:?} was said of {row:?}"),
     }
-    assert!(starts > 0, "never handled: {row:?}");
     // Killed between the statement that counts and the handler, or asleep there until the lease had ended, a worker has
-    // counted for nothing.
+    // counted for nothing; a row that was never handled has no other attempts.
     let for_nothing = world.kills + world.lost;
     let counted = starts - seen.snoozes(row.id);
     assert!(

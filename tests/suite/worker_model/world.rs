@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rowlock::Tx;
 use rowlock::queue::{
-    Cancelled, Periodic, Schedule, Worker, WorkerCounts, WorkerSet, WorkerSetError,
+    Cancelled, Periodic, Schedule, Worker, WorkerCounts, WorkerSet, WorkerSetError, WorkerStats,
 };
 use sqlx::AssertSqlSafe;
 use tokio::sync::oneshot;
@@ -19,6 +19,7 @@ use super::{BEGIN_WRITE, Database, Db, NAME, Pool, SECOND, SHORT, execute};
 
 struct Running {
     stop: oneshot::Sender<()>,
+    stats: Vec<WorkerStats>,
     task: JoinHandle<Result<Vec<(&'static str, WorkerCounts)>, WorkerSetError>>,
 }
 
@@ -69,19 +70,23 @@ impl World {
             .concurrency(member.concurrency)
             .prefetch(member.prefetch)
             .poll(SHORT)
-            .lease(2 * SECOND)
+            .lease(SECOND)
             .backoff(SHORT, 2 * SHORT)
             .shutdown_timeout(5 * SHORT)
     }
 
-    fn set<T: Model>(&self, crew: &Crew) -> WorkerSet {
-        crew.members.iter().fold(WorkerSet::new(), |set, member| {
-            join(set, self.worker::<T>(member), member, &self.seen)
-        })
+    fn set<T: Model>(&self, crew: &Crew) -> (WorkerSet, Vec<WorkerStats>) {
+        let (mut set, mut stats) = (WorkerSet::new(), Vec::new());
+        for member in &crew.members {
+            let worker = self.worker::<T>(member);
+            stats.push(worker.stats());
+            set = join(set, worker, member, &self.seen);
+        }
+        (set, stats)
     }
 
     pub(super) fn start(&mut self, crew: &Crew) {
-        let set = match crew.lowered {
+        let (set, stats) = match crew.lowered {
             true => self.set::<LowStep>(crew),
             false => self.set::<Step>(crew),
         };
@@ -91,14 +96,19 @@ impl World {
         });
         let task = tokio::spawn(set.run());
         self.lowered |= crew.lowered;
-        self.crews.push(Running { stop, task });
+        self.crews.push(Running { stop, stats, task });
     }
 
     async fn stop(&mut self, crew: Running) {
         let _ = crew.stop.send(());
-        let counts = timeout(20 * SECOND, crew.task).await;
-        let counts = counts.expect("it stops in time").unwrap();
-        for (_, counts) in counts.expect("no row ends a worker") {
+        let ended = timeout(20 * SECOND, crew.task).await;
+        let ended = ended.expect("it stops in time").unwrap();
+        ended.expect("no row ends a worker");
+        self.count(&crew.stats);
+    }
+
+    fn count(&mut self, stats: &[WorkerStats]) {
+        for counts in stats.iter().map(WorkerStats::counts) {
             self.lost += i32::try_from(counts.lease_lost + counts.rescued).unwrap();
         }
     }
@@ -212,6 +222,7 @@ impl World {
                 crew.task.abort();
                 let _ = crew.task.await;
                 self.kills += 1;
+                self.count(&crew.stats);
             }
             Event::Shutdown(crew) if crew < self.crews.len() => {
                 let crew = self.crews.swap_remove(crew);
