@@ -1,6 +1,6 @@
 //! A handler, and what runs around it.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +125,11 @@ impl<T: Queue, H: Handle<T>> Work<T, H> {
             // Also where a hook has given it to a task of its own, which nothing else would end.
             let rest = tokio::select! {
                 biased;
-                () = stopped.stopped() => return JobOutcome::Retry { error: "the job was stopped".to_owned(), after: None },
+                // Of all of it the task of the job has been told: it is no failed attempt.
+                () = stopped.stopped() => match from {
+                    0 => return pending().await,
+                    _ => return JobOutcome::Retry { error: "the job was stopped".to_owned(), after: None },
+                },
                 rest = contained(rest, Some(deadline)) => rest,
             };
             match rest {

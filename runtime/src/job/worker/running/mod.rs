@@ -28,7 +28,7 @@ pub(super) enum Background<DB: Backend, T> {
         asked: usize,
         counted: bool,
         refused: Refused<DB>,
-        /// With the time before the claim was sent.
+        /// With the time from which the leases count.
         result: Result<(Instant, Found<T>), Failure>,
     },
     Started(Result<Vec<Fate>, Failure>),
@@ -37,7 +37,7 @@ pub(super) enum Background<DB: Backend, T> {
     FlushedLater(Vec<Arc<Held<T>>>),
     Beaten {
         rows: Vec<Arc<Held<T>>>,
-        /// With the time before the heartbeat was sent.
+        /// With the time from which the leases count.
         result: Result<(Instant, Vec<Fate>), Failure>,
     },
     Rescued {
