@@ -224,8 +224,8 @@ impl Queue<'_> {
     /// Looked up by the primary key, as in [`found_in`](Self::found_in); the pairs of key and fence are in a hash table. Joined, each row can be
     /// compared with each pair.
     fn held(&self, sql: &mut Sql) -> (Option<String>, String) {
-        let unnested = self.unnested(sql);
         if let [key] = self.keys.as_slice() {
+            let unnested = self.unnested(sql);
             let (key, fence) = (of_row(key), of_row(self.fence));
             let condition = format!(
                 "{key} = ANY ({}) AND {} AND (({key}, {fence}) IN (SELECT * FROM {unnested})) IS TRUE",
@@ -234,7 +234,11 @@ impl Queue<'_> {
             );
             return (None, condition);
         }
-        let batch = format!("{unnested} AS \"rowlock_batch\" ({})", self.claim_parts());
+        let batch = format!(
+            "{} AS \"rowlock_batch\" ({})",
+            self.unnested_to_join(sql, &[]),
+            self.claim_parts()
+        );
         (Some(batch), self.joined_with_batch(sql.dialect))
     }
 
@@ -258,16 +262,28 @@ impl Queue<'_> {
 
     /// The rows of a batch on PostgreSQL with what it says about them, behind SET.
     fn said(&self, sql: &mut Sql, said: Said) -> String {
-        let keys = self.key_arrays(sql);
-        let fences = sql.slot(Slot::Fences);
-        let arrays: String = said
-            .iter()
-            .map(|(name, ty)| format!(", {}::{ty}[]", sql.slot(Slot::Said(name))))
-            .collect();
         format!(
-            "FROM unnest({keys}, {fences}::bigint[]{arrays}) AS \"rowlock_batch\" ({}) WHERE {}",
+            "FROM {} AS \"rowlock_batch\" ({}) WHERE {}",
+            self.unnested_to_join(sql, said),
             self.columns_said(said),
             self.joined_with_batch(sql.dialect)
+        )
+    }
+
+    /// The same as [`unnested`](Self::unnested) and what is said about each, to be joined with the table.
+    ///
+    /// Each array is the value of a subquery, so that its length is nothing to plan by: for many rows of a table that is small, or was when it
+    /// was analyzed, all of that would be read.
+    fn unnested_to_join(&self, sql: &mut Sql, said: Said) -> String {
+        let mut arrays = self.arrays(sql);
+        arrays.push(format!("{}::bigint[]", sql.slot(Slot::Fences)));
+        arrays.extend(
+            said.iter()
+                .map(|(name, ty)| format!("{}::{ty}[]", sql.slot(Slot::Said(name)))),
+        );
+        format!(
+            "unnest({})",
+            comma(arrays, |array| format!("(SELECT {array})"))
         )
     }
 
@@ -303,10 +319,14 @@ impl Queue<'_> {
         format!("unnest({keys}, {fences}::bigint[])")
     }
 
+    fn key_arrays(&self, sql: &mut Sql) -> String {
+        self.arrays(sql).join(", ")
+    }
+
     /// An array per column of the key. Texts become those of the column: blanks at their ends do not count in a `char(n)`, and the
     /// keys that a claim returned have them.
-    fn key_arrays(&self, sql: &mut Sql) -> String {
-        comma(&self.keys, |key| {
+    fn arrays(&self, sql: &mut Sql) -> Vec<String> {
+        let array = |key: &&Column| {
             let array = sql.slot(Slot::keys(key));
             if last_segment(&key.ty).is_some_and(|name| name == "String") {
                 let (name, rows) = (quote(&key.name), table(self.model));
@@ -314,6 +334,7 @@ impl Queue<'_> {
             } else {
                 array
             }
-        })
+        };
+        self.keys.iter().map(array).collect()
     }
 }
