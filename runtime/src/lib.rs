@@ -97,7 +97,9 @@ pub mod __private {
     };
     pub use crate::db::error::KeyText;
     #[cfg(feature = "postgres")]
-    pub use crate::db::key_array::{ArrayType, NoArrayType, array, elements, json_array};
+    pub use crate::db::key_array::{
+        ArrayType, NoArrayType, array, bind_array, elements, json_array,
+    };
     pub use crate::db::model::Model;
     pub use crate::db::source::Source;
     pub use crate::db::statement::{Bind, get, get_some};

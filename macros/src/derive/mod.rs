@@ -346,7 +346,7 @@ fn array((index, column): (usize, &&Column)) -> TokenStream {
         quote!(__rt::Some(&__row.#field))
     } else {
         return quote! {
-            __to.bind(#index, &__rt::array(__rows, __rt::ArrayType::<#ty>::INFO, |__row| &__row.#field));
+            __rt::bind_array::<#ty, _>(__to, #index, __rows, __rt::ArrayType::<#ty>::INFO, |__row| &__row.#field);
         };
     };
     quote! {

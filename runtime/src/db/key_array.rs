@@ -15,6 +15,9 @@ use sqlx::postgres::{
 use sqlx::types::{Json, JsonRawValue};
 use sqlx::{Decode, Encode, Postgres, Row, Type, TypeInfo};
 
+use crate::db::column::Column;
+use crate::db::statement::Bind;
+
 /// One column of many keys.
 pub struct KeyArray<'k, T> {
     values: Vec<&'k T>,
@@ -31,6 +34,17 @@ pub fn array<'k, K, T>(
         values: keys.iter().map(|key| column(key)).collect(),
         ty,
     }
+}
+
+/// Binds a column of these rows, as [`array`] makes it. What is wrong with the type of the column is said about that type.
+pub fn bind_array<'k, T: Column<Postgres> + 'k, K>(
+    to: &mut impl Bind<Postgres>,
+    index: usize,
+    rows: &[&'k K],
+    ty: Option<fn() -> PgTypeInfo>,
+    column: impl Fn(&'k K) -> &'k T,
+) {
+    to.bind(index, &array(rows, ty, column));
 }
 
 impl<T: Type<Postgres>> Type<Postgres> for KeyArray<'_, T> {
