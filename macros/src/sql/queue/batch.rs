@@ -158,7 +158,7 @@ impl Queue<'_> {
                 let text = match write {
                     Write::Set(_) => format!(
                         "{batch} {update} FROM \"rowlock_batch\" WHERE {}",
-                        self.joined_with_batch(sql.dialect)
+                        self.joined_with_batch()
                     ),
                     // There is no USING. By the keys alone, too, which have an index.
                     Write::Delete => format!(
@@ -236,10 +236,10 @@ impl Queue<'_> {
         }
         let batch = format!(
             "{} AS \"rowlock_batch\" ({})",
-            self.unnested_to_join(sql, &[]),
+            self.unnested(sql),
             self.claim_parts()
         );
-        (Some(batch), self.joined_with_batch(sql.dialect))
+        (Some(batch), self.joined_with_batch())
     }
 
     /// The key and the fence, which tell claims apart.
@@ -261,29 +261,24 @@ impl Queue<'_> {
     }
 
     /// The rows of a batch on PostgreSQL with what it says about them, behind SET.
-    fn said(&self, sql: &mut Sql, said: Said) -> String {
-        format!(
-            "FROM {} AS \"rowlock_batch\" ({}) WHERE {}",
-            self.unnested_to_join(sql, said),
-            self.columns_said(said),
-            self.joined_with_batch(sql.dialect)
-        )
-    }
-
-    /// The same as [`unnested`](Self::unnested) and what is said about each, to be joined with the table.
     ///
-    /// Each array is the value of a subquery, so that its length is nothing to plan by: for many rows of a table that is small, or was when it
-    /// was analyzed, all of that would be read.
-    fn unnested_to_join(&self, sql: &mut Sql, said: Said) -> String {
-        let mut arrays = self.arrays(sql);
-        arrays.push(format!("{}::bigint[]", sql.slot(Slot::Fences)));
-        arrays.extend(
-            said.iter()
-                .map(|(name, ty)| format!("{}::{ty}[]", sql.slot(Slot::Said(name)))),
-        );
+    /// A key of one column is asked for by itself too. Statistics from a moment when nothing ran make the index of what is running look empty, and
+    /// the join alone would read all of it, for a batch of one.
+    fn said(&self, sql: &mut Sql, said: Said) -> String {
+        let keys = self.key_arrays(sql);
+        let fences = sql.slot(Slot::Fences);
+        let arrays: String = said
+            .iter()
+            .map(|(name, ty)| format!(", {}::{ty}[]", sql.slot(Slot::Said(name))))
+            .collect();
+        let own = match self.keys.as_slice() {
+            [key] => format!(" AND {} = ANY ({keys})", of_row(key)),
+            _ => String::new(),
+        };
         format!(
-            "unnest({})",
-            comma(arrays, |array| format!("(SELECT {array})"))
+            "FROM unnest({keys}, {fences}::bigint[]{arrays}) AS \"rowlock_batch\" ({}) WHERE {}{own}",
+            self.columns_said(said),
+            self.joined_with_batch()
         )
     }
 
@@ -292,25 +287,13 @@ impl Queue<'_> {
         self.claim_parts() + &said.collect::<String>()
     }
 
-    fn joined_with_batch(&self, dialect: Dialect) -> String {
+    fn joined_with_batch(&self) -> String {
         format!(
             "{} AND {} = \"rowlock_fence\" AND {}",
             same_key(&self.keys, "rowlock_batch"),
             of_row(self.fence),
-            self.runs(dialect),
+            self.is_named(State::Running, of_row),
         )
-    }
-
-    /// That a row is running, beside a join by the primary key.
-    ///
-    /// The coalesce hides it from PostgreSQL's planner. Statistics from a moment when nothing ran make the index of what is running look
-    /// empty, and the join would read all of that index, for a batch of one.
-    fn runs(&self, dialect: Dialect) -> String {
-        let running = self.is_named(State::Running, of_row);
-        match dialect {
-            Dialect::Postgres => format!("coalesce({running}, false)"),
-            Dialect::Sqlite => running,
-        }
     }
 
     /// The keys and fences of a batch, as a table.
@@ -319,14 +302,10 @@ impl Queue<'_> {
         format!("unnest({keys}, {fences}::bigint[])")
     }
 
-    fn key_arrays(&self, sql: &mut Sql) -> String {
-        self.arrays(sql).join(", ")
-    }
-
     /// An array per column of the key. Texts become those of the column: blanks at their ends do not count in a `char(n)`, and the
     /// keys that a claim returned have them.
-    fn arrays(&self, sql: &mut Sql) -> Vec<String> {
-        let array = |key: &&Column| {
+    fn key_arrays(&self, sql: &mut Sql) -> String {
+        comma(&self.keys, |key| {
             let array = sql.slot(Slot::keys(key));
             if last_segment(&key.ty).is_some_and(|name| name == "String") {
                 let (name, rows) = (quote(&key.name), table(self.model));
@@ -334,7 +313,6 @@ impl Queue<'_> {
             } else {
                 array
             }
-        };
-        self.keys.iter().map(array).collect()
+        })
     }
 }
