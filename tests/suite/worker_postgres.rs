@@ -829,8 +829,9 @@ mod processes {
                 process::say(&format!("{} {}", counts.completed, counts.lease_lost));
             }
             "finished" => {
-                until("eight are finished", async || {
-                    background.counts().completed == 8
+                until("eight are finished, and others claimed", async || {
+                    let counts = background.counts();
+                    counts.completed == 8 && counts.claimed > 8
                 })
                 .await;
                 process::say("there");
