@@ -130,7 +130,7 @@ pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
             let filled = pool.clone();
             let settings = [JOINED, ARRAYS].map(|sql| {
                 let pool = pool.clone();
-                let text = format!("{TASKS} tasks, {}", sql.text);
+                let text = format!("{TASKS} tasks, {batch} at a time, {}", sql.text);
                 Setting::new(text, batch, move |run| drain(pool.clone(), sql, batch, run))
             });
             Contender {

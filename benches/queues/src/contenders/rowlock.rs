@@ -159,7 +159,7 @@ pub(crate) async fn contenders(database: &Database) -> Vec<Contender> {
     };
     let mut contenders = Vec::from(BATCHES.map(|(batch, jobs)| {
         let pool = pool.clone();
-        let setting = Setting::new(format!("{TASKS} tasks"), batch, move |run| {
+        let setting = Setting::new(format!("{TASKS} tasks, {batch} at a time"), batch, move |run| {
             drain(pool.clone(), batch, run)
         });
         Contender {
