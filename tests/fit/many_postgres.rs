@@ -168,6 +168,77 @@ async fn a_column_that_is_an_array() {
     );
 }
 
+#[derive(Debug, Clone, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "point_of_many")]
+struct Point {
+    x: i32,
+    y: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "mood_of_many", rename_all = "lowercase")]
+enum Mood {
+    Calm,
+    Angry,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "pins", backend(Postgres))]
+struct Pin {
+    #[rowlock(key)]
+    id: i64,
+    place: Point,
+    #[rowlock(version)]
+    version: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "moods", backend(Postgres))]
+struct Felt {
+    #[rowlock(key)]
+    id: i64,
+    mood: Mood,
+    earlier: Option<Mood>,
+    bytes: Vec<u8>,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// `unnest` makes a column of each part of a composite type; enums and bytes are like any other.
+#[tokio::test]
+async fn types_of_the_user() {
+    let database = database(
+        "CREATE TYPE point_of_many AS (x integer, y integer);
+         CREATE TYPE mood_of_many AS ENUM ('calm', 'angry');
+         CREATE TABLE pins (id bigint PRIMARY KEY, place point_of_many NOT NULL, version bigint NOT NULL);
+         CREATE TABLE moods (id bigint PRIMARY KEY, mood mood_of_many NOT NULL, earlier mood_of_many, bytes bytea NOT NULL, version bigint NOT NULL);
+         INSERT INTO pins VALUES (1, '(1,2)', 0), (2, '(3,4)', 0);
+         INSERT INTO moods VALUES (1, 'calm', NULL, '', 0), (2, 'calm', 'angry', '', 0)",
+    )
+    .await;
+    let pool = &database.pool;
+    let loaded = Pin::load_many(pool, [1, 2]).await.into_iter();
+    let mut pins: Vec<Pin> = loaded.collect::<Result<_, _>>().unwrap();
+    pins[1].place.y = 5;
+    let updated = Pin::update_many(pool, &pins).await;
+    assert_eq!(updated[1].as_ref().unwrap().place, Point { x: 3, y: 5 });
+    assert_eq!(
+        updated[0].as_ref().unwrap(),
+        &Pin::load(pool, 1).await.unwrap()
+    );
+
+    let loaded = Felt::load_many(pool, [1, 2]).await.into_iter();
+    let mut felt: Vec<Felt> = loaded.collect::<Result<_, _>>().unwrap();
+    felt[0].earlier = Some(felt[0].mood);
+    felt[1].earlier = None;
+    felt[1].bytes = vec![0, 255];
+    for (row, mine) in Felt::update_many(pool, &felt).await.iter().zip(&felt) {
+        let row = row.as_ref().unwrap();
+        assert_eq!((row.earlier, &row.bytes), (mine.earlier, &mine.bytes));
+        assert_eq!(row, &Felt::load(pool, row.id).await.unwrap());
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
 #[rowlock(table = "plain", backend(Postgres))]
 struct Plain {

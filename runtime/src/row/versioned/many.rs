@@ -235,8 +235,9 @@ fn write_some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             Err(error) => error,
         };
         let fault = Fault::of(&error);
-        if fault == Fault::Encode {
-            // Nothing was sent: PostgreSQL has no arrays of arrays, and a column is one.
+        // Nothing was sent, because a column is an array, and PostgreSQL has no arrays of arrays; or nothing was run, because `unnest` makes a
+        // column of each part of a composite type.
+        if fault == Fault::Encode || fault == Fault::Schema && !in_transaction {
             return one_by_one::<DB, T, K>(rows, link).await;
         }
         if fault.is_of_a_row() && !in_transaction {
