@@ -193,7 +193,7 @@ async fn effects(run: &Run<'_>, pool: &PgPool, wrong: &mut Wrong) -> Result<i64,
     for times in times {
         wrong.add("an effect that happened several times", times);
     }
-    let none = "SELECT id FROM tasks WHERE kind = $1 AND id NOT IN (SELECT task FROM effects)";
+    let none = "SELECT id FROM tasks WHERE kind = $1 AND NOT EXISTS (SELECT FROM effects WHERE task = tasks.id)";
     let none: Vec<i64> = sqlx::query_scalar(none)
         .bind(EFFECT)
         .fetch_all(pool)
