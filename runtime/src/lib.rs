@@ -12,6 +12,7 @@ mod db;
 mod error;
 pub mod fan_out;
 mod job;
+mod lanes;
 pub mod lock;
 #[cfg(test)]
 mod rooms;
@@ -30,6 +31,7 @@ pub use crate::db::source::Source;
 pub use crate::db::xmin::Xmin;
 pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
+pub use crate::lanes::{Lane, Lanes};
 pub use crate::tx::{Tx, transaction};
 
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which

@@ -456,6 +456,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let read = statement(&sql::counter::read(model, counter, dialect));
         let existing_batch = sql::counter::add_existing_many(model, counter, dialect);
         let existing_batch = batch(&existing_batch, false);
+        let fold = sql::counter::fold(model, counter, dialect);
+        let fold = optional_statement(fold.as_ref());
         let (add, add_many) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
@@ -471,6 +473,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 const READ: &'static str = #read;
                 const BATCH: __rt::Option<__rt::counter::BatchSql> = #add_many;
                 const EXISTING_BATCH: __rt::counter::BatchSql = #existing_batch;
+                const FOLD: __rt::Option<&'static str> = #fold;
             }
         }
     });

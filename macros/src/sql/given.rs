@@ -113,3 +113,20 @@ fn may_be_blob(column: &Column) -> bool {
     ];
     !last_segment(&column.ty).is_some_and(|name| NEVER.contains(&name.as_str()))
 }
+
+/// ` AND` no other row has the key, ` AND` no lock is waited for: of a statement that serves the calls of many callers, each of whom would wait
+/// for the one whose row is locked.
+///
+/// A condition that reads no row is met before the first is looked at.
+pub(super) fn and_folded(model: &Model) -> String {
+    let others = and(model.keys().iter().zip(1..), |(key, part)| {
+        format!(
+            "\"rowlock_other\".{} = \"rowlock_k{part}\"",
+            quote(&key.name)
+        )
+    });
+    format!(
+        " AND (SELECT count(*) FROM {} AS \"rowlock_other\" WHERE {others}) = 1 AND (SELECT set_config('lock_timeout', '20', true)) IS NOT NULL",
+        table(model)
+    )
+}

@@ -46,6 +46,10 @@ pub(crate) enum Slot {
     Fences,
     /// An array of what is added.
     Deltas,
+    /// An array of the lowest values that allow the additions, before those.
+    Lows,
+    /// An array of the highest ones.
+    Highs,
     /// What a batch says about its rows under this name: an array of it, or a value of a row.
     Said(&'static str),
     /// Rows with these values: all as one JSON text, or each value by itself.

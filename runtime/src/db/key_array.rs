@@ -151,7 +151,7 @@ impl<T: PgHasArrayType> ArrayType<T> {
 impl<T> NoArrayType for ArrayType<T> {}
 
 /// sqlx takes the names of such types for ever only. There are as many as the program has types of keys.
-fn kept(name: &str) -> &'static str {
+pub(crate) fn kept(name: &str) -> &'static str {
     static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(kept) = names.get(name) {

@@ -3,6 +3,7 @@
 pub(crate) mod as_read;
 pub(crate) mod atomic;
 pub(crate) mod begin;
+mod cells;
 pub(crate) mod column;
 pub(crate) mod condition;
 pub(crate) mod copied;
@@ -45,6 +46,7 @@ use crate::db::as_read::Piece;
 use crate::db::begin::Begin;
 use crate::db::column::Column;
 use crate::db::stored::Encoded;
+use crate::lanes::Cells;
 
 /// What running a query yields: rows, and the number of affected rows at its end.
 pub(crate) type Results<'e, DB> = BoxStream<
@@ -300,6 +302,10 @@ pub trait Backend:
         count: usize,
         columns: &[Array],
     ) -> Result<(), BoxDynError>;
+
+    /// The values of a call that waits for others, see [`Lanes`](crate::Lanes).
+    #[doc(hidden)]
+    type Cells: Cells<Self>;
 
     /// Whether the value is stored as NULL.
     #[doc(hidden)]

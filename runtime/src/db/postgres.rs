@@ -13,6 +13,7 @@ use sqlx::{Arguments, Encode, Executor, Postgres, Row, SqlSafeStr, Type, TypeInf
 use sqlx_core::transaction::TransactionManager;
 
 use super::*;
+use crate::db::cells::PgCells;
 use crate::db::begin::Isolation;
 use crate::db::fault::Fault;
 use crate::db::lock_timeout::milliseconds;
@@ -527,6 +528,7 @@ impl Backend for Postgres {
         connection.close_on_drop();
     }
 
+    type Cells = PgCells;
     type Raw = PgRaw;
     const WAITING_BRIEFLY: &'static str =
         " AND (SELECT set_config('lock_timeout', '100', true)) IS NOT NULL";

@@ -9,6 +9,7 @@ use sqlx::{Acquire, Either, Execute};
 use sqlx_core::transaction::TransactionManager;
 
 use crate::db::Backend;
+use crate::lanes::Lanes;
 use crate::db::notes::{Before, Call, Notes, Torn};
 
 /// What every generated method runs on: a `&Pool`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
@@ -29,6 +30,12 @@ pub trait Source<'c, DB: Backend>: Send {
     /// Takes the connection.
     #[doc(hidden)]
     fn open(self) -> impl Future<Output = Result<Self::Opened, sqlx::Error>> + Send;
+
+    /// The lanes, if it is some: calls that wait for one of them can be one statement.
+    #[doc(hidden)]
+    fn lanes(&self) -> Option<&'c Lanes<DB>> {
+        None
+    }
 }
 
 /// A connection as a [`Source`] yields it.
@@ -74,6 +81,8 @@ pub struct Link<'c, DB: Backend> {
     notes: Option<&'c mut Notes>,
     /// It is the caller's: somebody may have sent BEGIN on it, of which sqlx knows nothing.
     is_borrowed: bool,
+    /// Whether no statement is under way: of a lane.
+    is_clean: Option<&'c mut bool>,
 }
 
 impl<'c, DB: Backend> Link<'c, DB> {
@@ -82,6 +91,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
             connection,
             notes: None,
             is_borrowed: false,
+            is_clean: None,
         }
     }
 
@@ -90,6 +100,14 @@ impl<'c, DB: Backend> Link<'c, DB> {
             connection,
             notes: Some(notes),
             is_borrowed: false,
+            is_clean: None,
+        }
+    }
+
+    pub(crate) fn on_lane(connection: &'c mut DB::Connection, is_clean: &'c mut bool) -> Self {
+        Self {
+            is_clean: Some(is_clean),
+            ..Self::new(connection)
         }
     }
 
@@ -98,6 +116,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
             connection: self.connection,
             notes: self.notes.as_deref_mut(),
             is_borrowed: self.is_borrowed,
+            is_clean: self.is_clean.as_deref_mut(),
         }
     }
 
@@ -118,12 +137,29 @@ impl<'c, DB: Backend> Link<'c, DB> {
         mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
     ) -> Result<(), sqlx::Error> {
         let Some(notes) = self.notes.as_deref_mut() else {
-            return to_the_end::<DB>(self.connection, query, &mut each).await;
+            let was_clean = self.doubt();
+            let result = to_the_end::<DB>(self.connection, query, &mut each).await;
+            self.trust(was_clean && result.is_ok());
+            return result;
         };
         let sent = notes.sent();
         let result = to_the_end::<DB>(self.connection, query, &mut each).await;
         let result = sent.ended(DB::ERROR_ABORTS_TRANSACTION, result);
         self.after(result).await
+    }
+
+    /// From here on a statement may be under way. Whether none was.
+    fn doubt(&mut self) -> bool {
+        self.is_clean
+            .as_deref_mut()
+            .is_some_and(|is_clean| std::mem::replace(is_clean, false))
+    }
+
+    /// It came to its end.
+    fn trust(&mut self, is_trusted: bool) {
+        if let Some(is_clean) = self.is_clean.as_deref_mut() {
+            *is_clean = is_trusted;
+        }
     }
 
     /// An error can be the end of the transaction, and what follows must not be written outside of it.
@@ -139,6 +175,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// Whether what runs here is part of a transaction. The database is asked only if sqlx counts none: somebody may have sent BEGIN.
     pub(crate) async fn is_in_transaction(&mut self) -> Result<bool, sqlx::Error> {
+        self.doubt();
         // A `Tx` is told apart from what came after it with each statement.
         if self.notes.is_some() || depth::<DB>(self.connection) > 0 {
             return Ok(true);
@@ -198,7 +235,10 @@ impl<'c, DB: Backend> Link<'c, DB> {
     pub(crate) async fn plain(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
         self.check(Call::Statement).await?;
         let Some(notes) = self.notes.as_deref_mut() else {
-            return DB::run_plain(self.connection, sql).await;
+            let was_clean = self.doubt();
+            let result = DB::run_plain(self.connection, sql).await;
+            self.trust(was_clean && result.is_ok());
+            return result;
         };
         let sent = notes.sent();
         let result = DB::run_plain(self.connection, sql).await;
@@ -207,6 +247,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// Sets sqlx's savepoint.
     pub(crate) async fn savepoint(&mut self) -> Result<(), sqlx::Error> {
+        self.doubt();
         self.may_be_set().await?;
         let result = DB::savepoint(self.connection).await;
         match self.notes.as_deref_mut() {
@@ -239,6 +280,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
     /// If SAVEPOINT fails, sqlx rolls back what is around it, all of the transaction even, and what follows would be written
     /// outside of it. So where the transaction may be aborted, another statement finds that out.
     async fn may_be_set(&mut self) -> Result<(), sqlx::Error> {
+        self.doubt();
         match self.notes {
             Some(_) => self.is_well().await,
             None if DB::ERROR_ABORTS_TRANSACTION => {
@@ -268,6 +310,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// Releases sqlx's savepoint.
     pub(crate) async fn release(&mut self) -> Result<(), sqlx::Error> {
+        self.doubt();
         let result = DB::TransactionManager::commit(self.connection).await;
         match self.notes.as_deref_mut() {
             Some(notes) => notes.ended(DB::ERROR_ABORTS_TRANSACTION, result),
@@ -277,12 +320,14 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// Undoes sqlx's savepoint. That is no news: how the last statement ended stays known.
     pub(crate) async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
+        self.doubt();
         let result = DB::TransactionManager::rollback(self.connection).await;
         self.told(result)
     }
 
     /// Undoes a savepoint of a `Tx`; see [`Backend::undo_savepoint`].
     pub(crate) async fn undo_savepoint(&mut self, number: usize) -> Result<usize, sqlx::Error> {
+        self.doubt();
         let result = DB::undo_savepoint(self.connection, number).await;
         self.told(result)
     }
@@ -293,6 +338,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         timeout: Option<Duration>,
         clause: &'static str,
     ) -> Result<Option<String>, sqlx::Error> {
+        self.doubt();
         let before = DB::set_lock_timeout(self.connection, timeout, clause).await;
         if !matches!(before, Ok(None))
             && let Some(notes) = self.notes.as_deref_mut()
@@ -350,6 +396,7 @@ impl<DB: Backend> DerefMut for Link<'_, DB> {
         if let Some(notes) = self.notes.as_deref_mut() {
             notes.doubt();
         }
+        self.doubt();
         self.connection
     }
 }

@@ -13,6 +13,7 @@ use sqlx::{Arguments, Connection as _, Executor, Row, Sqlite, TypeInfo, ValueRef
 use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
 
 use super::*;
+use crate::db::cells::NoCells;
 use crate::db::fault::Fault;
 use crate::db::json_rows::json_rows;
 use crate::db::notes::Torn;
@@ -375,6 +376,7 @@ impl Backend for Sqlite {
         // Its thread comes to the end of every statement. To close it would be the end of a database in memory.
     }
 
+    type Cells = NoCells;
     type Raw = SqliteRaw;
     // It has no locks of rows.
     const WAITING_BRIEFLY: &'static str = "";

@@ -14,6 +14,7 @@ use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::Column;
 use crate::db::fault::Fault;
 use crate::db::source::Link;
+use crate::lanes::Cells as _;
 use crate::db::{Array, Backend};
 
 /// A hundred years are for ever, and no database's clock overflows with them.
@@ -172,6 +173,12 @@ impl<DB: Backend> Statement<DB> {
     /// Binds so many rows, after their keys and before anything else, with what is in these columns beside them.
     pub(crate) fn bind_rows(&mut self, count: usize, columns: &[Array]) {
         let bound = DB::bind_rows(&mut self.arguments, count, columns);
+        self.note(bound);
+    }
+
+    /// Binds these calls, an array per column.
+    pub(crate) fn bind_cells(&mut self, calls: &[&DB::Cells]) {
+        let bound = DB::Cells::bind(calls, &mut self.arguments);
         self.note(bound);
     }
 

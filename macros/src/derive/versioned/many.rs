@@ -126,6 +126,10 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         return load;
     };
     let update = optional_statement(Some(&update));
+    let fold = plan
+        .version
+        .and_then(|version| sql::versioned::many::fold(model, version, dialect));
+    let fold = optional_statement(fold.as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
     let database = database(dialect);
     let writable = model.writable();
@@ -134,6 +138,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #load
         const UPDATE_MANY: __rt::Option<&'static str> = #update;
         const DELETE_MANY: __rt::Option<&'static str> = #delete;
+        const UPDATE_FOLD: __rt::Option<&'static str> = #fold;
         fn bind_many(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) {
             #[allow(unused_imports)]
             use __rt::NoArrayType as _;

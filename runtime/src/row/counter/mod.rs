@@ -14,6 +14,7 @@ use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failur
 use crate::db::fault::Fault;
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
+use crate::lanes::{Addition, Call, Turn};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
 
 /// The derive, for [`Model`].
@@ -77,6 +78,8 @@ pub trait CounterSql<DB: Backend, const N: usize>: Counter<N> + CounterRowSql<DB
     const BATCH: Option<BatchSql>;
     /// `ADD_EXISTING` for many rows.
     const EXISTING_BATCH: BatchSql;
+    /// `ADD_EXISTING` for the calls of many callers: see [`Lanes`](crate::Lanes).
+    const FOLD: Option<&'static str> = None;
 }
 
 from_write_failure!(CounterError);
@@ -136,23 +139,48 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 ) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS.0, &key);
+        if let (Some(lanes), Some(sql)) = (db.lanes(), T::FOLD) {
+            let (low, high) = room(delta, bounds::<N, T>());
+            let call = || {
+                let call = Call::of(|to| {
+                    T::bind_key(&key, to);
+                    to.end_key();
+                });
+                Some(call?.adding(Addition { delta, low, high }))
+            };
+            let turn = lanes.turn_to_add(sql, call).await;
+            let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
+            return match turn.map_err(CounterError::Database)? {
+                Turn::Alone(mut lane) => add_on::<DB, N, T>(&key, delta, &mut lane.link()).await,
+                Turn::Answered(Ok(total)) => fitting::<N, T>(total)
+                    .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error))),
+                Turn::Answered(Err(error)) => Err(failed(operation(), error, false)),
+            };
+        }
         let mut opened = acquire(db, &operation)
             .await
             .map_err(CounterError::Database)?;
-        let mut connection = opened.link();
-        let mut added =
-            add_one::<DB, N, T>(&key, delta, T::METHODS.0, delta < 0, &mut connection).await;
-        // A row whose first number would be refused may be there all the same.
-        if let Err(CounterError::Database(error)) = &added
-            && error.fault() == Fault::CheckViolation
-            && delta >= 0
-            && !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(&connection))
-        {
-            added = add_one::<DB, N, T>(&key, delta, T::METHODS.0, true, &mut connection).await;
-        }
-        total::<DB, N, T>(&added?, 0)
-            .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error)))
+        add_on::<DB, N, T>(&key, delta, &mut opened.link()).await
     }
+}
+
+async fn add_on<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
+    key: &T::Key<'_>,
+    delta: i64,
+    connection: &mut Link<'_, DB>,
+) -> Result<T::Number, CounterError> {
+    let operation = || T::operation(T::METHODS.0, key);
+    let mut added = add_one::<DB, N, T>(key, delta, T::METHODS.0, delta < 0, connection).await;
+    // A row whose first number would be refused may be there all the same.
+    if let Err(CounterError::Database(error)) = &added
+        && error.fault() == Fault::CheckViolation
+        && delta >= 0
+        && !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection))
+    {
+        added = add_one::<DB, N, T>(key, delta, T::METHODS.0, true, connection).await;
+    }
+    total::<DB, N, T>(&added?, 0)
+        .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error)))
 }
 
 /// Adds to one row and returns the row with the new total.

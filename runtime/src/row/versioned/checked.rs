@@ -10,6 +10,7 @@ use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
+use crate::lanes::{Call, Turn};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, write_one};
 
@@ -21,6 +22,14 @@ pub(super) trait Checked<DB: Backend>: Sync {
     fn statement(&self, write: Write, stored: &Stored<DB>) -> Statement<DB>;
     /// Reads the row as it now is.
     fn look(&self, stored: &Stored<DB>) -> Statement<DB>;
+    /// What can write many rows of many callers.
+    fn fold(&self, _write: Write) -> Option<&'static str> {
+        None
+    }
+    /// What that binds for this row, if it can.
+    fn call(&self) -> Option<Call<DB>> {
+        None
+    }
     /// What the checked columns of a row hold, if they read as those of this one did.
     fn reads_the_same(&self, _row: &DB::Row) -> Option<Stored<DB>> {
         None
@@ -191,9 +200,20 @@ pub(super) async fn read_on<DB: Backend>(
 pub(super) fn read<'c, DB: Backend>(
     select: Statement<DB>,
     version: Option<usize>,
+    fold: Option<(&'static str, Call<DB>)>,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<DB::Row, Unread>> + Send {
     async move {
+        if let (Some(lanes), Some((sql, call))) = (db.lanes(), fold) {
+            let turn = lanes.turn(sql, || Some(call)).await;
+            return match turn.map_err(Unread::Failed)? {
+                Turn::Alone(mut lane) => read_on(select, version, &mut lane.link()).await,
+                Turn::Answered(answer) => {
+                    let answer = answer.map(Fetched::One);
+                    found::<DB>(answer, version).map(|(row, _)| row)
+                }
+            };
+        }
         let mut opened = db.open().await.map_err(Unread::Failed)?;
         read_on(select, version, &mut opened.link()).await
     }
@@ -280,6 +300,21 @@ pub(super) fn write<'c, DB: Backend>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<DB::Row, Unwritten<DB::Row>>> + Send {
     async move {
+        let versions = row.versions();
+        if let (Some(lanes), Some(sql)) = (db.lanes(), row.fold(write))
+            && versions.expected != versions.highest
+        {
+            return match lanes.turn(sql, || row.call()).await {
+                Ok(Turn::Alone(mut lane)) => {
+                    write_on(method, row, write, &mut lane.link()).await
+                }
+                Ok(Turn::Answered(Ok(row))) => Ok(row),
+                Ok(Turn::Answered(Err(error))) => {
+                    Err(failed(row.operation(method), error, false, false).into())
+                }
+                Err(error) => Err(unopened(row.operation(method), error).into()),
+            };
+        }
         let mut opened = match db.open().await {
             Ok(opened) => opened,
             Err(error) => return Err(unopened(row.operation(method), error).into()),

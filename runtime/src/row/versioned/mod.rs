@@ -33,6 +33,7 @@ use crate::db::shell::Shell;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::{Bind, Compared, Statement};
 use crate::db::stored;
+use crate::lanes::Call;
 
 /// How often `update_with` loads and applies before it gives up.
 const ATTEMPTS: u32 = 32;
@@ -98,6 +99,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const UPDATE_MANY: Option<&'static str> = None;
     /// The same of a deletion.
     const DELETE_MANY: Option<&'static str> = None;
+    /// `UPDATE_MANY` where each row is another caller's: see [`Lanes`](crate::Lanes).
+    const UPDATE_FOLD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
     /// `"name" = ` for each of `Versioned::COLUMNS`.
@@ -167,6 +170,22 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
 
     fn look(&self, stored: &Stored<DB>) -> Statement<DB> {
         look(self, stored)
+    }
+
+    fn fold(&self, write: Write) -> Option<&'static str> {
+        T::UPDATE_FOLD.filter(|_| matches!(write, Write::Update))
+    }
+
+    fn call(&self) -> Option<Call<DB>> {
+        Call::of(|to| {
+            T::bind_key(&self.key(), to);
+            to.end_key();
+            self.bind_columns(to);
+            to.number(self.version().unwrap_or_default());
+            if let Some(fence) = self.fence() {
+                to.number(fence.get());
+            }
+        })
     }
 
     fn reads_the_same(&self, row: &DB::Row) -> Option<Stored<DB>> {
@@ -293,7 +312,14 @@ fn read<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<T, LoadError>> + Send {
-    let work = checked::read(select::<DB, T>(&key), read_version::<T>(), db);
+    let fold = db.lanes().and_then(|_| {
+        let call = Call::of(|to| {
+            T::bind_key(&key, to);
+            to.end_key();
+        });
+        Some((T::LOAD_MANY, call?))
+    });
+    let work = checked::read(select::<DB, T>(&key), read_version::<T>(), fold, db);
     Shell::new(work, (method, key), loaded::<DB, T>)
 }
 

@@ -1,0 +1,185 @@
+//! The values of one call, kept for a statement about many: on PostgreSQL as elements of one array per column.
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use sqlx::encode::IsNull;
+    use sqlx::error::BoxDynError;
+    use sqlx::postgres::{
+        PgArgumentBuffer, PgArguments, PgBindIterExt, PgHasArrayType, PgTypeInfo,
+    };
+    use sqlx::{Arguments as _, Encode, Postgres, Type, TypeInfo};
+
+    use crate::db::column::Column;
+    use crate::db::key_array::kept;
+    use crate::lanes::Cells;
+
+    /// See [`Backend::Cells`](crate::db::Backend::Cells).
+    #[derive(Default)]
+    pub struct PgCells {
+        bytes: PgArgumentBuffer,
+        values: Vec<Value>,
+        key: usize,
+        is_odd: bool,
+    }
+
+    struct Value {
+        ty: PgTypeInfo,
+        end: usize,
+        is_null: bool,
+    }
+
+    impl PgCells {
+        fn element(&self, column: usize) -> Option<Element<'_>> {
+            let value = self.values.get(column)?;
+            let start = match column.checked_sub(1) {
+                Some(before) => self.values.get(before)?.end,
+                None => 0,
+            };
+            let bytes = self.bytes.get(start..value.end)?;
+            Some(Element {
+                ty: &value.ty,
+                bytes: (!value.is_null).then_some(bytes),
+            })
+        }
+    }
+
+    impl Cells<Postgres> for PgCells {
+        fn add<T: Column<Postgres>>(&mut self, value: &T) {
+            let ty = value.produces().unwrap_or_else(T::type_info);
+            // PostgreSQL has no arrays of arrays.
+            self.is_odd |= ty.name().ends_with("[]");
+            match value.encode_by_ref(&mut self.bytes) {
+                Ok(is_null) => self.values.push(Value {
+                    ty,
+                    end: self.bytes.len(),
+                    is_null: matches!(is_null, IsNull::Yes),
+                }),
+                // The call by itself says why.
+                Err(_) => self.is_odd = true,
+            }
+        }
+
+        fn add_number(&mut self, value: i64) {
+            self.add(&value);
+        }
+
+        fn end_key(&mut self) {
+            self.key = self.bytes.len();
+        }
+
+        fn key(&self) -> &[u8] {
+            self.bytes.get(..self.key).unwrap_or_default()
+        }
+
+        fn can_fold(&self) -> bool {
+            !self.is_odd
+        }
+
+        fn bind(calls: &[&Self], arguments: &mut PgArguments) -> Result<(), BoxDynError> {
+            let columns = calls.first().map_or(0, |call| call.values.len());
+            for index in 0..columns {
+                let elements = calls.iter().filter_map(|call| call.element(index));
+                arguments.add(ColumnOf(elements.collect()))?;
+            }
+            Ok(())
+        }
+    }
+
+    /// A value of a call.
+    struct Element<'v> {
+        ty: &'v PgTypeInfo,
+        bytes: Option<&'v [u8]>,
+    }
+
+    impl Type<Postgres> for Element<'_> {
+        fn type_info() -> PgTypeInfo {
+            // Not what is sent: only a value knows its type, and `produces` it.
+            <i64 as Type<Postgres>>::type_info()
+        }
+    }
+
+    impl<'q> Encode<'q, Postgres> for Element<'_> {
+        fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            let Some(bytes) = self.bytes else {
+                return Ok(IsNull::Yes);
+            };
+            buffer.extend_from_slice(bytes);
+            Ok(IsNull::No)
+        }
+
+        fn produces(&self) -> Option<PgTypeInfo> {
+            Some(self.ty.clone())
+        }
+    }
+
+    /// The values of one column of all calls.
+    struct ColumnOf<'v>(Vec<Element<'v>>);
+
+    impl Type<Postgres> for ColumnOf<'_> {
+        fn type_info() -> PgTypeInfo {
+            // As above.
+            <Vec<i64> as Type<Postgres>>::type_info()
+        }
+    }
+
+    impl<'q> Encode<'q, Postgres> for ColumnOf<'_> {
+        fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            let elements = self.0.iter().map(|element| Element {
+                ty: element.ty,
+                bytes: element.bytes,
+            });
+            elements.bind_iter().encode(buffer)
+        }
+
+        fn produces(&self) -> Option<PgTypeInfo> {
+            self.0.first().map(|element| array_of(element.ty))
+        }
+    }
+
+    /// The array type of what sqlx has a number for, else its name: the server is asked for it, once per connection.
+    fn array_of(element: &PgTypeInfo) -> PgTypeInfo {
+        match element.name() {
+            "BOOL" => bool::array_type_info(),
+            "INT2" => i16::array_type_info(),
+            "INT4" => i32::array_type_info(),
+            "INT8" => i64::array_type_info(),
+            "FLOAT4" => f32::array_type_info(),
+            "FLOAT8" => f64::array_type_info(),
+            "TEXT" => String::array_type_info(),
+            "BYTEA" => Vec::<u8>::array_type_info(),
+            name => PgTypeInfo::array_of(kept(name)),
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::PgCells;
+
+/// Calls of a database that has no arrays do not wait for each other.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Default)]
+pub struct NoCells;
+
+#[cfg(feature = "sqlite")]
+impl crate::lanes::Cells<sqlx::Sqlite> for NoCells {
+    fn add<T: crate::db::column::Column<sqlx::Sqlite>>(&mut self, _: &T) {}
+
+    fn add_number(&mut self, _: i64) {}
+
+    fn end_key(&mut self) {}
+
+    fn key(&self) -> &[u8] {
+        &[]
+    }
+
+    fn can_fold(&self) -> bool {
+        false
+    }
+
+    fn bind(
+        _: &[&Self],
+        _: &mut sqlx::sqlite::SqliteArguments,
+    ) -> Result<(), sqlx::error::BoxDynError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! What a call binds, kept until one statement binds it for many.
+
+use serde::Serialize;
+
+use crate::db::column::Column;
+use crate::db::statement::{Bind, Statement};
+use crate::db::{Array, Backend};
+
+/// A call that can wait: its values, of which the first are the key.
+pub(crate) struct Call<DB: Backend> {
+    cells: DB::Cells,
+    /// What is added, if it is an addition: calls with the same key become one row.
+    addition: Option<Addition>,
+}
+
+/// An addition and the lowest and the highest old value that allow it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addition {
+    pub(crate) delta: i64,
+    pub(crate) low: i64,
+    pub(crate) high: i64,
+}
+
+/// The values of a call, as they go to the database. [`Backend::Cells`].
+pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
+    /// Takes the next value. If it cannot be one of many, neither can the call.
+    fn add<T: Column<DB>>(&mut self, value: &T);
+    fn add_number(&mut self, value: i64);
+    /// The values so far are the key.
+    fn end_key(&mut self);
+    /// The bytes of the key.
+    fn key(&self) -> &[u8];
+    /// Whether all values can be some of many.
+    fn can_fold(&self) -> bool;
+    /// Binds all these, column by column.
+    fn bind(calls: &[&Self], arguments: &mut DB::Arguments) -> Result<(), sqlx::error::BoxDynError>;
+}
+
+/// Takes the values of a call instead of a statement.
+pub(crate) struct Kept<DB: Backend>(DB::Cells);
+
+impl<DB: Backend> Kept<DB> {
+    pub(crate) fn end_key(&mut self) {
+        self.0.end_key();
+    }
+
+    pub(crate) fn number(&mut self, value: i64) {
+        self.0.add_number(value);
+    }
+}
+
+impl<DB: Backend> Bind<DB> for Kept<DB> {
+    fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
+        self.0.add(value);
+    }
+
+    fn bind_json<T: Column<DB> + Serialize>(&mut self, _index: usize, value: &T) {
+        self.0.add(value);
+    }
+}
+
+impl<DB: Backend> Call<DB> {
+    /// What `bind` binds, if that can wait.
+    pub(crate) fn of(bind: impl FnOnce(&mut Kept<DB>)) -> Option<Self> {
+        let mut kept = Kept(DB::Cells::default());
+        bind(&mut kept);
+        kept.0.can_fold().then_some(Self {
+            cells: kept.0,
+            addition: None,
+        })
+    }
+
+    pub(crate) fn adding(mut self, addition: Addition) -> Self {
+        self.addition = Some(addition);
+        self
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        self.cells.key()
+    }
+
+    pub(super) fn addition(&self) -> Option<Addition> {
+        self.addition
+    }
+}
+
+/// A statement about the rows of these calls, each with the additions to it, if it adds.
+pub(super) fn statement<DB: Backend>(
+    sql: &'static str,
+    rows: &[(&Call<DB>, Option<Addition>)],
+) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    let cells: Vec<_> = rows.iter().map(|(call, _)| &call.cells).collect();
+    statement.bind_cells(&cells);
+    let additions: Vec<_> = rows.iter().filter_map(|(_, addition)| *addition).collect();
+    if !additions.is_empty() {
+        let column = |of: fn(&Addition) -> i64| Array::Integers(additions.iter().map(of).collect());
+        let columns = [
+            column(|addition| addition.delta),
+            column(|addition| addition.low),
+            column(|addition| addition.high),
+        ];
+        statement.bind_rows(rows.len(), &columns);
+    }
+    statement
+}

@@ -1,0 +1,481 @@
+//! Calls of one operation that wait, and the statement that serves all of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::call::{Addition, Call, statement};
+use super::{Inner, Lane, Lanes, PATIENCE};
+use crate::db::Backend;
+use crate::db::copied::copy;
+use crate::db::fault::Fault;
+use crate::db::source::Opened;
+
+/// How many calls one statement serves at most.
+const CALLS: usize = 1_000;
+
+/// So many calls that wait are worth a second statement beside the one under way, also where a trip is short.
+const MANY: usize = 16;
+
+/// What becomes of a call.
+pub(crate) enum Turn<DB: Backend, T> {
+    /// It runs by itself, on this.
+    Alone(Lane<DB>),
+    /// It was one of many. After an error nobody knows what became of it.
+    Answered(Result<T, sqlx::Error>),
+}
+
+/// What the waiting caller gets.
+enum Word<DB: Backend> {
+    /// The row that the statement returned, with a column more.
+    Row(DB::Row),
+    /// The total after this call's addition, if it is a number.
+    Total(Option<i64>),
+    /// The statement failed, and may have been executed.
+    Failed(sqlx::Error),
+    /// Nothing was done for it: it is to call by itself.
+    Alone,
+    /// The same, and its row may be locked for long.
+    Held,
+    /// No connection could be had.
+    Unsent(sqlx::Error),
+}
+
+/// How the wait of a call ended.
+enum Waited<DB: Backend> {
+    Free(Result<Lane<DB>, sqlx::Error>),
+    Told(Word<DB>),
+}
+
+struct Waiting<DB: Backend> {
+    call: Call<DB>,
+    word: oneshot::Sender<Word<DB>>,
+}
+
+/// The calls of one operation.
+pub(super) struct Queue<DB: Backend> {
+    sql: &'static str,
+    state: Mutex<State<DB>>,
+    /// Such rows cannot be written by a statement about many.
+    is_off: AtomicBool,
+}
+
+struct State<DB: Backend> {
+    waiting: VecDeque<Waiting<DB>>,
+    /// How many statements are under way, or about to be.
+    under_way: usize,
+    /// How often calls that waited were taken.
+    takes: u64,
+    /// How often that was when the watch last looked.
+    seen: u64,
+}
+
+impl<DB: Backend> Queue<DB> {
+    fn state(&self) -> MutexGuard<'_, State<DB>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the statements of an operation that are under way. Whoever has it serves those who have waited meanwhile.
+pub(super) struct Place<DB: Backend> {
+    lanes: Arc<Inner<DB>>,
+    queue: Arc<Queue<DB>>,
+    is_over: bool,
+}
+
+impl<DB: Backend> Drop for Place<DB> {
+    fn drop(&mut self) {
+        // A call that failed, was dropped or panicked, with others behind it.
+        if self.is_wanted()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let place = Self {
+                lanes: Arc::clone(&self.lanes),
+                queue: Arc::clone(&self.queue),
+                is_over: false,
+            };
+            runtime.spawn(place.serve(None));
+        }
+    }
+}
+
+impl<DB: Backend> Place<DB> {
+    /// Whether calls wait. If none does, it is over.
+    pub(super) fn is_wanted(&mut self) -> bool {
+        if self.is_over {
+            return false;
+        }
+        let mut state = self.queue.state();
+        if state.waiting.is_empty() {
+            state.under_way -= 1;
+            drop(state);
+            self.is_over = true;
+        }
+        !self.is_over
+    }
+
+    /// Serves those who wait, until nobody does.
+    pub(super) async fn serve(mut self, mut lane: Option<Lane<DB>>) {
+        while self.is_wanted() {
+            let mut free = match lane.take() {
+                Some(lane) => lane,
+                None => match self.lanes.lane().await {
+                    Ok(lane) => lane,
+                    Err(error) => {
+                        for waiting in self.take() {
+                            let _ = waiting.word.send(Word::Unsent(copy(&error)));
+                        }
+                        continue;
+                    }
+                },
+            };
+            let calls = self.take();
+            if !calls.is_empty() {
+                self.run(calls, &mut free).await;
+                // Those who got their answers call again before the next take: else the first of them would go alone, and all others
+                // wait for it. Half of the throughput.
+                tokio::task::yield_now().await;
+            }
+            if free.is_clean() && !self.lanes.has_waiting() {
+                lane = Some(free);
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<Waiting<DB>> {
+        let mut state = self.queue.state();
+        state.takes += 1;
+        let count = state.waiting.len().min(CALLS);
+        let taken = state.waiting.drain(..count);
+        // Of the others the callers are gone.
+        taken.filter(|waiting| !waiting.word.is_closed()).collect()
+    }
+
+    async fn run(&self, calls: Vec<Waiting<DB>>, lane: &mut Lane<DB>) {
+        let mut parts = vec![calls];
+        while let Some(mut calls) = parts.pop() {
+            let word = match self.send(&calls, lane).await {
+                Ok(answers) => {
+                    for (waiting, word) in calls.into_iter().zip(answers) {
+                        let _ = waiting.word.send(word);
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let fault = Fault::of(&word);
+            if fault.may_have_committed() {
+                for waiting in calls {
+                    let word = Word::Failed(copy(&word));
+                    let _ = waiting.word.send(word);
+                }
+                // Of these the server has said that it did nothing.
+                for waiting in parts.drain(..).flatten() {
+                    let _ = waiting.word.send(Word::Alone);
+                }
+                return;
+            }
+            // Nothing was written. Whatever it is: a call by itself gets its own error.
+            if fault == Fault::LockTimeout {
+                for waiting in calls {
+                    let _ = waiting.word.send(Word::Held);
+                }
+            } else if fault == Fault::Schema || fault == Fault::Encode {
+                self.queue.is_off.store(true, Ordering::Relaxed);
+                for waiting in calls {
+                    let _ = waiting.word.send(Word::Alone);
+                }
+            } else if calls.len() == 1 {
+                for waiting in calls {
+                    let _ = waiting.word.send(Word::Alone);
+                }
+            } else {
+                let others = calls.split_off(calls.len() / 2);
+                parts.extend([others, calls]);
+            }
+        }
+    }
+
+    /// What the statement says of each call.
+    async fn send(
+        &self,
+        calls: &[Waiting<DB>],
+        lane: &mut Lane<DB>,
+    ) -> Result<Vec<Word<DB>>, sqlx::Error> {
+        let rows = rows(calls);
+        let given: Vec<_> = rows
+            .iter()
+            .filter_map(|row| Some((&calls.get(*row.calls.first()?)?.call, row.sum)))
+            .collect();
+        let statement = statement(self.queue.sql, &given);
+        let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
+        let mut met = vec![0; rows.len()];
+        let returned = statement.fetch_all(&mut lane.link()).await?;
+        let mut placed = Vec::with_capacity(returned.len());
+        for row in returned {
+            let place = number::<DB>(&row)?;
+            if let Some(times) = met.get_mut(place) {
+                *times += 1;
+                placed.push((place, row));
+            }
+        }
+        for (place, returned) in placed {
+            // What is met twice is not unique: the call by itself says so.
+            let Some(row) = rows.get(place).filter(|_| met.get(place) == Some(&1)) else {
+                continue;
+            };
+            match row.sum {
+                None => {
+                    if let Some(word) = row.calls.first().and_then(|call| words.get_mut(*call)) {
+                        *word = Word::Row(returned);
+                    }
+                }
+                Some(sum) => {
+                    let total = DB::get_i64(&returned, 0).ok().flatten();
+                    let mut total = total.map(|total| total.wrapping_sub(sum.delta));
+                    for call in &row.calls {
+                        let addition = calls.get(*call).and_then(|waiting| waiting.call.addition());
+                        let delta = addition.map_or(0, |addition| addition.delta);
+                        total = total.map(|total| total.wrapping_add(delta));
+                        if let Some(word) = words.get_mut(*call) {
+                            *word = Word::Total(total);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(words)
+    }
+}
+
+/// A row of the statement: the calls that it is for.
+struct Row {
+    calls: Vec<usize>,
+    /// Of additions.
+    sum: Option<Addition>,
+}
+
+/// In the order of the keys, so that two statements lock in the same order. Additions to the same key become one; if their sum cannot be
+/// told, or could not be where each can, they stay apart, of which the statement takes one and the others go alone.
+fn rows<DB: Backend>(calls: &[Waiting<DB>]) -> Vec<Row> {
+    let mut by_key: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
+    for (index, waiting) in calls.iter().enumerate() {
+        by_key.entry(waiting.call.key()).or_default().push(index);
+    }
+    let mut rows = Vec::with_capacity(by_key.len());
+    for group in by_key.into_values() {
+        let additions: Option<Vec<Addition>> = group
+            .iter()
+            .map(|call| calls.get(*call)?.call.addition())
+            .collect();
+        match additions {
+            None => rows.extend(group.into_iter().map(|call| Row {
+                calls: vec![call],
+                sum: None,
+            })),
+            Some(additions) => {
+                // Refused, or with a sum beyond all numbers: none is in the statement, and each goes alone.
+                if let Some(sum) = sum(&additions) {
+                    rows.push(Row {
+                        calls: group,
+                        sum: Some(sum),
+                    });
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// What they are one after the other: an old value allows it if each total on the way allows the next.
+fn sum(additions: &[Addition]) -> Option<Addition> {
+    let (mut delta, mut low, mut high) = (0_i128, i128::MIN, i128::MAX);
+    for addition in additions {
+        low = low.max(i128::from(addition.low) - delta);
+        high = high.min(i128::from(addition.high) - delta);
+        delta += i128::from(addition.delta);
+    }
+    let clamp = |value: i128| {
+        let value = value.clamp(i64::MIN.into(), i64::MAX.into());
+        i64::try_from(value).ok()
+    };
+    if low > high || low > i128::from(i64::MAX) || high < i128::from(i64::MIN) {
+        return None;
+    }
+    Some(Addition {
+        delta: i64::try_from(delta).ok()?,
+        low: clamp(low)?,
+        high: clamp(high)?,
+    })
+}
+
+/// Which row of the statement it is about: its last column says so, from 1.
+fn number<DB: Backend>(row: &DB::Row) -> Result<usize, sqlx::Error> {
+    let number = DB::get_i64(row, sqlx::Row::len(row).saturating_sub(1))?;
+    let place = number.and_then(|number| usize::try_from(number).ok());
+    Ok(place.unwrap_or_default().wrapping_sub(1))
+}
+
+impl<DB: Backend> Lanes<DB> {
+    /// Runs a call, or waits for a statement that serves it and yields its row: `sql` is about many rows, `call` says of this one what is bound.
+    pub(crate) async fn turn(
+        &self,
+        sql: &'static str,
+        call: impl FnOnce() -> Option<Call<DB>> + Send,
+    ) -> Result<Turn<DB, DB::Row>, sqlx::Error> {
+        match self.wait(sql, call).await {
+            Waited::Free(turn) => turn.map(Turn::Alone),
+            Waited::Told(Word::Row(row)) => Ok(Turn::Answered(Ok(row))),
+            Waited::Told(word) => self.other(word).await,
+        }
+    }
+
+    /// The same of an addition, which yields its total.
+    pub(crate) async fn turn_to_add(
+        &self,
+        sql: &'static str,
+        call: impl FnOnce() -> Option<Call<DB>> + Send,
+    ) -> Result<Turn<DB, Option<i64>>, sqlx::Error> {
+        match self.wait(sql, call).await {
+            Waited::Free(turn) => turn.map(Turn::Alone),
+            Waited::Told(Word::Total(total)) => Ok(Turn::Answered(Ok(total))),
+            Waited::Told(word) => self.other(word).await,
+        }
+    }
+
+    async fn other<T>(&self, word: Word<DB>) -> Result<Turn<DB, T>, sqlx::Error> {
+        match word {
+            Word::Failed(error) => Ok(Turn::Answered(Err(error))),
+            Word::Unsent(error) => Err(error),
+            Word::Held => self.0.spare().await.map(Turn::Alone),
+            Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await.map(Turn::Alone),
+        }
+    }
+
+    async fn wait(
+        &self,
+        sql: &'static str,
+        call: impl FnOnce() -> Option<Call<DB>> + Send,
+    ) -> Waited<DB> {
+        let queue = self.queue(sql);
+        if queue.is_off.load(Ordering::Relaxed) {
+            return Waited::Free(self.0.lane().await);
+        }
+        if let Some(place) = self.place(&queue, None) {
+            let lane = self.0.lane().await;
+            return Waited::Free(lane.map(|lane| lane.with(place)));
+        }
+        // What it binds is encoded here, where a panic is the caller's.
+        let Some(call) = call() else {
+            return Waited::Free(self.0.lane().await);
+        };
+        let (word, told) = oneshot::channel();
+        if let Some(place) = self.place(&queue, Some(Waiting { call, word })) {
+            tokio::spawn(place.serve(None));
+        }
+        // Nobody answers when the runtime ends.
+        let gone = || Word::Failed(sqlx::Error::Io(io::ErrorKind::ConnectionAborted.into()));
+        Waited::Told(told.await.unwrap_or_else(|_| gone()))
+    }
+
+    /// A place, if one may be under way beside those that are. Else who waits is one of those who wait.
+    fn place(&self, queue: &Arc<Queue<DB>>, waiting: Option<Waiting<DB>>) -> Option<Place<DB>> {
+        let mut state = queue.state();
+        let is_alone = waiting.is_none();
+        if is_alone && !state.waiting.is_empty() {
+            return None;
+        }
+        state.waiting.extend(waiting);
+        let most = match (self.0.is_near, state.waiting.len() >= MANY) {
+            (true, false) => 1,
+            (true, true) => 2,
+            (false, _) => self.0.count,
+        };
+        if state.under_way >= most {
+            drop(state);
+            if !is_alone {
+                self.watch();
+            }
+            return None;
+        }
+        state.under_way += 1;
+        drop(state);
+        Some(Place {
+            lanes: Arc::clone(&self.0),
+            queue: Arc::clone(queue),
+            is_over: false,
+        })
+    }
+
+    fn queue(&self, sql: &'static str) -> Arc<Queue<DB>> {
+        let queues = self.0.queues.read();
+        let queues = queues.unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queues.get(&sql.as_ptr().addr()) {
+            return Arc::clone(queue);
+        }
+        drop(queues);
+        let queues = self.0.queues.write();
+        let mut queues = queues.unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(sql.as_ptr().addr()).or_insert_with(|| {
+            Arc::new(Queue {
+                sql,
+                state: Mutex::new(State {
+                    waiting: VecDeque::new(),
+                    under_way: 0,
+                    takes: 0,
+                    seen: 0,
+                }),
+                is_off: AtomicBool::new(false),
+            })
+        });
+        Arc::clone(queue)
+    }
+
+    /// Looks after those who wait, as long as somebody does: a statement that waits for a lock must not stop the others.
+    fn watch(&self) {
+        if !self.0.is_watched.swap(true, Ordering::SeqCst) {
+            tokio::spawn(watch(Arc::clone(&self.0)));
+        }
+    }
+}
+
+async fn watch<DB: Backend>(lanes: Arc<Inner<DB>>) {
+    loop {
+        sleep(PATIENCE).await;
+        let queues = lanes.queues.read();
+        let queues: Vec<_> = queues
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
+        let mut is_quiet = true;
+        for queue in &queues {
+            let mut state = queue.state();
+            let is_stuck = state.takes == state.seen && !state.waiting.is_empty();
+            is_quiet &= state.takes == state.seen && state.waiting.is_empty();
+            state.seen = state.takes;
+            if is_stuck {
+                state.under_way += 1;
+                drop(state);
+                let place = Place {
+                    lanes: Arc::clone(&lanes),
+                    queue: Arc::clone(queue),
+                    is_over: false,
+                };
+                tokio::spawn(place.serve(None));
+            }
+        }
+        if is_quiet {
+            lanes.is_watched.store(false, Ordering::SeqCst);
+            // A call may have come since, and have seen that there is a watch.
+            let is_wanted = |queue: &Arc<Queue<DB>>| !queue.state().waiting.is_empty();
+            if !queues.iter().any(is_wanted) || lanes.is_watched.swap(true, Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}

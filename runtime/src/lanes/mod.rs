@@ -1,0 +1,205 @@
+//! A few connections that are kept, and calls that wait for each other's: [`Lanes`].
+
+mod call;
+mod fold;
+mod lane;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, Pool};
+use tokio::sync::Semaphore;
+
+pub use self::call::Cells;
+pub(crate) use self::call::{Addition, Call};
+use self::fold::Queue;
+pub(crate) use self::fold::Turn;
+pub use self::lane::Lane;
+use crate::db::Backend;
+use crate::db::source::Source;
+
+/// How long a call waits for a lane before it takes another connection of the pool, and how long calls wait for one that was sent before
+/// another statement takes them.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long a lane may have been idle and serve without being asked whether it is well. As HikariCP has it.
+const TRUSTED_FOR: Duration = Duration::from_millis(500);
+
+/// How long a lane is waited for that a dropped call has left behind.
+const DRAINED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A round trip that is shorter than this takes less time than the work for it: then calls had better wait for each other.
+const NEAR: Duration = Duration::from_micros(150);
+
+#[doc = include_str!("../../docs/lanes.md")]
+pub struct Lanes<DB: Backend>(Arc<Inner<DB>>);
+
+impl<DB: Backend> Clone for Lanes<DB> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<DB: Backend> fmt::Debug for Lanes<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes")
+            .field("lanes", &self.0.count)
+            .field("is_closed", &self.0.permits.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner<DB: Backend> {
+    pool: Pool<DB>,
+    count: usize,
+    /// Those that nobody uses. The one that was used last is used next.
+    idle: Mutex<Vec<Kept<DB>>>,
+    /// One for each lane, in use or not; who waits for one stands in a row.
+    permits: Semaphore,
+    /// How many stand there.
+    waiting: AtomicUsize,
+    /// By where the text of the statement is.
+    queues: RwLock<HashMap<usize, Arc<Queue<DB>>>>,
+    is_near: bool,
+    /// Whether a task looks after calls that wait for long.
+    is_watched: AtomicBool,
+}
+
+/// A connection that nobody uses.
+struct Kept<DB: Backend> {
+    connection: PoolConnection<DB>,
+    opened: Instant,
+    used: Instant,
+}
+
+impl<DB: Backend> Lanes<DB> {
+    /// Takes `count` connections of the pool and keeps them. At least 1, and 1 on SQLite, which has one writer.
+    ///
+    /// The pool's options hold for them: `after_connect`, and `max_lifetime`, after which a lane is closed and another connection taken. They count
+    /// towards the pool's `max_connections`, of which as many more should be left as calls have to be served beside the lanes: those that wait for
+    /// a locked row, and transactions. Eight lanes are seldom better than four.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::acquire`]: the database cannot be reached, or the pool has fewer connections to give.
+    pub async fn new(pool: &Pool<DB>, count: usize) -> Result<Self, sqlx::Error> {
+        let count = count.max(1);
+        let mut idle = Vec::with_capacity(count);
+        for _ in 0..count {
+            let connection = pool.acquire().await?;
+            idle.push(Kept::new(connection));
+        }
+        let trip = match idle.last_mut() {
+            Some(kept) => round_trip(&mut kept.connection).await?,
+            None => Duration::ZERO,
+        };
+        let inner = Arc::new(Inner {
+            pool: pool.clone(),
+            count,
+            idle: Mutex::new(idle),
+            permits: Semaphore::new(count),
+            waiting: AtomicUsize::new(0),
+            queues: RwLock::default(),
+            is_near: trip < NEAR,
+            is_watched: AtomicBool::new(false),
+        });
+        // A pool that is being closed waits for all its connections.
+        tokio::spawn(close_with(pool.clone(), Arc::downgrade(&inner)));
+        Ok(Self(inner))
+    }
+
+    /// Takes a lane, for statements of sqlx: `query.execute(&mut *lanes.acquire().await?)`. It is given back when it is dropped.
+    ///
+    /// After 20 milliseconds without a free lane it is another connection of the pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::acquire`], and [`sqlx::Error::PoolClosed`] after [`close`](Self::close).
+    pub async fn acquire(&self) -> Result<Lane<DB>, sqlx::Error> {
+        self.0.lane().await
+    }
+
+    /// The pool that the lanes are of.
+    pub fn pool(&self) -> &Pool<DB> {
+        &self.0.pool
+    }
+
+    /// Waits until each lane is free, and closes them. Calls that come later fail with [`sqlx::Error::PoolClosed`]; those that wait are served.
+    ///
+    /// The pool stays open. [`Pool::close`] closes the lanes, too.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.0.permits.is_closed()
+    }
+}
+
+impl<'c, DB: Backend> Source<'c, DB> for &'c Lanes<DB> {
+    type Opened = Lane<DB>;
+
+    fn open(self) -> impl Future<Output = Result<Lane<DB>, sqlx::Error>> + Send {
+        self.0.lane()
+    }
+
+    fn lanes(&self) -> Option<&'c Lanes<DB>> {
+        Some(self)
+    }
+}
+
+impl<DB: Backend> Kept<DB> {
+    fn new(connection: PoolConnection<DB>) -> Self {
+        Self {
+            connection,
+            opened: Instant::now(),
+            used: Instant::now(),
+        }
+    }
+}
+
+impl<DB: Backend> Inner<DB> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Kept<DB>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn close(&self) {
+        let Ok(count) = u32::try_from(self.count) else {
+            return;
+        };
+        if let Ok(all) = self.permits.acquire_many(count).await {
+            self.permits.close();
+            drop(all);
+        }
+        let idle = std::mem::take(&mut *self.idle());
+        for kept in idle {
+            // It goes with the session.
+            let _ = kept.connection.close().await;
+        }
+    }
+}
+
+/// The shortest of three.
+async fn round_trip<DB: Backend>(
+    connection: &mut PoolConnection<DB>,
+) -> Result<Duration, sqlx::Error> {
+    let mut shortest = Duration::MAX;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        connection.ping().await?;
+        shortest = shortest.min(begun.elapsed());
+    }
+    Ok(shortest)
+}
+
+async fn close_with<DB: Backend>(pool: Pool<DB>, lanes: Weak<Inner<DB>>) {
+    pool.close_event().await;
+    if let Some(lanes) = lanes.upgrade() {
+        lanes.close().await;
+    }
+}
