@@ -62,6 +62,8 @@ pub(super) struct Queue<DB: Backend> {
     state: Mutex<State<DB>>,
     /// Such rows cannot be written by a statement about many.
     is_off: AtomicBool,
+    /// Most calls are about a few rows: a second statement would only wait for the first.
+    is_hot: AtomicBool,
 }
 
 struct State<DB: Backend> {
@@ -211,6 +213,8 @@ impl<DB: Backend> Place<DB> {
             .iter()
             .filter_map(|row| Some((&calls.get(*row.calls.first()?)?.call, row.sum)))
             .collect();
+        let is_hot = rows.len() < calls.len().div_ceil(2);
+        self.queue.is_hot.store(is_hot, Ordering::Relaxed);
         let statement = statement(self.queue.sql, &given);
         let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
         let mut met = vec![0; rows.len()];
@@ -390,7 +394,8 @@ impl<DB: Backend> Lanes<DB> {
             return None;
         }
         state.waiting.extend(waiting);
-        let most = match (self.0.is_near, state.waiting.len() >= MANY) {
+        let is_worth_two = state.waiting.len() >= MANY && !queue.is_hot.load(Ordering::Relaxed);
+        let most = match (self.0.is_near, is_worth_two) {
             (true, false) => 1,
             (true, true) => 2,
             (false, _) => self.0.count,
@@ -430,6 +435,7 @@ impl<DB: Backend> Lanes<DB> {
                     seen: 0,
                 }),
                 is_off: AtomicBool::new(false),
+                is_hot: AtomicBool::new(false),
             })
         });
         Arc::clone(queue)
