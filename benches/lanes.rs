@@ -99,7 +99,13 @@ enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [Self::Hot, Self::Uniform, Self::Load, Self::Update, Self::Find];
+    const ALL: [Self; 5] = [
+        Self::Hot,
+        Self::Uniform,
+        Self::Load,
+        Self::Update,
+        Self::Find,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -117,7 +123,11 @@ impl Operation {
             match self {
                 Self::Hot | Self::Uniform => {
                     while let Some(call) = run.begin() {
-                        let page = if matches!(self, Self::Hot) { 1 } else { 1 + random.below(10_000) };
+                        let page = if matches!(self, Self::Hot) {
+                            1
+                        } else {
+                            1 + random.below(10_000)
+                        };
                         let total = sqlx::query_scalar(ADD).bind(page).bind(1_i64);
                         let _: i64 = total.fetch_one(&pool).await.unwrap();
                         run.end(call);
@@ -173,14 +183,20 @@ impl Operation {
             match self {
                 Self::Hot | Self::Uniform => {
                     while let Some(call) = run.begin() {
-                        let page = if matches!(self, Self::Hot) { 1 } else { 1 + random.below(10_000) };
+                        let page = if matches!(self, Self::Hot) {
+                            1
+                        } else {
+                            1 + random.below(10_000)
+                        };
                         PageViews::add_views(&lanes, page, 1).await.unwrap();
                         run.end(call);
                     }
                 }
                 Self::Load => {
                     while let Some(call) = run.begin() {
-                        Document::load(&lanes, 1 + random.below(10_000)).await.unwrap();
+                        Document::load(&lanes, 1 + random.below(10_000))
+                            .await
+                            .unwrap();
                         run.end(call);
                     }
                 }
@@ -273,7 +289,11 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-async fn slice(callers: i64, time: Duration, spawn: impl Fn(i64, Arc<Run>) -> Call) -> (f64, f64, f64) {
+async fn slice(
+    callers: i64,
+    time: Duration,
+    spawn: impl Fn(i64, Arc<Run>) -> Call,
+) -> (f64, f64, f64) {
     let run = Run::new(callers, time);
     let mut tasks = JoinSet::new();
     for caller in 0..callers {
@@ -288,7 +308,9 @@ fn eight() -> PgPoolOptions {
 }
 
 fn main() {
-    let (flags, words): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let (flags, words): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|word| word.starts_with("--"));
     let has = |flag: &str| flags.iter().any(|other| other == flag);
     // `cargo test --all-targets` passes no `--bench`.
     let (rounds, time) = match (has("--bench"), has("--quick")) {
@@ -296,7 +318,11 @@ fn main() {
         (true, true) => (3, 300),
         (true, false) => (7, 500),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let database = database(TABLES).await;
         let pool = database.pool_with(eight()).await;

@@ -572,6 +572,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let bind_key = key.value(model, index).bind();
         let index = Index::from(index);
         let find = statement(&sql::find_or_create::find(model, key.key, dialect));
+        let fold = sql::find_or_create::fold(model, key.key, dialect);
+        let fold = optional_statement(fold.as_ref());
         let insert = statement(&sql::find_or_create::insert(model, key.key, dialect));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_statement(upsert.as_ref());
@@ -584,6 +586,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
                 const FIND: &'static str = #find;
+                const FIND_FOLD: __rt::Option<&'static str> = #fold;
                 const INSERT: &'static str = #insert;
                 const UPSERT: __rt::Option<&'static str> = #upsert;
                 const UPDATE_OR_CREATE: __rt::Option<&'static str> = #told;

@@ -1,8 +1,6 @@
 //! `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
 
-use super::given::{
-    and_folded, given, given_once, given_with, key_arrays, parts, same_key,
-};
+use super::given::{and_folded, given, given_once, given_with, key_arrays, parts, same_key};
 use super::*;
 
 /// The columns that a new counter row needs besides its key, with their values.

@@ -1,5 +1,6 @@
 //! `FindOrCreate`: find by a unique key, create, or overwrite.
 
+use super::given::select_by;
 use super::*;
 use crate::model::{LedgerRole, is_option};
 
@@ -118,6 +119,21 @@ pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statemen
         "SELECT {columns} FROM {} WHERE {found}",
         table(model)
     ))
+}
+
+/// The same for the calls of many callers, with the number of each: see [`Lanes`](https://docs.rs/rowlock/latest/rowlock/struct.Lanes.html). Not of
+/// a key in which NULL is a value, or that is found by an expression.
+pub(crate) fn fold(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    let columns = model.unique_columns(key);
+    let is_plain = key.around.iter().all(Option::is_none) && !key.nulls_not_distinct;
+    if !dialect.has_arrays() || !is_plain {
+        return None;
+    }
+    let predicate = key.predicate.as_ref();
+    let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
+    let mut sql = Sql::new(dialect);
+    let text = select_by(&mut sql, model, &columns, &predicate);
+    Some(sql.statement(text))
 }
 
 /// Creates the row unless another one holds the key.

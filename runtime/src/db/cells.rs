@@ -153,7 +153,7 @@ mod postgres {
 }
 
 #[cfg(feature = "postgres")]
-pub use self::postgres::PgCells;
+pub(super) use self::postgres::PgCells;
 
 /// Calls of a database that has no arrays do not wait for each other.
 #[cfg(feature = "sqlite")]

@@ -13,8 +13,8 @@ use sqlx::{Arguments, Encode, Executor, Postgres, Row, SqlSafeStr, Type, TypeInf
 use sqlx_core::transaction::TransactionManager;
 
 use super::*;
-use crate::db::cells::PgCells;
 use crate::db::begin::Isolation;
+use crate::db::cells::PgCells;
 use crate::db::fault::Fault;
 use crate::db::lock_timeout::milliseconds;
 use crate::db::notes::Torn;

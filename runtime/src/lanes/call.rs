@@ -33,7 +33,8 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
     /// Whether all values can be some of many.
     fn can_fold(&self) -> bool;
     /// Binds all these, column by column.
-    fn bind(calls: &[&Self], arguments: &mut DB::Arguments) -> Result<(), sqlx::error::BoxDynError>;
+    fn bind(calls: &[&Self], arguments: &mut DB::Arguments)
+    -> Result<(), sqlx::error::BoxDynError>;
 }
 
 /// Takes the values of a call instead of a statement.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sqlx::Either;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -13,7 +14,7 @@ use super::{Inner, Lane, Lanes, PATIENCE};
 use crate::db::Backend;
 use crate::db::copied::copy;
 use crate::db::fault::Fault;
-use crate::db::source::Opened;
+use crate::db::source::{Link, Opened, Source};
 
 /// How many calls one statement serves at most.
 const CALLS: usize = 1_000;
@@ -22,9 +23,9 @@ const CALLS: usize = 1_000;
 const MANY: usize = 16;
 
 /// What becomes of a call.
-pub(crate) enum Turn<DB: Backend, T> {
+pub(crate) enum Turn<O, T> {
     /// It runs by itself, on this.
-    Alone(Lane<DB>),
+    Alone(O),
     /// It was one of many. After an error nobody knows what became of it.
     Answered(Result<T, sqlx::Error>),
 }
@@ -324,40 +325,61 @@ fn number<DB: Backend>(row: &DB::Row) -> Result<usize, sqlx::Error> {
     Ok(place.unwrap_or_default().wrapping_sub(1))
 }
 
+/// What a call runs on. Or, if that is [`Lanes`] and others wait, what one statement says for it: `sql` is about many rows, `call` says of this
+/// one what is bound.
+pub(crate) async fn take<'c, DB: Backend, A: Source<'c, DB>>(
+    db: A,
+    sql: Option<&'static str>,
+    call: impl FnOnce() -> Option<Call<DB>> + Send,
+) -> Result<Turn<OnLane<A::Opened, DB>, DB::Row>, sqlx::Error> {
+    let (Some(lanes), Some(sql)) = (db.lanes(), sql) else {
+        return db.open().await.map(Either::Left).map(Turn::Alone);
+    };
+    match lanes.wait(sql, call).await {
+        Waited::Free(lane) => lane.map(Either::Right).map(Turn::Alone),
+        Waited::Told(Word::Row(row)) => Ok(Turn::Answered(Ok(row))),
+        Waited::Told(word) => lanes.other(word).await,
+    }
+}
+
+/// The same of an addition, which yields its total.
+pub(crate) async fn take_to_add<'c, DB: Backend, A: Source<'c, DB>>(
+    db: A,
+    sql: Option<&'static str>,
+    call: impl FnOnce() -> Option<Call<DB>> + Send,
+) -> Result<Turn<OnLane<A::Opened, DB>, Option<i64>>, sqlx::Error> {
+    let (Some(lanes), Some(sql)) = (db.lanes(), sql) else {
+        return db.open().await.map(Either::Left).map(Turn::Alone);
+    };
+    match lanes.wait(sql, call).await {
+        Waited::Free(lane) => lane.map(Either::Right).map(Turn::Alone),
+        Waited::Told(Word::Total(total)) => Ok(Turn::Answered(Ok(total))),
+        Waited::Told(word) => lanes.other(word).await,
+    }
+}
+
+/// A lane, or what else a method runs on.
+pub(crate) type OnLane<O, DB> = Either<O, Lane<DB>>;
+
+impl<DB: Backend, O: Opened<DB>> Opened<DB> for OnLane<O, DB> {
+    fn link(&mut self) -> Link<'_, DB> {
+        match self {
+            Self::Left(opened) => opened.link(),
+            Self::Right(lane) => lane.link(),
+        }
+    }
+}
+
 impl<DB: Backend> Lanes<DB> {
-    /// Runs a call, or waits for a statement that serves it and yields its row: `sql` is about many rows, `call` says of this one what is bound.
-    pub(crate) async fn turn(
-        &self,
-        sql: &'static str,
-        call: impl FnOnce() -> Option<Call<DB>> + Send,
-    ) -> Result<Turn<DB, DB::Row>, sqlx::Error> {
-        match self.wait(sql, call).await {
-            Waited::Free(turn) => turn.map(Turn::Alone),
-            Waited::Told(Word::Row(row)) => Ok(Turn::Answered(Ok(row))),
-            Waited::Told(word) => self.other(word).await,
-        }
-    }
-
-    /// The same of an addition, which yields its total.
-    pub(crate) async fn turn_to_add(
-        &self,
-        sql: &'static str,
-        call: impl FnOnce() -> Option<Call<DB>> + Send,
-    ) -> Result<Turn<DB, Option<i64>>, sqlx::Error> {
-        match self.wait(sql, call).await {
-            Waited::Free(turn) => turn.map(Turn::Alone),
-            Waited::Told(Word::Total(total)) => Ok(Turn::Answered(Ok(total))),
-            Waited::Told(word) => self.other(word).await,
-        }
-    }
-
-    async fn other<T>(&self, word: Word<DB>) -> Result<Turn<DB, T>, sqlx::Error> {
-        match word {
-            Word::Failed(error) => Ok(Turn::Answered(Err(error))),
-            Word::Unsent(error) => Err(error),
-            Word::Held => self.0.spare().await.map(Turn::Alone),
-            Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await.map(Turn::Alone),
-        }
+    /// A call that no statement has served.
+    async fn other<O, T>(&self, word: Word<DB>) -> Result<Turn<OnLane<O, DB>, T>, sqlx::Error> {
+        let lane = match word {
+            Word::Failed(error) => return Ok(Turn::Answered(Err(error))),
+            Word::Unsent(error) => return Err(error),
+            Word::Held => self.0.spare().await,
+            Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await,
+        };
+        lane.map(Either::Right).map(Turn::Alone)
     }
 
     async fn wait(

@@ -60,7 +60,9 @@ impl Drop for Waiting<'_> {
 
 impl<DB: Backend> Inner<DB> {
     /// A free lane; after a while another connection: those who have the lanes may wait for a lock that this caller has.
-    pub(super) fn lane(self: &Arc<Self>) -> impl Future<Output = Result<Lane<DB>, sqlx::Error>> + Send {
+    pub(super) fn lane(
+        self: &Arc<Self>,
+    ) -> impl Future<Output = Result<Lane<DB>, sqlx::Error>> + Send {
         async move {
             let permit = match self.permits.try_acquire() {
                 Ok(permit) => permit,

@@ -15,10 +15,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
 
-pub use self::call::Cells;
-pub(crate) use self::call::{Addition, Call};
+pub(crate) use self::call::{Addition, Call, Cells};
 use self::fold::Queue;
-pub(crate) use self::fold::Turn;
+pub(crate) use self::fold::{Turn, take, take_to_add};
 pub use self::lane::Lane;
 use crate::db::Backend;
 use crate::db::source::Source;
@@ -136,6 +135,7 @@ impl<DB: Backend> Lanes<DB> {
         self.0.close().await;
     }
 
+    /// Whether [`close`](Self::close) has been called, and the last lane was free.
     pub fn is_closed(&self) -> bool {
         self.0.permits.is_closed()
     }

@@ -1,8 +1,6 @@
 //! The same about many rows, each found by its key: an array per column on PostgreSQL. SQLite gains little by it, and writes them one by one.
 
-use super::super::given::{
-    and_folded, given_with, key_arrays, parts, same_key, select_given,
-};
+use super::super::given::{and_folded, given_with, key_arrays, parts, same_key, select_given};
 use super::*;
 
 /// Reads many rows, each with the number of the key that it was found by, from 1.

@@ -14,8 +14,8 @@ use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failur
 use crate::db::fault::Fault;
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
-use crate::lanes::{Addition, Call, Turn};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
+use crate::lanes::{Addition, Call, Turn, take_to_add};
 
 /// The derive, for [`Model`].
 #[derive(Debug)]
@@ -139,28 +139,22 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
 ) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS.0, &key);
-        if let (Some(lanes), Some(sql)) = (db.lanes(), T::FOLD) {
+        let call = || {
             let (low, high) = room(delta, bounds::<N, T>());
-            let call = || {
-                let call = Call::of(|to| {
-                    T::bind_key(&key, to);
-                    to.end_key();
-                });
-                Some(call?.adding(Addition { delta, low, high }))
-            };
-            let turn = lanes.turn_to_add(sql, call).await;
-            let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
-            return match turn.map_err(CounterError::Database)? {
-                Turn::Alone(mut lane) => add_on::<DB, N, T>(&key, delta, &mut lane.link()).await,
-                Turn::Answered(Ok(total)) => fitting::<N, T>(total)
-                    .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error))),
-                Turn::Answered(Err(error)) => Err(failed(operation(), error, false)),
-            };
+            let call = Call::of(|to| {
+                T::bind_key(&key, to);
+                to.end_key();
+            });
+            Some(call?.adding(Addition { delta, low, high }))
+        };
+        let turn = take_to_add(db, T::FOLD, call).await;
+        let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
+        match turn.map_err(CounterError::Database)? {
+            Turn::Alone(mut opened) => add_on::<DB, N, T>(&key, delta, &mut opened.link()).await,
+            Turn::Answered(Ok(total)) => fitting::<N, T>(total)
+                .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error))),
+            Turn::Answered(Err(error)) => Err(failed(operation(), error, false)),
         }
-        let mut opened = acquire(db, &operation)
-            .await
-            .map_err(CounterError::Database)?;
-        add_on::<DB, N, T>(&key, delta, &mut opened.link()).await
     }
 }
 

@@ -20,9 +20,10 @@ use crate::db::column::Read;
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
-use crate::db::model::{Model, acquire};
+use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement};
+use crate::lanes::{Call, Turn, take};
 
 /// How often the row is looked for and created before something other than a race must be the reason.
 const ROUNDS: u32 = 5;
@@ -75,6 +76,8 @@ pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
 pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreateSql<DB> {
     /// Reads all columns.
     const FIND: &'static str;
+    /// The same for the calls of many callers, with the number of each: see [`Lanes`](crate::Lanes).
+    const FIND_FOLD: Option<&'static str> = None;
     /// Creates the row unless the key is taken.
     const INSERT: &'static str;
     /// `None` if the key is all there is.
@@ -114,9 +117,15 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS[0], &key);
-        let mut opened = acquire(db, &operation).await.map_err(FindError::Database)?;
-        let select = select::<DB, N, T>(&key);
-        let fetched = select.fetch_one(&mut opened.link()).await;
+        let turn = take(db, T::FIND_FOLD, || call::<DB, N, T>(&key)).await;
+        let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
+        let fetched = match turn.map_err(FindError::Database)? {
+            Turn::Alone(mut opened) => {
+                let select = select::<DB, N, T>(&key);
+                select.fetch_one(&mut opened.link()).await
+            }
+            Turn::Answered(found) => found.map(Fetched::One),
+        };
         match fetched.and_then(selected::<DB, T>) {
             Ok(Fetched::One(row)) => Ok(Some(row)),
             Ok(Fetched::None) => Ok(None),
@@ -133,11 +142,27 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS[1], &T::key_of(&new));
-        let mut opened = acquire(db, &operation)
-            .await
-            .map_err(FindOrCreateError::Database)?;
-        find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut opened.link()).await
+        let turn = take(db, T::FIND_FOLD, || call::<DB, N, T>(&T::key_of(&new))).await;
+        let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
+        match turn.map_err(FindOrCreateError::Database)? {
+            Turn::Alone(mut opened) => {
+                find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut opened.link()).await
+            }
+            Turn::Answered(found) => match found.and_then(|row| (T::ROW)(&row)) {
+                Ok(row) => Ok(FoundOrCreated::Found(row)),
+                // A read: whatever happened to it, nothing was written.
+                Err(error) => Err(WriteFailure::new(operation(), error, true).into()),
+            },
+        }
     }
+}
+
+/// What is kept of a call that waits for others.
+fn call<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(key: &T::Key<'_>) -> Option<Call<DB>> {
+    Call::of(|to| {
+        T::bind_key(key, to);
+        to.end_key();
+    })
 }
 
 async fn find_or_create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(

@@ -10,9 +10,9 @@ use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
-use crate::lanes::{Call, Turn};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, write_one};
+use crate::lanes::{Call, Turn, take};
 
 /// A copy of a row, or an edit of one, that is to be written.
 pub(super) trait Checked<DB: Backend>: Sync {
@@ -204,18 +204,13 @@ pub(super) fn read<'c, DB: Backend>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<DB::Row, Unread>> + Send {
     async move {
-        if let (Some(lanes), Some((sql, call))) = (db.lanes(), fold) {
-            let turn = lanes.turn(sql, || Some(call)).await;
-            return match turn.map_err(Unread::Failed)? {
-                Turn::Alone(mut lane) => read_on(select, version, &mut lane.link()).await,
-                Turn::Answered(answer) => {
-                    let answer = answer.map(Fetched::One);
-                    found::<DB>(answer, version).map(|(row, _)| row)
-                }
-            };
+        let (sql, call) = fold.unzip();
+        match take(db, sql, || call).await.map_err(Unread::Failed)? {
+            Turn::Alone(mut opened) => read_on(select, version, &mut opened.link()).await,
+            Turn::Answered(found_row) => {
+                found::<DB>(found_row.map(Fetched::One), version).map(|(row, _)| row)
+            }
         }
-        let mut opened = db.open().await.map_err(Unread::Failed)?;
-        read_on(select, version, &mut opened.link()).await
     }
 }
 
@@ -301,25 +296,16 @@ pub(super) fn write<'c, DB: Backend>(
 ) -> impl Future<Output = Result<DB::Row, Unwritten<DB::Row>>> + Send {
     async move {
         let versions = row.versions();
-        if let (Some(lanes), Some(sql)) = (db.lanes(), row.fold(write))
-            && versions.expected != versions.highest
-        {
-            return match lanes.turn(sql, || row.call()).await {
-                Ok(Turn::Alone(mut lane)) => {
-                    write_on(method, row, write, &mut lane.link()).await
-                }
-                Ok(Turn::Answered(Ok(row))) => Ok(row),
-                Ok(Turn::Answered(Err(error))) => {
-                    Err(failed(row.operation(method), error, false, false).into())
-                }
-                Err(error) => Err(unopened(row.operation(method), error).into()),
-            };
+        let can_rise = versions.expected != versions.highest;
+        let sql = row.fold(write).filter(|_| can_rise);
+        match take(db, sql, || row.call()).await {
+            Ok(Turn::Alone(mut opened)) => write_on(method, row, write, &mut opened.link()).await,
+            Ok(Turn::Answered(Ok(row))) => Ok(row),
+            Ok(Turn::Answered(Err(error))) => {
+                Err(failed(row.operation(method), error, false, false).into())
+            }
+            Err(error) => Err(unopened(row.operation(method), error).into()),
         }
-        let mut opened = match db.open().await {
-            Ok(opened) => opened,
-            Err(error) => return Err(unopened(row.operation(method), error).into()),
-        };
-        write_on(method, row, write, &mut opened.link()).await
     }
 }
 
