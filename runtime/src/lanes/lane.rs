@@ -203,15 +203,12 @@ impl<DB: Backend> Drop for Lane<DB> {
             return;
         }
         runtime.spawn(async move {
-            let drained = timeout(DRAINED_WITHIN, kept.connection.ping()).await;
-            match drained {
-                Ok(Ok(())) if !crate::db::atomic::in_transaction::<DB>(&kept.connection) => {
-                    Self::new(kept, seat).give_back();
-                }
-                _ => {
-                    // No ROLLBACK, no farewell: it may never answer.
-                    kept.connection.close_on_drop();
-                }
+            // Also whether somebody has sent BEGIN.
+            let asked = DB::is_in_transaction(&mut *kept.connection);
+            match timeout(DRAINED_WITHIN, asked).await {
+                Ok(Ok(false)) => Self::new(kept, seat).give_back(),
+                // No ROLLBACK, no farewell: it may never answer.
+                _ => kept.connection.close_on_drop(),
             }
         });
     }

@@ -8,6 +8,7 @@ use sqlx::Pool;
 use super::run::Work;
 use super::{TransactionBuilder, TransactionError, Tx, inside};
 use crate::db::Backend;
+use crate::lanes::Lanes;
 
 /// What [`transaction`](crate::transaction) and the generated `once` begin on: a `&Pool`, or a `&mut rowlock::Tx`, inside of which the work
 /// is a part of that transaction.
@@ -79,6 +80,16 @@ macro_rules! pool {
 }
 pool!(&Pool<DB>, &&Pool<DB>, &mut Pool<DB>, &Arc<Pool<DB>>);
 
+/// On another connection of the pool: a transaction that kept a lane would stop the calls that it makes others wait for.
+#[diagnostic::do_not_recommend]
+impl<DB: Backend> Begins for &Lanes<DB> {
+    type Database = DB;
+    type Place = Pool<DB>;
+    fn place(self) -> Pool<DB> {
+        self.pool().clone()
+    }
+}
+
 #[diagnostic::do_not_recommend]
 impl<DB: Backend> Begins for &mut Tx<DB> {
     type Database = DB;
@@ -118,4 +129,5 @@ impl<DB: Backend> Place<DB> for &mut Tx<DB> {
 mod sealed {
     pub trait Sealed {}
     impl<DB: super::Backend> Sealed for &mut super::Tx<DB> {}
+    impl<DB: super::Backend> Sealed for &crate::lanes::Lanes<DB> {}
 }

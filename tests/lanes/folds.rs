@@ -1,0 +1,416 @@
+//! What each of the calls gets that one statement has served.
+
+use rowlock::row::{CounterError, FoundOrCreated, LoadError, UpdateError};
+use rowlock::{Counter, Fault, Fence, Lanes, Versioned, Xmin};
+
+use super::*;
+
+/// 64 callers, each of whom is told a total of its own. The naive twin runs on a pool, a statement each.
+#[tokio::test]
+async fn additions_to_one_row_are_few_statements() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let add = |page| {
+        let lanes = lanes.clone();
+        async move { PageViews::add_views(&lanes, page, 1).await.unwrap() }
+    };
+    let mut totals = at_once((0..64).map(|_| add(7))).await;
+    totals.sort_unstable();
+    assert_eq!(totals, (1..=64).collect::<Vec<_>>());
+    let folded = statements(&database.pool).await;
+    assert!(folded < 10, "{folded} statements");
+
+    at_once((0..64).map(|_| {
+        let pool = database.pool.clone();
+        async move { PageViews::add_views(&pool, 7, 1).await.unwrap() }
+    }))
+    .await;
+    assert_eq!(statements(&database.pool).await, folded + 64);
+}
+
+/// As if one after the other: exactly so many go in, and the others are told what was there.
+#[tokio::test]
+async fn a_bound_hits_the_calls_that_are_too_many() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let outcomes = at_once((0..64).map(|_| {
+        let lanes = lanes.clone();
+        async move { Stock::add_units(&lanes, "ink", 30).await }
+    }));
+    let (mut totals, mut refused) = (Vec::new(), 0);
+    for outcome in outcomes.await {
+        match outcome {
+            Ok(total) => totals.push(total),
+            Err(CounterError::OutOfBounds(refusal)) => {
+                assert_eq!(refusal.operation.key(), "sku = …");
+                assert_eq!((refusal.delta, refusal.current), (30, Some(990)));
+                refused += 1;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    totals.sort_unstable();
+    assert_eq!(totals, (1..=33).map(|n| n * 30).collect::<Vec<_>>());
+    assert_eq!(refused, 31);
+}
+
+/// Prefixes count: in the order of the calls the counter would leave its bounds on the way, though the sum is within.
+#[tokio::test]
+async fn mixed_signs_never_pass_a_bound_on_the_way() {
+    let database = database(TABLES).await;
+    sqlx::raw_sql(
+        "CREATE TABLE history (units int NOT NULL);
+         CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO history VALUES (NEW.units); RETURN NULL; END $$;
+         CREATE TRIGGER remember AFTER UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION remember()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let lanes = lanes_of(&database, 1).await;
+    let deltas: Vec<i64> = (0..200)
+        .map(|n| if n % 2 == 0 { -400 } else { 400 })
+        .collect();
+    let outcomes = at_once(deltas.iter().map(|delta| {
+        let (lanes, delta) = (lanes.clone(), *delta);
+        async move { Stock::add_units(&lanes, "pen", delta).await }
+    }))
+    .await;
+    let mut sum = 0;
+    for (outcome, delta) in outcomes.into_iter().zip(deltas) {
+        match outcome {
+            Ok(total) => {
+                assert!((0..=1000).contains(&total), "{total}");
+                sum += delta;
+            }
+            Err(CounterError::OutOfBounds(_)) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let there = "SELECT units::bigint FROM stock WHERE sku = 'pen'";
+    assert_eq!(number(&database.pool, there).await, sum);
+    let outside = "SELECT count(*) FROM history WHERE units NOT BETWEEN 0 AND 1000";
+    assert_eq!(number(&database.pool, outside).await, 0);
+}
+
+#[tokio::test]
+async fn rows_that_are_missing_are_created_once() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let mut totals = at_once((0..64).map(|n| {
+        let lanes = lanes.clone();
+        async move {
+            PageViews::add_views(&lanes, 1_000 + n % 4, 1)
+                .await
+                .unwrap()
+        }
+    }))
+    .await;
+    totals.sort_unstable();
+    let expected: Vec<_> = (1..=16).flat_map(|total| [total; 4]).collect();
+    assert_eq!(totals, expected);
+}
+
+/// A row that the database refuses is no matter for those beside it.
+#[tokio::test]
+async fn a_refused_row_fails_alone() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 1).await;
+    let outcomes = at_once((1..=64).map(|id| {
+        let lanes = lanes.clone();
+        async move {
+            let mut document = Document::load(&lanes, id).await.unwrap();
+            let title = if id == 40 { "refused" } else { "new" };
+            title.clone_into(&mut document.title);
+            document.update(&lanes).await
+        }
+    }))
+    .await;
+    for (outcome, id) in outcomes.into_iter().zip(1..) {
+        match outcome {
+            Ok(updated) => assert_eq!((updated.id, updated.version), (id, 1)),
+            Err(UpdateError::Database(error)) => {
+                assert_eq!(id, 40);
+                assert_eq!(error.fault(), Fault::CheckViolation);
+                assert_eq!(
+                    error.operation().to_string(),
+                    "update of documents (id = 40)"
+                );
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let written = "SELECT count(*) FROM documents WHERE title = 'new' AND version = 1";
+    assert_eq!(number(&database.pool, written).await, 63);
+}
+
+/// Of many who write the same version one wins, and the others see what that one wrote.
+#[tokio::test]
+async fn of_equal_versions_one_wins() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let document = Document::load(&lanes, 5).await.unwrap();
+    let outcomes = at_once((0..64).map(|n| {
+        let (lanes, mut mine) = (lanes.clone(), document.clone());
+        mine.body = Some(n.to_string());
+        mine.tags.push(n.to_string());
+        async move { mine.update(&lanes).await }
+    }))
+    .await;
+    let winners: Vec<_> = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.as_ref().ok())
+        .collect();
+    let [winner] = winners.as_slice() else {
+        panic!("{} winners", winners.len());
+    };
+    for outcome in &outcomes {
+        match outcome {
+            Ok(updated) => assert_eq!(updated.version, 1),
+            Err(UpdateError::Stale(conflict)) => assert_eq!(&conflict.current, *winner),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!(statements(&database.pool).await < 64 + 10);
+}
+
+#[tokio::test]
+async fn loads_are_few_statements_and_each_gets_its_row() {
+    let database = database(TABLES).await;
+    let proxy = rowlock_tests::proxy::Proxy::start(&rowlock_tests::postgres::address()).await;
+    let pool = database.pool_through(&proxy, PoolOptions::new()).await;
+    let lanes = Lanes::new(&pool, 1).await.unwrap();
+    Document::load(&lanes, 1).await.unwrap();
+    proxy.reset();
+    let outcomes = at_once((0..128).map(|n| {
+        let lanes = lanes.clone();
+        async move { Document::load(&lanes, n % 120).await }
+    }))
+    .await;
+    for (outcome, id) in outcomes.into_iter().zip((0..120).chain(0..8)) {
+        match outcome {
+            Ok(document) => assert_eq!((document.id, document.title), (id, format!("title {id}"))),
+            Err(LoadError::NotFound(operation)) => {
+                assert!(id == 0 || id > 100, "{id}");
+                assert_eq!(
+                    operation.to_string(),
+                    format!("load of documents (id = {id})")
+                );
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    // Those that are not there look again by themselves: 21 of them.
+    let trips = proxy.round_trips();
+    assert!(trips < 40, "{trips} round trips");
+}
+
+#[tokio::test]
+async fn found_or_created_one_row_each() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let outcomes = at_once((0..64).map(|n| {
+        let lanes = lanes.clone();
+        let name = format!("label {}", n % 4);
+        async move {
+            Label::find_or_create(&lanes, NewLabel { name })
+                .await
+                .unwrap()
+        }
+    }))
+    .await;
+    let created = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, FoundOrCreated::Created(_)));
+    assert_eq!(created.count(), 4);
+    for (outcome, n) in outcomes.iter().zip(0..) {
+        let (FoundOrCreated::Found(label) | FoundOrCreated::Created(label)) = outcome;
+        assert_eq!(label.name, format!("label {}", n % 4));
+    }
+    assert_eq!(
+        number(&database.pool, "SELECT count(*) FROM labels").await,
+        4
+    );
+    let found = at_once((0..64).map(|n| {
+        let lanes = lanes.clone();
+        async move {
+            Label::find_by_name(&lanes, &format!("label {}", n % 8))
+                .await
+                .unwrap()
+        }
+    }));
+    for (found, n) in found.await.into_iter().zip(0..) {
+        assert_eq!(
+            found.map(|label| label.name),
+            (n % 8 < 4).then(|| format!("label {}", n % 8))
+        );
+    }
+}
+
+/// A caller sees what it has written itself, whatever statement reads for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_reads_what_it_wrote() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 3).await;
+    let callers = at_once((1..=32).map(|id| {
+        let lanes = lanes.clone();
+        async move {
+            let mut document = Document::load(&lanes, id).await.unwrap();
+            for round in 1..=20 {
+                document.title = format!("round {round}");
+                document = document.update(&lanes).await.unwrap();
+                // Others load the same row at the same time.
+                let read = Document::load(&lanes, id).await.unwrap();
+                assert_eq!(read, document);
+                let other = Document::load(&lanes, id % 32 + 1).await.unwrap();
+                assert_eq!(other.id, id % 32 + 1);
+            }
+        }
+    }));
+    callers.await;
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter)]
+#[rowlock(table = "words", backend(Postgres))]
+struct Word {
+    #[rowlock(key)]
+    word: String,
+    #[rowlock(counter)]
+    times: i64,
+}
+
+/// Keys that are equal to the database and not to Rust: `citext`, `char(n)`, a collation that ignores case.
+#[tokio::test]
+async fn keys_that_only_the_database_calls_equal_are_one_row() {
+    for ty in ["citext", "char(8)", "text COLLATE ignores_case"] {
+        let database = database(
+            "CREATE EXTENSION IF NOT EXISTS citext SCHEMA public;
+             CREATE COLLATION ignores_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        )
+        .await;
+        let table = format!(
+            "SET search_path = {}, public; CREATE TABLE words (word {ty} PRIMARY KEY, times bigint NOT NULL); INSERT INTO words VALUES ('a', 0), ('b', 0)",
+            schema(&database.pool).await
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(table))
+            .execute(&database.pool)
+            .await
+            .unwrap();
+        let lanes = lanes_of(&database, 1).await;
+        let words = if ty == "char(8)" {
+            ["a", "a ", "b", "b  "]
+        } else {
+            ["a", "A", "b", "B"]
+        };
+        let mut totals = at_once((0..40).map(|n| {
+            let (lanes, word) = (lanes.clone(), words[n % 4]);
+            async move { Word::add_times(&lanes, word, 1).await.unwrap() }
+        }))
+        .await;
+        totals.sort_unstable();
+        let expected: Vec<_> = (1..=20).flat_map(|total| [total; 2]).collect();
+        assert_eq!(totals, expected, "{ty}");
+    }
+}
+
+async fn schema(pool: &Pool) -> String {
+    sqlx::query_scalar("SELECT current_schema()::text")
+        .fetch_one(pool)
+        .await
+        .unwrap()
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "odd", backend(Postgres))]
+struct Odd {
+    #[rowlock(key)]
+    id: i64,
+    numbers: Vec<i64>,
+    point: Option<Point>,
+    mood: Mood,
+    at: Option<sqlx::types::chrono::DateTime<sqlx::types::chrono::Utc>>,
+    price: sqlx::types::BigDecimal,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(version)]
+    version: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "coordinates")]
+struct Point {
+    x: i32,
+    y: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "mood", rename_all = "lowercase")]
+enum Mood {
+    Good,
+    Bad,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "plain", backend(Postgres))]
+struct Plain {
+    #[rowlock(key)]
+    id: i32,
+    mood: Mood,
+    code: String,
+    note: Option<String>,
+    price: sqlx::types::BigDecimal,
+    bytes: Vec<u8>,
+    day: sqlx::types::chrono::NaiveDate,
+    key: sqlx::types::Uuid,
+    #[rowlock(version)]
+    xmin: Xmin,
+}
+
+/// What cannot be one of many goes alone, and what can has the same values.
+#[tokio::test]
+async fn all_types() {
+    let database = database(
+        "CREATE TYPE mood AS ENUM ('good', 'bad');
+         CREATE TYPE coordinates AS (x int, y int);
+         CREATE TABLE odd (id bigint PRIMARY KEY, numbers bigint[] NOT NULL, point coordinates, mood mood NOT NULL, at timestamptz, price numeric(9, 2) NOT NULL,
+             fence bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0);
+         INSERT INTO odd SELECT n, ARRAY[n, n], (n, n)::coordinates, 'good', now(), 1.5 FROM generate_series(1, 20) AS n;
+         CREATE TABLE plain (id int PRIMARY KEY, mood mood NOT NULL, code char(4) NOT NULL, note text, price numeric NOT NULL, bytes bytea NOT NULL,
+             day date NOT NULL, key uuid NOT NULL);
+         INSERT INTO plain SELECT n, 'good', 'ab', NULL, 1.25, '\\x0102', '2026-01-01', gen_random_uuid() FROM generate_series(1, 20) AS n",
+    )
+    .await;
+    let lanes = lanes_of(&database, 1).await;
+    let odd = at_once((1..=20).map(|id| {
+        let lanes = lanes.clone();
+        async move {
+            let mut row = Odd::load(&lanes, id).await.unwrap();
+            row.numbers.push(7);
+            row.mood = Mood::Bad;
+            row.point = (id % 2 == 0).then_some(Point { x: 1, y: 2 });
+            let updated = row.update(&lanes).await.unwrap();
+            assert_eq!(updated, Odd::load(&lanes, id).await.unwrap());
+            updated
+        }
+    }));
+    for (row, id) in odd.await.into_iter().zip(1..) {
+        assert_eq!(
+            (row.numbers, row.mood, row.version),
+            (vec![id, id, 7], Mood::Bad, 1)
+        );
+    }
+    let plain = at_once((1..=20).map(|id| {
+        let lanes = lanes.clone();
+        async move {
+            let mut row = Plain::load(&lanes, id).await.unwrap();
+            row.mood = Mood::Bad;
+            row.note = (id % 2 == 0).then(|| "x".to_owned());
+            row.bytes = vec![0, 255];
+            let updated = row.update(&lanes).await.unwrap();
+            assert_eq!(updated, Plain::load(&lanes, id).await.unwrap());
+            row.update(&lanes).await
+        }
+    }));
+    for outcome in plain.await {
+        assert!(matches!(outcome, Err(UpdateError::Stale(_))), "{outcome:?}");
+    }
+}

@@ -1,0 +1,111 @@
+//! A row that somebody has locked.
+
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use tokio::time::timeout;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Calls for other rows go on, whether they wait with those of the locked row or come later; also that of the one who holds it, who would else
+/// wait for himself without the database seeing it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_for_other_rows_go_on() {
+    for count in [1, 2, 4] {
+        let database = database(TABLES).await;
+        let lanes = lanes_of(&database, count).await;
+        let mut holder = database.connection().await;
+        let mut holding = holder.begin().await.unwrap();
+        let hold = "UPDATE page_views SET views = views WHERE page = 7";
+        sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+
+        let mut blocked = JoinSet::new();
+        for _ in 0..12 {
+            let lanes = lanes.clone();
+            blocked.spawn(async move { PageViews::add_views(&lanes, 7, 1).await.unwrap() });
+        }
+        database.until_blocked().await;
+        // The same statement has both, again and again.
+        let others = at_once((0..200).map(|n| {
+            let lanes = lanes.clone();
+            async move {
+                let page = 8 + n % 50;
+                PageViews::add_views(&lanes, page, 1).await.unwrap();
+            }
+        }));
+        timeout(SOON, others)
+            .await
+            .expect("they wait for the row that is locked");
+        let mine = PageViews::add_views(&lanes, 8, 0);
+        assert_eq!(timeout(SOON, mine).await.unwrap().unwrap(), 4);
+        assert_eq!(blocked.try_join_next().map(Result::unwrap), None);
+
+        holding.commit().await.unwrap();
+        let mut totals = blocked.join_all().await;
+        totals.sort_unstable();
+        assert_eq!(totals, (1..=12).collect::<Vec<_>>());
+    }
+}
+
+/// A call that has a lane to itself, and waits for a lock, keeps no other from being served: the pool has more connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_that_all_wait_stop_nobody() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    let hold = "UPDATE page_views SET views = views WHERE page = 7; UPDATE documents SET title = title WHERE id = 7;
+        UPDATE stock SET units = units";
+    sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+    let mut blocked = JoinSet::new();
+    {
+        let lanes = lanes.clone();
+        blocked.spawn(async move { PageViews::add_views(&lanes, 7, 1).await.unwrap() });
+    }
+    {
+        let lanes = lanes.clone();
+        blocked.spawn(async move { i64::from(Stock::add_units(&lanes, "ink", 1).await.unwrap()) });
+    }
+    {
+        let lanes = lanes.clone();
+        blocked.spawn(async move {
+            let document = Document::load(&lanes, 7).await.unwrap();
+            i64::from(document.update(&lanes).await.unwrap().version)
+        });
+    }
+    database.until_blocked().await;
+    let document = timeout(SOON, Document::load(&lanes, 8))
+        .await
+        .expect("the lanes wait")
+        .unwrap();
+    timeout(SOON, document.update(&lanes))
+        .await
+        .expect("the lanes wait")
+        .unwrap();
+    timeout(SOON, PageViews::add_views(&lanes, 8, 1))
+        .await
+        .expect("the lanes wait")
+        .unwrap();
+    holding.commit().await.unwrap();
+    assert_eq!(blocked.join_all().await, [1, 1, 1]);
+}
+
+/// `lock_timeout` is that of one statement: what follows on the lane has the session's own.
+#[tokio::test]
+async fn the_session_keeps_its_settings() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 1).await;
+    at_once((0..64).map(|n| {
+        let lanes = lanes.clone();
+        async move { PageViews::add_views(&lanes, n % 9 + 1, 1).await.unwrap() }
+    }))
+    .await;
+    let mut lane = lanes.acquire().await.unwrap();
+    let show: String = sqlx::query_scalar("SHOW lock_timeout")
+        .fetch_one(&mut *lane)
+        .await
+        .unwrap();
+    assert_eq!(show, "0");
+}
