@@ -136,6 +136,44 @@ async fn backends_that_are_terminated() {
     .await;
 }
 
+/// A statement that many waited for ends its session: what became of it nobody knows, and it is run again for none of them.
+#[tokio::test]
+async fn a_lost_statement_is_unknown_to_all() {
+    let database = database(TABLES).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT count(*) FROM new_rows) > 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+             RETURN NULL; END $$;
+         CREATE TRIGGER end_session AFTER UPDATE ON page_views REFERENCING NEW TABLE AS new_rows
+             FOR EACH STATEMENT EXECUTE FUNCTION end_session()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let lanes = lanes_of(&database, 1).await;
+    let outcomes = at_once((1..=40).map(|page| {
+        let lanes = lanes.clone();
+        async move { PageViews::add_views(&lanes, page, 1).await }
+    }))
+    .await;
+    let mut confirmed = 0;
+    for (outcome, page) in outcomes.into_iter().zip(1..) {
+        match outcome {
+            Ok(total) => {
+                assert_eq!(total, 1);
+                confirmed += 1;
+            }
+            Err(CounterError::Unknown(error)) => {
+                assert_eq!(error.operation().key(), format!("page = {page}"));
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!(confirmed < 4, "{confirmed} were served alone");
+    let sum = "SELECT sum(views)::bigint FROM page_views";
+    assert_eq!(number(&database.pool, sum).await, confirmed);
+}
+
 /// The server is gone: each call says so, as of a pool, and none hangs.
 #[tokio::test]
 async fn nobody_answers() {
