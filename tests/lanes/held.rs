@@ -15,7 +15,10 @@ const SOON: Duration = Duration::from_secs(30);
 async fn calls_for_other_rows_go_on() {
     for count in [1, 2, 4] {
         let database = database(TABLES).await;
-        let lanes = lanes_of(&database, count).await;
+        // No more than these are left for those who wait, and they take them all.
+        let pool = PoolOptions::new().max_connections(u32::try_from(count).unwrap() + 2);
+        let pool = database.pool_with(pool).await;
+        let lanes = Lanes::new(&pool, count).await.unwrap();
         let mut holder = database.connection().await;
         let mut holding = holder.begin().await.unwrap();
         let hold = "UPDATE page_views SET views = views WHERE page = 7";

@@ -1,9 +1,10 @@
 //! Calls of one operation that wait, and the statement that serves all of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use sqlx::Either;
 use tokio::sync::oneshot;
@@ -21,6 +22,9 @@ const CALLS: usize = 1_000;
 
 /// So many calls that wait are worth a second statement beside the one under way, also where a trip is short.
 const MANY: usize = 16;
+
+/// For how long a row that was locked is thought to be.
+const HELD_FOR: Duration = Duration::from_secs(1);
 
 /// What becomes of a call.
 pub(crate) enum Turn<O, T> {
@@ -75,6 +79,20 @@ struct State<DB: Backend> {
     takes: u64,
     /// How often that was when the watch last looked.
     seen: u64,
+    /// The keys of rows that were locked, and when. Calls for them go alone, and hold up no others.
+    held: HashMap<Box<[u8]>, Instant>,
+}
+
+impl<DB: Backend> State<DB> {
+    fn hold(&mut self, key: &[u8]) {
+        self.held.retain(|_, since| since.elapsed() < HELD_FOR);
+        self.held.insert(key.into(), Instant::now());
+    }
+
+    fn is_held(&self, key: &[u8]) -> bool {
+        let since = self.held.get(key);
+        since.is_some_and(|since| since.elapsed() < HELD_FOR)
+    }
 }
 
 impl<DB: Backend> Queue<DB> {
@@ -92,21 +110,27 @@ pub(super) struct Place<DB: Backend> {
 
 impl<DB: Backend> Drop for Place<DB> {
     fn drop(&mut self) {
-        // A call that failed, was dropped or panicked, with others behind it.
+        // A call that failed, was dropped or panicked, with others after it.
         if self.is_wanted()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let place = Self {
-                lanes: Arc::clone(&self.lanes),
-                queue: Arc::clone(&self.queue),
-                is_over: false,
-            };
-            runtime.spawn(place.serve(None));
+            let (lanes, queue) = (Arc::clone(&self.lanes), Arc::clone(&self.queue));
+            // Made when it runs: a runtime that ends drops what is spawned, and that must not spawn again.
+            runtime.spawn(async move { Self::new(lanes, queue).serve(None).await });
         }
     }
 }
 
 impl<DB: Backend> Place<DB> {
+    /// It is counted already.
+    fn new(lanes: Arc<Inner<DB>>, queue: Arc<Queue<DB>>) -> Self {
+        Self {
+            lanes,
+            queue,
+            is_over: false,
+        }
+    }
+
     /// Whether calls wait. If none does, it is over.
     pub(super) fn is_wanted(&mut self) -> bool {
         if self.is_over {
@@ -183,7 +207,15 @@ impl<DB: Backend> Place<DB> {
                 return;
             }
             // Nothing was written. Whatever it is: a call by itself gets its own error.
-            if fault == Fault::LockTimeout {
+            let of_one_row = |calls: &[Waiting<DB>]| {
+                calls
+                    .windows(2)
+                    .all(|two| two[0].call.key() == two[1].call.key())
+            };
+            if fault == Fault::LockTimeout && of_one_row(&calls) {
+                if let Some(first) = calls.first() {
+                    self.queue.state().hold(first.call.key());
+                }
                 for waiting in calls {
                     let _ = waiting.word.send(Word::Held);
                 }
@@ -209,7 +241,11 @@ impl<DB: Backend> Place<DB> {
         calls: &[Waiting<DB>],
         lane: &mut Lane<DB>,
     ) -> Result<Vec<Word<DB>>, sqlx::Error> {
+        let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
         let rows = rows(calls);
+        if rows.is_empty() {
+            return Ok(words);
+        }
         let given: Vec<_> = rows
             .iter()
             .filter_map(|row| Some((&calls.get(*row.calls.first()?)?.call, row.sum)))
@@ -217,12 +253,11 @@ impl<DB: Backend> Place<DB> {
         let is_hot = rows.len() < calls.len().div_ceil(2);
         self.queue.is_hot.store(is_hot, Ordering::Relaxed);
         let statement = statement(self.queue.sql, &given);
-        let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
         let mut met = vec![0; rows.len()];
         let returned = statement.fetch_all(&mut lane.link()).await?;
         let mut placed = Vec::with_capacity(returned.len());
         for row in returned {
-            let place = number::<DB>(&row)?;
+            let place = number::<DB>(&row);
             if let Some(times) = met.get_mut(place) {
                 *times += 1;
                 placed.push((place, row));
@@ -318,11 +353,12 @@ fn sum(additions: &[Addition]) -> Option<Addition> {
     })
 }
 
-/// Which row of the statement it is about: its last column says so, from 1.
-fn number<DB: Backend>(row: &DB::Row) -> Result<usize, sqlx::Error> {
-    let number = DB::get_i64(row, sqlx::Row::len(row).saturating_sub(1))?;
+/// Which row of the statement it is about: its last column says so, from 1. No error: what was written must not be written again.
+fn number<DB: Backend>(row: &DB::Row) -> usize {
+    let number = DB::get_i64(row, sqlx::Row::len(row).saturating_sub(1));
+    let number = number.ok().flatten();
     let place = number.and_then(|number| usize::try_from(number).ok());
-    Ok(place.unwrap_or_default().wrapping_sub(1))
+    place.unwrap_or_default().wrapping_sub(1)
 }
 
 /// What a call runs on. Or, if that is [`Lanes`] and others wait, what one statement says for it: `sql` is about many rows, `call` says of this
@@ -376,7 +412,7 @@ impl<DB: Backend> Lanes<DB> {
         let lane = match word {
             Word::Failed(error) => return Ok(Turn::Answered(Err(error))),
             Word::Unsent(error) => return Err(error),
-            Word::Held => self.0.spare().await,
+            Word::Held => self.0.patient_spare().await,
             Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await,
         };
         lane.map(Either::Right).map(Turn::Alone)
@@ -399,6 +435,9 @@ impl<DB: Backend> Lanes<DB> {
         let Some(call) = call() else {
             return Waited::Free(self.0.lane().await);
         };
+        if queue.state().is_held(call.key()) {
+            return Waited::Free(self.0.patient_spare().await);
+        }
         let (word, told) = oneshot::channel();
         if let Some(place) = self.place(&queue, Some(Waiting { call, word })) {
             tokio::spawn(place.serve(None));
@@ -431,11 +470,7 @@ impl<DB: Backend> Lanes<DB> {
         }
         state.under_way += 1;
         drop(state);
-        Some(Place {
-            lanes: Arc::clone(&self.0),
-            queue: Arc::clone(queue),
-            is_over: false,
-        })
+        Some(Place::new(Arc::clone(&self.0), Arc::clone(queue)))
     }
 
     fn queue(&self, sql: &'static str) -> Arc<Queue<DB>> {
@@ -455,6 +490,7 @@ impl<DB: Backend> Lanes<DB> {
                     under_way: 0,
                     takes: 0,
                     seen: 0,
+                    held: HashMap::new(),
                 }),
                 is_off: AtomicBool::new(false),
                 is_hot: AtomicBool::new(false),
@@ -489,11 +525,7 @@ async fn watch<DB: Backend>(lanes: Arc<Inner<DB>>) {
             if is_stuck {
                 state.under_way += 1;
                 drop(state);
-                let place = Place {
-                    lanes: Arc::clone(&lanes),
-                    queue: Arc::clone(queue),
-                    is_over: false,
-                };
+                let place = Place::new(Arc::clone(&lanes), Arc::clone(queue));
                 tokio::spawn(place.serve(None));
             }
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use sqlx::Connection as _;
 use tokio::runtime::Handle;
-use tokio::sync::TryAcquireError;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tokio::time::timeout;
 
 use super::fold::Place;
@@ -32,6 +32,7 @@ pub struct Lane<DB: Backend> {
 struct Seat<DB: Backend> {
     lanes: Arc<Inner<DB>>,
     is_lane: bool,
+    is_patient: Option<OwnedSemaphorePermit>,
 }
 
 impl<DB: Backend> Drop for Seat<DB> {
@@ -80,6 +81,7 @@ impl<DB: Backend> Inner<DB> {
             let seat = Seat {
                 lanes: Arc::clone(self),
                 is_lane: true,
+                is_patient: None,
             };
             let kept = match self.kept().await {
                 Some(kept) => kept,
@@ -90,12 +92,23 @@ impl<DB: Backend> Inner<DB> {
     }
 
     /// A connection of the pool that is no lane.
-    pub(crate) async fn spare(self: &Arc<Self>) -> Result<Lane<DB>, sqlx::Error> {
+    async fn spare(self: &Arc<Self>) -> Result<Lane<DB>, sqlx::Error> {
         let seat = Seat {
             lanes: Arc::clone(self),
             is_lane: false,
+            is_patient: None,
         };
         Ok(Lane::new(Kept::new(self.pool.acquire().await?), seat))
+    }
+
+    /// The same for a call whose row is locked.
+    pub(super) async fn patient_spare(self: &Arc<Self>) -> Result<Lane<DB>, sqlx::Error> {
+        let longest = self.pool.options().get_acquire_timeout();
+        let permit = timeout(longest, Arc::clone(&self.patient).acquire_owned()).await;
+        let permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let mut lane = self.spare().await?;
+        lane.seat.is_patient = permit.ok();
+        Ok(lane)
     }
 
     /// An idle lane that is well.
@@ -182,7 +195,12 @@ impl<DB: Backend> Drop for Lane<DB> {
         };
         let lanes = Arc::clone(&self.seat.lanes);
         let is_lane = std::mem::replace(&mut self.seat.is_lane, false);
-        let seat = Seat { lanes, is_lane };
+        let is_patient = self.seat.is_patient.take();
+        let seat = Seat {
+            lanes,
+            is_lane,
+            is_patient,
+        };
         kept.used = Instant::now();
         let Ok(runtime) = Handle::try_current() else {
             return;

@@ -62,6 +62,8 @@ struct Inner<DB: Backend> {
     permits: Semaphore,
     /// How many stand there.
     waiting: AtomicUsize,
+    /// How many calls may wait at once for rows that are locked, each on a connection of the pool: so many that one is left for the others.
+    patient: Arc<Semaphore>,
     /// By where the text of the statement is.
     queues: RwLock<HashMap<usize, Arc<Queue<DB>>>>,
     is_near: bool,
@@ -103,6 +105,7 @@ impl<DB: Backend> Lanes<DB> {
             idle: Mutex::new(idle),
             permits: Semaphore::new(count),
             waiting: AtomicUsize::new(0),
+            patient: Arc::new(Semaphore::new(patient(pool, count))),
             queues: RwLock::default(),
             is_near: trip < NEAR,
             is_watched: AtomicBool::new(false),
@@ -182,6 +185,13 @@ impl<DB: Backend> Inner<DB> {
             let _ = kept.connection.close().await;
         }
     }
+}
+
+fn patient<DB: Backend>(pool: &Pool<DB>, lanes: usize) -> usize {
+    let all = pool.options().get_max_connections();
+    let all = usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS);
+    all.saturating_sub(lanes + 1)
+        .clamp(1, Semaphore::MAX_PERMITS)
 }
 
 /// The shortest of three.
