@@ -178,6 +178,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
         new_derives: attrs.new_derives,
         backends,
         existing_rows: attrs.existing_rows,
+        folds: !attrs.fold_off,
         deletes_done: attrs.deletes_done,
         pauses,
     };

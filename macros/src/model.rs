@@ -24,6 +24,8 @@ pub(crate) struct Model {
     pub backends: Vec<Dialect>,
     /// `Counter` adds to rows that exist and never creates one.
     pub existing_rows: bool,
+    /// On `Lanes`, calls that wait become one statement.
+    pub folds: bool,
     /// `Queue` deletes a job that is done.
     pub deletes_done: bool,
     /// `Queue` claims no job that matches a row of this table.

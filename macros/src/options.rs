@@ -205,6 +205,12 @@ options! {
             example: "pauses = \"email_pauses\"",
             page: (&["Queue"], "A table that `ddl()` creates, for `pause` and `resume`: jobs that match one of its rows are not claimed."),
         },
+        Fold => Spec {
+            name: "fold",
+            takes: Takes::Word("off"),
+            example: "fold = off",
+            page: (&["Counter", "FindOrCreate", "Versioned"], "On `Lanes`, calls that wait do not become one statement: a trigger has to see each by itself, say."),
+        },
         ExistingRows => Spec {
             name: "existing_rows",
             takes: Takes::Nothing,

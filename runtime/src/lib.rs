@@ -12,7 +12,6 @@ mod db;
 mod error;
 pub mod fan_out;
 mod job;
-mod lanes;
 pub mod lock;
 #[cfg(test)]
 mod rooms;
@@ -27,11 +26,11 @@ pub use crate::db::Backend;
 pub use crate::db::error::{DatabaseError, Operation};
 pub use crate::db::fault::Fault;
 pub use crate::db::fence::Fence;
+pub use crate::db::lanes::{Lane, Lanes};
 pub use crate::db::source::Source;
 pub use crate::db::xmin::Xmin;
 pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
-pub use crate::lanes::{Lane, Lanes};
 pub use crate::tx::{Tx, transaction};
 
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which

@@ -28,6 +28,7 @@ pub(crate) struct StructAttrs {
     pub backends: Option<Vec<Dialect>>,
     pub krate: Option<Path>,
     pub existing_rows: bool,
+    pub fold_off: bool,
     pub deletes_done: bool,
     pub pauses: Option<LitStr>,
     pub attempted: Vec<&'static str>,
@@ -114,6 +115,7 @@ impl StructAttrs {
                 (StructOption::Crate, Value::Path(path)) => found.krate = Some(path),
                 (StructOption::ExistingRows, _) => found.existing_rows = true,
                 (StructOption::Done, _) => found.deletes_done = true,
+                (StructOption::Fold, _) => found.fold_off = true,
                 (StructOption::Pauses, Value::Text(pauses)) => found.pauses = Some(pauses),
                 // The table gives the others no other value.
                 _ => {}

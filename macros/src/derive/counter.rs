@@ -9,8 +9,9 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
-    for_backend, halves, key_argument, key_lifetime, knows, name_at, optional_statement, read_row,
-    reads, sql_doc, statement, stub_fields, stub_impl, stub_method, tuple,
+    fold_constant, for_backend, halves, key_argument, key_lifetime, knows, name_at,
+    optional_statement, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method,
+    tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -456,8 +457,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let read = statement(&sql::counter::read(model, counter, dialect));
         let existing_batch = sql::counter::add_existing_many(model, counter, dialect);
         let existing_batch = batch(&existing_batch, false);
-        let fold = sql::counter::fold(model, counter, dialect);
-        let fold = optional_statement(fold.as_ref());
+        let fold = fold_constant("FOLD", sql::counter::fold(model, counter, dialect).as_ref());
         let (add, add_many) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
@@ -473,7 +473,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 const READ: &'static str = #read;
                 const BATCH: __rt::Option<__rt::counter::BatchSql> = #add_many;
                 const EXISTING_BATCH: __rt::counter::BatchSql = #existing_batch;
-                const FOLD: __rt::Option<&'static str> = #fold;
+                #fold
             }
         }
     });

@@ -11,8 +11,9 @@ use syn::{Attribute, DeriveInput, Index, Type};
 use super::versioned::max_version;
 use super::{
     Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
-    for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts, passed,
-    position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+    fold_constant, for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts,
+    passed, position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method,
+    text_doc,
 };
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::diag::Diag;
@@ -573,7 +574,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let index = Index::from(index);
         let find = statement(&sql::find_or_create::find(model, key.key, dialect));
         let fold = sql::find_or_create::fold(model, key.key, dialect);
-        let fold = optional_statement(fold.as_ref());
+        let fold = fold_constant("FIND_FOLD", fold.as_ref());
         let insert = statement(&sql::find_or_create::insert(model, key.key, dialect));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_statement(upsert.as_ref());
@@ -586,7 +587,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
                 const FIND: &'static str = #find;
-                const FIND_FOLD: __rt::Option<&'static str> = #fold;
+                #fold
                 const INSERT: &'static str = #insert;
                 const UPSERT: __rt::Option<&'static str> = #upsert;
                 const UPDATE_OR_CREATE: __rt::Option<&'static str> = #told;

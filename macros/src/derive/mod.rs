@@ -279,6 +279,15 @@ fn optional_statement(sql: Option<&Statement>) -> TokenStream {
     }
 }
 
+/// The constant for it; none where there is none, which is what the trait has.
+fn fold_constant(name: &str, sql: Option<&Statement>) -> TokenStream {
+    let Some(sql) = sql.map(statement) else {
+        return TokenStream::new();
+    };
+    let name = format_ident!("{name}");
+    quote!(const #name: __rt::Option<&'static str> = __rt::Some(#sql);)
+}
+
 /// What is before and after the gap of a statement; nothing after it if there is none.
 fn halves(statement: &Statement) -> [Literal; 2] {
     let mut parts = statement.parts().into_iter();

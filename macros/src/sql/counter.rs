@@ -211,7 +211,7 @@ pub(crate) fn add_existing_many(model: &Model, counter: &Column, dialect: Dialec
 /// Adds to those of many rows that exist and have room for it, and yields the total of each with its number: what calls that wait for
 /// [`Lanes`](https://docs.rs/rowlock/latest/rowlock/struct.Lanes.html) become. The others are added to one by one.
 pub(crate) fn fold(model: &Model, counter: &Column, dialect: Dialect) -> Option<Statement> {
-    if !dialect.has_arrays() {
+    if !dialect.has_arrays() || !model.folds {
         return None;
     }
     let mut sql = Sql::new(dialect);

@@ -3,7 +3,6 @@
 pub(crate) mod as_read;
 pub(crate) mod atomic;
 pub(crate) mod begin;
-mod cells;
 pub(crate) mod column;
 pub(crate) mod condition;
 pub(crate) mod copied;
@@ -14,6 +13,7 @@ pub(crate) mod fence;
 mod json_rows;
 #[cfg(feature = "postgres")]
 pub(crate) mod key_array;
+pub(crate) mod lanes;
 pub(crate) mod lock_timeout;
 pub(crate) mod model;
 pub(crate) mod notes;
@@ -45,8 +45,8 @@ use sqlx_core::describe::Describe;
 use crate::db::as_read::Piece;
 use crate::db::begin::Begin;
 use crate::db::column::Column;
+use crate::db::lanes::Cells;
 use crate::db::stored::Encoded;
-use crate::lanes::Cells;
 
 /// What running a query yields: rows, and the number of affected rows at its end.
 pub(crate) type Results<'e, DB> = BoxStream<

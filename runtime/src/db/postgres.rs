@@ -14,8 +14,8 @@ use sqlx_core::transaction::TransactionManager;
 
 use super::*;
 use crate::db::begin::Isolation;
-use crate::db::cells::PgCells;
 use crate::db::fault::Fault;
+use crate::db::lanes::PgCells;
 use crate::db::lock_timeout::milliseconds;
 use crate::db::notes::Torn;
 

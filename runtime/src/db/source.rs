@@ -9,8 +9,8 @@ use sqlx::{Acquire, Either, Execute};
 use sqlx_core::transaction::TransactionManager;
 
 use crate::db::Backend;
+use crate::db::lanes::Lanes;
 use crate::db::notes::{Before, Call, Notes, Torn};
-use crate::lanes::Lanes;
 
 /// What every generated method runs on: a `&Pool`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
 /// `&mut rowlock::Tx`.

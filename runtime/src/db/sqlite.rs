@@ -13,9 +13,9 @@ use sqlx::{Arguments, Connection as _, Executor, Row, Sqlite, TypeInfo, ValueRef
 use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
 
 use super::*;
-use crate::db::cells::NoCells;
 use crate::db::fault::Fault;
 use crate::db::json_rows::json_rows;
+use crate::db::lanes::NoCells;
 use crate::db::notes::Torn;
 
 type Manager = <Sqlite as sqlx::Database>::TransactionManager;

@@ -13,9 +13,9 @@ use sqlx::{
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::Column;
 use crate::db::fault::Fault;
+use crate::db::lanes::Cells as _;
 use crate::db::source::Link;
 use crate::db::{Array, Backend};
-use crate::lanes::Cells as _;
 
 /// A hundred years are for ever, and no database's clock overflows with them.
 pub(crate) fn seconds(duration: Duration) -> f64 {

@@ -8,7 +8,7 @@ use sqlx::Pool;
 use super::run::Work;
 use super::{TransactionBuilder, TransactionError, Tx, inside};
 use crate::db::Backend;
-use crate::lanes::Lanes;
+use crate::db::lanes::Lanes;
 
 /// What [`transaction`](crate::transaction) and the generated `once` begin on: a `&Pool`, or a `&mut rowlock::Tx`, inside of which the work
 /// is a part of that transaction.
@@ -129,5 +129,5 @@ impl<DB: Backend> Place<DB> for &mut Tx<DB> {
 mod sealed {
     pub trait Sealed {}
     impl<DB: super::Backend> Sealed for &mut super::Tx<DB> {}
-    impl<DB: super::Backend> Sealed for &crate::lanes::Lanes<DB> {}
+    impl<DB: super::Backend> Sealed for &crate::db::lanes::Lanes<DB> {}
 }

@@ -5,8 +5,8 @@ use quote::quote;
 
 use super::Plan;
 use crate::derive::{
-    STUB_DOC, array, database, key_argument, name_at, optional_statement, sql_doc, statement,
-    text_doc,
+    STUB_DOC, array, database, fold_constant, key_argument, name_at, optional_statement, sql_doc,
+    statement, text_doc,
 };
 use crate::sql::{self, Dialect};
 
@@ -115,8 +115,14 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let model = plan.model;
     let load = statement(&sql::versioned::many::load(model, dialect));
     let bind_keys = plan.key().bind_keys(dialect);
+    let folds = (!model.folds).then(|| {
+        quote!(
+            const FOLDS: bool = false;
+        )
+    });
     let load = quote! {
         const LOAD_MANY: &'static str = #load;
+        #folds
         #bind_keys
     };
     let update = plan
@@ -129,7 +135,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let fold = plan
         .version
         .and_then(|version| sql::versioned::many::fold(model, version, dialect));
-    let fold = optional_statement(fold.as_ref());
+    let fold = fold_constant("UPDATE_FOLD", fold.as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
     let database = database(dialect);
     let writable = model.writable();
@@ -138,7 +144,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #load
         const UPDATE_MANY: __rt::Option<&'static str> = #update;
         const DELETE_MANY: __rt::Option<&'static str> = #delete;
-        const UPDATE_FOLD: __rt::Option<&'static str> = #fold;
+        #fold
         fn bind_many(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) {
             #[allow(unused_imports)]
             use __rt::NoArrayType as _;

@@ -34,7 +34,7 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Optio
 /// The rows are not locked before, which would take half as long again: they are met in the order given, and where the planner has it otherwise, a
 /// deadlock makes the calls go one by one.
 pub(crate) fn fold(model: &Model, version: &Column, dialect: Dialect) -> Option<Statement> {
-    if !dialect.has_arrays() {
+    if !dialect.has_arrays() || !model.folds {
         return None;
     }
     let mut sql = Sql::new(dialect);

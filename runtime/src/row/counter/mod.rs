@@ -12,10 +12,10 @@ use crate::db::atomic::in_transaction;
 use crate::db::column::{CounterNumber, Read};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
+use crate::db::lanes::{Addition, Call, Turn, take_to_add};
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
-use crate::lanes::{Addition, Call, Turn, take_to_add};
 
 /// The derive, for [`Model`].
 #[derive(Debug)]

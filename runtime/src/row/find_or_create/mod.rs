@@ -20,10 +20,10 @@ use crate::db::column::Read;
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
+use crate::db::lanes::{Call, Turn, take};
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement};
-use crate::lanes::{Call, Turn, take};
 
 /// How often the row is looked for and created before something other than a race must be the reason.
 const ROUNDS: u32 = 5;

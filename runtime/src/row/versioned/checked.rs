@@ -10,9 +10,9 @@ use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
+use crate::db::lanes::{Call, Turn, take};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, write_one};
-use crate::lanes::{Call, Turn, take};
 
 /// A copy of a row, or an edit of one, that is to be written.
 pub(super) trait Checked<DB: Backend>: Sync {

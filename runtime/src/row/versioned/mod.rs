@@ -28,12 +28,12 @@ use crate::db::Backend;
 use crate::db::as_read::{AsRead, Stored};
 use crate::db::column::{Changes, Read};
 use crate::db::error::Operation;
+use crate::db::lanes::Call;
 use crate::db::model::{Model, acquire};
 use crate::db::shell::Shell;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::{Bind, Compared, Statement};
 use crate::db::stored;
-use crate::lanes::Call;
 
 /// How often `update_with` loads and applies before it gives up.
 const ATTEMPTS: u32 = 32;
@@ -99,6 +99,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const UPDATE_MANY: Option<&'static str> = None;
     /// The same of a deletion.
     const DELETE_MANY: Option<&'static str> = None;
+    /// Whether calls that wait for [`Lanes`](crate::Lanes) read together.
+    const FOLDS: bool = true;
     /// `UPDATE_MANY` where each row is another caller's: see [`Lanes`](crate::Lanes).
     const UPDATE_FOLD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
@@ -312,7 +314,7 @@ fn read<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<T, LoadError>> + Send {
-    let fold = db.lanes().and_then(|_| {
+    let fold = db.lanes().filter(|_| T::FOLDS).and_then(|_| {
         let call = Call::of(|to| {
             T::bind_key(&key, to);
             to.end_key();

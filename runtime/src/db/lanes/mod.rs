@@ -1,6 +1,7 @@
 //! A few connections that are kept, and calls that wait for each other's: [`Lanes`].
 
 mod call;
+mod cells;
 mod fold;
 mod lane;
 
@@ -16,6 +17,10 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::call::{Addition, Call, Cells};
+#[cfg(feature = "sqlite")]
+pub(super) use self::cells::NoCells;
+#[cfg(feature = "postgres")]
+pub(super) use self::cells::PgCells;
 use self::fold::Queue;
 pub(crate) use self::fold::{Turn, take, take_to_add};
 pub use self::lane::Lane;
@@ -35,7 +40,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(5);
 /// A round trip that is shorter than this takes less time than the work for it: then calls had better wait for each other.
 const NEAR: Duration = Duration::from_micros(150);
 
-#[doc = include_str!("../../docs/lanes.md")]
+#[doc = include_str!("../../../docs/lanes.md")]
 pub struct Lanes<DB: Backend>(Arc<Inner<DB>>);
 
 impl<DB: Backend> Clone for Lanes<DB> {

@@ -11,7 +11,7 @@ mod postgres {
 
     use crate::db::column::Column;
     use crate::db::key_array::kept;
-    use crate::lanes::Cells;
+    use crate::db::lanes::Cells;
 
     /// See [`Backend::Cells`](crate::db::Backend::Cells).
     #[derive(Default)]
@@ -153,7 +153,7 @@ mod postgres {
 }
 
 #[cfg(feature = "postgres")]
-pub(super) use self::postgres::PgCells;
+pub(crate) use self::postgres::PgCells;
 
 /// Calls of a database that has no arrays do not wait for each other.
 #[cfg(feature = "sqlite")]
@@ -161,7 +161,7 @@ pub(super) use self::postgres::PgCells;
 pub struct NoCells;
 
 #[cfg(feature = "sqlite")]
-impl crate::lanes::Cells<sqlx::Sqlite> for NoCells {
+impl crate::db::lanes::Cells<sqlx::Sqlite> for NoCells {
     fn add<T: crate::db::column::Column<sqlx::Sqlite>>(&mut self, _: &T) {}
 
     fn add_number(&mut self, _: i64) {}
