@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowlock::queue::Claimed;
-use rowlock::{Counter, FindOrCreate, Queue, Source, Versioned};
+use rowlock::{Counter, FindOrCreate, Lanes, Queue, Source, Versioned};
 
 use super::{Db, database};
 
@@ -90,6 +90,14 @@ async fn every_method_can_be_spawned() {
         .await
         .unwrap();
 
+    let lanes = Lanes::new(&database.pool, 1).await.unwrap();
+    tokio::spawn(async move {
+        all_methods!(&lanes);
+        lanes.close().await;
+    })
+    .await
+    .unwrap();
+
     let mut connection = database.pool.acquire().await.unwrap();
     tokio::spawn(async move { all_methods!(&mut *connection) })
         .await
@@ -138,6 +146,9 @@ async fn functions_that_are_generic_over_what_they_run_on_can_hand_it_on() {
         let id = Article::find_or_create(&pool, new("a")).await.unwrap().id;
         rename(&pool, id).await;
         like(&pool, id).await;
+        let lanes = Lanes::new(&pool, 1).await.unwrap();
+        like(&lanes, id).await;
+        lanes.close().await;
         let mut connection = pool.acquire().await.unwrap();
         rename(&mut *connection, id).await;
         like(&mut connection, id).await;
@@ -153,7 +164,7 @@ async fn functions_that_are_generic_over_what_they_run_on_can_hand_it_on() {
         (run.await.unwrap(), Article::load(&pool, id).await.unwrap())
     });
     let (likes, article) = run.await.unwrap();
-    assert_eq!((likes, article.title.as_str()), (4, "a title!!!!"));
+    assert_eq!((likes, article.title.as_str()), (5, "a title!!!!"));
 }
 
 #[derive(Debug, PartialEq, sqlx::FromRow, Queue)]
@@ -233,9 +244,9 @@ macro_rules! all_of_a_queue {
 #[tokio::test]
 async fn every_method_of_a_queue_can_be_spawned() {
     let database = database(JOBS).await;
-    for job in 0..21 {
+    for job in 0..28 {
         sqlx::query("INSERT INTO jobs (tenant, run_at, state, attempts, fence) VALUES ($1, $2, 'ready', 0, 0)")
-            .bind(job % 3)
+            .bind(job % 4)
             .bind(chrono::DateTime::UNIX_EPOCH)
             .execute(&database.pool)
             .await
@@ -245,6 +256,14 @@ async fn every_method_of_a_queue_can_be_spawned() {
     tokio::spawn(async move { all_of_a_queue!(&pool, 0) })
         .await
         .unwrap();
+
+    let lanes = Lanes::new(&database.pool, 1).await.unwrap();
+    tokio::spawn(async move {
+        all_of_a_queue!(&lanes, 3);
+        lanes.close().await;
+    })
+    .await
+    .unwrap();
 
     let mut connection = database.pool.acquire().await.unwrap();
     tokio::spawn(async move { all_of_a_queue!(&mut *connection, 1) })

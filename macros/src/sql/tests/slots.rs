@@ -170,6 +170,22 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         "versioned::delete",
         Some(versioned::delete(&seating, Some(version), dialect)),
     );
+    add(
+        "versioned::many::load",
+        Some(versioned::many::load(&seating, dialect)),
+    );
+    add(
+        "versioned::many::update",
+        versioned::many::update(&seating, version, dialect),
+    );
+    add(
+        "versioned::many::delete",
+        versioned::many::delete(&seating, version, dialect),
+    );
+    add(
+        "versioned::many::fold",
+        versioned::many::fold(&seating, version, dialect),
+    );
     let (bounded, free) = (seating.counters()[0], seating.counters()[1]);
     add(
         "counter::add",
@@ -192,6 +208,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         add(&format!("counter::add_many {bounds}"), Some(batch));
         let batch = counter::add_existing_many(&seating, counter, dialect);
         add(&format!("counter::add_existing_many {bounds}"), Some(batch));
+        add(
+            &format!("counter::fold {bounds}"),
+            counter::fold(&seating, counter, dialect),
+        );
     }
     let unique = &seating.unique[0];
     add(
@@ -201,6 +221,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
     add(
         "find_or_create::create",
         Some(find_or_create::create(&seating, dialect)),
+    );
+    add(
+        "find_or_create::fold",
+        find_or_create::fold(&seating, unique, dialect),
     );
     add(
         "find_or_create::upsert",
