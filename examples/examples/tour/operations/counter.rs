@@ -1,6 +1,7 @@
 //! Views that are counted, and seats that run out.
 
 use anyhow::Result;
+use rowlock::Lanes;
 use rowlock::row::CounterError;
 use rowlock_examples::race::race;
 
@@ -10,47 +11,73 @@ use crate::table::Row;
 
 /// Everybody sees the same page.
 pub async fn count(pool: &Pool) -> Result<Row> {
-    sqlx::query("INSERT INTO page_views VALUES ($1, 0)")
-        .bind(BY_HAND)
-        .execute(pool)
-        .await?;
-
-    race(TASKS, ROUNDS, pool, |pool, turn| async move {
-        let views: i64 = sqlx::query_scalar("SELECT views FROM page_views WHERE page_id = $1")
-            .bind(BY_HAND)
-            .fetch_one(&pool)
-            .await?;
-        turn.everybody_has_read().await;
-        sqlx::query("UPDATE page_views SET views = $1 WHERE page_id = $2")
-            .bind(views + 1)
-            .bind(BY_HAND)
-            .execute(&pool)
-            .await?;
-        Ok(0)
-    })
-    .await?;
-
+    let lost_by_hand = count_by_hand(pool, BY_HAND).await?;
     // The first call creates the row.
     race(TASKS, ROUNDS, pool, |pool, _| async move {
         PageViews::add_views(&pool, GENERATED, 1).await?;
         Ok(0)
     })
     .await?;
-
-    let views = async |page| -> Result<usize> {
-        let page = PageViews::get(pool, page).await?;
-        Ok(page.map_or(0, |page| page.views).try_into()?)
-    };
     Ok(Row {
         derive: "Counter",
         operation: "add_views",
         tasks: TASKS,
         calls: CALLS,
-        lost_by_hand: CALLS - views(BY_HAND).await?,
+        lost_by_hand,
         unit: "views",
-        lost_by_rowlock: CALLS - views(GENERATED).await?,
+        lost_by_rowlock: CALLS - views(pool, GENERATED).await?,
         met: "no retry needed".to_owned(),
     })
+}
+
+/// The same on a connection that is kept, for which calls wait together.
+pub async fn count_on_lanes(pool: &Pool) -> Result<Row> {
+    const PAGES: [i64; 2] = [3, 4];
+    let lost_by_hand = count_by_hand(pool, PAGES[0]).await?;
+    let lanes = Lanes::new(pool, 1).await?;
+    race(TASKS, ROUNDS, &lanes, |lanes, _| async move {
+        PageViews::add_views(&lanes, PAGES[1], 1).await?;
+        Ok(0)
+    })
+    .await?;
+    lanes.close().await;
+    Ok(Row {
+        derive: "Lanes",
+        operation: "add_views",
+        tasks: TASKS,
+        calls: CALLS,
+        lost_by_hand,
+        unit: "views",
+        lost_by_rowlock: CALLS - views(pool, PAGES[1]).await?,
+        met: "no retry needed".to_owned(),
+    })
+}
+
+async fn count_by_hand(pool: &Pool, page: i64) -> Result<usize> {
+    sqlx::query("INSERT INTO page_views VALUES ($1, 0)")
+        .bind(page)
+        .execute(pool)
+        .await?;
+    race(TASKS, ROUNDS, pool, move |pool, turn| async move {
+        let views: i64 = sqlx::query_scalar("SELECT views FROM page_views WHERE page_id = $1")
+            .bind(page)
+            .fetch_one(&pool)
+            .await?;
+        turn.everybody_has_read().await;
+        sqlx::query("UPDATE page_views SET views = $1 WHERE page_id = $2")
+            .bind(views + 1)
+            .bind(page)
+            .execute(&pool)
+            .await?;
+        Ok(0)
+    })
+    .await?;
+    Ok(CALLS - views(pool, page).await?)
+}
+
+async fn views(pool: &Pool, page: i64) -> Result<usize> {
+    let page = PageViews::get(pool, page).await?;
+    Ok(page.map_or(0, |page| page.views).try_into()?)
 }
 
 /// One show per round with fewer seats than people who want one.

@@ -30,6 +30,7 @@ pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
     table.add(versioned::edit_different_fields(pool).await?);
     table.add(counter::count(pool).await?);
     table.add(counter::book_seats(pool).await?);
+    table.add(counter::count_on_lanes(pool).await?);
     table.add(find_or_create::tag(pool).await?);
     table.add(lockable::reserve(pool).await?);
     table.add(lockable::transfer(pool).await?);
