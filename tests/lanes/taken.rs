@@ -182,6 +182,55 @@ async fn closing_the_pool_closes_the_lanes() {
     PageViews::add_views(&lanes, 1, 1).await.unwrap_err();
 }
 
+/// It does not wait for calls that come all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_comes_to_an_end_under_load() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..32 {
+        let lanes = lanes.clone();
+        callers.spawn(async move {
+            let mut calls = 0;
+            while PageViews::add_views(&lanes, 1, 1).await.is_ok() {
+                calls += 1;
+            }
+            calls
+        });
+    }
+    while number(
+        &database.pool,
+        "SELECT views FROM page_views WHERE page = 1",
+    )
+    .await
+        < 100
+    {}
+    timeout(SOON, lanes.close())
+        .await
+        .expect("it takes new calls");
+    let calls: i64 = callers.join_all().await.into_iter().sum();
+    let views = "SELECT views FROM page_views WHERE page = 1";
+    assert_eq!(number(&database.pool, views).await, calls);
+}
+
+/// A pool that nobody has any more ends, with its connections.
+#[tokio::test]
+async fn a_pool_does_not_outlive_its_lanes() {
+    let database = database(TABLES).await;
+    let pool = database
+        .pool_with(PoolOptions::new().max_connections(3))
+        .await;
+    let closed = pool.close_event();
+    let lanes = Lanes::new(&pool, 2).await.unwrap();
+    at_once((0..32).map(|_| {
+        let lanes = lanes.clone();
+        async move { PageViews::add_views(&lanes, 1, 1).await.unwrap() }
+    }))
+    .await;
+    drop((lanes, pool));
+    timeout(SOON, closed).await.expect("a task has the pool");
+}
+
 /// Nothing is kept of lanes that are gone.
 #[tokio::test]
 async fn lanes_that_are_dropped_give_their_connections_back() {

@@ -219,18 +219,18 @@ impl<DB: Backend> Place<DB> {
                 for waiting in calls {
                     let _ = waiting.word.send(Word::Held);
                 }
-            } else if fault == Fault::Schema || fault == Fault::Encode {
+                continue;
+            }
+            if matches!(fault, Fault::Schema | Fault::Encode) {
                 self.queue.is_off.store(true, Ordering::Relaxed);
-                for waiting in calls {
-                    let _ = waiting.word.send(Word::Alone);
-                }
-            } else if calls.len() == 1 {
-                for waiting in calls {
-                    let _ = waiting.word.send(Word::Alone);
-                }
-            } else {
+            }
+            if calls.len() > 1 && may_be_one(fault) {
                 let others = calls.split_off(calls.len() / 2);
                 parts.extend([others, calls]);
+                continue;
+            }
+            for waiting in calls {
+                let _ = waiting.word.send(Word::Alone);
             }
         }
     }
@@ -292,6 +292,15 @@ impl<DB: Backend> Place<DB> {
     }
 }
 
+/// Whether a part of the calls may have done it, and the others would be served without.
+fn may_be_one(fault: Fault) -> bool {
+    fault.is_of_a_row()
+        || matches!(
+            fault,
+            Fault::LockTimeout | Fault::Deadlock | Fault::Serialization | Fault::Canceled
+        )
+}
+
 /// A row of the statement: the calls that it is for.
 struct Row {
     calls: Vec<usize>,
@@ -299,8 +308,7 @@ struct Row {
     sum: Option<Addition>,
 }
 
-/// In the order of the keys, so that two statements lock in the same order. Additions to the same key become one; if their sum cannot be
-/// told, or could not be where each can, they stay apart, of which the statement takes one and the others go alone.
+/// In the order of the keys, so that two statements lock in the same order. Additions to the same key become one.
 fn rows<DB: Backend>(calls: &[Waiting<DB>]) -> Vec<Row> {
     let mut by_key: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
     for (index, waiting) in calls.iter().enumerate() {
@@ -423,6 +431,9 @@ impl<DB: Backend> Lanes<DB> {
         sql: &'static str,
         call: impl FnOnce() -> Option<Call<DB>> + Send,
     ) -> Waited<DB> {
+        if let Err(error) = self.0.is_open() {
+            return Waited::Free(Err(error));
+        }
         let queue = self.queue(sql);
         if queue.is_off.load(Ordering::Relaxed) {
             return Waited::Free(self.0.lane().await);

@@ -8,13 +8,14 @@ mod lane;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 pub(crate) use self::call::{Addition, Call, Cells};
 #[cfg(feature = "sqlite")]
@@ -53,7 +54,7 @@ impl<DB: Backend> fmt::Debug for Lanes<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lanes")
             .field("lanes", &self.0.count)
-            .field("is_closed", &self.0.permits.is_closed())
+            .field("is_closed", &self.is_closed())
             .finish_non_exhaustive()
     }
 }
@@ -74,6 +75,19 @@ struct Inner<DB: Backend> {
     is_near: bool,
     /// Whether a task looks after calls that wait for long.
     is_watched: AtomicBool,
+    /// No new calls are taken.
+    is_closing: AtomicBool,
+    /// Waits for the end of the pool.
+    closer: OnceLock<AbortHandle>,
+}
+
+impl<DB: Backend> Drop for Inner<DB> {
+    fn drop(&mut self) {
+        // It has the pool, which would live as long.
+        if let Some(closer) = self.closer.get() {
+            closer.abort();
+        }
+    }
 }
 
 /// A connection that nobody uses.
@@ -114,9 +128,12 @@ impl<DB: Backend> Lanes<DB> {
             queues: RwLock::default(),
             is_near: trip < NEAR,
             is_watched: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+            closer: OnceLock::new(),
         });
         // A pool that is being closed waits for all its connections.
-        tokio::spawn(close_with(pool.clone(), Arc::downgrade(&inner)));
+        let closer = tokio::spawn(close_with(pool.clone(), Arc::downgrade(&inner)));
+        let _ = inner.closer.set(closer.abort_handle());
         Ok(Self(inner))
     }
 
@@ -128,6 +145,7 @@ impl<DB: Backend> Lanes<DB> {
     ///
     /// As [`Pool::acquire`], and [`sqlx::Error::PoolClosed`] after [`close`](Self::close).
     pub async fn acquire(&self) -> Result<Lane<DB>, sqlx::Error> {
+        self.0.is_open()?;
         self.0.lane().await
     }
 
@@ -136,16 +154,16 @@ impl<DB: Backend> Lanes<DB> {
         &self.0.pool
     }
 
-    /// Waits until each lane is free, and closes them. Calls that come later fail with [`sqlx::Error::PoolClosed`]; those that wait are served.
+    /// Closes each lane when it is free. Calls that come from now on fail with [`sqlx::Error::PoolClosed`]; those that wait are served before.
     ///
     /// The pool stays open. [`Pool::close`] closes the lanes, too.
     pub async fn close(&self) {
         self.0.close().await;
     }
 
-    /// Whether [`close`](Self::close) has been called, and the last lane was free.
+    /// Whether [`close`](Self::close) has been called.
     pub fn is_closed(&self) -> bool {
-        self.0.permits.is_closed()
+        self.0.is_closing.load(Ordering::Relaxed)
     }
 }
 
@@ -153,7 +171,7 @@ impl<'c, DB: Backend> Source<'c, DB> for &'c Lanes<DB> {
     type Opened = Lane<DB>;
 
     fn open(self) -> impl Future<Output = Result<Lane<DB>, sqlx::Error>> + Send {
-        self.0.lane()
+        self.acquire()
     }
 
     fn lanes(&self) -> Option<&'c Lanes<DB>> {
@@ -176,7 +194,15 @@ impl<DB: Backend> Inner<DB> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_open(&self) -> Result<(), sqlx::Error> {
+        match self.is_closing.load(Ordering::Relaxed) {
+            true => Err(sqlx::Error::PoolClosed),
+            false => Ok(()),
+        }
+    }
+
     async fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
         let Ok(count) = u32::try_from(self.count) else {
             return;
         };
