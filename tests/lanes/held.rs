@@ -52,6 +52,48 @@ async fn calls_for_other_rows_go_on() {
     }
 }
 
+/// Many rows that are locked are found by one question. Halves would end with a statement for each run of rows between two of them, and a timeout for each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_locked_rows_stop_nobody() {
+    let database = database(TABLES).await;
+    sqlx::raw_sql("INSERT INTO page_views SELECT n, 0 FROM generate_series(101, 2000) AS n; INSERT INTO documents (id, title) SELECT n, '' FROM generate_series(101, 2000) AS n")
+        .execute(&database.pool)
+        .await
+        .unwrap();
+    let pool = database
+        .pool_with(PoolOptions::new().max_connections(4))
+        .await;
+    let lanes = Lanes::new(&pool, 1).await.unwrap();
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    let hold = "SELECT FROM page_views WHERE page % 5 = 0 FOR UPDATE; SELECT FROM documents WHERE id % 5 = 0 FOR UPDATE";
+    sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+    let (mut blocked, mut free) = (JoinSet::new(), JoinSet::new());
+    for key in 1..=1500 {
+        let lanes = lanes.clone();
+        let tasks = if key % 5 == 0 {
+            &mut blocked
+        } else {
+            &mut free
+        };
+        tasks.spawn(async move {
+            PageViews::add_views(&lanes, key, 1).await.unwrap();
+            let document = Document::load(&lanes, key).await.unwrap();
+            document.update(&lanes).await.unwrap();
+        });
+    }
+    timeout(SOON, free.join_all())
+        .await
+        .expect("they wait for the rows that are locked");
+    let statements = statements(&database.pool).await;
+    assert!(statements < 200, "{statements} statements");
+    assert!(blocked.try_join_next().is_none());
+    holding.commit().await.unwrap();
+    blocked.join_all().await;
+    let sum = "SELECT sum(views)::bigint FROM page_views";
+    assert_eq!(number(&database.pool, sum).await, 1500);
+}
+
 /// A call that has a lane to itself, and waits for a lock, keeps no other from being served: the pool has more connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lanes_that_all_wait_stop_nobody() {

@@ -441,6 +441,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let bind_key = key.bind();
     let bind_keys = key.bind_keys(dialect);
     let read_keys = owned.read_keys(dialect);
+    let held = fold_constant("HELD", sql::held(model, dialect).as_ref());
     let lock_batch = optional_statement(sql::counter::lock_batch(model, dialect).as_ref());
     let read_key = if keys.len() == 1 && !owned.is_wrapped() {
         quote!(__rt::get(__row, 0))
@@ -483,6 +484,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             #read_row
             const GET: &'static str = #get;
             const LOCK_BATCH: __rt::Option<&'static str> = #lock_batch;
+            #held
             fn bind_key(__key: &Self::Key<'_>, __to: &mut impl __rt::Bind<#database>) { #bind_key }
             #bind_keys
             fn read_key(__row: &__rt::Row<#database>) -> __rt::Decoded<Self::OwnedKey> {

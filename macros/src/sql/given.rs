@@ -152,3 +152,22 @@ pub(super) fn and_folded(model: &Model) -> String {
         table(model)
     )
 }
+
+/// Which of many rows somebody has locked, by their numbers, on PostgreSQL: rows that are passed over when they should be locked. It waits for nobody;
+/// if the whole table is locked it fails.
+pub(crate) fn held(model: &Model, dialect: Dialect) -> Option<Statement> {
+    if !dialect.has_arrays() || !model.folds {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let keys = model.keys();
+    let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(&mut sql, &keys));
+    let given = given(model, &unnested, "rowlock_n");
+    let (rows, same_key) = (table(model), same_key(&keys, "rowlock_given"));
+    Some(sql.statement(format!(
+        "WITH {given}, \"rowlock_free\" (\"rowlock_f\") AS MATERIALIZED (SELECT \"rowlock_n\" FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {same_key} \
+         WHERE (SELECT set_config('lock_timeout', '20', true)) IS NOT NULL FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED) \
+         SELECT \"rowlock_n\" FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {same_key} \
+         WHERE NOT EXISTS (SELECT FROM \"rowlock_free\" WHERE \"rowlock_f\" = \"rowlock_n\")"
+    )))
+}

@@ -23,6 +23,7 @@ pub(crate) mod versioned;
 
 pub(crate) use self::dialect::Dialect;
 use self::gap::Gap;
+pub(crate) use self::given::held;
 pub(crate) use self::slot::Slot;
 use self::statement::Sql;
 pub(crate) use self::statement::Statement;

@@ -136,6 +136,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         .version
         .and_then(|version| sql::versioned::many::fold(model, version, dialect));
     let fold = fold_constant("UPDATE_FOLD", fold.as_ref());
+    let held = fold_constant("HELD", sql::held(model, dialect).as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
     let database = database(dialect);
     let writable = model.writable();
@@ -145,6 +146,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         const UPDATE_MANY: __rt::Option<&'static str> = #update;
         const DELETE_MANY: __rt::Option<&'static str> = #delete;
         #fold
+        #held
         fn bind_many(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) {
             #[allow(unused_imports)]
             use __rt::NoArrayType as _;

@@ -213,6 +213,7 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
             counter::fold(&seating, counter, dialect),
         );
     }
+    add("held", held(&seating, dialect));
     let unique = &seating.unique[0];
     add(
         "find_or_create::insert",

@@ -32,9 +32,12 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
     fn key(&self) -> &[u8];
     /// Whether all values can be some of many.
     fn can_fold(&self) -> bool;
-    /// Binds all these, column by column.
-    fn bind(calls: &[&Self], arguments: &mut DB::Arguments)
-    -> Result<(), sqlx::error::BoxDynError>;
+    /// Binds all these, column by column; or of each the key alone.
+    fn bind(
+        calls: &[&Self],
+        keys_only: bool,
+        arguments: &mut DB::Arguments,
+    ) -> Result<(), sqlx::error::BoxDynError>;
 }
 
 /// Takes the values of a call instead of a statement.
@@ -85,6 +88,14 @@ impl<DB: Backend> Call<DB> {
     }
 }
 
+/// A statement about the keys of these calls.
+pub(super) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    let cells: Vec<_> = calls.iter().map(|call| &call.cells).collect();
+    statement.bind_cells(&cells, true);
+    statement
+}
+
 /// A statement about the rows of these calls, each with the additions to it, if it adds.
 pub(super) fn statement<DB: Backend>(
     sql: &'static str,
@@ -92,7 +103,7 @@ pub(super) fn statement<DB: Backend>(
 ) -> Statement<DB> {
     let mut statement = Statement::literal(sql);
     let cells: Vec<_> = rows.iter().map(|(call, _)| &call.cells).collect();
-    statement.bind_cells(&cells);
+    statement.bind_cells(&cells, false);
     let additions: Vec<_> = rows.iter().filter_map(|(_, addition)| *addition).collect();
     if !additions.is_empty() {
         let column = |of: fn(&Addition) -> i64| Array::Integers(additions.iter().map(of).collect());

@@ -18,8 +18,15 @@ mod postgres {
     pub struct PgCells {
         bytes: PgArgumentBuffer,
         values: Vec<Value>,
-        key: usize,
+        key: Key,
         is_odd: bool,
+    }
+
+    /// How far the key goes.
+    #[derive(Default)]
+    struct Key {
+        bytes: usize,
+        values: usize,
     }
 
     struct Value {
@@ -64,19 +71,29 @@ mod postgres {
         }
 
         fn end_key(&mut self) {
-            self.key = self.bytes.len();
+            self.key = Key {
+                bytes: self.bytes.len(),
+                values: self.values.len(),
+            };
         }
 
         fn key(&self) -> &[u8] {
-            self.bytes.get(..self.key).unwrap_or_default()
+            self.bytes.get(..self.key.bytes).unwrap_or_default()
         }
 
         fn can_fold(&self) -> bool {
             !self.is_odd
         }
 
-        fn bind(calls: &[&Self], arguments: &mut PgArguments) -> Result<(), BoxDynError> {
-            let columns = calls.first().map_or(0, |call| call.values.len());
+        fn bind(
+            calls: &[&Self],
+            keys_only: bool,
+            arguments: &mut PgArguments,
+        ) -> Result<(), BoxDynError> {
+            let columns = calls.first().map_or(0, |call| match keys_only {
+                true => call.key.values,
+                false => call.values.len(),
+            });
             for index in 0..columns {
                 let elements = calls.iter().filter_map(|call| call.element(index));
                 arguments.add(ColumnOf(elements.collect()))?;
@@ -178,6 +195,7 @@ impl crate::db::lanes::Cells<sqlx::Sqlite> for NoCells {
 
     fn bind(
         _: &[&Self],
+        _: bool,
         _: &mut sqlx::sqlite::SqliteArguments,
     ) -> Result<(), sqlx::error::BoxDynError> {
         Ok(())

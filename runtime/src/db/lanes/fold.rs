@@ -10,7 +10,7 @@ use sqlx::Either;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::call::{Addition, Call, statement};
+use super::call::{Addition, Call, of_keys, statement};
 use super::{Inner, Lane, Lanes, PATIENCE};
 use crate::db::Backend;
 use crate::db::copied::copy;
@@ -25,6 +25,21 @@ const MANY: usize = 16;
 
 /// For how long a row that was locked is thought to be.
 const HELD_FOR: Duration = Duration::from_secs(1);
+
+/// The statements of an operation whose calls can be one.
+#[derive(Clone, Copy)]
+pub(crate) struct Fold {
+    /// About many rows; the last column of what it returns is the number of the row, from 1.
+    pub(crate) sql: &'static str,
+    /// Says which of many rows somebody has locked, if it is a write.
+    pub(crate) held: Option<&'static str>,
+}
+
+impl Fold {
+    pub(crate) fn read(sql: &'static str) -> Self {
+        Self { sql, held: None }
+    }
+}
 
 /// What becomes of a call.
 pub(crate) enum Turn<O, T> {
@@ -63,7 +78,7 @@ struct Waiting<DB: Backend> {
 
 /// The calls of one operation.
 pub(super) struct Queue<DB: Backend> {
-    sql: &'static str,
+    fold: Fold,
     state: Mutex<State<DB>>,
     /// Such rows cannot be written by a statement about many.
     is_off: AtomicBool,
@@ -84,11 +99,6 @@ struct State<DB: Backend> {
 }
 
 impl<DB: Backend> State<DB> {
-    fn hold(&mut self, key: &[u8]) {
-        self.held.retain(|_, since| since.elapsed() < HELD_FOR);
-        self.held.insert(key.into(), Instant::now());
-    }
-
     fn is_held(&self, key: &[u8]) -> bool {
         let since = self.held.get(key);
         since.is_some_and(|since| since.elapsed() < HELD_FOR)
@@ -184,21 +194,21 @@ impl<DB: Backend> Place<DB> {
 
     async fn run(&self, calls: Vec<Waiting<DB>>, lane: &mut Lane<DB>) {
         let mut parts = vec![calls];
-        while let Some(mut calls) = parts.pop() {
-            let word = match self.send(&calls, lane).await {
-                Ok(answers) => {
-                    for (waiting, word) in calls.into_iter().zip(answers) {
+        while let Some(calls) = parts.pop() {
+            let mut calls = self.without_held(calls);
+            let error = match self.send(&calls, lane).await {
+                Ok(words) => {
+                    for (waiting, word) in calls.into_iter().zip(words) {
                         let _ = waiting.word.send(word);
                     }
                     continue;
                 }
                 Err(error) => error,
             };
-            let fault = Fault::of(&word);
+            let fault = Fault::of(&error);
             if fault.may_have_committed() {
                 for waiting in calls {
-                    let word = Word::Failed(copy(&word));
-                    let _ = waiting.word.send(word);
+                    let _ = waiting.word.send(Word::Failed(copy(&error)));
                 }
                 // Of these the server has said that it did nothing.
                 for waiting in parts.drain(..).flatten() {
@@ -207,32 +217,64 @@ impl<DB: Backend> Place<DB> {
                 return;
             }
             // Nothing was written. Whatever it is: a call by itself gets its own error.
-            let of_one_row = |calls: &[Waiting<DB>]| {
-                calls
-                    .windows(2)
-                    .all(|two| two[0].call.key() == two[1].call.key())
-            };
-            if fault == Fault::LockTimeout && of_one_row(&calls) {
-                if let Some(first) = calls.first() {
-                    self.queue.state().hold(first.call.key());
-                }
-                for waiting in calls {
-                    let _ = waiting.word.send(Word::Held);
-                }
+            if fault == Fault::LockTimeout && self.find_held(&calls, lane).await {
+                parts.push(calls);
                 continue;
             }
             if matches!(fault, Fault::Schema | Fault::Encode) {
                 self.queue.is_off.store(true, Ordering::Relaxed);
             }
             if calls.len() > 1 && may_be_one(fault) {
+                calls.sort_by(|a, b| a.call.key().cmp(b.call.key()));
                 let others = calls.split_off(calls.len() / 2);
                 parts.extend([others, calls]);
                 continue;
             }
+            // What it waited for may be another table's.
+            let is_held = fault == Fault::LockTimeout;
             for waiting in calls {
-                let _ = waiting.word.send(Word::Alone);
+                let _ = waiting.word.send(match is_held {
+                    true => Word::Held,
+                    false => Word::Alone,
+                });
             }
         }
+    }
+
+    /// Sends those away whose rows are known to be locked.
+    fn without_held(&self, calls: Vec<Waiting<DB>>) -> Vec<Waiting<DB>> {
+        let state = self.queue.state();
+        if state.held.is_empty() {
+            return calls;
+        }
+        let is_held = |waiting: &Waiting<DB>| state.is_held(waiting.call.key());
+        let (held, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_held);
+        drop(state);
+        for waiting in held {
+            let _ = waiting.word.send(Word::Held);
+        }
+        others
+    }
+
+    /// Asks which of the rows are locked. Whether there are some.
+    async fn find_held(&self, calls: &[Waiting<DB>], lane: &mut Lane<DB>) -> bool {
+        let Some(held) = self.queue.fold.held else {
+            return false;
+        };
+        let given: Vec<_> = calls.iter().map(|waiting| &waiting.call).collect();
+        let statement = of_keys(held, &given);
+        // If it fails it says nothing about the calls, which go on without it.
+        let found = statement.fetch_all(&mut lane.link()).await;
+        let mut state = self.queue.state();
+        state.held.retain(|_, since| since.elapsed() < HELD_FOR);
+        let (mut has_held, now) = (false, Instant::now());
+        for row in found.unwrap_or_default() {
+            if let Some(waiting) = calls.get(number::<DB>(&row)) {
+                state.held.insert(waiting.call.key().into(), now);
+                has_held = true;
+            }
+        }
+        has_held
     }
 
     /// What the statement says of each call.
@@ -243,6 +285,7 @@ impl<DB: Backend> Place<DB> {
     ) -> Result<Vec<Word<DB>>, sqlx::Error> {
         let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
         let rows = rows(calls);
+        // All were refused before, or their callers are gone.
         if rows.is_empty() {
             return Ok(words);
         }
@@ -252,7 +295,7 @@ impl<DB: Backend> Place<DB> {
             .collect();
         let is_hot = rows.len() < calls.len().div_ceil(2);
         self.queue.is_hot.store(is_hot, Ordering::Relaxed);
-        let statement = statement(self.queue.sql, &given);
+        let statement = statement(self.queue.fold.sql, &given);
         let mut met = vec![0; rows.len()];
         let returned = statement.fetch_all(&mut lane.link()).await?;
         let mut placed = Vec::with_capacity(returned.len());
@@ -373,13 +416,13 @@ fn number<DB: Backend>(row: &DB::Row) -> usize {
 /// one what is bound.
 pub(crate) async fn take<'c, DB: Backend, A: Source<'c, DB>>(
     db: A,
-    sql: Option<&'static str>,
+    fold: Option<Fold>,
     call: impl FnOnce() -> Option<Call<DB>> + Send,
 ) -> Result<Turn<OnLane<A::Opened, DB>, DB::Row>, sqlx::Error> {
-    let (Some(lanes), Some(sql)) = (db.lanes(), sql) else {
+    let (Some(lanes), Some(fold)) = (db.lanes(), fold) else {
         return db.open().await.map(Either::Left).map(Turn::Alone);
     };
-    match lanes.wait(sql, call).await {
+    match lanes.wait(fold, call).await {
         Waited::Free(lane) => lane.map(Either::Right).map(Turn::Alone),
         Waited::Told(Word::Row(row)) => Ok(Turn::Answered(Ok(row))),
         Waited::Told(word) => lanes.other(word).await,
@@ -389,13 +432,13 @@ pub(crate) async fn take<'c, DB: Backend, A: Source<'c, DB>>(
 /// The same of an addition, which yields its total.
 pub(crate) async fn take_to_add<'c, DB: Backend, A: Source<'c, DB>>(
     db: A,
-    sql: Option<&'static str>,
+    fold: Option<Fold>,
     call: impl FnOnce() -> Option<Call<DB>> + Send,
 ) -> Result<Turn<OnLane<A::Opened, DB>, Option<i64>>, sqlx::Error> {
-    let (Some(lanes), Some(sql)) = (db.lanes(), sql) else {
+    let (Some(lanes), Some(fold)) = (db.lanes(), fold) else {
         return db.open().await.map(Either::Left).map(Turn::Alone);
     };
-    match lanes.wait(sql, call).await {
+    match lanes.wait(fold, call).await {
         Waited::Free(lane) => lane.map(Either::Right).map(Turn::Alone),
         Waited::Told(Word::Total(total)) => Ok(Turn::Answered(Ok(total))),
         Waited::Told(word) => lanes.other(word).await,
@@ -426,15 +469,11 @@ impl<DB: Backend> Lanes<DB> {
         lane.map(Either::Right).map(Turn::Alone)
     }
 
-    async fn wait(
-        &self,
-        sql: &'static str,
-        call: impl FnOnce() -> Option<Call<DB>> + Send,
-    ) -> Waited<DB> {
+    async fn wait(&self, fold: Fold, call: impl FnOnce() -> Option<Call<DB>> + Send) -> Waited<DB> {
         if let Err(error) = self.0.is_open() {
             return Waited::Free(Err(error));
         }
-        let queue = self.queue(sql);
+        let queue = self.queue(fold);
         if queue.is_off.load(Ordering::Relaxed) {
             return Waited::Free(self.0.lane().await);
         }
@@ -484,18 +523,18 @@ impl<DB: Backend> Lanes<DB> {
         Some(Place::new(Arc::clone(&self.0), Arc::clone(queue)))
     }
 
-    fn queue(&self, sql: &'static str) -> Arc<Queue<DB>> {
+    fn queue(&self, fold: Fold) -> Arc<Queue<DB>> {
         let queues = self.0.queues.read();
         let queues = queues.unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = queues.get(&sql.as_ptr().addr()) {
+        if let Some(queue) = queues.get(&fold.sql.as_ptr().addr()) {
             return Arc::clone(queue);
         }
         drop(queues);
         let queues = self.0.queues.write();
         let mut queues = queues.unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.entry(sql.as_ptr().addr()).or_insert_with(|| {
+        let queue = queues.entry(fold.sql.as_ptr().addr()).or_insert_with(|| {
             Arc::new(Queue {
-                sql,
+                fold,
                 state: Mutex::new(State {
                     waiting: VecDeque::new(),
                     under_way: 0,

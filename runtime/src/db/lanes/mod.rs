@@ -23,7 +23,7 @@ pub(super) use self::cells::NoCells;
 #[cfg(feature = "postgres")]
 pub(super) use self::cells::PgCells;
 use self::fold::Queue;
-pub(crate) use self::fold::{Turn, take, take_to_add};
+pub(crate) use self::fold::{Fold, Turn, take, take_to_add};
 pub use self::lane::Lane;
 use crate::db::Backend;
 use crate::db::source::Source;

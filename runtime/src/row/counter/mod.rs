@@ -12,7 +12,7 @@ use crate::db::atomic::in_transaction;
 use crate::db::column::{CounterNumber, Read};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
-use crate::db::lanes::{Addition, Call, Turn, take_to_add};
+use crate::db::lanes::{Addition, Call, Fold, Turn, take_to_add};
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
@@ -53,6 +53,8 @@ pub trait CounterRowSql<DB: Backend>: CounterRow {
     const GET: &'static str;
     /// Locks the rows of a batch that exist; `None` where there are no row locks.
     const LOCK_BATCH: Option<&'static str>;
+    /// See [`Fold::held`].
+    const HELD: Option<&'static str> = None;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);
     /// Binds the keys of many rows, before [`Backend::bind_rows`], where the database has arrays: one per column.
@@ -147,7 +149,8 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             });
             Some(call?.adding(Addition { delta, low, high }))
         };
-        let turn = take_to_add(db, T::FOLD, call).await;
+        let fold = T::FOLD.map(|sql| Fold { sql, held: T::HELD });
+        let turn = take_to_add(db, fold, call).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         match turn.map_err(CounterError::Database)? {
             Turn::Alone(mut opened) => add_on::<DB, N, T>(&key, delta, &mut opened.link()).await,

@@ -20,7 +20,7 @@ use crate::db::column::Read;
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
-use crate::db::lanes::{Call, Turn, take};
+use crate::db::lanes::{Call, Fold, Turn, take};
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement};
@@ -117,7 +117,7 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS[0], &key);
-        let turn = take(db, T::FIND_FOLD, || call::<DB, N, T>(&key)).await;
+        let turn = take(db, T::FIND_FOLD.map(Fold::read), || call::<DB, N, T>(&key)).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         let fetched = match turn.map_err(FindError::Database)? {
             Turn::Alone(mut opened) => {
@@ -142,7 +142,10 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS[1], &T::key_of(&new));
-        let turn = take(db, T::FIND_FOLD, || call::<DB, N, T>(&T::key_of(&new))).await;
+        let turn = take(db, T::FIND_FOLD.map(Fold::read), || {
+            call::<DB, N, T>(&T::key_of(&new))
+        })
+        .await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         match turn.map_err(FindOrCreateError::Database)? {
             Turn::Alone(mut opened) => {

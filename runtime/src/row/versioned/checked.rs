@@ -10,7 +10,7 @@ use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
-use crate::db::lanes::{Call, Turn, take};
+use crate::db::lanes::{Call, Fold, Turn, take};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, write_one};
 
@@ -23,7 +23,7 @@ pub(super) trait Checked<DB: Backend>: Sync {
     /// Reads the row as it now is.
     fn look(&self, stored: &Stored<DB>) -> Statement<DB>;
     /// What can write many rows of many callers.
-    fn fold(&self, _write: Write) -> Option<&'static str> {
+    fn fold(&self, _write: Write) -> Option<Fold> {
         None
     }
     /// What that binds for this row, if it can.
@@ -200,12 +200,12 @@ pub(super) async fn read_on<DB: Backend>(
 pub(super) fn read<'c, DB: Backend>(
     select: Statement<DB>,
     version: Option<usize>,
-    fold: Option<(&'static str, Call<DB>)>,
+    fold: Option<(Fold, Call<DB>)>,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<DB::Row, Unread>> + Send {
     async move {
-        let (sql, call) = fold.unzip();
-        match take(db, sql, || call).await.map_err(Unread::Failed)? {
+        let (fold, call) = fold.unzip();
+        match take(db, fold, || call).await.map_err(Unread::Failed)? {
             Turn::Alone(mut opened) => read_on(select, version, &mut opened.link()).await,
             Turn::Answered(found_row) => {
                 found::<DB>(found_row.map(Fetched::One), version).map(|(row, _)| row)
@@ -297,8 +297,8 @@ pub(super) fn write<'c, DB: Backend>(
     async move {
         let versions = row.versions();
         let can_rise = versions.expected != versions.highest;
-        let sql = row.fold(write).filter(|_| can_rise);
-        match take(db, sql, || row.call()).await {
+        let fold = row.fold(write).filter(|_| can_rise);
+        match take(db, fold, || row.call()).await {
             Ok(Turn::Alone(mut opened)) => write_on(method, row, write, &mut opened.link()).await,
             Ok(Turn::Answered(Ok(row))) => Ok(row),
             Ok(Turn::Answered(Err(error))) => {

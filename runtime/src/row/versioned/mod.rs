@@ -28,7 +28,7 @@ use crate::db::Backend;
 use crate::db::as_read::{AsRead, Stored};
 use crate::db::column::{Changes, Read};
 use crate::db::error::Operation;
-use crate::db::lanes::Call;
+use crate::db::lanes::{Call, Fold};
 use crate::db::model::{Model, acquire};
 use crate::db::shell::Shell;
 use crate::db::source::{Opened, Source};
@@ -103,6 +103,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const FOLDS: bool = true;
     /// `UPDATE_MANY` where each row is another caller's: see [`Lanes`](crate::Lanes).
     const UPDATE_FOLD: Option<&'static str> = None;
+    /// See [`Fold::held`].
+    const HELD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
     /// `"name" = ` for each of `Versioned::COLUMNS`.
@@ -174,8 +176,9 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
         look(self, stored)
     }
 
-    fn fold(&self, write: Write) -> Option<&'static str> {
-        T::UPDATE_FOLD.filter(|_| matches!(write, Write::Update))
+    fn fold(&self, write: Write) -> Option<Fold> {
+        let sql = T::UPDATE_FOLD.filter(|_| matches!(write, Write::Update))?;
+        Some(Fold { sql, held: T::HELD })
     }
 
     fn call(&self) -> Option<Call<DB>> {
@@ -319,7 +322,7 @@ fn read<'c, DB: Backend, T: VersionedSql<DB>>(
             T::bind_key(&key, to);
             to.end_key();
         });
-        Some((T::LOAD_MANY, call?))
+        Some((Fold::read(T::LOAD_MANY), call?))
     });
     let work = checked::read(select::<DB, T>(&key), read_version::<T>(), fold, db);
     Shell::new(work, (method, key), loaded::<DB, T>)
