@@ -103,7 +103,7 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const FOLDS: bool = true;
     /// `UPDATE_MANY` where each row is another caller's: see [`Lanes`](crate::Lanes).
     const UPDATE_FOLD: Option<&'static str> = None;
-    /// See [`Fold::held`].
+    /// Says which of many rows somebody has locked, for [`Lanes`](crate::Lanes).
     const HELD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
