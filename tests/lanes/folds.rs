@@ -1,7 +1,9 @@
 //! What each of the calls gets that one statement has served.
 
 use rowlock::row::{CounterError, FoundOrCreated, LoadError, UpdateError};
-use rowlock::{Counter, Fault, Fence, Lanes, Versioned, Xmin};
+use rowlock::{Counter, Fault, Fence, FindOrCreate, Lanes, Versioned, Xmin};
+use rowlock_tests::postgres::address;
+use rowlock_tests::proxy::Proxy;
 
 use super::*;
 
@@ -26,6 +28,55 @@ async fn additions_to_one_row_are_few_statements() {
     }))
     .await;
     assert_eq!(statements(&database.pool).await, folded + 64);
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter, Versioned, FindOrCreate)]
+#[rowlock(table = "apart", backend(Postgres), existing_rows, fold = off)]
+struct Apart {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(unique)]
+    name: String,
+    #[rowlock(counter)]
+    times: i64,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// `fold = off`: a trigger sees each call by itself.
+#[tokio::test]
+async fn calls_of_a_model_can_be_kept_apart() {
+    let database = database(
+        "CREATE TABLE apart (id bigint PRIMARY KEY, name text NOT NULL UNIQUE, times bigint NOT NULL, version bigint NOT NULL);
+         INSERT INTO apart SELECT n, n, 0, 0 FROM generate_series(1, 40) AS n;
+         CREATE TABLE seen (times bigint NOT NULL);
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen VALUES (NEW.times); RETURN NULL; END $$;
+         CREATE TRIGGER look AFTER UPDATE OF times ON apart FOR EACH ROW EXECUTE FUNCTION look()",
+    )
+    .await;
+    let proxy = Proxy::start(&address()).await;
+    let pool = database.pool_through(&proxy, PoolOptions::new()).await;
+    let lanes = Lanes::new(&pool, 1).await.unwrap();
+    at_once((1..=40).map(|id| {
+        let lanes = lanes.clone();
+        async move {
+            Apart::add_times(&lanes, 1, 1).await.unwrap();
+            Apart::find_by_name(&lanes, &id.to_string())
+                .await
+                .unwrap()
+                .unwrap();
+            let row = Apart::load(&lanes, id).await.unwrap();
+            row.update(&lanes).await.unwrap();
+        }
+    }))
+    .await;
+    let seen = number(&database.pool, "SELECT count(DISTINCT times) FROM seen").await;
+    assert_eq!(seen, 40);
+    assert!(
+        proxy.round_trips() >= 160,
+        "{} round trips",
+        proxy.round_trips()
+    );
 }
 
 /// As if one after the other: exactly so many go in, and the others are told what was there.
@@ -176,7 +227,7 @@ async fn of_equal_versions_one_wins() {
 #[tokio::test]
 async fn loads_are_few_statements_and_each_gets_its_row() {
     let database = database(TABLES).await;
-    let proxy = rowlock_tests::proxy::Proxy::start(&rowlock_tests::postgres::address()).await;
+    let proxy = Proxy::start(&address()).await;
     let pool = database.pool_through(&proxy, PoolOptions::new()).await;
     let lanes = Lanes::new(&pool, 1).await.unwrap();
     Document::load(&lanes, 1).await.unwrap();
