@@ -12,7 +12,7 @@ use crate::db::Backend;
 use crate::db::lanes::Lanes;
 use crate::db::notes::{Before, Call, Notes, Torn};
 
-/// What every generated method runs on: a `&Pool`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
+/// What every generated method runs on: a `&Pool`, a `&Lanes`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
 /// `&mut rowlock::Tx`.
 ///
 /// Whatever is [`sqlx::Acquire`] is a `Source`, so a function of yours that is generic over `Acquire` can hand its argument on.
@@ -20,7 +20,7 @@ use crate::db::notes::{Before, Call, Notes, Torn};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a statement for `{DB}` can run on",
     label = "expected a pool, a connection or a transaction",
-    note = "pass `&pool`, `&mut connection`, the `&mut *tx` of a sqlx transaction, or a `&mut rowlock::Tx`"
+    note = "pass `&pool`, `&lanes`, `&mut connection`, the `&mut *tx` of a sqlx transaction, or a `&mut rowlock::Tx`"
 )]
 pub trait Source<'c, DB: Backend>: Send {
     /// What holds the connection until the method is done.
