@@ -363,6 +363,38 @@ async fn keys_that_only_the_database_calls_equal_are_one_row() {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter)]
+#[rowlock(table = "hits", backend(Postgres))]
+struct Hits {
+    #[rowlock(key)]
+    site: String,
+    #[rowlock(key)]
+    path: String,
+    #[rowlock(counter)]
+    times: i64,
+}
+
+/// The parts of a key are told apart: `a`, `bc` is not `ab`, `c`.
+#[tokio::test]
+async fn keys_of_several_columns_are_not_run_together() {
+    let database = database(
+        "CREATE TABLE hits (site text, path text, times bigint NOT NULL, PRIMARY KEY (site, path));
+         INSERT INTO hits VALUES ('a', 'bc', 0), ('ab', 'c', 0), ('abc', '', 0), ('', 'abc', 0)",
+    )
+    .await;
+    let lanes = lanes_of(&database, 1).await;
+    let keys = [("a", "bc"), ("ab", "c"), ("abc", ""), ("", "abc")];
+    at_once((0..40).map(|n| {
+        let (lanes, (site, path)) = (lanes.clone(), keys[n % 4]);
+        async move { Hits::add_times(&lanes, (site, path), 1).await.unwrap() }
+    }))
+    .await;
+    for key in keys {
+        let row = Hits::get(&database.pool, key).await.unwrap().unwrap();
+        assert_eq!(row.times, 10, "{key:?}");
+    }
+}
+
 async fn schema(pool: &Pool) -> String {
     sqlx::query_scalar("SELECT current_schema()::text")
         .fetch_one(pool)

@@ -22,6 +22,9 @@ mod postgres {
         is_odd: bool,
     }
 
+    /// Of the length before each value.
+    const LENGTH: usize = size_of::<usize>();
+
     /// How far the key goes.
     #[derive(Default)]
     struct Key {
@@ -42,7 +45,7 @@ mod postgres {
                 Some(before) => self.values.get(before)?.end,
                 None => 0,
             };
-            let bytes = self.bytes.get(start..value.end)?;
+            let bytes = self.bytes.get(start + LENGTH..value.end)?;
             Some(Element {
                 ty: &value.ty,
                 bytes: (!value.is_null).then_some(bytes),
@@ -55,12 +58,18 @@ mod postgres {
             let ty = value.produces().unwrap_or_else(T::type_info);
             // PostgreSQL has no arrays of arrays.
             self.is_odd |= ty.name().ends_with("[]");
+            // Its length stands before it: the key ('a', 'bc') is not ('ab', 'c').
+            let start = self.bytes.len() + LENGTH;
+            self.bytes.extend_from_slice(&[0; LENGTH]);
             match value.encode_by_ref(&mut self.bytes) {
-                Ok(is_null) => self.values.push(Value {
-                    ty,
-                    end: self.bytes.len(),
-                    is_null: matches!(is_null, IsNull::Yes),
-                }),
+                Ok(is_null) => {
+                    let (end, is_null) = (self.bytes.len(), matches!(is_null, IsNull::Yes));
+                    let length = if is_null { usize::MAX } else { end - start };
+                    if let Some(before) = self.bytes.get_mut(start - LENGTH..start) {
+                        before.copy_from_slice(&length.to_be_bytes());
+                    }
+                    self.values.push(Value { ty, end, is_null });
+                }
                 // The call by itself says why.
                 Err(_) => self.is_odd = true,
             }
@@ -96,7 +105,12 @@ mod postgres {
             });
             for index in 0..columns {
                 let elements = calls.iter().filter_map(|call| call.element(index));
-                arguments.add(ColumnOf(elements.collect()))?;
+                let elements: Vec<_> = elements.collect();
+                // Two models can have the same statement, and a value can choose its type.
+                if elements.windows(2).any(|two| two[0].ty != two[1].ty) {
+                    return Err("the values of a column have several types".into());
+                }
+                arguments.add(ColumnOf(elements))?;
             }
             Ok(())
         }

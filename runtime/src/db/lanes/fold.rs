@@ -39,6 +39,11 @@ impl Fold {
     pub(crate) fn read(sql: &'static str) -> Self {
         Self { sql, held: None }
     }
+
+    /// Where the text is, which is compared faster than the text.
+    fn place(self) -> (usize, usize) {
+        (self.sql.as_ptr().addr(), self.sql.len())
+    }
 }
 
 /// What becomes of a call.
@@ -526,13 +531,13 @@ impl<DB: Backend> Lanes<DB> {
     fn queue(&self, fold: Fold) -> Arc<Queue<DB>> {
         let queues = self.0.queues.read();
         let queues = queues.unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = queues.get(&fold.sql.as_ptr().addr()) {
+        if let Some(queue) = queues.get(&fold.place()) {
             return Arc::clone(queue);
         }
         drop(queues);
         let queues = self.0.queues.write();
         let mut queues = queues.unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.entry(fold.sql.as_ptr().addr()).or_insert_with(|| {
+        let queue = queues.entry(fold.place()).or_insert_with(|| {
             Arc::new(Queue {
                 fold,
                 state: Mutex::new(State {

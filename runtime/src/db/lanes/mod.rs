@@ -70,8 +70,8 @@ struct Inner<DB: Backend> {
     waiting: AtomicUsize,
     /// How many calls may wait at once for rows that are locked, each on a connection of the pool: so many that one is left for the others.
     patient: Arc<Semaphore>,
-    /// By where the text of the statement is.
-    queues: RwLock<HashMap<usize, Arc<Queue<DB>>>>,
+    /// By where the text of the statement is, and its length.
+    queues: RwLock<HashMap<(usize, usize), Arc<Queue<DB>>>>,
     is_near: bool,
     /// Whether a task looks after calls that wait for long.
     is_watched: AtomicBool,
