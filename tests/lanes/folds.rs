@@ -363,6 +363,138 @@ async fn keys_that_only_the_database_calls_equal_are_one_row() {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "reports", backend(Postgres))]
+struct Report {
+    #[rowlock(key)]
+    id: i64,
+    body: String,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// A row that has seen a later fence is not written, and those beside it are.
+#[tokio::test]
+async fn a_fence_holds_for_its_row() {
+    let database = database(
+        "CREATE TABLE reports (id bigint PRIMARY KEY, body text NOT NULL, fence bigint NOT NULL, version bigint NOT NULL);
+         INSERT INTO reports SELECT n, '', 5, 0 FROM generate_series(1, 40) AS n",
+    )
+    .await;
+    let lanes = lanes_of(&database, 1).await;
+    let mut rows = Vec::new();
+    for id in 1..=40 {
+        rows.push(Report::load(&lanes, id).await.unwrap());
+    }
+    // The version stays: nobody else shows.
+    let later = "UPDATE reports SET fence = 6 WHERE id % 4 = 0";
+    sqlx::raw_sql(later).execute(&database.pool).await.unwrap();
+    let outcomes = at_once(rows.into_iter().map(|row| {
+        let lanes = lanes.clone();
+        let row = Report {
+            body: "mine".to_owned(),
+            ..row
+        };
+        async move { row.update(&lanes).await }
+    }));
+    for (outcome, id) in outcomes.await.into_iter().zip(1..) {
+        match outcome {
+            Ok(updated) => assert!(id % 4 != 0 && updated.version == 1, "{id}"),
+            Err(UpdateError::Fenced(..)) => assert!(id % 4 == 0, "{id}"),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let mine = "SELECT count(*) FROM reports WHERE body = 'mine'";
+    assert_eq!(number(&database.pool, mine).await, 30);
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, Counter)]
+#[rowlock(table = "twice", backend(Postgres), existing_rows)]
+struct Twice {
+    #[rowlock(key)]
+    id: i64,
+    body: String,
+    #[rowlock(counter)]
+    times: i64,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// What the model calls a key is not unique: nothing is written there, and what is beside it is.
+#[tokio::test]
+async fn a_key_that_is_there_twice_is_not_written() {
+    let database = database(
+        "CREATE TABLE twice (id bigint NOT NULL, body text NOT NULL, times bigint NOT NULL, version bigint NOT NULL);
+         INSERT INTO twice SELECT n, '', 0, 0 FROM generate_series(1, 40) AS n;
+         INSERT INTO twice SELECT n, '', 0, 0 FROM generate_series(4, 40, 4) AS n",
+    )
+    .await;
+    let lanes = lanes_of(&database, 1).await;
+    let outcomes = at_once((1..=40).map(|id| {
+        let lanes = lanes.clone();
+        async move {
+            let added = Twice::add_times(&lanes, id, 1).await;
+            let body = "mine".to_owned();
+            let row = Twice {
+                id,
+                body,
+                times: 0,
+                version: 0,
+            };
+            (
+                added,
+                row.update(&lanes).await,
+                Twice::load(&lanes, id).await,
+            )
+        }
+    }));
+    for (outcome, id) in outcomes.await.into_iter().zip(1..) {
+        match outcome {
+            (Ok(1), Ok(_), Ok(_)) => assert!(id % 4 != 0, "{id}"),
+            (
+                Err(CounterError::NotUnique(_)),
+                Err(UpdateError::NotUnique(_)),
+                Err(LoadError::NotUnique(_)),
+            ) => {
+                assert!(id % 4 == 0, "{id}");
+            }
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+    let written = "SELECT count(*) FROM twice WHERE body = 'mine' AND times = 1 AND version = 1";
+    assert_eq!(number(&database.pool, written).await, 30);
+    let untouched = "SELECT count(*) FROM twice WHERE body = '' AND times = 0 AND version = 0";
+    assert_eq!(number(&database.pool, untouched).await, 20);
+}
+
+/// Two statements about the same rows in different orders would deadlock: each goes by the keys, in whatever order the calls came.
+#[tokio::test]
+async fn rows_are_written_in_the_order_of_their_keys() {
+    let database = database(TABLES).await;
+    sqlx::raw_sql(
+        "CREATE TABLE written (place serial, page bigint NOT NULL, statement xid8 NOT NULL);
+         CREATE FUNCTION note_page() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO written (page, statement) VALUES (NEW.page, pg_current_xact_id()); RETURN NEW; END $$;
+         CREATE TRIGGER note_page BEFORE UPDATE ON page_views FOR EACH ROW EXECUTE FUNCTION note_page()",
+    )
+    .execute(&database.pool)
+    .await
+    .unwrap();
+    let lanes = lanes_of(&database, 1).await;
+    at_once((1..=100).rev().map(|page| {
+        let lanes = lanes.clone();
+        async move { PageViews::add_views(&lanes, page, 1).await.unwrap() }
+    }))
+    .await;
+    let backwards = "SELECT count(*) FROM (SELECT page < lag(page) OVER (PARTITION BY statement ORDER BY place) AS back FROM written) AS pages WHERE back";
+    assert_eq!(number(&database.pool, backwards).await, 0);
+    let longest =
+        "SELECT max(count) FROM (SELECT count(*) FROM written GROUP BY statement) AS statements";
+    assert!(number(&database.pool, longest).await > 10);
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Counter)]
 #[rowlock(table = "hits", backend(Postgres))]
 struct Hits {

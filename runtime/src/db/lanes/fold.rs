@@ -226,7 +226,7 @@ impl<DB: Backend> Place<DB> {
                 parts.push(calls);
                 continue;
             }
-            if matches!(fault, Fault::Schema | Fault::Encode) {
+            if fault == Fault::Schema {
                 self.queue.is_off.store(true, Ordering::Relaxed);
             }
             if calls.len() > 1 && may_be_one(fault) {
@@ -345,7 +345,12 @@ fn may_be_one(fault: Fault) -> bool {
     fault.is_of_a_row()
         || matches!(
             fault,
-            Fault::LockTimeout | Fault::Deadlock | Fault::Serialization | Fault::Canceled
+            Fault::LockTimeout
+                | Fault::Deadlock
+                | Fault::Serialization
+                | Fault::Canceled
+                // Types that differ.
+                | Fault::Encode
         )
 }
 
