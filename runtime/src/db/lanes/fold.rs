@@ -40,11 +40,14 @@ impl Fold {
         Self { sql, held: None }
     }
 
-    /// Where the text is, which is compared faster than the text.
-    fn place(self) -> (usize, usize) {
-        (self.sql.as_ptr().addr(), self.sql.len())
+    fn place(self) -> Address {
+        Address(self.sql.as_ptr().addr(), self.sql.len())
     }
 }
+
+/// Where the text of a statement is, and its length, which are compared faster than the text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Address(usize, usize);
 
 /// What becomes of a call.
 pub(crate) enum Turn<O, T> {

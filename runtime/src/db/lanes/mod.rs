@@ -22,7 +22,7 @@ pub(crate) use self::call::{Addition, Call, Cells};
 pub(super) use self::cells::NoCells;
 #[cfg(feature = "postgres")]
 pub(super) use self::cells::PgCells;
-use self::fold::Queue;
+use self::fold::{Address, Queue};
 pub(crate) use self::fold::{Fold, Turn, take, take_to_add};
 pub use self::lane::Lane;
 use crate::db::Backend;
@@ -70,8 +70,7 @@ struct Inner<DB: Backend> {
     waiting: AtomicUsize,
     /// How many calls may wait at once for rows that are locked, each on a connection of the pool: so many that one is left for the others.
     patient: Arc<Semaphore>,
-    /// By where the text of the statement is, and its length.
-    queues: RwLock<HashMap<(usize, usize), Arc<Queue<DB>>>>,
+    queues: RwLock<HashMap<Address, Arc<Queue<DB>>>>,
     is_near: bool,
     /// Whether a task looks after calls that wait for long.
     is_watched: AtomicBool,
