@@ -282,10 +282,10 @@ fn counter_stays_within_its_budget() {
     printed::<Counter>(stock()).assert_within(80, 52);
 }
 
-/// The upsert under a condition has two statements, each in two parts.
+/// The upsert under a condition has two statements, each in two parts. Three methods are about many rows, and as many statements on PostgreSQL.
 #[test]
 fn find_or_create_stays_within_its_budget() {
-    printed::<FindOrCreate>(tag()).assert_within(136, 38);
+    printed::<FindOrCreate>(tag()).assert_within(174, 44);
 }
 
 #[test]

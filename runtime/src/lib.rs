@@ -169,8 +169,9 @@ pub mod __private {
     /// For `#[derive(FindOrCreate)]`.
     pub mod find_or_create {
         pub use crate::row::find_or_create::{
-            Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, create,
-            create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
+            Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, create, create_many,
+            create_unless_conflict, find, find_or_create, find_or_create_many, update_or_create,
+            upsert, upsert_if, upsert_many,
         };
     }
     pub use crate::queue::{

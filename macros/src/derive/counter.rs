@@ -9,9 +9,8 @@ use syn::{DeriveInput, Index};
 use super::versioned::missing_key;
 use super::{
     Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
-    fold_constant, for_backend, halves, key_argument, key_lifetime, knows, name_at,
-    optional_statement, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method,
-    tuple,
+    for_backend, halves, key_argument, key_lifetime, knows, name_at, optional_statement, read_row,
+    reads, sql_doc, statement, statement_constant, stub_fields, stub_impl, stub_method, tuple,
 };
 use crate::attr::FieldAttrs;
 use crate::diag::Diag;
@@ -441,7 +440,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let bind_key = key.bind();
     let bind_keys = key.bind_keys(dialect);
     let read_keys = owned.read_keys(dialect);
-    let held = fold_constant("HELD", sql::held(model, dialect).as_ref());
+    let held = statement_constant("HELD", sql::held(model, dialect).as_ref());
     let lock_batch = optional_statement(sql::counter::lock_batch(model, dialect).as_ref());
     let read_key = if keys.len() == 1 && !owned.is_wrapped() {
         quote!(__rt::get(__row, 0))
@@ -458,7 +457,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let read = statement(&sql::counter::read(model, counter, dialect));
         let existing_batch = sql::counter::add_existing_many(model, counter, dialect);
         let existing_batch = batch(&existing_batch, false);
-        let fold = fold_constant("FOLD", sql::counter::fold(model, counter, dialect).as_ref());
+        let fold = statement_constant("FOLD", sql::counter::fold(model, counter, dialect).as_ref());
         let (add, add_many) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {

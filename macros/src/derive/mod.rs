@@ -280,12 +280,21 @@ fn optional_statement(sql: Option<&Statement>) -> TokenStream {
 }
 
 /// The constant for it; none where there is none, which is what the trait has.
-fn fold_constant(name: &str, sql: Option<&Statement>) -> TokenStream {
+fn statement_constant(name: &str, sql: Option<&Statement>) -> TokenStream {
     let Some(sql) = sql.map(statement) else {
         return TokenStream::new();
     };
     let name = format_ident!("{name}");
     quote!(const #name: __rt::Option<&'static str> = __rt::Some(#sql);)
+}
+
+/// That calls of the model do not become one, if it says so.
+fn folds(model: &Model) -> Option<TokenStream> {
+    (!model.folds).then(|| {
+        quote!(
+            const FOLDS: bool = false;
+        )
+    })
 }
 
 /// What is before and after the gap of a statement; nothing after it if there is none.

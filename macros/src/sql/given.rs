@@ -42,21 +42,12 @@ pub(super) fn given_once(model: &Model, unnested: &str, number: &str) -> String 
 }
 
 fn listed(model: &Model, unnested: &str, beside: &[(String, &str)], kept: &str) -> String {
-    listed_by(model, &model.keys(), unnested, beside, kept)
-}
-
-fn listed_by(
-    model: &Model,
-    keys: &[&Column],
-    unnested: &str,
-    beside: &[(String, &str)],
-    kept: &str,
-) -> String {
+    let keys = model.keys();
     format!(
         "\"rowlock_given\" ({}, {}) AS {kept}(SELECT {}, {} FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
-        parts(keys),
+        parts(&keys),
         comma(beside, |(name, _)| format!("\"{name}\"")),
-        names(keys),
+        names(&keys),
         comma(beside, |(_, ty)| format!("NULL{ty}")),
         table(model)
     )
@@ -87,19 +78,6 @@ pub(super) fn select_given(sql: &mut Sql, model: &Model, beside: &str) -> String
         comma(&model.columns, of_row),
         table(model),
         same_key(&keys, "rowlock_given")
-    )
-}
-
-/// Reads the rows of many values of other columns than the key, on PostgreSQL: as [`select_given`].
-pub(super) fn select_by(sql: &mut Sql, model: &Model, by: &[&Column], condition: &str) -> String {
-    let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(sql, by));
-    let number = [("rowlock_n".to_owned(), "::bigint")];
-    format!(
-        "WITH {} SELECT {}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {}{condition}",
-        listed_by(model, by, &unnested, &number, "MATERIALIZED "),
-        comma(&model.columns, of_row),
-        table(model),
-        same_key(by, "rowlock_given")
     )
 }
 

@@ -33,6 +33,13 @@ pub trait Bind<DB: Backend> {
     }
 }
 
+/// Which of those given the row is about: its last column says so, from 1.
+pub(crate) fn number<DB: Backend>(row: &DB::Row) -> Result<usize, sqlx::Error> {
+    let number = DB::get_i64(row, row.len().saturating_sub(1))?;
+    let place = number.and_then(|number| usize::try_from(number).ok());
+    Ok(place.unwrap_or_default().wrapping_sub(1))
+}
+
 /// Reads one column of a row that a write returned.
 pub fn get<'r, R: Row, T>(row: &'r R, index: usize) -> Result<T, sqlx::Error>
 where

@@ -5,8 +5,8 @@ use quote::quote;
 
 use super::Plan;
 use crate::derive::{
-    STUB_DOC, array, database, fold_constant, key_argument, name_at, optional_statement, sql_doc,
-    statement, text_doc,
+    STUB_DOC, array, database, folds, key_argument, name_at, optional_statement, sql_doc,
+    statement, statement_constant, text_doc,
 };
 use crate::sql::{self, Dialect};
 
@@ -115,11 +115,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let model = plan.model;
     let load = statement(&sql::versioned::many::load(model, dialect));
     let bind_keys = plan.key().bind_keys(dialect);
-    let folds = (!model.folds).then(|| {
-        quote!(
-            const FOLDS: bool = false;
-        )
-    });
+    let folds = folds(model);
     let load = quote! {
         const LOAD_MANY: &'static str = #load;
         #folds
@@ -135,8 +131,8 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let fold = plan
         .version
         .and_then(|version| sql::versioned::many::fold(model, version, dialect));
-    let fold = fold_constant("UPDATE_FOLD", fold.as_ref());
-    let held = fold_constant("HELD", sql::held(model, dialect).as_ref());
+    let fold = statement_constant("UPDATE_FOLD", fold.as_ref());
+    let held = statement_constant("HELD", sql::held(model, dialect).as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
     let database = database(dialect);
     let writable = model.writable();

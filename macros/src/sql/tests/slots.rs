@@ -224,8 +224,16 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         Some(find_or_create::create(&seating, dialect)),
     );
     add(
-        "find_or_create::fold",
-        find_or_create::fold(&seating, unique, dialect),
+        "find_or_create::many::find",
+        find_or_create::many::find(&seating, unique, dialect),
+    );
+    add(
+        "find_or_create::many::insert",
+        find_or_create::many::insert(&seating, unique, dialect),
+    );
+    add(
+        "find_or_create::many::upsert",
+        find_or_create::many::upsert(&seating, unique, dialect),
     );
     add(
         "find_or_create::upsert",

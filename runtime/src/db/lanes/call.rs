@@ -89,10 +89,18 @@ impl<DB: Backend> Call<DB> {
 }
 
 /// A statement about the keys of these calls.
-pub(super) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
+pub(crate) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
     let mut statement = Statement::literal(sql);
     let cells: Vec<_> = calls.iter().map(|call| &call.cells).collect();
     statement.bind_cells(&cells, true);
+    statement
+}
+
+/// A statement about the rows of these calls.
+pub(crate) fn of_calls<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    let cells: Vec<_> = calls.iter().map(|call| &call.cells).collect();
+    statement.bind_cells(&cells, false);
     statement
 }
 
@@ -101,9 +109,8 @@ pub(super) fn statement<DB: Backend>(
     sql: &'static str,
     rows: &[(&Call<DB>, Option<Addition>)],
 ) -> Statement<DB> {
-    let mut statement = Statement::literal(sql);
-    let cells: Vec<_> = rows.iter().map(|(call, _)| &call.cells).collect();
-    statement.bind_cells(&cells, false);
+    let calls: Vec<_> = rows.iter().map(|(call, _)| *call).collect();
+    let mut statement = of_calls(sql, &calls);
     let additions: Vec<_> = rows.iter().filter_map(|(_, addition)| *addition).collect();
     if !additions.is_empty() {
         let column = |of: fn(&Addition) -> i64| Array::Integers(additions.iter().map(of).collect());

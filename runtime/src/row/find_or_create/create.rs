@@ -6,8 +6,9 @@ use super::{CreateError, FindOrCreateSql, UniqueKeySql, met_elsewhere};
 use crate::db::atomic::in_transaction;
 use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::model::acquire;
+use crate::db::notes::Before;
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Fetched, Statement, write_one};
+use crate::db::statement::{Fetched, Statement, write_all, write_one};
 use crate::db::{Backend, IndexedColumns};
 
 /// Creates the row, unless its key is taken.
@@ -16,28 +17,36 @@ pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: T::New,
 ) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
     async move {
-        let operation = || T::operation(T::METHODS[3], &T::key_of(&new));
+        let method = T::METHODS[3];
+        let operation = || T::operation(method, &T::key_of(&new));
         let mut opened = acquire(db, &operation)
             .await
             .map_err(CreateError::Database)?;
-        let mut connection = opened.link();
-        let in_transaction = in_transaction::<DB>(&connection);
-        let created = insert_new::<DB, T>(T::INSERT, &new, &mut connection).await;
-        let Err(error) = created else {
-            return created_row::<DB, T>(created, &operation, in_transaction, &mut connection)
-                .await;
-        };
-        if lacks_unique_index::<DB, N, T>(&error, &new, &mut connection).await {
-            return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
-        }
-        if met_elsewhere::<DB, N, T>(Some(&error), &new, &mut connection).await {
-            // The key is taken, but not by this row if it is one that the key's index does not have: then the other index alone keeps it
-            // out. Now that the row with the key can be seen, the database says which.
-            let again = insert_new::<DB, T>(T::INSERT, &new, &mut connection).await;
-            return created_row::<DB, T>(again, &operation, in_transaction, &mut connection).await;
-        }
-        created_row::<DB, T>(Err(error), &operation, in_transaction, &mut connection).await
+        create_on::<DB, N, T>(&new, method, &mut opened.link()).await
     }
+}
+
+pub(super) async fn create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    method: &'static str,
+    connection: &mut Link<'_, DB>,
+) -> Result<Option<T>, CreateError> {
+    let operation = || T::operation(method, &T::key_of(new));
+    let in_transaction = in_transaction::<DB>(connection);
+    let created = insert_new::<DB, T>(T::INSERT, new, connection).await;
+    let Err(error) = created else {
+        return created_row::<DB, T>(created, &operation, in_transaction, connection).await;
+    };
+    if lacks_unique_index::<DB, N, T>(&error, new, connection).await {
+        return Err(CreateError::MissingUniqueIndex(operation(), T::COLUMNS));
+    }
+    if met_elsewhere::<DB, N, T>(Some(&error), new, connection).await {
+        // The key is taken, but not by this row if it is one that the key's index does not have: then the other index alone keeps it
+        // out. Now that the row with the key can be seen, the database says which.
+        let again = insert_new::<DB, T>(T::INSERT, new, connection).await;
+        return created_row::<DB, T>(again, &operation, in_transaction, connection).await;
+    }
+    created_row::<DB, T>(Err(error), &operation, in_transaction, connection).await
 }
 
 /// Creates the row, unless any of its unique keys is taken.
@@ -92,30 +101,68 @@ pub(super) fn new_row<DB: Backend, T: FindOrCreateSql<DB>>(
 }
 
 /// Runs a write that can violate a constraint, so that the caller's transaction stays usable if it does.
-///
-/// The savepoint is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
-/// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
 pub(super) async fn insert<DB: Backend>(
     statement: &(dyn Fn() -> Statement<DB> + Sync),
     connection: &mut Link<'_, DB>,
 ) -> Result<Fetched<DB::Row>, sqlx::Error> {
-    if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
+    let Some(savepoint) = Savepoint::begin(connection).await? else {
         return write_one(statement, connection).await;
-    }
-    let before = connection.before();
-    connection.plain("SAVEPOINT rowlock").await?;
-    match statement().fetch_one(connection).await {
-        Ok(fetched) => {
-            connection.plain("RELEASE SAVEPOINT rowlock").await?;
-            Ok(fetched)
+    };
+    let outcome = statement().fetch_one(connection).await;
+    savepoint.end(outcome, connection).await
+}
+
+/// The same of a write that returns many rows.
+pub(super) async fn insert_all<DB: Backend>(
+    statement: &(dyn Fn() -> Statement<DB> + Sync),
+    connection: &mut Link<'_, DB>,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let Some(savepoint) = Savepoint::begin(connection).await? else {
+        return write_all(statement, connection).await;
+    };
+    let outcome = statement().fetch_all(connection).await;
+    savepoint.end(outcome, connection).await
+}
+
+/// A savepoint around one statement.
+///
+/// It is not one of sqlx's: those queue a ROLLBACK TO when a future is dropped, and if it is dropped while
+/// RELEASE is under way, the queued statement finds no savepoint and takes the whole transaction with it.
+struct Savepoint {
+    before: Option<Before>,
+}
+
+impl Savepoint {
+    /// None where a statement that fails leaves the transaction as it was.
+    async fn begin<DB: Backend>(
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        if !(DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(connection)) {
+            return Ok(None);
         }
-        Err(error) => {
-            // If this fails too, the first error is the one to know.
-            let back = "ROLLBACK TO SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
-            if DB::run_plain(connection, back).await.is_ok() {
-                connection.undo(before);
+        let before = connection.before();
+        connection.plain("SAVEPOINT rowlock").await?;
+        Ok(Some(Self { before }))
+    }
+
+    async fn end<DB: Backend, O>(
+        self,
+        outcome: Result<O, sqlx::Error>,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<O, sqlx::Error> {
+        match outcome {
+            Ok(outcome) => {
+                connection.plain("RELEASE SAVEPOINT rowlock").await?;
+                Ok(outcome)
             }
-            Err(error)
+            Err(error) => {
+                // If this fails too, the first error is the one to know.
+                let back = "ROLLBACK TO SAVEPOINT rowlock; RELEASE SAVEPOINT rowlock";
+                if DB::run_plain(connection, back).await.is_ok() {
+                    connection.undo(self.before);
+                }
+                Err(error)
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod create;
 mod error;
+mod many;
 mod outcome;
 mod upsert;
 mod upsert_if;
@@ -11,6 +12,7 @@ use std::future::Future;
 pub use self::create::{create, create_unless_conflict};
 use self::create::{insert, lacks_unique_index, new_row};
 pub use self::error::{CreateError, FindError, FindOrCreateError, UpsertError};
+pub use self::many::{create_many, find_or_create_many, upsert_many};
 pub use self::outcome::{FoundOrCreated, UpdatedOrCreated, Upserted};
 pub use self::upsert::{update_or_create, upsert};
 pub use self::upsert_if::upsert_if;
@@ -38,6 +40,8 @@ pub trait FindOrCreate: Sized + Send + Sync + 'static {
     type New: Send + Sync;
     /// Where the version of a versioned model stands among all columns, and the highest one, which an upsert must not pass.
     const VERSION_LIMIT: Option<(usize, i64)>;
+    /// Whether calls that wait become one: see [`Lanes`](crate::Lanes).
+    const FOLDS: bool = true;
     /// Whether the model has a fence.
     const FENCED: bool = false;
 
@@ -65,8 +69,9 @@ pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
     const COLUMNS: &'static str;
     /// Whether that is a column which the database makes of the key, so that another key can be in the way.
     const GENERATED: bool = false;
-    /// The names of the methods that find, find or create, upsert, create, update or create, and upsert under a condition.
-    const METHODS: [&'static str; 6];
+    /// The names of the methods that find, find or create, upsert, create, update or create, and upsert under a condition; and that find or
+    /// create, upsert, and create many.
+    const METHODS: [&'static str; 9];
 
     /// The key of a new row.
     fn key_of(new: &Self::New) -> Self::Key<'_>;
@@ -76,13 +81,17 @@ pub trait UniqueKey<const N: usize>: FindOrCreate + Model<Derive<N>> {
 pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreateSql<DB> {
     /// Reads all columns.
     const FIND: &'static str;
-    /// The same for the calls of many callers, with the number of each: see [`Lanes`](crate::Lanes).
-    const FIND_FOLD: Option<&'static str> = None;
+    /// The same of many keys, with the number of each, from 1.
+    const FIND_MANY: Option<&'static str> = None;
     /// Creates the row unless the key is taken.
     const INSERT: &'static str;
     /// `None` if the key is all there is.
     const UPSERT: Option<&'static str>;
-    /// The same, saying in its last column whether it created the row; where [`Backend::UPSERT_TELLS`] is not, it creates only rows that a
+    /// Creates those of many rows whose keys are free, with the number of each.
+    const INSERT_MANY: Option<&'static str> = None;
+    /// Creates or overwrites many rows, but of equal keys the first one's only, with the number of each.
+    const UPSERT_MANY: Option<&'static str> = None;
+    /// Like `UPSERT`, saying in its last column whether it created the row; where [`Backend::UPSERT_TELLS`] is not, it creates only rows that a
     /// partial index does not have.
     const UPDATE_OR_CREATE: Option<&'static str>;
     /// The same under a condition, which stands in between.
@@ -117,7 +126,7 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS[0], &key);
-        let turn = take(db, T::FIND_FOLD.map(Fold::read), || call::<DB, N, T>(&key)).await;
+        let turn = take(db, fold::<DB, N, T>(), || row_call::<DB, N, T>(&key)).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         let fetched = match turn.map_err(FindError::Database)? {
             Turn::Alone(mut opened) => {
@@ -142,8 +151,8 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
     async move {
         let operation = || T::operation(T::METHODS[1], &T::key_of(&new));
-        let turn = take(db, T::FIND_FOLD.map(Fold::read), || {
-            call::<DB, N, T>(&T::key_of(&new))
+        let turn = take(db, fold::<DB, N, T>(), || {
+            row_call::<DB, N, T>(&T::key_of(&new))
         })
         .await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
@@ -160,8 +169,15 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     }
 }
 
-/// What is kept of a call that waits for others.
-fn call<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(key: &T::Key<'_>) -> Option<Call<DB>> {
+/// The lookup of those that wait for each other.
+fn fold<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>() -> Option<Fold> {
+    T::FIND_MANY.filter(|_| T::FOLDS).map(Fold::read)
+}
+
+/// What is kept of a call that is one of many.
+fn row_call<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    key: &T::Key<'_>,
+) -> Option<Call<DB>> {
     Call::of(|to| {
         T::bind_key(key, to);
         to.end_key();

@@ -28,15 +28,23 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         let mut opened = acquire(db, &operation)
             .await
             .map_err(UpsertError::Database)?;
-        let mut connection = opened.link();
-        let Some(sql) = T::UPSERT else {
-            // Nothing but a key: a row that exists is as it should be.
-            let row = find_or_create_on::<DB, N, T>(&new, method, &mut connection).await?;
-            return Ok(row.into_inner());
-        };
-        let row = upsert_on::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
-        read_written(&row, &operation)
+        upsert_on::<DB, N, T>(&new, method, &mut opened.link()).await
     }
+}
+
+pub(super) async fn upsert_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &T::New,
+    method: &'static str,
+    connection: &mut Link<'_, DB>,
+) -> Result<T, UpsertError> {
+    let operation = || T::operation(method, &T::key_of(new));
+    let Some(sql) = T::UPSERT else {
+        // Nothing but a key: a row that exists is as it should be.
+        let row = find_or_create_on::<DB, N, T>(new, method, connection).await?;
+        return Ok(row.into_inner());
+    };
+    let row = write::<DB, N, T>(sql, new, &operation, connection).await?;
+    read_written(&row, &operation)
 }
 
 /// Creates the row or overwrites the one that has the key, and tells which.
@@ -61,7 +69,7 @@ pub fn update_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>
         if !DB::UPSERT_TELLS {
             return in_turn::<DB, N, T>(sql, &new, &operation, &mut connection).await;
         }
-        let row = upsert_on::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
+        let row = write::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
         updated_or_created(&row, &operation)
     }
 }
@@ -154,7 +162,7 @@ pub(super) fn read_written<DB: Backend, T: FindOrCreateSql<DB>>(
 }
 
 /// Runs an upsert, and yields the row that it wrote.
-async fn upsert_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+async fn write<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     sql: &'static str,
     new: &T::New,
     operation: &(dyn Fn() -> Operation + Sync),
@@ -189,6 +197,11 @@ pub(super) fn bind_upsert<DB: Backend, T: FindOrCreateSql<DB>>(
     statement: &mut Statement<DB>,
 ) {
     T::bind_new(new, statement);
+    bind_limit::<DB, T>(statement);
+}
+
+/// The highest version that an upsert may not pass, after all values.
+pub(super) fn bind_limit<DB: Backend, T: FindOrCreateSql<DB>>(statement: &mut Statement<DB>) {
     if let Some((_, max)) = T::VERSION_LIMIT {
         statement.bind_i64(max);
     }

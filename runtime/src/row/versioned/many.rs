@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::Future;
 
 use futures_util::future::BoxFuture;
-use sqlx::Row as _;
 
 use super::checked::{self, Failure, Met, Unread, Unwritten, Write};
 use super::{
@@ -17,7 +16,7 @@ use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Fetched, Statement, write_all};
+use crate::db::statement::{Fetched, Statement, number, write_all};
 use crate::db::{Array, Backend};
 
 /// How many rows one statement is about, at most.
@@ -85,13 +84,6 @@ async fn find<DB: Backend, T: VersionedSql<DB>>(
         .into_iter()
         .map(|fetched| checked::found::<DB>(Ok(fetched), version));
     Ok(found.collect())
-}
-
-/// Which of those given the row is about: its last column says so, from 1.
-fn number<DB: Backend>(row: &DB::Row) -> Result<usize, sqlx::Error> {
-    let number = DB::get_i64(row, row.len().saturating_sub(1))?;
-    let place = number.and_then(|number| usize::try_from(number).ok());
-    Ok(place.unwrap_or_default().wrapping_sub(1))
 }
 
 /// Writes all columns of each row that still has the version of its copy.

@@ -1,18 +1,19 @@
 //! `FindOrCreate`: find by a unique key, create, or overwrite.
 
-use super::given::select_by;
+pub(crate) mod many;
+
 use super::*;
 use crate::model::{LedgerRole, is_option};
 
-/// The columns of a new row, and their values: what the caller gives is bound.
-fn new_row(sql: &mut Sql, model: &Model) -> (String, String) {
+/// The columns of a new row, and their values: `value` is how what the caller gives is written.
+fn new_row(model: &Model, value: impl FnMut(&&Column) -> String) -> (String, String) {
     let given = model.given();
     let fixed = |column: &&Column| column.role == Role::Version || column.is_counter();
     let fixed: Vec<&Column> = model.columns.iter().filter(fixed).collect();
     let made = model.columns.iter();
     let made = made.filter_map(|column| Some((column, column.on_insert.clone()?)));
     let (made, expressions): (Vec<&Column>, Vec<String>) = made.unzip();
-    let given_values = given.iter().map(|column| sql.slot(Slot::column(column)));
+    let given_values = given.iter().map(value);
     let fixed_values = fixed.iter().map(|column| column.initial().to_string());
     let values = given_values.chain(fixed_values).chain(expressions);
     (
@@ -22,7 +23,7 @@ fn new_row(sql: &mut Sql, model: &Model) -> (String, String) {
 }
 
 fn insert_into(sql: &mut Sql, model: &Model) -> String {
-    let (columns, values) = new_row(sql, model);
+    let (columns, values) = new_row(model, |column| sql.slot(Slot::column(column)));
     format!("INSERT INTO {} ({columns}) VALUES ({values})", table(model))
 }
 
@@ -88,26 +89,35 @@ fn where_key(
     key: &UniqueKey,
     slot: impl Fn(&Column) -> Slot,
 ) -> String {
+    let columns = model.unique_columns(key).into_iter();
+    let pairs = columns.map(|column| (quote(&column.name), sql.slot(slot(column))));
+    let mut found = same_values(model, key, pairs);
+    if let Some(predicate) = &key.predicate {
+        found.push_str(&format!(" AND ({predicate})"));
+    }
+    found
+}
+
+/// Whether the columns of a key have these values, as the index compares them.
+fn same_values(
+    model: &Model,
+    key: &UniqueKey,
+    pairs: impl Iterator<Item = (String, String)>,
+) -> String {
     let columns = model.unique_columns(key).into_iter().zip(&key.around);
-    let mut found: Vec<String> = columns
-        .map(|(column, around)| {
-            let value = sql.slot(slot(column));
-            let equal = format!(
-                "{} = {}",
-                part(quote(&column.name), around.as_ref()),
-                part(value.clone(), around.as_ref())
-            );
-            // IS NOT DISTINCT FROM would not use the index.
-            if key.nulls_not_distinct && is_option(&column.ty) {
-                let name = quote(&column.name);
-                format!("({equal} OR {name} IS NULL AND {value} IS NULL)")
-            } else {
-                equal
-            }
-        })
-        .collect();
-    found.extend(key.predicate.iter().map(|text| format!("({text})")));
-    found.join(" AND ")
+    and(columns.zip(pairs), |((column, around), (stored, value))| {
+        let equal = format!(
+            "{} = {}",
+            part(stored.clone(), around.as_ref()),
+            part(value.clone(), around.as_ref())
+        );
+        // IS NOT DISTINCT FROM would not use the index.
+        if key.nulls_not_distinct && is_option(&column.ty) {
+            format!("({equal} OR {stored} IS NULL AND {value} IS NULL)")
+        } else {
+            equal
+        }
+    })
 }
 
 /// Reads all columns of the row with this key.
@@ -119,21 +129,6 @@ pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statemen
         "SELECT {columns} FROM {} WHERE {found}",
         table(model)
     ))
-}
-
-/// The same for the calls of many callers, with the number of each: see [`Lanes`](https://docs.rs/rowlock/latest/rowlock/struct.Lanes.html). Not of
-/// a key in which NULL is a value, or that is found by an expression.
-pub(crate) fn fold(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
-    let columns = model.unique_columns(key);
-    let is_plain = key.around.iter().all(Option::is_none) && !key.nulls_not_distinct;
-    if !dialect.has_arrays() || !model.folds || !is_plain {
-        return None;
-    }
-    let predicate = key.predicate.as_ref();
-    let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
-    let mut sql = Sql::new(dialect);
-    let text = select_by(&mut sql, model, &columns, &predicate);
-    Some(sql.statement(text))
 }
 
 /// Creates the row unless another one holds the key.
@@ -165,7 +160,7 @@ pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Colu
         .given()
         .into_iter()
         .filter(|column| !column.key && !column.insert_only)
-        .filter(|column| !lookup.iter().any(|other| other.ident == column.ident))
+        .filter(|column| !lookup.iter().any(|other| other.name == column.name))
         .collect()
 }
 
@@ -177,7 +172,7 @@ fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
         Role::Ledger(role) => matches!(role, LedgerRole::Lease | LedgerRole::Finished),
         _ => false,
     });
-    columns.filter(move |column| !given.iter().any(|given| given.ident == column.ident))
+    columns.filter(move |column| !given.iter().any(|given| given.name == column.name))
 }
 
 /// Creates the row or overwrites the one that holds the key. `None` if there is nothing to overwrite.
@@ -221,7 +216,7 @@ fn telling(
     condition: Option<Gap>,
 ) -> Option<Statement> {
     let mut sql = Sql::new(dialect);
-    let (columns, values) = new_row(&mut sql, model);
+    let (columns, values) = new_row(model, |column| sql.slot(Slot::column(column)));
     let mut returned = returned(model);
     let row = match dialect {
         Dialect::Postgres => {

@@ -1,5 +1,7 @@
 //! `#[derive(FindOrCreate)]`: find by a unique key, or create; and upsert.
 
+mod many;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proc_macro2::{Ident, TokenStream};
@@ -8,14 +10,13 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Attribute, DeriveInput, Index, Type};
 
-use super::versioned::max_version;
-use super::{
-    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
-    fold_constant, for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts,
-    passed, position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method,
-    text_doc,
-};
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
+use crate::derive::versioned::max_version;
+use crate::derive::{
+    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
+    folds, for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts, passed,
+    position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+};
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, UniqueKey};
@@ -50,6 +51,9 @@ struct Names {
     create: String,
     update_or_create: String,
     upsert_if: String,
+    find_or_create_many: String,
+    upsert_many: String,
+    create_many: String,
 }
 
 impl Names {
@@ -68,6 +72,9 @@ impl Names {
             create: format!("create{suffix}"),
             update_or_create: format!("update_or_create{suffix}"),
             upsert_if: format!("upsert_if{suffix}"),
+            find_or_create_many: format!("find_or_create_many{suffix}"),
+            upsert_many: format!("upsert_many{suffix}"),
+            create_many: format!("create_many{suffix}"),
         }
     }
 }
@@ -414,7 +421,8 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         .iter()
         .any(overwrites)
         .then(|| upsert_if(plan, number, key));
-    quote!(#find #find_or_create #upsert #create #update_or_create #upsert_if)
+    let many = many::methods(plan, number, key);
+    quote!(#find #find_or_create #upsert #create #update_or_create #upsert_if #many)
 }
 
 /// The upsert under a condition.
@@ -509,6 +517,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             }
         }
     });
+    let folds = folds(model);
     let keys = plan.keys.iter().enumerate().map(|(index, key)| {
         let columns = sql::find_or_create::indexed(model, key.key);
         let methods = [
@@ -518,6 +527,9 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             &key.names.create,
             &key.names.update_or_create,
             &key.names.upsert_if,
+            &key.names.find_or_create_many,
+            &key.names.upsert_many,
+            &key.names.create_many,
         ];
         let value = key.value(model, index);
         let key_struct = value.definition(&[]);
@@ -537,7 +549,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
             impl __rt::find_or_create::UniqueKey<#position> for #ident {
                 const COLUMNS: &'static str = #columns;
                 #generated
-                const METHODS: [&'static str; 6] = [#(#methods),*];
+                const METHODS: [&'static str; 9] = [#(#methods),*];
                 fn key_of(__new: &Self::New) -> Self::Key<'_> { #key_of }
             }
         }
@@ -547,6 +559,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         impl __rt::find_or_create::FindOrCreate for #ident {
             type New = #new;
             const VERSION_LIMIT: __rt::Option<(usize, i64)> = #version;
+            #folds
             #fences
         }
         #(#keys)*
@@ -573,8 +586,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let bind_key = key.value(model, index).bind();
         let index = Index::from(index);
         let find = statement(&sql::find_or_create::find(model, key.key, dialect));
-        let fold = sql::find_or_create::fold(model, key.key, dialect);
-        let fold = fold_constant("FIND_FOLD", fold.as_ref());
+        let many = many::statements(model, key.key, dialect);
         let insert = statement(&sql::find_or_create::insert(model, key.key, dialect));
         let upsert = sql::find_or_create::upsert(model, key.key, dialect);
         let upsert = optional_statement(upsert.as_ref());
@@ -587,7 +599,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             #[automatically_derived]
             impl __rt::find_or_create::UniqueKeySql<#database, #index> for #ident {
                 const FIND: &'static str = #find;
-                #fold
+                #many
                 const INSERT: &'static str = #insert;
                 const UPSERT: __rt::Option<&'static str> = #upsert;
                 const UPDATE_OR_CREATE: __rt::Option<&'static str> = #told;
@@ -666,6 +678,9 @@ fn stub(input: &DeriveInput) -> Output {
             create,
             update_or_create,
             upsert_if,
+            find_or_create_many,
+            upsert_many,
+            create_many,
         } = Names::new(key.iter().map(String::as_str), several);
         let mut stub = |name: String, arguments, output| {
             let tokens = stub_method(&format_ident!("{name}"), false, arguments, &output);
@@ -695,6 +710,10 @@ fn stub(input: &DeriveInput) -> Output {
             quote!(__rt::Upserted<Self>, __rt::UpsertError),
         );
         stub("create_unless_conflict".to_owned(), 2, created);
+        many::stubs(
+            [find_or_create_many, upsert_many, create_many],
+            &mut methods,
+        );
     }
     let methods = methods.into_values();
     let vis = &input.vis;

@@ -1,0 +1,123 @@
+//! The methods about many rows.
+
+use std::collections::BTreeMap;
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::Index;
+
+use super::{Key, Plan};
+use crate::derive::{STUB_DOC, name_at, statement_constant, text_doc};
+use crate::model::{Model, UniqueKey};
+use crate::sql::{self, Dialect, Statement};
+
+const EACH: &str = "Each row has its own outcome, in the order given: one that is refused is no matter for the others. A key that is given twice \
+    has the outcomes of two calls, one after the other. On PostgreSQL a statement is about 1,000 rows at most, and writes them in the order of their \
+    keys; in a transaction a savepoint is around it, so that the transaction stays usable. If it fails because of a row, each half \
+    is tried by itself, down to one.";
+
+const CANCEL: &str =
+    "Cancel safety: each statement is executed completely or not at all; those before it stay.";
+
+type Sql = fn(&Model, &UniqueKey, Dialect) -> Option<Statement>;
+
+pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
+    let model = plan.model;
+    let table = model.table.display();
+    let (new, index, names) = (&model.new, Index::from(number), &key.names);
+    let method = |name: &str, docs: String, output: TokenStream, function: &str| {
+        let (name, function) = (name_at(name, key.key.asked), format_ident!("{function}"));
+        quote! {
+            #[doc = #docs]
+            pub fn #name<'__c, __DB: __rt::Backend>(
+                db: impl __rt::Source<'__c, __DB>,
+                new: impl __rt::IntoIterator<Item = #new>,
+            ) -> impl __rt::Future<Output = __rt::Vec<__rt::Result<#output>>> + __rt::Send
+            where
+                Self: __rt::find_or_create::UniqueKeySql<__DB, #index>
+            {
+                __rt::find_or_create::#function::<__DB, #index, Self>(db, new)
+            }
+        }
+    };
+    let shown = |many: Sql, one: Sql| {
+        text_doc(model, |dialect| {
+            match (many(model, key.key, dialect), one(model, key.key, dialect)) {
+                (Some(many), _) => many.shown(),
+                (None, Some(one)) => format!("{};\n-- for each", one.shown()),
+                (None, None) => String::new(),
+            }
+        })
+    };
+    let insert: Sql = |model, key, dialect| Some(sql::find_or_create::insert(model, key, dialect));
+    let find: Sql = |model, key, dialect| Some(sql::find_or_create::find(model, key, dialect));
+    let inserted = shown(sql::find_or_create::many::insert, insert);
+    let find_or_create = method(
+        &names.find_or_create_many,
+        format!(
+            "Reads those rows of `{table}` whose keys are there, and creates the others; says of each which. {EACH}\n\n{}\n\n\
+             and for those that are not there\n\n{inserted}\n\nErrors: of each those of `{}`.\n\n{CANCEL}",
+            shown(sql::find_or_create::many::find, find),
+            names.find_or_create
+        ),
+        quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
+        "find_or_create_many",
+    );
+    let create = method(
+        &names.create_many,
+        format!(
+            "Creates those rows of `{table}` whose keys are free; `None` for each other one. {EACH}\n\n{inserted}\n\n\
+             Errors: of each those of `{}`.\n\n{CANCEL}",
+            names.create
+        ),
+        quote!(__rt::Option<Self>, __rt::CreateError),
+        "create_many",
+    );
+    let upsert = method(
+        &names.upsert_many,
+        format!(
+            "Creates each row of `{table}`, or overwrites the one with the same key, and returns them as stored. {EACH}\n\n{}\n\n\
+             Errors: of each those of `{}`.\n\n{CANCEL}",
+            shown(
+                sql::find_or_create::many::upsert,
+                sql::find_or_create::upsert
+            ),
+            names.upsert
+        ),
+        quote!(Self, __rt::UpsertError),
+        "upsert_many",
+    );
+    quote!(#find_or_create #create #upsert)
+}
+
+/// Their statements for one database.
+pub(super) fn statements(model: &Model, key: &UniqueKey, dialect: Dialect) -> TokenStream {
+    let constant =
+        |name: &str, sql: Sql| statement_constant(name, sql(model, key, dialect).as_ref());
+    let find = constant("FIND_MANY", sql::find_or_create::many::find);
+    let insert = constant("INSERT_MANY", sql::find_or_create::many::insert);
+    let upsert = constant("UPSERT_MANY", sql::find_or_create::many::upsert);
+    quote!(#find #insert #upsert)
+}
+
+/// Those of a struct that could not be read.
+pub(super) fn stubs(names: [String; 3], methods: &mut BTreeMap<String, TokenStream>) {
+    let outputs = [
+        quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
+        quote!(Self, __rt::UpsertError),
+        quote!(__rt::Option<Self>, __rt::CreateError),
+    ];
+    for (name, output) in names.into_iter().zip(outputs) {
+        let ident = format_ident!("{name}");
+        let stub = quote! {
+            #[doc = #STUB_DOC]
+            pub async fn #ident(
+                __0: impl ::core::marker::Sized,
+                __1: impl ::core::marker::Sized,
+            ) -> __rt::Vec<__rt::Result<#output>> {
+                __rt::unreachable!()
+            }
+        };
+        methods.insert(name, stub);
+    }
+}

@@ -1,0 +1,134 @@
+//! The same of many rows in one statement, on PostgreSQL: an array per column. SQLite gains little by it, and has them one by one.
+
+use super::*;
+use crate::sql::given::key_arrays;
+
+/// Whether many keys are found at once: not where NULL is one of the values, which no index is used for in a join.
+fn has_many(model: &Model, key: &UniqueKey, dialect: Dialect) -> bool {
+    let columns = model.unique_columns(key);
+    let has_null = columns.into_iter().any(|column| is_option(&column.ty));
+    dialect.has_arrays() && !(key.nulls_not_distinct && has_null)
+}
+
+/// Reads the rows of many keys, with the number of each key, from 1.
+pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    if !has_many(model, key, dialect) {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let columns = model.unique_columns(key);
+    let arrays = key_arrays(&mut sql, &columns);
+    let given = given(model, &columns, &columns, &arrays);
+    let stored = columns.iter().map(|column| of_the_row(&column.name));
+    let found = same_values(model, key, stored.zip(places(&columns, &columns)));
+    let predicate = key.predicate.as_ref();
+    let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
+    Some(sql.statement(format!(
+        "WITH {given} SELECT {}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {found}{predicate}",
+        comma(&model.columns, of_row),
+        table(model)
+    )))
+}
+
+/// Creates those rows whose keys are free, each with its number. Of equal keys the first one's.
+pub(crate) fn insert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    let conflict = format!("ON CONFLICT {} DO NOTHING", target(model, key));
+    write(model, key, dialect, "rowlock_given", |_| Some(conflict))
+}
+
+/// Creates each row or overwrites the one that holds its key, with the number of each. Of equal keys only the first one's: to write a row
+/// twice is an error.
+pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    write(model, key, dialect, "rowlock_first", |sql| {
+        do_update(sql, model, key, None)
+    })
+}
+
+/// Inserts the rows `of` those given, in the order of their keys, as everything writes that writes several: two orders would deadlock.
+///
+/// What it returns knows the rows given by their keys. A row that a trigger gave another one, or that the key's index does not have, is
+/// nobody's, and by then it is written. So the statement fails, with what is no number for one: each row by itself is known.
+fn write(
+    model: &Model,
+    key: &UniqueKey,
+    dialect: Dialect,
+    of: &str,
+    conflict: impl FnOnce(&mut Sql) -> Option<String>,
+) -> Option<Statement> {
+    if !has_many(model, key, dialect) {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let (columns, all) = (model.unique_columns(key), model.given());
+    let arrays = comma(&all, |column| {
+        format!("(SELECT {})", sql.slot(Slot::columns(column)))
+    });
+    let mut ctes = vec![given(model, &all, &columns, &arrays)];
+    let values: Vec<String> = places(&columns, &all).collect();
+    let parts = |values: &[String]| {
+        let parts = values.iter().zip(&key.around);
+        comma(parts, |(value, around)| {
+            part(value.clone(), around.as_ref())
+        })
+    };
+    let in_order = parts(&values);
+    if of == "rowlock_first" {
+        ctes.push(format!(
+            "\"rowlock_first\" AS MATERIALIZED (SELECT DISTINCT ON ({in_order}) * FROM \"rowlock_given\" ORDER BY {in_order}, \"rowlock_n\")"
+        ));
+    }
+    let conflict = conflict(&mut sql)?;
+    let (into, new) = new_row(model, |column| place(&all, column));
+    let keys: Vec<String> = (1..=columns.len())
+        .map(|number| format!("\"rowlock_k{number}\""))
+        .collect();
+    let returned = model.columns.iter().map(read);
+    let named = columns.iter().zip(&keys);
+    let named = named.map(|(column, name)| format!("{} AS {name}", quote(&column.name)));
+    let is_in = key.predicate.as_ref();
+    let is_in = is_in.map(|predicate| format!("({predicate}) IS TRUE AS \"rowlock_in\""));
+    let and_in = key.predicate.as_ref().map_or("", |_| " AND \"rowlock_in\"");
+    let or_in = key.predicate.as_ref().map_or("", |_| ", \"rowlock_in\"");
+    ctes.push(format!(
+        "\"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"{of}\" ORDER BY {in_order}, \"rowlock_n\" {conflict} RETURNING {})",
+        table(model),
+        comma(returned.chain(named).chain(is_in), |column| column)
+    ));
+    let kept = parts(&keys);
+    let same = same_values(model, key, keys.iter().cloned().zip(values));
+    Some(sql.statement(format!(
+        "WITH {} SELECT DISTINCT ON ({kept}{or_in}) {}, coalesce(\"rowlock_n\"::text, 'the row has another key')::bigint \
+         FROM \"rowlock_new\" LEFT JOIN \"{of}\" ON {same}{and_in} ORDER BY {kept}{or_in}, \"rowlock_n\"",
+        ctes.join(", "),
+        names(&model.columns.iter().collect::<Vec<_>>())
+    )))
+}
+
+/// The rows given, as a CTE: these columns, out of `arrays`, and a number.
+///
+/// Those of the key have the collation of the table's, as in [`given`](crate::sql::given::given).
+fn given(model: &Model, all: &[&Column], of_key: &[&Column], arrays: &str) -> String {
+    let empty = comma(all, |column| {
+        match of_key.iter().any(|key| key.name == column.name) {
+            true => quote(&column.name),
+            false => "NULL".to_owned(),
+        }
+    });
+    format!(
+        "\"rowlock_given\" ({}, \"rowlock_n\") AS MATERIALIZED (SELECT {empty}, NULL::bigint FROM {} WHERE false \
+         UNION ALL SELECT * FROM unnest({arrays}) WITH ORDINALITY)",
+        comma(all, |column| place(all, column)),
+        table(model)
+    )
+}
+
+/// What a column is called among those given.
+fn place(all: &[&Column], column: &Column) -> String {
+    let before = all.iter().take_while(|other| other.name != column.name);
+    format!("\"rowlock_c{}\"", before.count() + 1)
+}
+
+/// The same of several.
+fn places<'m>(columns: &'m [&Column], all: &'m [&Column]) -> impl Iterator<Item = String> + 'm {
+    columns.iter().map(|column| place(all, column))
+}

@@ -1,0 +1,453 @@
+//! Many new rows in one statement, each with an outcome of its own.
+
+use std::future::Future;
+
+use futures_util::future::BoxFuture;
+
+use super::create::{create_on, insert_all};
+use super::upsert::{bind_limit, upsert_on};
+use super::{
+    CreateError, FindOrCreateError, FoundOrCreated, UniqueKeySql, UpsertError, find_or_create_on,
+    row_call,
+};
+use crate::db::Backend;
+use crate::db::atomic::in_transaction;
+use crate::db::copied::copy;
+use crate::db::error::{DatabaseError, WriteFailure};
+use crate::db::fault::Fault;
+use crate::db::lanes::{Call, of_calls, of_keys};
+use crate::db::source::{Link, Opened, Source};
+use crate::db::statement::{Fetched, Statement, number};
+
+/// How many rows one statement is about, at most.
+const ROWS: usize = 1_000;
+
+/// Finds each row or creates it.
+pub fn find_or_create_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: impl IntoIterator<Item = T::New>,
+) -> impl Future<Output = Vec<Result<FoundOrCreated<T>, FindOrCreateError>>> + Send {
+    // The iterator is read here, so that it need not be `Send`.
+    let new: Vec<_> = new.into_iter().collect();
+    async move { all::<DB, N, T, Finds<6>>(db, &new).await }
+}
+
+/// Creates each row, unless its key is taken.
+pub fn create_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: impl IntoIterator<Item = T::New>,
+) -> impl Future<Output = Vec<Result<Option<T>, CreateError>>> + Send {
+    let new: Vec<_> = new.into_iter().collect();
+    async move { all::<DB, N, T, Creates>(db, &new).await }
+}
+
+/// Creates each row or overwrites it.
+pub fn upsert_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    db: impl Source<'c, DB>,
+    new: impl IntoIterator<Item = T::New>,
+) -> impl Future<Output = Vec<Result<T, UpsertError>>> + Send {
+    let new: Vec<_> = new.into_iter().collect();
+    async move {
+        if T::UPSERT.is_some() {
+            return all::<DB, N, T, Upserts>(db, &new).await;
+        }
+        // Nothing but a key: a row that exists is as it should be.
+        let found = all::<DB, N, T, Finds<7>>(db, &new).await.into_iter();
+        found.map(|found| Ok(found?.into_inner())).collect()
+    }
+}
+
+/// What is done with each of many rows.
+trait Kind<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>: Send + Sync {
+    type Output: Send;
+    type Error: From<WriteFailure> + Send;
+    const METHOD: &'static str;
+    /// Whether rows that are there are looked for first: an insert that meets one burns a sequence value on PostgreSQL.
+    const FINDS: bool;
+    /// The statement that writes many, if the database has one.
+    const WRITE: Option<&'static str>;
+
+    /// Of a row that was there.
+    fn found(row: Fetched<T>, new: &T::New) -> Option<Result<Self::Output, Self::Error>>;
+    /// Of one that was written.
+    fn written(row: T) -> Self::Output;
+    /// Of one that was written and cannot be read.
+    fn unread(error: DatabaseError) -> Self::Error;
+    /// Of one that the statement has not written, if nothing else has to be asked.
+    fn unwritten() -> Option<Self::Output>;
+    /// Binds what comes after the rows.
+    fn bind(_: &mut Statement<DB>) {}
+    /// Does it with one.
+    fn one(
+        new: &T::New,
+        link: &mut Link<'_, DB>,
+    ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+}
+
+type Outcome<K, DB, const N: usize, T> =
+    Result<<K as Kind<DB, N, T>>::Output, <K as Kind<DB, N, T>>::Error>;
+
+/// By the method at this position.
+struct Finds<const METHOD: usize>;
+
+impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>, const METHOD: usize> Kind<DB, N, T>
+    for Finds<METHOD>
+{
+    type Output = FoundOrCreated<T>;
+    type Error = FindOrCreateError;
+    const METHOD: &'static str = T::METHODS[METHOD];
+    const FINDS: bool = true;
+    const WRITE: Option<&'static str> = T::INSERT_MANY;
+
+    fn found(row: Fetched<T>, new: &T::New) -> Option<Result<Self::Output, Self::Error>> {
+        match row {
+            Fetched::One(row) => Some(Ok(FoundOrCreated::Found(row))),
+            Fetched::None => None,
+            Fetched::Several => {
+                let method = <Self as Kind<DB, N, T>>::METHOD;
+                let operation = T::operation(method, &T::key_of(new));
+                Some(Err(FindOrCreateError::NotUnique(operation)))
+            }
+        }
+    }
+
+    fn written(row: T) -> Self::Output {
+        FoundOrCreated::Created(row)
+    }
+
+    fn unread(error: DatabaseError) -> Self::Error {
+        FindOrCreateError::Written(error)
+    }
+
+    fn unwritten() -> Option<Self::Output> {
+        None
+    }
+
+    async fn one(new: &T::New, link: &mut Link<'_, DB>) -> Result<Self::Output, FindOrCreateError> {
+        find_or_create_on::<DB, N, T>(new, <Self as Kind<DB, N, T>>::METHOD, link).await
+    }
+}
+
+struct Creates;
+
+impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>> Kind<DB, N, T> for Creates {
+    type Output = Option<T>;
+    type Error = CreateError;
+    const METHOD: &'static str = T::METHODS[8];
+    const FINDS: bool = false;
+    const WRITE: Option<&'static str> = T::INSERT_MANY;
+
+    fn found(_: Fetched<T>, _: &T::New) -> Option<Result<Self::Output, Self::Error>> {
+        None
+    }
+
+    fn written(row: T) -> Self::Output {
+        Some(row)
+    }
+
+    fn unread(error: DatabaseError) -> Self::Error {
+        CreateError::Written(error)
+    }
+
+    fn unwritten() -> Option<Self::Output> {
+        Some(None)
+    }
+
+    async fn one(new: &T::New, link: &mut Link<'_, DB>) -> Result<Option<T>, CreateError> {
+        create_on::<DB, N, T>(new, <Self as Kind<DB, N, T>>::METHOD, link).await
+    }
+}
+
+struct Upserts;
+
+impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>> Kind<DB, N, T> for Upserts {
+    type Output = T;
+    type Error = UpsertError;
+    const METHOD: &'static str = T::METHODS[7];
+    const FINDS: bool = false;
+    const WRITE: Option<&'static str> = T::UPSERT_MANY;
+
+    fn found(_: Fetched<T>, _: &T::New) -> Option<Result<Self::Output, Self::Error>> {
+        None
+    }
+
+    fn written(row: T) -> T {
+        row
+    }
+
+    fn unread(error: DatabaseError) -> Self::Error {
+        UpsertError::Written(error)
+    }
+
+    fn unwritten() -> Option<T> {
+        None
+    }
+
+    fn bind(to: &mut Statement<DB>) {
+        bind_limit::<DB, T>(to);
+    }
+
+    async fn one(new: &T::New, link: &mut Link<'_, DB>) -> Result<T, UpsertError> {
+        upsert_on::<DB, N, T>(new, <Self as Kind<DB, N, T>>::METHOD, link).await
+    }
+}
+
+async fn all<'c, DB, const N: usize, T, K>(
+    db: impl Source<'c, DB>,
+    new: &[T::New],
+) -> Vec<Outcome<K, DB, N, T>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T>,
+{
+    if new.is_empty() {
+        return Vec::new();
+    }
+    let new: Vec<&T::New> = new.iter().collect();
+    let mut opened = match db.open().await {
+        Ok(opened) => opened,
+        // Nothing was sent.
+        Err(error) => return failed::<DB, N, T, K>(&new, &error, true),
+    };
+    let mut link = opened.link();
+    let mut outcomes = Vec::with_capacity(new.len());
+    for new in new.chunks(ROWS) {
+        outcomes.extend(some::<DB, N, T, K>(new, &mut link).await);
+    }
+    outcomes
+}
+
+fn failed<DB, const N: usize, T, K>(
+    new: &[&T::New],
+    error: &sqlx::Error,
+    in_transaction: bool,
+) -> Vec<Outcome<K, DB, N, T>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T>,
+{
+    let failed = new.iter().map(|new| {
+        let operation = T::operation(K::METHOD, &T::key_of(new));
+        Err(WriteFailure::new(operation, copy(error), in_transaction).into())
+    });
+    failed.collect()
+}
+
+/// Those of one statement. Then those that it could not decide about: the row of another one of them, or of a concurrent call, has the key.
+fn some<'s, DB, const N: usize, T, K>(
+    new: &'s [&T::New],
+    link: &'s mut Link<'_, DB>,
+) -> BoxFuture<'s, Vec<Outcome<K, DB, N, T>>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T> + 's,
+{
+    Box::pin(async move {
+        let mut outcomes = match K::FINDS {
+            true => found::<DB, N, T, K>(new, link).await,
+            false => undecided(new.len()),
+        };
+        let missing = without(new, &outcomes);
+        let mut written = write::<DB, N, T, K>(&missing, link).await.into_iter();
+        fill(&mut outcomes, || written.next().flatten());
+        let rest = without(new, &outcomes);
+        let rest = match rest.len() {
+            0 => Vec::new(),
+            // None of them would be decided the next time.
+            count if count == new.len() => one_by_one::<DB, N, T, K>(&rest, link).await,
+            _ => some::<DB, N, T, K>(&rest, link).await,
+        };
+        let mut rest = rest.into_iter();
+        fill(&mut outcomes, || rest.next());
+        outcomes.into_iter().flatten().collect()
+    })
+}
+
+fn undecided<O>(count: usize) -> Vec<Option<O>> {
+    let mut outcomes = Vec::new();
+    outcomes.resize_with(count, || None);
+    outcomes
+}
+
+/// Those that have no outcome yet.
+fn without<'n, New, O>(new: &[&'n New], outcomes: &[Option<O>]) -> Vec<&'n New> {
+    let missing = new.iter().zip(outcomes);
+    let missing = missing.filter(|(_, outcome)| outcome.is_none());
+    missing.map(|(new, _)| *new).collect()
+}
+
+/// Gives each of them the next one.
+fn fill<O>(outcomes: &mut [Option<O>], mut next: impl FnMut() -> Option<O>) {
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+        *outcome = next();
+    }
+}
+
+async fn one_by_one<DB, const N: usize, T, K>(
+    new: &[&T::New],
+    link: &mut Link<'_, DB>,
+) -> Vec<Outcome<K, DB, N, T>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T>,
+{
+    let mut outcomes = Vec::with_capacity(new.len());
+    for new in new {
+        outcomes.push(K::one(new, link).await);
+    }
+    outcomes
+}
+
+/// Whether the statement about many cannot be about such rows at all: nothing was sent, because a column is an array, and PostgreSQL has no
+/// arrays of arrays; or nothing was run, because `unnest` makes a column of each part of a composite type, or there is no unique index.
+fn is_of_all(fault: Fault) -> bool {
+    matches!(fault, Fault::Encode | Fault::Schema)
+}
+
+/// Reads the rows that are there.
+async fn found<DB, const N: usize, T, K>(
+    new: &[&T::New],
+    link: &mut Link<'_, DB>,
+) -> Vec<Option<Outcome<K, DB, N, T>>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T>,
+{
+    let calls = new.iter().map(|new| row_call::<DB, N, T>(&T::key_of(new)));
+    let calls: Option<Vec<_>> = calls.collect();
+    let (Some(sql), Some(calls), 2..) = (T::FIND_MANY, calls, new.len()) else {
+        return undecided(new.len());
+    };
+    let calls: Vec<_> = calls.iter().collect();
+    let rows = match of_keys(sql, &calls).fetch_all(link).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            let fault = Fault::of(&error);
+            let is_over = DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(link);
+            if !is_over && (is_of_all(fault) || fault.is_of_a_row()) {
+                return one_by_one::<DB, N, T, K>(new, link)
+                    .await
+                    .into_iter()
+                    .map(Some)
+                    .collect();
+            }
+            // A read: whatever happened to it, nothing was written.
+            return failed::<DB, N, T, K>(new, &error, true)
+                .into_iter()
+                .map(Some)
+                .collect();
+        }
+    };
+    let mut found = Vec::new();
+    found.resize_with(new.len(), || Fetched::None);
+    for row in rows {
+        if let Ok(number) = number::<DB>(&row)
+            && let Some(place) = found.get_mut(number)
+        {
+            *place = match place {
+                Fetched::None => Fetched::One(row),
+                Fetched::One(_) | Fetched::Several => Fetched::Several,
+            };
+        }
+    }
+    let outcomes = new.iter().zip(found).map(|(new, found)| {
+        let found = match found {
+            Fetched::One(row) => match (T::ROW)(&row) {
+                Ok(row) => Fetched::One(row),
+                Err(error) => return failed::<DB, N, T, K>(&[new], &error, true).pop(),
+            },
+            Fetched::None => Fetched::None,
+            Fetched::Several => Fetched::Several,
+        };
+        K::found(found, new)
+    });
+    outcomes.collect()
+}
+
+/// Writes all at once. If the database refuses one of them, each half by itself, so that it hurts no other.
+fn write<'s, DB, const N: usize, T, K>(
+    new: &'s [&T::New],
+    link: &'s mut Link<'_, DB>,
+) -> BoxFuture<'s, Vec<Option<Outcome<K, DB, N, T>>>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T> + 's,
+{
+    Box::pin(async move {
+        let calls = new.iter().map(|new| Call::of(|to| T::bind_new(new, to)));
+        let calls: Option<Vec<_>> = calls.collect();
+        let (Some(sql), Some(calls), 2..) = (K::WRITE, calls, new.len()) else {
+            return one_by_one::<DB, N, T, K>(new, link)
+                .await
+                .into_iter()
+                .map(Some)
+                .collect();
+        };
+        let calls: Vec<_> = calls.iter().collect();
+        let make = || {
+            let mut statement = of_calls(sql, &calls);
+            K::bind(&mut statement);
+            statement
+        };
+        let in_transaction = in_transaction::<DB>(link);
+        let error = match insert_all(&make, link).await {
+            Ok(rows) => return written::<DB, N, T, K>(new, &rows),
+            Err(error) => error,
+        };
+        let fault = Fault::of(&error);
+        if is_of_all(fault) {
+            return one_by_one::<DB, N, T, K>(new, link)
+                .await
+                .into_iter()
+                .map(Some)
+                .collect();
+        }
+        if fault.is_of_a_row() || fault == Fault::PermissionDenied {
+            let (some, others) = new.split_at(new.len() / 2);
+            let mut outcomes = write::<DB, N, T, K>(some, link).await;
+            outcomes.extend(write::<DB, N, T, K>(others, link).await);
+            return outcomes;
+        }
+        failed::<DB, N, T, K>(new, &error, in_transaction)
+            .into_iter()
+            .map(Some)
+            .collect()
+    })
+}
+
+/// What was written of these, and what was not.
+fn written<DB, const N: usize, T, K>(
+    new: &[&T::New],
+    rows: &[DB::Row],
+) -> Vec<Option<Outcome<K, DB, N, T>>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+    K: Kind<DB, N, T>,
+{
+    let mut outcomes = undecided(new.len());
+    for row in rows {
+        let Ok(number) = number::<DB>(row) else {
+            continue;
+        };
+        let (Some(outcome), Some(new)) = (outcomes.get_mut(number), new.get(number)) else {
+            continue;
+        };
+        *outcome = Some((T::ROW)(row).map(K::written).map_err(|error| {
+            let operation = T::operation(K::METHOD, &T::key_of(new));
+            K::unread(DatabaseError::new(operation, error))
+        }));
+    }
+    for outcome in &mut outcomes {
+        if outcome.is_none() {
+            *outcome = K::unwritten().map(Ok);
+        }
+    }
+    outcomes
+}
