@@ -1,7 +1,7 @@
 //! Many rows with an outcome each, on PostgreSQL: as a ratio to the batch that one writes by hand, and to a loop of single calls.
 //!
 //! ```text
-//! cargo bench -p rowlock-benches --bench many              a minute and a half
+//! cargo bench -p rowlock-benches --bench many              four minutes
 //! cargo bench -p rowlock-benches --bench many -- 'of 100,' only the pairs whose title has these words
 //! ```
 //!
@@ -11,7 +11,7 @@
 #[path = "pair.rs"]
 mod pair;
 
-use rowlock::Versioned;
+use rowlock::{FindOrCreate, Versioned};
 use rowlock_tests::postgres::{Connection, database};
 
 use self::pair::Bench;
@@ -32,6 +32,108 @@ const DOCUMENTS: &str = "CREATE TABLE documents (id bigint PRIMARY KEY, author_i
         lock_version bigint NOT NULL) WITH (fillfactor = 50);
     INSERT INTO documents SELECT n, 7, 'How the river came to the town', repeat('It had always been there. ', 20), 0 FROM generate_series(1, 100000) AS n;
     ANALYZE documents";
+
+#[derive(Debug, Clone, sqlx::FromRow, FindOrCreate)]
+#[rowlock(table = "tags", unique(slug), backend(Postgres))]
+struct Tag {
+    #[rowlock(key, generated)]
+    id: i64,
+    slug: String,
+    title: String,
+}
+
+const TAGS: &str = "CREATE TABLE tags (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, slug text NOT NULL UNIQUE, title text NOT NULL) WITH (fillfactor = 50);
+    INSERT INTO tags (slug, title) SELECT 'tag ' || n, 'Title' FROM generate_series(1, 100000) AS n;
+    ANALYZE tags";
+
+const FIND: &str = "SELECT id, slug, title FROM tags WHERE slug = ANY ($1)";
+const CREATE: &str = "INSERT INTO tags (slug, title) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (slug) DO NOTHING RETURNING id, slug, title";
+const UPSERT: &str = "INSERT INTO tags (slug, title) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (slug) DO UPDATE SET title = excluded.title RETURNING id, slug, title";
+
+/// New rows with these numbers.
+fn tags(numbers: impl IntoIterator<Item = i64>) -> Vec<NewTag> {
+    let tag = |number| NewTag {
+        slug: format!("tag {number}"),
+        title: "A title".to_owned(),
+    };
+    numbers.into_iter().map(tag).collect()
+}
+
+async fn by_hand(db: &mut Connection, sql: &'static str, new: &[NewTag]) {
+    let slugs: Vec<&str> = new.iter().map(|tag| tag.slug.as_str()).collect();
+    let titles: Vec<&str> = new.iter().map(|tag| tag.title.as_str()).collect();
+    let query = sqlx::query_as(sql).bind(slugs).bind(titles);
+    let rows: Vec<Tag> = query.fetch_all(db).await.unwrap();
+    assert_eq!(rows.len(), new.len());
+}
+
+/// Rows that are there, and rows that nobody has made yet.
+async fn pairs_of_tags(bench: &mut Bench, db: &mut Connection, rows: i64) {
+    let (mine, theirs) = (tags(1..=rows), tags(10_001..=10_000 + rows));
+    bench
+        .pair(
+            &format!("find_or_create_many of {rows} that are there, by hand"),
+            db,
+            async |_| {},
+            async |db| {
+                let found = Tag::find_or_create_many(db, mine.iter().cloned()).await;
+                assert!(found.iter().all(Result::is_ok));
+            },
+            async |db| {
+                let slugs: Vec<&str> = theirs.iter().map(|tag| tag.slug.as_str()).collect();
+                let query = sqlx::query_as(FIND).bind(slugs);
+                let found: Vec<Tag> = query.fetch_all(db).await.unwrap();
+                assert_eq!(found.len(), theirs.len());
+            },
+        )
+        .await;
+    bench
+        .pair(
+            &format!("upsert_many of {rows}, by hand"),
+            db,
+            async |_| {},
+            async |db| {
+                let written = Tag::upsert_many(db, mine.iter().cloned()).await;
+                assert!(written.iter().all(Result::is_ok));
+            },
+            async |db| by_hand(db, UPSERT, &theirs).await,
+        )
+        .await;
+    bench
+        .pair(
+            &format!("upsert_many of {rows}, a loop of upsert"),
+            db,
+            async |_| {},
+            async |db| {
+                let written = Tag::upsert_many(db, mine.iter().cloned()).await;
+                assert!(written.iter().all(Result::is_ok));
+            },
+            async |db| {
+                for new in &theirs {
+                    Tag::upsert(&mut *db, new.clone()).await.unwrap();
+                }
+            },
+        )
+        .await;
+    let (mut next, mut next_by_hand) = (rows * 1_000_000_000, rows * 2_000_000_000);
+    bench
+        .pair(
+            &format!("create_many of {rows} that are new, by hand"),
+            db,
+            async |_| {},
+            async |db| {
+                next += rows;
+                let created = Tag::create_many(db, tags(next..next + rows)).await;
+                assert!(created.iter().all(|row| matches!(row, Ok(Some(_)))));
+            },
+            async |db| {
+                next_by_hand += rows;
+                let new = tags(next_by_hand..next_by_hand + rows);
+                by_hand(db, CREATE, &new).await;
+            },
+        )
+        .await;
+}
 
 const LOAD: &str =
     "SELECT id, author_id, title, body, lock_version FROM documents WHERE id = ANY ($1)";
@@ -115,11 +217,12 @@ fn main() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let database = database(DOCUMENTS).await;
+        let database = database(&format!("{DOCUMENTS}; {TAGS}")).await;
         let mut db = database.connection().await;
         bench.group("PostgreSQL, held connection");
         for rows in [10, 100, 1_000] {
             pairs(&mut bench, &mut db, rows).await;
+            pairs_of_tags(&mut bench, &mut db, rows).await;
         }
     });
 }

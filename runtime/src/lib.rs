@@ -110,8 +110,8 @@ pub mod __private {
     pub mod versioned {
         pub use crate::row::versioned::{
             Derive, EditAt, HasVersion, InsertError, Versioned, VersionedSql, delete, delete_many,
-            edit, edit_at, insert, load, load_many, reload, touch, update, update_many,
-            update_with,
+            edit, edit_at, insert, insert_many, load, load_many, reload, save_many, touch, update,
+            update_many, update_with,
         };
     }
     /// For `#[derive(Counter)]`.

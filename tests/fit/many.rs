@@ -1,8 +1,8 @@
-//! `load_many`, `update_many` and `delete_many` of `#[derive(Versioned)]`.
+//! `load_many`, `insert_many`, `save_many`, `update_many` and `delete_many` of `#[derive(Versioned)]`.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use rowlock::row::{DeleteError, LoadError, UpdateError};
+use rowlock::row::{DeleteError, Edit, InsertError, LoadError, UpdateError};
 use rowlock::{Fault, Fence, Versioned};
 use sqlx::Executor;
 
@@ -254,6 +254,152 @@ async fn in_a_transaction() {
     }
 }
 
+/// A row that is there already, one that is refused, and those of the others.
+#[tokio::test]
+async fn each_row_that_is_inserted_has_its_outcome() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let new = |tenant: i64, title: &str| Note {
+        tenant,
+        title: title.to_owned(),
+        version: 7,
+        ..rows[0].clone()
+    };
+    let given = [
+        new(9, "nine"),
+        new(2, "taken"),
+        new(8, "eight"),
+        new(7, "refused"),
+        new(6, "six"),
+        new(6, "twice"),
+    ];
+    let outcomes = Note::insert_many(pool, &given).await;
+    let [
+        Ok(nine),
+        Err(InsertError::AlreadyExists(taken)),
+        Ok(eight),
+        Err(InsertError::Database(refused)),
+        Ok(six),
+        Err(InsertError::AlreadyExists(_)),
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    for (row, given) in [(nine, &given[0]), (eight, &given[2]), (six, &given[4])] {
+        assert_eq!((row.tenant, &row.title), (given.tenant, &given.title));
+        assert_eq!((row.version, row.edits), (0, 0));
+        let read = Note::load(pool, (row.tenant, "a")).await.unwrap();
+        assert_eq!(&read, row);
+    }
+    let text = taken.to_string();
+    assert!(
+        text.starts_with("insert_many of notes (tenant = 2, slug = …)"),
+        "{text}"
+    );
+    assert_eq!(refused.fault(), Fault::CheckViolation);
+    assert_eq!(titles(pool).await.len(), 8);
+    assert!(Note::insert_many(pool, &[]).await.is_empty());
+    let mut tx = pool.begin().await.unwrap();
+    let given = [new(20, "one"), new(21, "other")];
+    let outcomes = Note::insert_many(&mut *tx, &given).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    tx.rollback().await.unwrap();
+    assert_eq!(titles(pool).await.len(), 8);
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "lines")]
+struct Line {
+    #[rowlock(key, generated)]
+    id: i64,
+    text: String,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// The database makes the keys, in the order given.
+#[tokio::test]
+async fn keys_that_the_database_makes() {
+    let database =
+        database("CREATE TABLE lines (id {id}, text text NOT NULL, version bigint NOT NULL)").await;
+    let pool = &database.pool;
+    let lines: Vec<Line> = (0..40)
+        .map(|number| Line {
+            id: 0,
+            text: format!("line {}", number * 7 % 40),
+            version: 0,
+        })
+        .collect();
+    let inserted = Line::insert_many(pool, &lines).await.into_iter();
+    let inserted: Vec<Line> = inserted.collect::<Result<_, _>>().unwrap();
+    for (inserted, line) in inserted.iter().zip(&lines) {
+        assert_eq!(inserted.text, line.text);
+    }
+    assert!(inserted.is_sorted_by(|one, next| one.id < next.id));
+}
+
+#[tokio::test]
+async fn each_edit_that_is_saved_has_its_outcome() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let mut edits: Vec<_> = rows.iter().map(Note::edit).collect();
+    edits[0].title = "mine".to_owned();
+    edits[1].body = Some("body".to_owned());
+    edits[2].title = "mine".to_owned();
+    edits[4].body = Some("body".to_owned());
+    edits[4].title = "refused".to_owned();
+    let mut moved = rows[3].edit();
+    moved.slug = "elsewhere".to_owned();
+    edits.push(moved);
+    let mut again = rows[0].edit();
+    again.body = Some("late".to_owned());
+    edits.push(again);
+    // Columns that an edit has not changed are not written.
+    run(
+        pool,
+        "UPDATE notes SET body = 'not ours' WHERE slug = 'a' AND tenant = 1;
+         UPDATE notes SET version = 4 WHERE slug = 'c'",
+    )
+    .await;
+    let outcomes = Note::save_many(pool, &edits).await;
+    let [
+        Ok(first),
+        Ok(second),
+        Err(UpdateError::Stale(stale)),
+        Ok(unchanged),
+        Err(UpdateError::Database(refused)),
+        Err(UpdateError::KeyChanged(_)),
+        Err(UpdateError::Stale(again)),
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(
+        (first.title.as_str(), first.version, first.edits),
+        ("mine", 1, 1)
+    );
+    assert_eq!((second.body.as_deref(), second.version), (Some("body"), 1));
+    assert_eq!((stale.expected_version(), stale.current_version()), (0, 4));
+    assert_eq!(unchanged, &rows[3]);
+    assert_eq!(refused.fault(), Fault::CheckViolation);
+    assert_eq!(again.current.title, "mine");
+    let body: Option<String> =
+        sqlx::query_scalar("SELECT body FROM notes WHERE slug = 'a' AND tenant = 1")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    assert_eq!(body.as_deref(), Some("not ours"));
+    // What was not changed by the edit is as it was read, as after `save`.
+    assert_eq!(first.body, rows[0].body);
+    assert_eq!(
+        titles(pool).await,
+        ["mine", "second", "third", "fourth", "fifth"]
+    );
+    assert!(Note::save_many(pool, &[]).await.is_empty());
+}
+
 #[tokio::test]
 async fn each_row_that_is_deleted_has_its_outcome() {
     let database = database(NOTES).await;
@@ -324,10 +470,13 @@ async fn each_function_can_be_spawned() {
     let spawned = tokio::spawn(async move {
         let loaded = Note::load_many(&pool, SLUGS.iter().copied()).await.len();
         let updated = Note::update_many(&pool, &rows).await.len();
+        let edits: Vec<_> = rows.iter().map(Note::edit).collect();
+        let saved = Note::save_many(&pool, edits.iter()).await.len();
         let deleted = Note::delete_many(&pool, rows.iter()).await.len();
-        (loaded, updated, deleted)
+        let inserted = Note::insert_many(&pool, rows.iter()).await.len();
+        (loaded, updated, saved, deleted, inserted)
     });
-    assert_eq!(spawned.await.unwrap(), (5, 5, 5));
+    assert_eq!(spawned.await.unwrap(), (5, 5, 5, 5, 5));
 }
 
 /// What another writer did to a row since it was read, and what is to be written.
@@ -361,7 +510,7 @@ fn told(outcome: &Result<Note, UpdateError<Note>>) -> String {
     match outcome {
         Ok(row) => format!("{row:?}"),
         Err(UpdateError::Stale(conflict)) => format!("stale {:?}", conflict.current),
-        Err(error) => error.to_string().replace("update_many", "update"),
+        Err(error) => error.to_string().replace("_many", ""),
     }
 }
 
@@ -376,15 +525,27 @@ async fn filled(rows: usize) -> super::Database {
     database
 }
 
-async fn as_one_by_one(cases: &[Case]) -> Result<(), TestCaseError> {
+/// Every other one changes a column more.
+fn edited((row, mine): (&Note, &Note)) -> Edit<Note> {
+    let mut edit = row.edit();
+    edit.title.clone_from(&mine.title);
+    if row.tenant % 2 == 0 {
+        edit.body = Some("body".to_owned());
+    }
+    edit
+}
+
+async fn as_one_by_one(cases: &[Case], saves: bool) -> Result<(), TestCaseError> {
     let (many, single) = (filled(cases.len()).await, filled(cases.len()).await);
     let mut outcomes = Vec::new();
     for (database, at_once) in [(&many, true), (&single, false)] {
         let pool = &database.pool;
         let keys = (0..cases.len() as i64).map(|id| (id, "x"));
+        let loaded = Note::load_many(pool, keys).await.into_iter();
+        let loaded: Vec<Note> = loaded.collect::<Result<_, _>>().unwrap();
         let mut mine = Vec::new();
-        for (row, case) in Note::load_many(pool, keys).await.into_iter().zip(cases) {
-            let row = titled(&row.unwrap(), if case.refused { "refused" } else { "mine" });
+        for (row, case) in loaded.iter().zip(cases) {
+            let row = titled(row, if case.refused { "refused" } else { "mine" });
             let sql = match case.meanwhile {
                 Meanwhile::Nothing => None,
                 Meanwhile::Changed => Some("UPDATE notes SET version = 5 WHERE tenant = $1"),
@@ -398,7 +559,16 @@ async fn as_one_by_one(cases: &[Case]) -> Result<(), TestCaseError> {
             mine.push(row);
         }
         let mut told_of = Vec::new();
-        if at_once {
+        if saves {
+            let edits: Vec<_> = loaded.iter().zip(&mine).map(edited).collect();
+            if at_once {
+                told_of.extend(Note::save_many(pool, &edits).await.iter().map(told));
+            } else {
+                for edit in &edits {
+                    told_of.push(told(&edit.save(pool).await));
+                }
+            }
+        } else if at_once {
             told_of.extend(Note::update_many(pool, &mine).await.iter().map(told));
         } else {
             for row in &mine {
@@ -419,15 +589,17 @@ async fn as_one_by_one(cases: &[Case]) -> Result<(), TestCaseError> {
 #[tokio::test]
 async fn many_are_as_one_by_one() {
     let config = Config {
-        cases: 12,
+        cases: 16,
         failure_persistence: None,
         ..Config::default()
     };
     let handle = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        let cases = prop::collection::vec(case(), 1..24);
+        let cases = (prop::collection::vec(case(), 1..24), any::<bool>());
         TestRunner::new(config)
-            .run(&cases, |cases| handle.block_on(as_one_by_one(&cases)))
+            .run(&cases, |(cases, saves)| {
+                handle.block_on(as_one_by_one(&cases, saves))
+            })
             .unwrap();
     })
     .await

@@ -45,6 +45,10 @@ mod upsert_if;
 
 #[path = "many.rs"]
 mod many;
+#[path = "many_new.rs"]
+mod many_new;
+#[path = "many_new_postgres.rs"]
+mod many_new_postgres;
 #[path = "many_postgres.rs"]
 mod many_postgres;
 

@@ -39,6 +39,8 @@ mod upsert_if;
 
 #[path = "many.rs"]
 mod many;
+#[path = "many_new.rs"]
+mod many_new;
 
 #[path = "insert.rs"]
 mod insert;

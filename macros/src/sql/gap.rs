@@ -28,6 +28,8 @@ pub(crate) enum Gap {
     Columns,
     /// `, $n` for each value of it.
     Values,
+    /// `, NULL` for each value of it.
+    Nulls,
 }
 
 impl fmt::Display for Gap {
@@ -43,6 +45,7 @@ impl fmt::Display for Gap {
             Self::Lock => write!(to, "lock")?,
             Self::Columns => write!(to, "columns")?,
             Self::Values => write!(to, "values")?,
+            Self::Nulls => write!(to, "nulls")?,
             Self::SkipLocked => write!(to, "skip locked")?,
         }
         write!(to, "{MARK}")

@@ -144,7 +144,7 @@ impl<T: Serialize> Serialize for OrNull<T> {
 }
 
 /// A set of columns, by their position in `Versioned::COLUMNS`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Changes(Box<[bool]>);
 
 impl Changes {
@@ -166,6 +166,11 @@ impl Changes {
 
     pub(crate) fn is_empty(&self) -> bool {
         !self.0.contains(&true)
+    }
+
+    /// Where they stand.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = usize> {
+        (0..self.0.len()).filter(|column| self.contains(*column))
     }
 
     /// The names of the columns that are in both sets.

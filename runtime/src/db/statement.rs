@@ -13,7 +13,7 @@ use sqlx::{
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::Column;
 use crate::db::fault::Fault;
-use crate::db::lanes::Cells as _;
+use crate::db::lanes::{Call, Cells as _};
 use crate::db::source::Link;
 use crate::db::{Array, Backend};
 
@@ -74,7 +74,7 @@ pub(crate) enum Fetched<R> {
 
 /// A statement with its values.
 ///
-/// Its text is made of `&'static str` pieces, of `$n` and of `?`, nothing else: this is the one place where SQL is put
+/// Its text is made of `&'static str` pieces, of `$n`, of `?` and of `"rowlock_cN"`, nothing else: this is the one place where SQL is put
 /// together at run time, and what makes it safe is that no other string gets in. (`sqlx::QueryBuilder` would do the
 /// same, but panics when a value cannot be encoded.)
 pub(crate) struct Statement<DB: Backend> {
@@ -142,6 +142,21 @@ impl<DB: Backend> Statement<DB> {
         }
     }
 
+    /// Writes `$n` for the value that was bound last, or so many before it.
+    pub(crate) fn push_bound(&mut self, after: usize) {
+        let number = self.arguments.len().saturating_sub(after);
+        if let Text::Composed(text) = &mut self.text {
+            let _ = write!(text, "${number}");
+        }
+    }
+
+    /// Writes the name that a column has beside the keys of many rows.
+    pub(crate) fn push_column(&mut self, column: usize) {
+        if let Text::Composed(text) = &mut self.text {
+            let _ = write!(text, "\"rowlock_c{column}\"");
+        }
+    }
+
     /// Writes `(?, ?), (?, ?)` for the values of so many rows, which are bound before all others.
     pub(crate) fn push_rows(&mut self, rows: usize, columns: usize) {
         self.arguments.reserve(rows * columns, 0);
@@ -187,6 +202,12 @@ impl<DB: Backend> Statement<DB> {
     pub(crate) fn bind_cells(&mut self, calls: &[&DB::Cells], keys_only: bool) {
         let bound = DB::Cells::bind(calls, keys_only, &mut self.arguments);
         self.note(bound);
+    }
+
+    /// The same of calls.
+    pub(crate) fn bind_calls(&mut self, calls: &[&Call<DB>]) {
+        let cells: Vec<_> = calls.iter().map(|call| call.cells()).collect();
+        self.bind_cells(&cells, false);
     }
 
     pub(crate) fn bind_text(&mut self, value: &str) {

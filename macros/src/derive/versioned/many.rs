@@ -5,9 +5,10 @@ use quote::quote;
 
 use super::Plan;
 use crate::derive::{
-    STUB_DOC, array, database, folds, key_argument, name_at, optional_statement, sql_doc,
-    statement, statement_constant, text_doc,
+    STUB_DOC, folds, key_argument, name_at, optional_statement, parts, sql_doc, statement,
+    statement_constant, text_doc,
 };
+use crate::model::Column;
 use crate::sql::{self, Dialect};
 
 const EACH: &str = "Each row has its own outcome, in the order given: one that is refused, or that another writer has changed, is no matter for the others. \
@@ -83,6 +84,25 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     });
     let text = |dialect| {
         shown(
+            sql::versioned::many::insert(model, plan.version, dialect),
+            sql::versioned::insert(model, plan.version, dialect),
+        )
+    };
+    let docs = format!(
+        "Inserts each of these structs as a row of `{table}`, and returns the rows as they now are. {EACH}\n\n{}\n\n\
+         Errors: of each those of `insert`.\n\n{CANCEL}",
+        text_doc(model, text)
+    );
+    let output = quote!(Self, __rt::versioned::InsertError);
+    let insert = method(
+        "insert_many",
+        docs,
+        output,
+        quote!(__rt::versioned::insert_many(db, rows)),
+    );
+    let save = plan.version.map(|version| save(plan, version));
+    let text = |dialect| {
+        shown(
             delete(plan, dialect),
             sql::versioned::delete(model, plan.version, dialect),
         )
@@ -101,8 +121,39 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     );
     quote! {
         #load
+        #insert
+        #save
         #update
         #delete
+    }
+}
+
+/// The method that takes edits.
+fn save(plan: &Plan<'_>, version: &Column) -> TokenStream {
+    let name = name_at("save_many", plan.asked);
+    let text = |dialect| match sql::versioned::many::save(plan.model, version, dialect) {
+        Some(save) => sql::guarded::shown(&save, &["changed", "NULL", "$n", "changed = $n"]),
+        None => "-- `save` of each".to_owned(),
+    };
+    let docs = format!(
+        "Writes the changed columns of each edit whose row of `{}` still has the `{}` it was read with, and returns the rows as they now are. \
+         Edits of the same columns share a statement. {EACH} An edit without a change sends nothing.\n\n{}\n\n\
+         After conflicts, one more statement reads the rows as they are now.\n\nErrors: of each those of `Edit::save`.\n\n{CANCEL}",
+        plan.model.table.display(),
+        version.field,
+        text_doc(plan.model, text)
+    );
+    quote! {
+        #[doc = #docs]
+        pub fn #name<'__c, '__r, __DB: __rt::Backend>(
+            db: impl __rt::Source<'__c, __DB>,
+            edits: impl __rt::IntoIterator<Item = &'__r __rt::Edit<Self>>,
+        ) -> impl __rt::Future<Output = __rt::Vec<__rt::Result<Self, __rt::UpdateError<Self>>>> + __rt::Send
+        where
+            Self: __rt::versioned::VersionedSql<__DB>
+        {
+            __rt::versioned::save_many(db, edits)
+        }
     }
 }
 
@@ -124,8 +175,10 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let update = plan
         .version
         .and_then(|version| sql::versioned::many::update(model, version, dialect));
+    let insert = sql::versioned::many::insert(model, plan.version, dialect);
+    let insert = statement_constant("INSERT_MANY", insert.as_ref());
     let Some(update) = update else {
-        return load;
+        return quote!(#load #insert);
     };
     let update = optional_statement(Some(&update));
     let fold = plan
@@ -134,20 +187,21 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let fold = statement_constant("UPDATE_FOLD", fold.as_ref());
     let held = statement_constant("HELD", sql::held(model, dialect).as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
-    let database = database(dialect);
-    let writable = model.writable();
-    let arrays = writable.iter().enumerate().map(array);
+    let save = plan
+        .version
+        .and_then(|version| sql::versioned::many::save(model, version, dialect));
+    let save = save.map(|save| {
+        let parts = parts(&save);
+        quote!(const SAVE_MANY: __rt::Option<[&'static str; 5]> = __rt::Some(#parts);)
+    });
     quote! {
         #load
+        #insert
+        #save
         const UPDATE_MANY: __rt::Option<&'static str> = #update;
         const DELETE_MANY: __rt::Option<&'static str> = #delete;
         #fold
         #held
-        fn bind_many(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) {
-            #[allow(unused_imports)]
-            use __rt::NoArrayType as _;
-            #(#arrays)*
-        }
     }
 }
 
@@ -166,7 +220,9 @@ pub(super) fn stub() -> TokenStream {
         }
     };
     let load = of_many("load_many", quote!(Self, __rt::LoadError));
+    let insert = of_many("insert_many", quote!(Self, __rt::versioned::InsertError));
+    let save = of_many("save_many", quote!(Self, __rt::UpdateError<Self>));
     let update = of_many("update_many", quote!(Self, __rt::UpdateError<Self>));
     let delete = of_many("delete_many", quote!((), __rt::DeleteError<Self>));
-    quote!(#load #update #delete)
+    quote!(#load #insert #save #update #delete)
 }

@@ -183,6 +183,14 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         versioned::many::delete(&seating, version, dialect),
     );
     add(
+        "versioned::many::insert",
+        versioned::many::insert(&seating, Some(version), dialect),
+    );
+    add(
+        "versioned::many::save",
+        versioned::many::save(&seating, version, dialect),
+    );
+    add(
         "versioned::many::fold",
         versioned::many::fold(&seating, version, dialect),
     );

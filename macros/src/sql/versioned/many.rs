@@ -16,8 +16,8 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Optio
         return None;
     }
     let mut sql = Sql::new(dialect);
-    let writable = model.writable();
-    let held = held(&mut sql, model, version, &writable, "FOR NO KEY UPDATE");
+    let given = new_rows(&mut sql, model, &model.writable());
+    let held = held(model, version, &given, "FOR NO KEY UPDATE");
     let text = format!(
         "WITH {held} UPDATE {} SET {} FROM \"rowlock_held\" WHERE {}",
         table(model),
@@ -53,21 +53,104 @@ pub(crate) fn fold(model: &Model, version: &Column, dialect: Dialect) -> Option<
     Some(sql.statement(text).returning(returning))
 }
 
+/// Writes some columns, the same of each row: what is changed is in four gaps, its arrays are bound last.
+pub(crate) fn save(model: &Model, version: &Column, dialect: Dialect) -> Option<Statement> {
+    if !dialect.has_arrays() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let keys = model.keys();
+    let mut arrays = key_arrays(&mut sql, &keys);
+    let (mut named, mut empty) = (parts(&keys), names(&keys));
+    for (slot, name) in numbers(model) {
+        arrays.push_str(&format!(", (SELECT {}::bigint[])", sql.slot(slot)));
+        named.push_str(&format!(", \"{name}\""));
+        empty.push_str(", NULL::bigint");
+    }
+    let given = format!(
+        "\"rowlock_given\" ({named}{}, \"rowlock_n\") AS MATERIALIZED (SELECT {empty}{}, NULL::bigint FROM {} WHERE false \
+         UNION ALL SELECT * FROM unnest({arrays}{}) WITH ORDINALITY)",
+        Gap::Columns,
+        Gap::Nulls,
+        table(model),
+        Gap::Values,
+    );
+    let text = format!(
+        "WITH {} UPDATE {} SET {}{} FROM \"rowlock_held\" WHERE {}",
+        held(model, version, &given, "FOR NO KEY UPDATE"),
+        table(model),
+        Gap::Changes,
+        comma(also_set(model, version), |set| set),
+        unchanged(model, version),
+    );
+    let mut returning = each_name(&returned(model));
+    returning.push("\"rowlock_n\"".to_owned());
+    Some(sql.statement(text).returning(returning))
+}
+
+/// Inserts many rows, and yields each with its number.
+///
+/// The n-th that was inserted is the n-th in the order of the keys, unless a trigger or a rule dropped one: then nobody knows which,
+/// and the statement fails, with what is no number, before it has written any.
+pub(crate) fn insert(
+    model: &Model,
+    version: Option<&Column>,
+    dialect: Dialect,
+) -> Option<Statement> {
+    let given = inserted(model);
+    if !dialect.has_arrays() || given.is_empty() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let place = |index: usize| format!("\"rowlock_c{}\"", index + 1);
+    let places: Vec<String> = (0..given.len()).map(place).collect();
+    let arrays = comma(&given, |column| {
+        format!("(SELECT {})", sql.slot(Slot::columns(column)))
+    });
+    let of_key = given.iter().zip(&places);
+    let of_key = of_key.filter(|(column, _)| column.key);
+    let of_key = of_key.map(|(_, place)| place.clone());
+    let in_order = comma(of_key.chain(["\"rowlock_n\"".to_owned()]), |part| part);
+    let empty = comma(&given, |column| match column.key {
+        true => quote(&column.name),
+        false => "NULL".to_owned(),
+    });
+    let (into, values) = row_to_insert(model, version, &given, &places);
+    let rows = table(model);
+    let all: Vec<&Column> = model.columns.iter().collect();
+    Some(sql.statement(format!(
+        "WITH \"rowlock_given\" ({0}, \"rowlock_n\") AS MATERIALIZED (SELECT {empty}, NULL::bigint FROM {rows} WHERE false \
+         UNION ALL SELECT * FROM unnest({arrays}) WITH ORDINALITY), \
+         \"rowlock_sorted\" AS MATERIALIZED (SELECT *, row_number() OVER (ORDER BY {in_order}) AS \"rowlock_m\" FROM \"rowlock_given\"), \
+         \"rowlock_new\" AS (INSERT INTO {rows} ({into}) SELECT {values} FROM \"rowlock_sorted\" ORDER BY \"rowlock_m\" RETURNING {1}), \
+         \"rowlock_counted\" AS (SELECT *, row_number() OVER () AS \"rowlock_o\", count(*) OVER () AS \"rowlock_count\" FROM \"rowlock_new\") \
+         SELECT {2}, CASE WHEN \"rowlock_count\" = (SELECT count(*) FROM \"rowlock_given\") THEN \"rowlock_n\"::text ELSE 'a row was dropped' END::bigint \
+         FROM \"rowlock_counted\" JOIN \"rowlock_sorted\" ON \"rowlock_m\" = \"rowlock_o\"",
+        comma(&places, |place| place.clone()),
+        comma(&all, |column| read(column)),
+        names(&all),
+    )))
+}
+
 /// What an update sets, from the columns beside the keys.
 fn new_values(model: &Model, version: &Column) -> String {
     let writable = model.writable();
     let columns = writable.iter().zip(1..);
     let set =
         columns.map(|(column, number)| format!("{}\"rowlock_c{number}\"", super::set(column)));
+    match comma(set.chain(also_set(model, version)), |set| set) {
+        none if none.is_empty() => same(model),
+        set => set,
+    }
+}
+
+/// What an update sets beside the values given.
+fn also_set(model: &Model, version: &Column) -> impl Iterator<Item = String> {
     let raised = (!version.is_xmin()).then(|| bump(version));
     let fence = model
         .fence()
         .map(|fence| format!("{}\"rowlock_fence\"", super::set(fence)));
-    let set = set.chain(raised).chain(fence).chain(on_update(model));
-    match comma(set, |set| set) {
-        none if none.is_empty() => same(model),
-        set => set,
-    }
+    raised.into_iter().chain(fence).chain(on_update(model))
 }
 
 /// Deletes the rows that have the version given, and yields the number of each.
@@ -76,7 +159,8 @@ pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Optio
         return None;
     }
     let mut sql = Sql::new(dialect);
-    let held = held(&mut sql, model, version, &[], "FOR UPDATE");
+    let given = new_rows(&mut sql, model, &[]);
+    let held = held(model, version, &given, "FOR UPDATE");
     let text = format!(
         "WITH {held} DELETE FROM {} USING \"rowlock_held\" WHERE {}",
         table(model),
@@ -88,13 +172,12 @@ pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Optio
     )
 }
 
-/// The rows given, with new values for these columns, whose rows in the table have their version: locked in the order of their keys, as
+/// The rows given whose rows in the table have their version: locked in the order of their keys, as
 /// everything locks that locks several. Two that write the same rows in different orders would deadlock.
 ///
 /// What the model calls a key may not be unique in the database: such a row is left out, see [`and_alone`].
-fn held(sql: &mut Sql, model: &Model, version: &Column, columns: &[&Column], lock: &str) -> String {
+fn held(model: &Model, version: &Column, given: &str, lock: &str) -> String {
     let (keys, rows) = (model.keys(), table(model));
-    let given = new_rows(sql, model, columns);
     let others = and(keys.iter().zip(1..), |(key, part)| {
         format!(
             "\"rowlock_other\".{} = \"rowlock_k{part}\"",
@@ -118,15 +201,19 @@ fn new_rows(sql: &mut Sql, model: &Model, columns: &[&Column]) -> String {
         arrays.push_str(&format!(", (SELECT {})", sql.slot(Slot::columns(column))));
         beside.push((format!("rowlock_c{number}"), ""));
     }
-    let fences = model.fence().map(|_| (Slot::Fences, "rowlock_fence"));
-    let numbers = std::iter::once((Slot::Versions, "rowlock_version")).chain(fences);
-    for (slot, name) in numbers {
+    for (slot, name) in numbers(model) {
         arrays.push_str(&format!(", (SELECT {}::bigint[])", sql.slot(slot)));
         beside.push((name.to_owned(), "::bigint"));
     }
     beside.push(("rowlock_n".to_owned(), "::bigint"));
     let unnested = format!("unnest({arrays}) WITH ORDINALITY");
     given_with(model, &unnested, &beside)
+}
+
+/// The versions given, and the fences.
+fn numbers(model: &Model) -> impl Iterator<Item = (Slot, &'static str)> {
+    let fences = model.fence().map(|_| (Slot::Fences, "rowlock_fence"));
+    std::iter::once((Slot::Versions, "rowlock_version")).chain(fences)
 }
 
 /// The row that was held, which nobody else has changed since; but this statement may have, if it was given twice.

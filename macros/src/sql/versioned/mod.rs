@@ -31,23 +31,13 @@ pub(crate) fn inserted(model: &Model) -> Vec<&Column> {
 /// Inserts the row, with version 0.
 pub(crate) fn insert(model: &Model, version: Option<&Column>, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
-    let mut columns = Vec::new();
-    let mut values = Vec::new();
-    for column in inserted(model) {
-        columns.push(quote(&column.name));
-        values.push(sql.slot(Slot::column(column)));
-    }
-    if let Some(version) = version.filter(|version| !version.is_xmin()) {
-        columns.push(quote(&version.name));
-        values.push(version.initial().to_string());
-    }
-    for column in &model.columns {
-        if let Some(expression) = &column.on_insert {
-            columns.push(quote(&column.name));
-            values.push(expression.clone());
-        }
-    }
-    let (rows, columns, values) = (table(model), columns.join(", "), values.join(", "));
+    let given = inserted(model);
+    let given_values: Vec<String> = given
+        .iter()
+        .map(|column| sql.slot(Slot::column(column)))
+        .collect();
+    let (columns, values) = row_to_insert(model, version, &given, &given_values);
+    let rows = table(model);
     let text = if columns.is_empty() {
         format!("INSERT INTO {rows} DEFAULT VALUES")
     } else {
@@ -55,6 +45,22 @@ pub(crate) fn insert(model: &Model, version: Option<&Column>, dialect: Dialect) 
     };
     let all: Vec<&Column> = model.columns.iter().collect();
     sql.statement(text).returning(each_name(&all))
+}
+
+/// The columns of a new row, and their values: what is given, version 0, and what has an expression.
+fn row_to_insert(
+    model: &Model,
+    version: Option<&Column>,
+    given: &[&Column],
+    values: &[String],
+) -> (String, String) {
+    let given = given.iter().copied().zip(values.iter().cloned());
+    let version = version.filter(|version| !version.is_xmin());
+    let version = version.map(|version| (version, version.initial().to_string()));
+    let made = model.columns.iter();
+    let made = made.filter_map(|column| Some((column, column.on_insert.clone()?)));
+    let (columns, values): (Vec<&Column>, Vec<String>) = given.chain(version).chain(made).unzip();
+    (names(&columns), comma(values, |value| value))
 }
 
 fn where_unchanged(sql: &mut Sql, model: &Model, version: Option<&Column>) -> String {

@@ -41,9 +41,9 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
 }
 
 /// Takes the values of a call instead of a statement.
-pub(crate) struct Kept<DB: Backend>(DB::Cells);
+pub(crate) struct Values<DB: Backend>(DB::Cells);
 
-impl<DB: Backend> Kept<DB> {
+impl<DB: Backend> Values<DB> {
     pub(crate) fn end_key(&mut self) {
         self.0.end_key();
     }
@@ -53,7 +53,7 @@ impl<DB: Backend> Kept<DB> {
     }
 }
 
-impl<DB: Backend> Bind<DB> for Kept<DB> {
+impl<DB: Backend> Bind<DB> for Values<DB> {
     fn bind<T: Column<DB>>(&mut self, _index: usize, value: &T) {
         self.0.add(value);
     }
@@ -65,11 +65,11 @@ impl<DB: Backend> Bind<DB> for Kept<DB> {
 
 impl<DB: Backend> Call<DB> {
     /// What `bind` binds, if that can wait.
-    pub(crate) fn of(bind: impl FnOnce(&mut Kept<DB>)) -> Option<Self> {
-        let mut kept = Kept(DB::Cells::default());
-        bind(&mut kept);
-        kept.0.can_fold().then_some(Self {
-            cells: kept.0,
+    pub(crate) fn of(bind: impl FnOnce(&mut Values<DB>)) -> Option<Self> {
+        let mut values = Values(DB::Cells::default());
+        bind(&mut values);
+        values.0.can_fold().then_some(Self {
+            cells: values.0,
             addition: None,
         })
     }
@@ -77,6 +77,10 @@ impl<DB: Backend> Call<DB> {
     pub(crate) fn adding(mut self, addition: Addition) -> Self {
         self.addition = Some(addition);
         self
+    }
+
+    pub(crate) fn cells(&self) -> &DB::Cells {
+        &self.cells
     }
 
     pub(super) fn key(&self) -> &[u8] {
@@ -99,8 +103,7 @@ pub(crate) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> St
 /// A statement about the rows of these calls.
 pub(crate) fn of_calls<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
     let mut statement = Statement::literal(sql);
-    let cells: Vec<_> = calls.iter().map(|call| &call.cells).collect();
-    statement.bind_cells(&cells, false);
+    statement.bind_calls(calls);
     statement
 }
 

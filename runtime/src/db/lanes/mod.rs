@@ -17,7 +17,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-pub(crate) use self::call::{Addition, Call, Cells, of_calls, of_keys};
+pub(crate) use self::call::{Addition, Call, Cells, Values, of_calls, of_keys};
 #[cfg(feature = "sqlite")]
 pub(super) use self::cells::NoCells;
 #[cfg(feature = "postgres")]

@@ -171,7 +171,10 @@ where
                 self.when.bind::<DB, T>(&mut statement);
                 statement
             };
-            let row = write_new::<DB>(&make, &operation, self.db).await?;
+            let mut opened = acquire(self.db, &operation)
+                .await
+                .map_err(InsertError::Database)?;
+            let row = write_new::<DB>(&make, &operation, &mut opened.link()).await?;
             read::<DB, T>(&row, &operation)
         })
     }

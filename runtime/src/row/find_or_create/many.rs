@@ -251,17 +251,33 @@ where
             false => undecided(new.len()),
         };
         let missing = without(new, &outcomes);
-        let mut written = write::<DB, N, T, K>(&missing, link).await.into_iter();
-        fill(&mut outcomes, || written.next().flatten());
+        let in_transaction = in_transaction::<DB>(link);
+        match write::<DB, N, T, K>(&missing, link).await {
+            Ok(written) => fill(&mut outcomes, written),
+            Err(error) => {
+                let written = match Fault::of(&error) {
+                    fault if is_of_all(fault) => one_by_one::<DB, N, T, K>(&missing, link).await,
+                    // Each half by itself, so that a row that is refused hurts no other. All of the first half before the second: of
+                    // equal keys the last one counts.
+                    fault if fault.is_of_a_row() || fault == Fault::PermissionDenied => {
+                        let (some_of, others) = missing.split_at(missing.len() / 2);
+                        let mut written = some::<DB, N, T, K>(some_of, link).await;
+                        written.extend(some::<DB, N, T, K>(others, link).await);
+                        written
+                    }
+                    _ => failed::<DB, N, T, K>(&missing, &error, in_transaction),
+                };
+                fill(&mut outcomes, written.into_iter().map(Some));
+            }
+        }
         let rest = without(new, &outcomes);
-        let rest = match rest.len() {
+        let decided = match rest.len() {
             0 => Vec::new(),
             // None of them would be decided the next time.
             count if count == new.len() => one_by_one::<DB, N, T, K>(&rest, link).await,
             _ => some::<DB, N, T, K>(&rest, link).await,
         };
-        let mut rest = rest.into_iter();
-        fill(&mut outcomes, || rest.next());
+        fill(&mut outcomes, decided.into_iter().map(Some));
         outcomes.into_iter().flatten().collect()
     })
 }
@@ -279,10 +295,11 @@ fn without<'n, New, O>(new: &[&'n New], outcomes: &[Option<O>]) -> Vec<&'n New> 
     missing.map(|(new, _)| *new).collect()
 }
 
-/// Gives each of them the next one.
-fn fill<O>(outcomes: &mut [Option<O>], mut next: impl FnMut() -> Option<O>) {
-    for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
-        *outcome = next();
+/// Gives each of those the next one.
+fn fill<O>(outcomes: &mut [Option<O>], next: impl IntoIterator<Item = Option<O>>) {
+    let without = outcomes.iter_mut().filter(|outcome| outcome.is_none());
+    for (outcome, next) in without.zip(next) {
+        *outcome = next;
     }
 }
 
@@ -369,56 +386,30 @@ where
     outcomes.collect()
 }
 
-/// Writes all at once. If the database refuses one of them, each half by itself, so that it hurts no other.
-fn write<'s, DB, const N: usize, T, K>(
-    new: &'s [&T::New],
-    link: &'s mut Link<'_, DB>,
-) -> BoxFuture<'s, Vec<Option<Outcome<K, DB, N, T>>>>
+/// Writes all at once, or one by one where no statement does.
+async fn write<DB, const N: usize, T, K>(
+    new: &[&T::New],
+    link: &mut Link<'_, DB>,
+) -> Result<Vec<Option<Outcome<K, DB, N, T>>>, sqlx::Error>
 where
     DB: Backend,
     T: UniqueKeySql<DB, N>,
-    K: Kind<DB, N, T> + 's,
+    K: Kind<DB, N, T>,
 {
-    Box::pin(async move {
-        let calls = new.iter().map(|new| Call::of(|to| T::bind_new(new, to)));
-        let calls: Option<Vec<_>> = calls.collect();
-        let (Some(sql), Some(calls), 2..) = (K::WRITE, calls, new.len()) else {
-            return one_by_one::<DB, N, T, K>(new, link)
-                .await
-                .into_iter()
-                .map(Some)
-                .collect();
-        };
-        let calls: Vec<_> = calls.iter().collect();
-        let make = || {
-            let mut statement = of_calls(sql, &calls);
-            K::bind(&mut statement);
-            statement
-        };
-        let in_transaction = in_transaction::<DB>(link);
-        let error = match insert_all(&make, link).await {
-            Ok(rows) => return written::<DB, N, T, K>(new, &rows),
-            Err(error) => error,
-        };
-        let fault = Fault::of(&error);
-        if is_of_all(fault) {
-            return one_by_one::<DB, N, T, K>(new, link)
-                .await
-                .into_iter()
-                .map(Some)
-                .collect();
-        }
-        if fault.is_of_a_row() || fault == Fault::PermissionDenied {
-            let (some, others) = new.split_at(new.len() / 2);
-            let mut outcomes = write::<DB, N, T, K>(some, link).await;
-            outcomes.extend(write::<DB, N, T, K>(others, link).await);
-            return outcomes;
-        }
-        failed::<DB, N, T, K>(new, &error, in_transaction)
-            .into_iter()
-            .map(Some)
-            .collect()
-    })
+    let calls = new.iter().map(|new| Call::of(|to| T::bind_new(new, to)));
+    let calls: Option<Vec<_>> = calls.collect();
+    let (Some(sql), Some(calls), 2..) = (K::WRITE, calls, new.len()) else {
+        let outcomes = one_by_one::<DB, N, T, K>(new, link).await;
+        return Ok(outcomes.into_iter().map(Some).collect());
+    };
+    let calls: Vec<_> = calls.iter().collect();
+    let make = || {
+        let mut statement = of_calls(sql, &calls);
+        K::bind(&mut statement);
+        statement
+    };
+    let rows = insert_all(&make, link).await?;
+    Ok(written::<DB, N, T, K>(new, &rows))
 }
 
 /// What was written of these, and what was not.

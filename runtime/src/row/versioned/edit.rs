@@ -88,8 +88,7 @@ impl<T: Versioned> Edit<T> {
             self.unchanged_key("save")
                 .map_err(UpdateError::KeyChanged)?;
             let changes = self.base.stored_changes(&self.mine);
-            // A new holder marks the row with its fence, if with nothing else.
-            if changes.is_empty() && self.base.fence() == self.mine.fence() {
+            if self.changes_nothing(&changes) {
                 return Ok((T::COPY)(&self.base));
             }
             let (mine, base) = (&self.mine, Some(&self.base));
@@ -197,6 +196,11 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
+    /// A new holder marks the row with its fence, if with nothing else.
+    pub(super) fn changes_nothing(&self, changes: &Changes) -> bool {
+        changes.is_empty() && self.base.fence() == self.mine.fence()
+    }
+
     /// A row is found by its key: a changed one would be another row, which this edit has never seen.
     pub(super) fn unchanged_key(&self, method: &'static str) -> Result<(), Operation> {
         if self.base.key() == self.mine.key() {
@@ -243,6 +247,15 @@ pub(super) struct Save<'e, T> {
 }
 
 impl<T> Save<'_, T> {
+    /// Binds the changed columns.
+    pub(super) fn bind_changed<DB: Backend>(&self, to: &mut impl Bind<DB>)
+    where
+        T: VersionedSql<DB>,
+    {
+        let changes = self.changes;
+        self.mine.bind_columns(&mut Only { to, changes });
+    }
+
     /// What stands before a condition.
     pub(super) fn begun<DB: Backend>(&self, stored: &Stored<DB>) -> Statement<DB>
     where
@@ -307,6 +320,20 @@ impl<DB: Backend> Bind<DB> for Changed<'_, DB> {
             self.statement.push(self.columns[index]);
             self.statement.push_parameter();
             self.statement.bind(index, value);
+        }
+    }
+}
+
+/// Binds the changed columns only.
+struct Only<'s, B> {
+    to: &'s mut B,
+    changes: &'s Changes,
+}
+
+impl<DB: Backend, B: Bind<DB>> Bind<DB> for Only<'_, B> {
+    fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
+        if self.changes.contains(index) {
+            self.to.bind(index, value);
         }
     }
 }

@@ -2,14 +2,18 @@
 
 use std::future::Future;
 
+use futures_util::future::BoxFuture;
+
 use super::{Derive, VersionedSql};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
+use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, KeyText, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
+use crate::db::lanes::{Call, of_calls};
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Fetched, Statement, write_all, write_one};
+use crate::db::statement::{Fetched, Statement, number, write_all, write_one};
 
 /// Why a row was not inserted.
 #[derive(Debug, thiserror::Error)]
@@ -39,51 +43,171 @@ pub enum InsertError {
 
 from_write_failure!(InsertError);
 
+/// How many rows one statement is about, at most.
+const ROWS: usize = 1_000;
+
 /// Inserts the struct.
 pub fn insert<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, InsertError>> + Send {
+    const METHOD: &str = "insert";
     async move {
-        let operation = || operation(row);
-        let make = || {
-            let mut statement = Statement::literal(T::INSERT);
-            row.bind_new(&mut statement);
-            statement
-        };
-        let row = write_new::<DB>(&make, &operation, db).await?;
-        (T::ROW)(&row).map_err(|error| InsertError::Written(DatabaseError::new(operation(), error)))
+        let mut opened = acquire(db, &|| operation(row, METHOD))
+            .await
+            .map_err(InsertError::Database)?;
+        insert_on(row, METHOD, &mut opened.link()).await
     }
 }
 
+async fn insert_on<DB: Backend, T: VersionedSql<DB>>(
+    row: &T,
+    method: &'static str,
+    link: &mut Link<'_, DB>,
+) -> Result<T, InsertError> {
+    let operation = || operation(row, method);
+    let make = || {
+        let mut statement = Statement::literal(T::INSERT);
+        row.bind_new(&mut statement);
+        statement
+    };
+    let row = write_new::<DB>(&make, &operation, link).await?;
+    (T::ROW)(&row).map_err(|error| InsertError::Written(DatabaseError::new(operation(), error)))
+}
+
+/// Inserts each struct.
+pub fn insert_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
+    db: impl Source<'c, DB>,
+    rows: impl IntoIterator<Item = &'r T>,
+) -> impl Future<Output = Vec<Result<T, InsertError>>> + Send {
+    const METHOD: &str = "insert_many";
+    // The iterator is read here, so that it need not be `Send`.
+    let rows: Vec<&T> = rows.into_iter().collect();
+    async move {
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let mut opened = match db.open().await {
+            Ok(opened) => opened,
+            Err(error) => {
+                let failed = |row: &T| DatabaseError::new(operation(row, METHOD), copy(&error));
+                let failed = rows.iter().map(|row| failed(row));
+                return failed
+                    .map(|error| Err(InsertError::Database(error)))
+                    .collect();
+            }
+        };
+        let mut link = opened.link();
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(ROWS) {
+            outcomes.extend(insert_some(rows, METHOD, &mut link).await);
+        }
+        outcomes
+    }
+}
+
+/// Those of one statement. If the database refuses one of them, each half by itself, so that it hurts no other.
+fn insert_some<'s, DB: Backend, T: VersionedSql<DB>>(
+    rows: &'s [&T],
+    method: &'static str,
+    link: &'s mut Link<'_, DB>,
+) -> BoxFuture<'s, Vec<Result<T, InsertError>>> {
+    Box::pin(async move {
+        let calls = rows.iter().map(|row| Call::of(|to| row.bind_new(to)));
+        let calls: Option<Vec<_>> = calls.collect();
+        let (Some(sql), Some(calls), 2..) = (T::INSERT_MANY, calls, rows.len()) else {
+            return one_by_one(rows, method, link).await;
+        };
+        let calls: Vec<_> = calls.iter().collect();
+        let in_transaction = in_transaction::<DB>(link);
+        let error = match write_all(&|| of_calls(sql, &calls), link).await {
+            Ok(inserted) => return each_inserted(rows, method, &inserted, link).await,
+            Err(error) => error,
+        };
+        let fault = Fault::of(&error);
+        // As of an update of many.
+        if fault == Fault::Encode || fault == Fault::Schema && !in_transaction {
+            return one_by_one(rows, method, link).await;
+        }
+        if (fault.is_of_a_row() || fault == Fault::PermissionDenied) && !in_transaction {
+            let (some, others) = rows.split_at(rows.len() / 2);
+            let mut outcomes = insert_some(some, method, link).await;
+            outcomes.extend(insert_some(others, method, link).await);
+            return outcomes;
+        }
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let operation = || operation(*row, method);
+            let failed = failed::<DB>(copy(&error), &operation, in_transaction, link).await;
+            outcomes.push(Err(failed));
+        }
+        outcomes
+    })
+}
+
+/// What was inserted; a row that was not goes by itself: a trigger or a rule dropped all of them.
+async fn each_inserted<DB: Backend, T: VersionedSql<DB>>(
+    rows: &[&T],
+    method: &'static str,
+    inserted: &[DB::Row],
+    link: &mut Link<'_, DB>,
+) -> Vec<Result<T, InsertError>> {
+    let mut places = Vec::new();
+    places.resize_with(rows.len(), || None);
+    for row in inserted {
+        if let Ok(number) = number::<DB>(row)
+            && let Some(place) = places.get_mut(number)
+        {
+            *place = Some((T::ROW)(row));
+        }
+    }
+    let mut outcomes = Vec::with_capacity(rows.len());
+    for (row, place) in rows.iter().zip(places) {
+        outcomes.push(match place {
+            Some(inserted) => inserted.map_err(|error| {
+                InsertError::Written(DatabaseError::new(operation(*row, method), error))
+            }),
+            None => insert_on(*row, method, link).await,
+        });
+    }
+    outcomes
+}
+
+async fn one_by_one<DB: Backend, T: VersionedSql<DB>>(
+    rows: &[&T],
+    method: &'static str,
+    link: &mut Link<'_, DB>,
+) -> Vec<Result<T, InsertError>> {
+    let mut outcomes = Vec::with_capacity(rows.len());
+    for row in rows {
+        outcomes.push(insert_on(*row, method, link).await);
+    }
+    outcomes
+}
+
 /// A key that the database makes up is not that of the struct.
-fn operation<T: super::Versioned>(row: &T) -> Operation {
-    const METHOD: &str = "insert";
+fn operation<T: super::Versioned>(row: &T, method: &'static str) -> Operation {
     if T::KEY_IS_GIVEN {
-        <T as Model<Derive>>::operation(METHOD, &row.key())
+        <T as Model<Derive>>::operation(method, &row.key())
     } else {
-        Operation::new(METHOD, T::TABLE, KeyText::default())
+        Operation::new(method, T::TABLE, KeyText::default())
     }
 }
 
 /// It knows no model, so that it is compiled once for each kind of connection.
-pub(crate) async fn write_new<'c, DB: Backend>(
+pub(crate) async fn write_new<DB: Backend>(
     make: &(dyn Fn() -> Statement<DB> + Sync),
     operation: &(dyn Fn() -> Operation + Sync),
-    db: impl Source<'c, DB>,
+    link: &mut Link<'_, DB>,
 ) -> Result<DB::Row, InsertError> {
-    let mut opened = acquire(db, operation)
-        .await
-        .map_err(InsertError::Database)?;
-    let mut link = opened.link();
-    let in_transaction = in_transaction::<DB>(&link);
-    let error = match write_one(make, &mut link).await {
+    let in_transaction = in_transaction::<DB>(link);
+    let error = match write_one(make, link).await {
         Ok(Fetched::One(row)) => return Ok(row),
         // One row of VALUES is not inserted twice.
         Ok(Fetched::None | Fetched::Several) => return Err(InsertError::Ignored(operation())),
         Err(error) => error,
     };
-    Err(failed::<DB>(error, operation, in_transaction, &mut link).await)
+    Err(failed::<DB>(error, operation, in_transaction, link).await)
 }
 
 /// The same of many rows.

@@ -2,22 +2,27 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::marker::PhantomData;
 
 use futures_util::future::BoxFuture;
 
-use super::checked::{self, Failure, Met, Unread, Unwritten, Write};
+use super::checked::{self, Checked, Failure, Met, Unread, Unwritten, Write};
+use super::edit::{Edit, Save};
 use super::{
     DeleteError, Derive, LoadError, UpdateError, VersionedSql, deleted, read_or, read_version,
-    updated_copy,
+    updated, updated_copy,
 };
+use crate::db::Backend;
 use crate::db::atomic::in_transaction;
+use crate::db::column::Changes;
 use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
+use crate::db::fence::Fence;
+use crate::db::lanes::{Call, Values, of_calls};
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, number, write_all};
-use crate::db::{Array, Backend};
 
 /// How many rows one statement is about, at most.
 const ROWS: usize = 1_000;
@@ -116,21 +121,87 @@ pub fn delete_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
     }
 }
 
+/// Writes the changed columns of each edit whose row still has the version it was read with. Edits of the same columns share a statement.
+pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
+    db: impl Source<'c, DB>,
+    edits: impl IntoIterator<Item = &'e Edit<T>>,
+) -> impl Future<Output = Vec<Result<T, UpdateError<T>>>> + Send {
+    let edits: Vec<&Edit<T>> = edits.into_iter().collect();
+    async move {
+        let mut outcomes = Vec::with_capacity(edits.len());
+        let mut groups: Vec<(Changes, Vec<usize>)> = Vec::new();
+        for (place, edit) in edits.iter().enumerate() {
+            if let Err(operation) = edit.unchanged_key(SAVE) {
+                outcomes.push(Some(Err(UpdateError::KeyChanged(operation))));
+                continue;
+            }
+            let changes = edit.base.stored_changes(&edit.mine);
+            if edit.changes_nothing(&changes) {
+                outcomes.push(Some(Ok((T::COPY)(&edit.base))));
+                continue;
+            }
+            outcomes.push(None);
+            match groups.iter_mut().find(|(others, _)| *others == changes) {
+                Some((_, places)) => places.push(place),
+                None => groups.push((changes, vec![place])),
+            }
+        }
+        if groups.is_empty() {
+            return outcomes.into_iter().flatten().collect();
+        }
+        let mut opened = db.open().await;
+        for (changes, places) in groups {
+            let saves: Vec<_> = places
+                .iter()
+                .filter_map(|place| edits.get(*place))
+                .map(|edit| Save {
+                    base: &edit.base,
+                    mine: &edit.mine,
+                    changes: &changes,
+                })
+                .collect();
+            let saves: Vec<_> = saves.iter().collect();
+            let written = match &mut opened {
+                Ok(opened) => all::<DB, T, Saves>(&saves, &mut opened.link()).await,
+                Err(error) => unopened::<DB, T, Saves>(&saves, error),
+            };
+            for ((place, save), written) in places.into_iter().zip(saves).zip(written) {
+                if let Some(outcome) = outcomes.get_mut(place) {
+                    let (mine, base) = (save.mine, Some(save.base));
+                    *outcome = Some(updated::<DB, T>(SAVE, mine, base, written));
+                }
+            }
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+}
+
+const SAVE: &str = "save_many";
+
 /// What is done to each of many rows.
 trait Kind<DB: Backend, T: VersionedSql<DB>>: Send + Sync {
+    /// What is given for each.
+    type Given: Send + Sync;
     /// What the statement about one row yields.
     type Output: Send;
     /// See [`Failure`].
     type Overflow: Send;
     const METHOD: &'static str;
-    /// The statement about many, if the database has one.
-    const SQL: Option<&'static str>;
+    /// Whether the database has a statement about many.
+    const HAS_MANY: bool;
 
-    /// Binds what is written, as arrays.
-    fn bind(rows: &[&T], to: &mut Statement<DB>);
+    /// The row as it was read.
+    fn row(given: &Self::Given) -> &T;
+    /// What is bound for it.
+    fn call(given: &Self::Given) -> Option<Call<DB>>;
+    /// The statement about many.
+    fn statement(given: &[&Self::Given], calls: &[&Call<DB>]) -> Statement<DB>;
     fn output(row: DB::Row) -> Self::Output;
     /// Does it to one.
-    fn one(row: &T, link: &mut Link<'_, DB>) -> impl Future<Output = Outcome<DB, T, Self>> + Send;
+    fn one(
+        given: &Self::Given,
+        link: &mut Link<'_, DB>,
+    ) -> impl Future<Output = Outcome<DB, T, Self>> + Send;
 }
 
 type Outcome<DB, T, K> = Result<
@@ -145,13 +216,22 @@ impl Updates {
 }
 
 impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Updates {
+    type Given = T;
     type Output = DB::Row;
     type Overflow = Operation;
     const METHOD: &'static str = Self::METHOD;
-    const SQL: Option<&'static str> = T::UPDATE_MANY;
+    const HAS_MANY: bool = T::UPDATE_MANY.is_some();
 
-    fn bind(rows: &[&T], to: &mut Statement<DB>) {
-        T::bind_many(rows, to);
+    fn row(given: &T) -> &T {
+        given
+    }
+
+    fn call(given: &T) -> Option<Call<DB>> {
+        Checked::<DB>::call(given)
+    }
+
+    fn statement(_: &[&T], calls: &[&Call<DB>]) -> Statement<DB> {
+        of_calls(T::UPDATE_MANY.unwrap_or_default(), calls)
     }
 
     fn output(row: DB::Row) -> DB::Row {
@@ -166,12 +246,23 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Updates {
 struct Deletes;
 
 impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Deletes {
+    type Given = T;
     type Output = ();
     type Overflow = Infallible;
     const METHOD: &'static str = "delete_many";
-    const SQL: Option<&'static str> = T::DELETE_MANY;
+    const HAS_MANY: bool = T::DELETE_MANY.is_some();
 
-    fn bind(_: &[&T], _: &mut Statement<DB>) {}
+    fn row(given: &T) -> &T {
+        given
+    }
+
+    fn call(given: &T) -> Option<Call<DB>> {
+        Call::of(|to| bind_version(given, given.fence(), to))
+    }
+
+    fn statement(_: &[&T], calls: &[&Call<DB>]) -> Statement<DB> {
+        of_calls(T::DELETE_MANY.unwrap_or_default(), calls)
+    }
 
     fn output(_: DB::Row) {}
 
@@ -181,25 +272,117 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Deletes {
     }
 }
 
+/// Those of one statement change the same columns.
+struct Saves<'g>(PhantomData<&'g ()>);
+
+impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
+    type Given = Save<'g, T>;
+    type Output = DB::Row;
+    type Overflow = Operation;
+    const METHOD: &'static str = SAVE;
+    const HAS_MANY: bool = T::SAVE_MANY.is_some();
+
+    fn row<'s>(given: &'s Save<'g, T>) -> &'s T {
+        given.base
+    }
+
+    fn call(given: &Save<'g, T>) -> Option<Call<DB>> {
+        Call::of(|to| {
+            bind_version(given.base, given.mine.fence(), to);
+            given.bind_changed(to);
+        })
+    }
+
+    fn statement(given: &[&Save<'g, T>], calls: &[&Call<DB>]) -> Statement<DB> {
+        let [names, nulls, arrays, set, end] = T::SAVE_MANY.unwrap_or_default();
+        let changed: Vec<usize> = match given.first() {
+            Some(save) => save.changes.columns().collect(),
+            None => Vec::new(),
+        };
+        let mut statement = Statement::composed(names);
+        statement.bind_calls(calls);
+        for column in &changed {
+            statement.push(", ");
+            statement.push_column(*column);
+        }
+        statement.push(nulls);
+        for _ in &changed {
+            statement.push(", NULL");
+        }
+        statement.push(arrays);
+        for after in (0..changed.len()).rev() {
+            statement.push(", (SELECT ");
+            statement.push_bound(after);
+            statement.push(")");
+        }
+        statement.push(set);
+        for (number, column) in changed.iter().enumerate() {
+            statement.push(if number == 0 { "" } else { ", " });
+            statement.push(T::SET.get(*column).copied().unwrap_or_default());
+            statement.push_column(*column);
+        }
+        // The version, the fence or an expression comes next, if there is one.
+        if !changed.is_empty() && !end.starts_with(" FROM ") {
+            statement.push(", ");
+        }
+        statement.push(end);
+        statement
+    }
+
+    fn output(row: DB::Row) -> DB::Row {
+        row
+    }
+
+    async fn one(save: &Save<'g, T>, link: &mut Link<'_, DB>) -> Outcome<DB, T, Self> {
+        checked::write_on::<DB>(SAVE, save, Write::Update, link).await
+    }
+}
+
+/// Binds what says which row it is.
+fn bind_version<DB: Backend, T: VersionedSql<DB>>(
+    row: &T,
+    fence: Option<Fence>,
+    to: &mut Values<DB>,
+) {
+    T::bind_key(&row.key(), to);
+    to.number(row.version().unwrap_or_default());
+    if let Some(fence) = fence {
+        to.number(fence.get());
+    }
+}
+
 async fn write_many<'c, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     db: impl Source<'c, DB>,
-    rows: &[&T],
+    given: &[&K::Given],
 ) -> Vec<Outcome<DB, T, K>> {
-    if rows.is_empty() {
+    if given.is_empty() {
         return Vec::new();
     }
-    let mut opened = match db.open().await {
-        Ok(opened) => opened,
-        Err(error) => {
-            // Nothing was sent.
-            let failed = |row| WriteFailure::new(operation::<DB, T, K>(row), copy(&error), true);
-            return rows.iter().map(|row| Err(unwritten(failed(row)))).collect();
-        }
-    };
-    let mut link = opened.link();
-    let mut outcomes = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(ROWS) {
-        outcomes.extend(write_some::<DB, T, K>(rows, &mut link).await);
+    match db.open().await {
+        Ok(mut opened) => all::<DB, T, K>(given, &mut opened.link()).await,
+        Err(error) => unopened::<DB, T, K>(given, &error),
+    }
+}
+
+fn unopened<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
+    given: &[&K::Given],
+    error: &sqlx::Error,
+) -> Vec<Outcome<DB, T, K>> {
+    // Nothing was sent.
+    let failed = |given| WriteFailure::new(operation::<DB, T, K>(K::row(given)), copy(error), true);
+    given
+        .iter()
+        .map(|given| Err(unwritten(failed(given))))
+        .collect()
+}
+
+async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
+    given: &[&K::Given],
+    link: &mut Link<'_, DB>,
+) -> Vec<Outcome<DB, T, K>> {
+    let mut outcomes = Vec::with_capacity(given.len());
+    for given in given.chunks(ROWS) {
+        outcomes.extend(some::<DB, T, K>(given, link).await);
     }
     outcomes
 }
@@ -213,69 +396,64 @@ fn unwritten<R, O>(failure: WriteFailure) -> Unwritten<R, O> {
 }
 
 /// Those of one statement. If the database refuses one of them, each half by itself, so that it hurts no other.
-fn write_some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
-    rows: &'s [&T],
+fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
+    given: &'s [&K::Given],
     link: &'s mut Link<'_, DB>,
 ) -> BoxFuture<'s, Vec<Outcome<DB, T, K>>> {
     Box::pin(async move {
-        let Some(sql) = K::SQL.filter(|_| rows.len() > 1) else {
-            return one_by_one::<DB, T, K>(rows, link).await;
+        // A column can be an array, and PostgreSQL has no arrays of arrays.
+        let calls: Option<Vec<_>> = given.iter().map(|given| K::call(given)).collect();
+        let (true, Some(calls), 2..) = (K::HAS_MANY, calls, given.len()) else {
+            return one_by_one::<DB, T, K>(given, link).await;
         };
         let in_transaction = in_transaction::<DB>(link);
-        let error = match send::<DB, T, K>(sql, rows, link).await {
-            Ok(written) => return after::<DB, T, K>(rows, written, link).await,
+        let error = match send::<DB, T, K>(given, &calls, link).await {
+            Ok(written) => return after::<DB, T, K>(given, written, link).await,
             Err(error) => error,
         };
         let fault = Fault::of(&error);
-        // Nothing was sent, because a column is an array, and PostgreSQL has no arrays of arrays; or nothing was run, because `unnest` makes a
-        // column of each part of a composite type.
+        // Nothing was sent; or nothing was run, because `unnest` makes a column of each part of a composite type.
         if fault == Fault::Encode || fault == Fault::Schema && !in_transaction {
-            return one_by_one::<DB, T, K>(rows, link).await;
+            return one_by_one::<DB, T, K>(given, link).await;
         }
         if fault.is_of_a_row() && !in_transaction {
-            let (some, others) = rows.split_at(rows.len() / 2);
-            let mut outcomes = write_some::<DB, T, K>(some, link).await;
-            outcomes.extend(write_some::<DB, T, K>(others, link).await);
+            let (first, others) = given.split_at(given.len() / 2);
+            let mut outcomes = some::<DB, T, K>(first, link).await;
+            outcomes.extend(some::<DB, T, K>(others, link).await);
             return outcomes;
         }
-        let failed =
-            |row| WriteFailure::new(operation::<DB, T, K>(row), copy(&error), in_transaction);
-        rows.iter().map(|row| Err(unwritten(failed(row)))).collect()
+        let failed = |given| {
+            let operation = operation::<DB, T, K>(K::row(given));
+            WriteFailure::new(operation, copy(&error), in_transaction)
+        };
+        given
+            .iter()
+            .map(|given| Err(unwritten(failed(given))))
+            .collect()
     })
 }
 
 async fn one_by_one<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
-    rows: &[&T],
+    given: &[&K::Given],
     link: &mut Link<'_, DB>,
 ) -> Vec<Outcome<DB, T, K>> {
-    let mut outcomes = Vec::with_capacity(rows.len());
-    for row in rows {
-        outcomes.push(K::one(row, link).await);
+    let mut outcomes = Vec::with_capacity(given.len());
+    for given in given {
+        outcomes.push(K::one(given, link).await);
     }
     outcomes
 }
 
 /// What the statement returned for each row, if it wrote that.
 async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
-    sql: &'static str,
-    rows: &[&T],
+    given: &[&K::Given],
+    calls: &[Call<DB>],
     link: &mut Link<'_, DB>,
 ) -> Result<Vec<Option<DB::Row>>, sqlx::Error> {
-    let keys: Vec<_> = rows.iter().map(|row| row.key()).collect();
-    let keys: Vec<_> = keys.iter().collect();
-    let versions = rows.iter().map(|row| row.version().unwrap_or_default());
-    let mut numbers = vec![Array::Integers(versions.collect())];
-    let fences: Option<Vec<i64>> = rows.iter().map(|row| Some(row.fence()?.get())).collect();
-    numbers.extend(fences.map(Array::Integers));
-    let make = || {
-        let mut statement = Statement::literal(sql);
-        T::bind_keys(&keys, &mut statement);
-        K::bind(rows, &mut statement);
-        statement.bind_rows(rows.len(), &numbers);
-        statement
-    };
+    let calls: Vec<_> = calls.iter().collect();
+    let make = || K::statement(given, &calls);
     let mut written = Vec::new();
-    written.resize_with(rows.len(), || None);
+    written.resize_with(given.len(), || None);
     for row in write_all::<DB>(&make, link).await? {
         if let Some(place) = written.get_mut(number::<DB>(&row)?) {
             *place = Some(row);
@@ -286,14 +464,14 @@ async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
 
 /// Looks at those that were not written, all at once.
 async fn after<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
-    rows: &[&T],
+    given: &[&K::Given],
     written: Vec<Option<DB::Row>>,
     link: &mut Link<'_, DB>,
 ) -> Vec<Outcome<DB, T, K>> {
-    let missed = rows.iter().zip(&written);
+    let missed = given.iter().zip(&written);
     let missed: Vec<_> = missed
         .filter(|(_, written)| written.is_none())
-        .map(|(row, _)| row.key())
+        .map(|(given, _)| K::row(given).key())
         .collect();
     let keys: Vec<_> = missed.iter().collect();
     let mut found = match keys.is_empty() {
@@ -301,12 +479,13 @@ async fn after<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
         false => find::<DB, T>(&keys, link).await,
     }
     .map(Vec::into_iter);
-    let mut outcomes = Vec::with_capacity(rows.len());
-    for (row, written) in rows.iter().zip(written) {
+    let mut outcomes = Vec::with_capacity(given.len());
+    for (given, written) in given.iter().zip(written) {
         if let Some(written) = written {
             outcomes.push(Ok(K::output(written)));
             continue;
         }
+        let row = K::row(given);
         let operation = operation::<DB, T, K>(row);
         let expected = row.version().unwrap_or_default();
         let found = match &mut found {
@@ -315,7 +494,7 @@ async fn after<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
         };
         outcomes.push(match found {
             // It was given twice, a trigger dropped the write, or it came to be as it was: alone, that is told apart.
-            Ok((_, found)) if found == expected => K::one(row, link).await,
+            Ok((_, found)) if found == expected => K::one(given, link).await,
             Ok((row, found)) => Err(Unwritten::Met(Met {
                 row,
                 operation,

@@ -19,9 +19,9 @@ pub use self::edit::Edit;
 use self::edit::Save;
 pub use self::edit_at::{EditAt, EditAtError, Outdated, edit_at};
 pub use self::error::{DeleteError, LoadError, UpdateError};
-pub use self::insert::{InsertError, insert};
+pub use self::insert::{InsertError, insert, insert_many};
 pub(crate) use self::insert::{write_many, write_new};
-pub use self::many::{delete_many, load_many, update_many};
+pub use self::many::{delete_many, load_many, save_many, update_many};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
 use crate::db::Backend;
@@ -89,6 +89,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const LOAD_MANY: &'static str;
     /// Inserts the row and reads all columns.
     const INSERT: &'static str;
+    /// The same of many rows, with the number of each, where a statement takes those.
+    const INSERT_MANY: Option<&'static str> = None;
     /// Writes all columns and the next version.
     const UPDATE: &'static str = "";
     /// Writes the next version.
@@ -107,6 +109,9 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const HELD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
+    /// The same of many rows: what stands before the names of the changed columns, a NULL for each, their arrays, and what they are set to; and
+    /// what stands after that.
+    const SAVE_MANY: Option<[&'static str; 5]> = None;
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 
@@ -123,8 +128,6 @@ pub trait VersionedSql<DB: Backend>: Versioned {
             Self::bind_key(key, to);
         }
     }
-    /// Binds `Versioned::COLUMNS` of many rows as an array each, where statements take those.
-    fn bind_many(_: &[&Self], _: &mut impl Bind<DB>) {}
     /// Binds `CHECKED`.
     fn bind_checked(&self, _: &mut impl Bind<DB>) {}
     /// Binds `Versioned::COLUMNS`.
