@@ -87,6 +87,38 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
     }
 }
 
+/// A transaction that locks the same rows in the other order: the server ends the batch, which runs again, and no row has an error.
+#[tokio::test]
+async fn a_deadlock_with_another_order_is_run_again() {
+    let database = database(NUMBERS).await;
+    let rows = numbers(&database.pool, [1, 2]).await;
+    let mut holder = database.connection().await;
+    holder
+        .execute("SET deadlock_timeout = '20s'")
+        .await
+        .unwrap();
+    let mut holding = holder.begin().await.unwrap();
+    holding
+        .execute("UPDATE numbers SET value = 5 WHERE id = 2")
+        .await
+        .unwrap();
+    let mut batch = database.pool.acquire().await.unwrap();
+    batch
+        .execute("SET deadlock_timeout = '20ms'")
+        .await
+        .unwrap();
+    let updating = tokio::spawn(async move { Number::update_many(&mut *batch, &rows).await });
+    database.until_blocked().await;
+    holding
+        .execute("UPDATE numbers SET value = 6 WHERE id = 1")
+        .await
+        .unwrap();
+    holding.commit().await.unwrap();
+    for outcome in updating.await.unwrap() {
+        assert_eq!(outcome.unwrap().version, 1);
+    }
+}
+
 /// A row that a concurrent writer changes while the batch waits for it is stale, and the others are written.
 #[tokio::test]
 async fn a_row_that_changes_while_the_batch_waits() {

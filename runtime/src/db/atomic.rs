@@ -106,9 +106,10 @@ const RUNS: u32 = 10;
 
 /// Runs a write outside a transaction again that lost against a concurrent one.
 ///
-/// In READ COMMITTED none does: it waits for the other one and looks again. But the server's `default_transaction_isolation` may be
-/// stricter, and then such a write fails with 40001, and has to be run again by who began its transaction: us. Not at a lower
-/// level, because those who chose SERIALIZABLE rely on everybody's having it.
+/// In READ COMMITTED a write waits for the other one and looks again, but for a deadlock: with a transaction that locked the same rows in
+/// another order, or by another key. The server's `default_transaction_isolation` may be stricter, and then such a write fails with
+/// 40001 too. Either has to be run again by who began its transaction: us. Not at a lower level, because those who chose SERIALIZABLE rely
+/// on everybody's having it.
 pub(crate) struct Reruns {
     left: u32,
 }
@@ -127,7 +128,7 @@ impl Reruns {
         fault: Fault,
         link: &mut Link<'_, DB>,
     ) -> bool {
-        if fault != Fault::Serialization || self.left == 0 {
+        if !matches!(fault, Fault::Serialization | Fault::Deadlock) || self.left == 0 {
             return false;
         }
         // In one that was begun by hand the question fails, as it is aborted; and who began it runs it again.
