@@ -39,7 +39,7 @@ impl Arguments {
     fn parse() -> Option<Self> {
         let mut this = Self {
             rounds: 5,
-            time: Duration::from_millis(250),
+            time: Duration::from_millis(200),
             data: None,
             trips: false,
             words: Vec::new(),

@@ -2,6 +2,8 @@
 
 mod rusqlite;
 
+use std::sync::Arc;
+
 use rowlock::Lanes;
 use rowlock_tests::sqlite::{Database, database};
 use sqlx::sqlite::SqlitePoolOptions;
@@ -55,9 +57,9 @@ async fn contender<P: Peer>(
 ) -> Contender {
     let database = database(&tables("INTEGER PRIMARY KEY", "")).await;
     let peer = peer(&database).await;
-    let database = std::sync::Arc::new(database);
+    let database = Arc::new(database);
     Contender::new(name, peer, move || {
-        let database = std::sync::Arc::clone(&database);
+        let database = Arc::clone(&database);
         async move {
             sqlx::query_as::<_, Totals>(Totals::QUERY)
                 .fetch_one(&database.pool)
@@ -67,7 +69,7 @@ async fn contender<P: Peer>(
     })
 }
 
-/// That asks a connection whether it is alive costs a message to its thread and the answer.
+/// No ping, which is a message to the thread of the connection and its answer.
 fn connections(count: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .min_connections(count)
