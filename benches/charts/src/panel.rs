@@ -13,12 +13,13 @@ pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 pub(crate) const TEXT: RGBColor = RGBColor(0x24, 0x29, 0x2f);
 pub(crate) const FAINT: RGBColor = RGBColor(0xe4, 0xe7, 0xeb);
+pub(crate) const QUIET: RGBColor = RGBColor(0x6e, 0x77, 0x81);
+pub(crate) const OURS: RGBColor = RGBColor(0xc2, 0x25, 0x1c);
+const AXIS: RGBColor = RGBColor(0x8c, 0x95, 0x9f);
+
 /// In the place of the note.
 pub(crate) const QUICK: &str =
     "A quick run, to show that it works: these figures are worth nothing.";
-
-const QUIET: RGBColor = RGBColor(0x57, 0x60, 0x6a);
-const AXIS: RGBColor = RGBColor(0x8c, 0x95, 0x9f);
 
 /// Pixels between two names.
 const LINE_HEIGHT: i32 = 15;

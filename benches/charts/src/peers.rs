@@ -3,16 +3,16 @@
 use plotters::style::RGBColor;
 
 use crate::figures::{Figures, Row, distinct};
-use crate::panel::{self, Line, Panel, QUICK};
+use crate::panel::{self, Line, OURS, Panel, QUICK, QUIET, TEXT};
 use crate::{Chart, Result};
 
 /// Dark enough for text on white, and told apart by who does not see all colors.
-const COLORS: [(&str, RGBColor); 13] = [
-    ("rowlock, Lanes", RGBColor(0xc2, 0x25, 0x1c)),
+const COLORS: [(&str, RGBColor); 12] = [
+    ("rowlock, Lanes", OURS),
     ("rowlock, pool", RGBColor(0xd9, 0x73, 0x0d)),
-    ("sqlx pool", RGBColor(0x24, 0x29, 0x2f)),
-    ("sqlx pool, no ping", RGBColor(0x6e, 0x77, 0x81)),
-    ("sqlx, one writer", RGBColor(0x6e, 0x77, 0x81)),
+    ("sqlx pool", TEXT),
+    ("sqlx pool, no ping", QUIET),
+    ("sqlx, one writer", QUIET),
     ("tokio-postgres, deadpool", RGBColor(0x05, 0x50, 0xae)),
     ("tokio-postgres, pipelined", RGBColor(0x1f, 0x88, 0xd0)),
     ("diesel-async", RGBColor(0x1a, 0x7f, 0x37)),
@@ -20,12 +20,11 @@ const COLORS: [(&str, RGBColor); 13] = [
     ("toasty", RGBColor(0x82, 0x50, 0xdf)),
     ("rusqlite", RGBColor(0x05, 0x50, 0xae)),
     ("rusqlite, group commit", RGBColor(0x1f, 0x88, 0xd0)),
-    ("by hand", RGBColor(0x24, 0x29, 0x2f)),
 ];
 
 const LANES: &str = "rowlock, Lanes";
 
-pub(crate) fn color(name: &str) -> Result<RGBColor> {
+fn color(name: &str) -> Result<RGBColor> {
     let color = COLORS.iter().find(|(other, _)| *other == name);
     Ok(color.ok_or_else(|| format!("no color for {name}"))?.1)
 }

@@ -4,8 +4,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::figures::{Figures, Row};
-use crate::panel::{self, Area, FAINT, Line, Panel, QUICK, text};
-use crate::peers::{SIZE, color, rate};
+use crate::panel::{self, Area, FAINT, Line, OURS, Panel, QUICK, QUIET, TEXT, text};
+use crate::peers::{SIZE, rate};
 use crate::{Chart, Result};
 
 const WORKER: &str = "rowlock, worker";
@@ -44,14 +44,14 @@ pub(crate) fn chart(figures: &Figures) -> Result<Chart> {
         is_bold: name != BY_HAND,
         points,
     };
-    let ours = line("claim", color("rowlock, Lanes")?, ours);
+    let ours = line("claim", OURS, ours);
     let panel = Panel {
         title: "claim and complete_many, 8 tasks",
         x: "jobs per batch",
         y: "jobs per second",
         names: 80,
         label: rate,
-        lines: vec![ours, line(BY_HAND, color(BY_HAND)?, theirs)],
+        lines: vec![ours, line(BY_HAND, TEXT, theirs)],
     };
     let is_quick = figures.are_of_a_quick_run()?;
     let note = if is_quick { QUICK } else { NOTE };
@@ -101,45 +101,26 @@ fn bars(pairs: &[Pair<'_>], area: &Area<'_>) -> Result<()> {
         .x_label_formatter(&|value| rate(*value))
         .draw()?;
     let (from_x, from_y) = area.get_base_pixel();
-    let place = |chart: &ChartContext<'_, _, Cartesian2d<_, _>>, x: f64, y: i32| {
-        let (x, y) = chart.backend_coord(&(x, y));
+    let place = |jobs: f64, row: i32| {
+        let (x, y) = chart.backend_coord(&(jobs, row));
         (x - from_x, y - from_y)
     };
     for (pair, index) in pairs.iter().rev().zip(0..) {
-        let bottom = index * 3;
         let [ours, theirs] = pair.rates;
-        let names = [
-            (WORKER, ours, "rowlock, Lanes", 1),
-            (pair.against, theirs, "sqlx pool, no ping", 0),
+        let note = format!("{} ({:.1}x)", rate(ours), pair.ratio);
+        let bars = [
+            (pair.against, QUIET, theirs, rate(theirs)),
+            (WORKER, OURS, ours, note),
         ];
-        for (name, jobs, like, row) in names {
-            let color = color(like)?;
-            let (low, high) = (
-                place(&chart, 0.0, bottom + row),
-                place(&chart, jobs, bottom + row + 1),
-            );
-            area.draw(&Rectangle::new(
-                [(low.0, high.1 + 2), (high.0, low.1 - 2)],
-                color.filled(),
-            ))?;
-            let middle = i32::midpoint(low.1, high.1);
-            let style = text(12).color(&color);
-            area.draw(&Text::new(
-                name.to_owned(),
-                (low.0 - 6, middle),
-                style.clone().pos(Pos::new(HPos::Right, VPos::Center)),
-            ))?;
-            let note = match row {
-                1 => format!("{} ({:.1}x)", rate(jobs), pair.ratio),
-                _ => rate(jobs),
-            };
-            area.draw(&Text::new(
-                note,
-                (high.0 + 6, middle),
-                style.pos(Pos::new(HPos::Left, VPos::Center)),
-            ))?;
+        for ((name, color, jobs, note), row) in bars.into_iter().zip(index * 3..) {
+            let ((left, bottom), (right, top)) = (place(0.0, row), place(jobs, row + 1));
+            let bar = Rectangle::new([(left, top + 2), (right, bottom - 2)], color.filled());
+            area.draw(&bar)?;
+            let middle = i32::midpoint(top, bottom);
+            let style = |side| text(12).color(&color).pos(Pos::new(side, VPos::Center));
+            area.draw(&Text::new(name, (left - 6, middle), style(HPos::Right)))?;
+            area.draw(&Text::new(note, (right + 6, middle), style(HPos::Left)))?;
         }
     }
-
     Ok(())
 }
