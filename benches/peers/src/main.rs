@@ -12,6 +12,7 @@
 //! slice the database is asked whether it has each call that was acknowledged, once.
 
 mod by_hand;
+mod figures;
 mod harness;
 mod postgres;
 mod rowlock;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use figures::{COLUMNS, Figures};
 use harness::{Contender, Operation, Slice};
 
 const CALLERS: [i64; 4] = [1, 8, 64, 256];
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
                 postgres::round_trips().await;
                 return String::new();
             }
-            let mut data = "database\toperation\tcallers\tcontender\tratio\tratio_low\tratio_high\tcalls_per_second\tp50_us\tp99_us\trounds\n".to_owned();
+            let mut data = format!("database\toperation\tcallers\tcontender\t{COLUMNS}\n");
             for (database, contenders) in [
                 (postgres::NAME, postgres::contenders(None).await),
                 (sqlite::NAME, sqlite::contenders().await),
@@ -101,15 +103,26 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Prints a table of throughput as it is measured, and then one of latency.
 async fn compare(
     arguments: &Arguments,
     database: &str,
     contenders: &[Contender],
     data: &mut String,
 ) {
-    println!("\n### {database}\n");
-    println!("| operation | callers | | of sqlx pool | rounds | calls/s | p50, p99 us |");
-    println!("|---|---|---|---|---|---|---|");
+    let (first, others) = contenders.split_first().expect("there are contenders");
+    let names = |contenders: &[Contender]| {
+        contenders
+            .iter()
+            .map(|contender| contender.name.to_owned())
+            .collect()
+    };
+    println!(
+        "\n### {database}, calls per second of {}, and what the others have of it\n",
+        first.name
+    );
+    head(first.name, names(others));
+    let mut latency = Vec::new();
     for operation in Operation::ALL {
         for callers in CALLERS {
             let title = format!("{database}, {}, {callers}", operation.name());
@@ -121,13 +134,47 @@ async fn compare(
                 continue;
             }
             let slices = turns(arguments, operation, callers, contenders).await;
-            for (contender, mine) in contenders.iter().zip(&slices) {
-                let figures = Figures::new(mine, &slices[0]);
-                figures.print(operation, callers, contender.name);
-                figures.note(database, operation, callers, contender.name, data);
+            let all: Vec<_> = slices
+                .iter()
+                .map(|mine| Figures::new(mine, &slices[0]))
+                .collect();
+            let begin = format!("{} | {callers}", operation.name());
+            line(
+                &begin,
+                all[0].rate(),
+                all[1..].iter().map(Figures::ratio).collect(),
+            );
+            for (contender, figures) in contenders.iter().zip(&all) {
+                let begin = [
+                    database,
+                    operation.name(),
+                    &callers.to_string(),
+                    contender.name,
+                ];
+                *data += &format!("{}\t{}\n", begin.join("\t"), figures.row());
             }
+            latency.push((begin, all));
         }
     }
+    println!("\n### {database}, microseconds of a call: half of them take less, and 99 of 100\n");
+    head(first.name, names(others));
+    for (begin, all) in latency {
+        line(
+            &begin,
+            all[0].times(),
+            all[1..].iter().map(Figures::times).collect(),
+        );
+    }
+}
+
+fn head(first: &str, others: Vec<String>) {
+    let rule = vec!["---".to_owned(); others.len()];
+    line("operation | callers", first.to_owned(), others);
+    line("--- | ---", "---".to_owned(), rule);
+}
+
+fn line(begin: &str, first: String, others: Vec<String>) {
+    println!("| {begin} | {first} | {} |", others.join(" | "));
 }
 
 /// The slices of each contender. Before the first round each has one that prepares its statements.
@@ -154,84 +201,4 @@ async fn turns(
         }
     }
     slices
-}
-
-/// The medians of the rounds.
-struct Figures {
-    ratio: f64,
-    /// The lowest and the highest.
-    ratios: (f64, f64),
-    slice: Slice,
-    rounds: usize,
-}
-
-impl Figures {
-    fn new(mine: &[Slice], first: &[Slice]) -> Self {
-        let ratios = mine
-            .iter()
-            .zip(first)
-            .map(|(mine, first)| mine.per_second / first.per_second);
-        let ratios = sorted(ratios);
-        let of = |value: fn(&Slice) -> f64| median(&sorted(mine.iter().map(value)));
-        Self {
-            ratio: median(&ratios),
-            ratios: (ratios[0], ratios[ratios.len() - 1]),
-            slice: Slice {
-                calls: mine.iter().map(|slice| slice.calls).sum(),
-                per_second: of(|slice| slice.per_second),
-                p50: of(|slice| slice.p50),
-                p99: of(|slice| slice.p99),
-            },
-            rounds: mine.len(),
-        }
-    }
-
-    fn print(&self, operation: Operation, callers: i64, contender: &str) {
-        let Self {
-            ratio,
-            ratios: (low, high),
-            slice,
-            ..
-        } = self;
-        println!(
-            "| {} | {callers} | {contender} | **{ratio:.2}** | {low:.2}-{high:.2} | {:.0} | {:.0}, {:.0} |",
-            operation.name(),
-            slice.per_second,
-            slice.p50,
-            slice.p99
-        );
-    }
-
-    fn note(
-        &self,
-        database: &str,
-        operation: Operation,
-        callers: i64,
-        contender: &str,
-        data: &mut String,
-    ) {
-        let Self {
-            ratio,
-            ratios: (low, high),
-            slice,
-            rounds,
-        } = self;
-        *data += &format!(
-            "{database}\t{}\t{callers}\t{contender}\t{ratio:.3}\t{low:.3}\t{high:.3}\t{:.0}\t{:.0}\t{:.0}\t{rounds}\n",
-            operation.name(),
-            slice.per_second,
-            slice.p50,
-            slice.p99
-        );
-    }
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
 }
