@@ -2,19 +2,20 @@
 //!
 //! ```text
 //! cargo run -q -p rowlock-tests --bin with-servers -- \
-//!     cargo run --release --manifest-path benches/queues/Cargo.toml -- [--fsync] [--rounds N] [NAME...]
+//!     cargo run --release --manifest-path benches/queues/Cargo.toml -- [--fsync] [--rounds N] [--tries N] [--data FILE] [NAME...]
 //! ```
 //!
 //! Every drain begins with a full queue of jobs that do nothing, and ends when the database says that all of them are
 //! completed. First each setting of each contender is drained three times, and the one with the best median is chosen. Then come
 //! the rounds, in which each pair is drained in turns: one, the other, the other, the one; the next round begins with the other. Each
-//! gives one ratio. Names choose pairs.
+//! gives one ratio. Names choose pairs. `--tries 1` tries each setting once, and `--data` writes the last table to a file.
 //!
 //! With `--fsync` the server waits for its disk meanwhile; the role must be allowed to change the server's settings.
 
 mod contenders;
 mod harness;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use contenders::{apalis, by_hand, graphile_worker, rowlock, sqlxmq, underway};
@@ -28,6 +29,8 @@ const TRIES: usize = 3;
 struct Arguments {
     fsync: bool,
     rounds: usize,
+    tries: usize,
+    data: Option<PathBuf>,
     names: Vec<String>,
 }
 
@@ -36,16 +39,17 @@ impl Arguments {
         let mut this = Self {
             fsync: false,
             rounds: ROUNDS,
+            tries: TRIES,
+            data: None,
             names: Vec::new(),
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--fsync" => this.fsync = true,
-                "--rounds" => {
-                    let rounds = arguments.next()?.parse().ok();
-                    this.rounds = rounds.filter(|&rounds| rounds > 0)?;
-                }
+                "--rounds" => this.rounds = count(&mut arguments)?,
+                "--tries" => this.tries = count(&mut arguments)?,
+                "--data" => this.data = Some(arguments.next()?.into()),
                 _ => this.names.push(argument),
             }
         }
@@ -56,6 +60,11 @@ impl Arguments {
         let named = |name: &String| ours.contains(name.as_str()) || theirs.contains(name.as_str());
         self.names.is_empty() || self.names.iter().any(named)
     }
+}
+
+fn count(arguments: &mut impl Iterator<Item = String>) -> Option<usize> {
+    let count = arguments.next()?.parse().ok();
+    count.filter(|&count| count > 0)
 }
 
 /// A contender, and the setting at which it is best.
@@ -101,7 +110,7 @@ impl Pair {
 
 fn main() -> ExitCode {
     let Some(arguments) = Arguments::parse() else {
-        eprintln!("usage: rowlock-benches-queues [--fsync] [--rounds N] [NAME...]");
+        eprintln!("usage: rowlock-benches-queues [--fsync] [--rounds N] [--tries N] [--data FILE] [NAME...]");
         return ExitCode::from(2);
     };
     let Some(server) = Server::from_environment() else {
@@ -112,11 +121,10 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .expect("a runtime can be made")
-        .block_on(run(&arguments, &server));
-    ExitCode::SUCCESS
+        .block_on(run(&arguments, &server))
 }
 
-async fn run(arguments: &Arguments, server: &Server) {
+async fn run(arguments: &Arguments, server: &Server) -> ExitCode {
     let mut databases = Vec::new();
     let mut contenders = Vec::new();
     macro_rules! add {
@@ -133,11 +141,11 @@ async fn run(arguments: &Arguments, server: &Server) {
         arguments.wants(contenders[pair.ours].name, contenders[pair.theirs].name)
     });
     let mut entries = Vec::new();
-    println!("| contender | setting tried | claims up to | jobs/s, median of {TRIES} |");
+    println!("| contender | setting tried | claims up to | jobs/s, median of {} |", arguments.tries);
     println!("|---|---|---|---|");
     for (index, contender) in contenders.into_iter().enumerate() {
         let is_in = pairs.iter().any(|pair| [pair.ours, pair.theirs].contains(&index));
-        let chosen = if is_in { choose(&contender).await } else { 0 };
+        let chosen = if is_in { choose(&contender, arguments.tries).await } else { 0 };
         entries.push(Entry { contender, chosen });
     }
     if arguments.fsync {
@@ -152,10 +160,21 @@ async fn run(arguments: &Arguments, server: &Server) {
         server.set_fsync(false).await;
     }
     report(&entries, &mut pairs);
+    let written = match &arguments.data {
+        Some(file) => std::fs::write(file, data(&entries, &pairs)),
+        None => Ok(()),
+    };
 
     drop(entries);
     for database in databases {
         Database::drop(database).await;
+    }
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the figures are not written: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -190,10 +209,10 @@ fn pairs(contenders: &[Contender]) -> Vec<Pair> {
 }
 
 /// Tries all settings, and prints what came of those that are alternatives to each other.
-async fn choose(contender: &Contender) -> usize {
+async fn choose(contender: &Contender, tries: usize) -> usize {
     let mut rates = vec![Vec::new(); contender.settings.len()];
     if rates.len() > 1 {
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             for (rates, setting) in rates.iter_mut().zip(&contender.settings) {
                 rates.push(contender.measure(setting).await);
             }
@@ -220,8 +239,7 @@ fn report(entries: &[Entry], pairs: &mut [Pair]) {
             values.sort_by(f64::total_cmp);
         }
         let count = pair.ratios.len();
-        // The median lies between these two ranks with 95 % probability, whatever the distribution.
-        let margin = 0.98 / (count as f64).sqrt();
+        let (low, high) = interval(&pair.ratios);
         let [ours, theirs] = [pair.ours, pair.theirs].map(|index| &entries[index]);
         let ratio = |fraction: f64| at(&pair.ratios, fraction);
         println!(
@@ -231,14 +249,42 @@ fn report(entries: &[Entry], pairs: &mut [Pair]) {
             theirs.contender.name,
             theirs.setting().text,
             ratio(0.5),
-            ratio(0.5 - margin),
-            ratio(0.5 + margin),
+            low,
+            high,
             ratio(0.1),
             ratio(0.9),
             at(&pair.rates[0], 0.5),
             at(&pair.rates[1], 0.5),
         );
     }
+}
+
+/// Where the median of sorted values is with 95 % probability, whatever the distribution: between two of their ranks.
+fn interval(sorted: &[f64]) -> (f64, f64) {
+    let margin = 0.98 / (sorted.len() as f64).sqrt();
+    (at(sorted, 0.5 - margin), at(sorted, 0.5 + margin))
+}
+
+/// The table that [`report`] has printed, for `docs/charts`.
+fn data(entries: &[Entry], pairs: &[Pair]) -> String {
+    let mut data = "contender\tsetting\tbatch\tagainst\tagainst_setting\tratio\tratio_low\tratio_high\tjobs_per_second\tagainst_jobs_per_second\trounds\n".to_owned();
+    for pair in pairs {
+        let [ours, theirs] = [pair.ours, pair.theirs].map(|index| &entries[index]);
+        let (low, high) = interval(&pair.ratios);
+        data += &format!(
+            "{}\t{}\t{}\t{}\t{}\t{:.2}\t{low:.2}\t{high:.2}\t{:.0}\t{:.0}\t{}\n",
+            ours.contender.name,
+            ours.setting().text,
+            ours.setting().batch,
+            theirs.contender.name,
+            theirs.setting().text,
+            at(&pair.ratios, 0.5),
+            at(&pair.rates[0], 0.5),
+            at(&pair.rates[1], 0.5),
+            pair.ratios.len(),
+        );
+    }
+    data
 }
 
 /// The value at this fraction of sorted values.
