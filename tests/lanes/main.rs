@@ -8,6 +8,7 @@ extern crate limited_tokio as tokio;
 mod broken;
 mod folds;
 mod held;
+mod kills;
 mod model;
 mod sqlite;
 mod taken;
