@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rowlock::Lanes;
 use rowlock::row::{CounterError, FoundOrCreated, LoadError, UpdateError};
+use rowlock::{Fault, Lanes};
 use rowlock_tests::cancel;
 use rowlock_tests::random::Random;
 use sqlx::Postgres;
@@ -250,13 +250,12 @@ impl Process {
     }
 }
 
-/// What an error says of the write: it may have been done, or it was not.
+/// What an error says of the write: it may have been done, or it was not, as no connection could be had.
 fn failed(error: impl Into<rowlock::Error>) -> Result<Told, Error> {
     let error = error.into();
-    match error.is_unknown() {
-        true => Ok(Told::Unknown),
-        // Nothing that the models can have is wrong with the rows.
-        false if error.fault().is_some() => Ok(Told::Nothing),
-        false => Err(error.into()),
+    match error.fault() {
+        _ if error.is_unknown() => Ok(Told::Unknown),
+        Some(Fault::ConnectionLost | Fault::PoolTimedOut) => Ok(Told::Nothing),
+        _ => Err(error.into()),
     }
 }
