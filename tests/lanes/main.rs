@@ -8,7 +8,6 @@ extern crate limited_tokio as tokio;
 mod broken;
 mod folds;
 mod held;
-mod kills;
 mod model;
 mod sqlite;
 mod taken;
