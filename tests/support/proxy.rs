@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,6 +28,47 @@ struct Shared {
     statements: AtomicUsize,
     requests: watch::Sender<Requests>,
     replies: watch::Sender<Replies>,
+    messages: Mutex<Messages>,
+}
+
+/// Who sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The clients.
+    Client,
+    /// The server.
+    Server,
+}
+
+/// How many messages were forwarded, and at which of them a connection is cut.
+#[derive(Debug, Default)]
+struct Messages {
+    from_clients: usize,
+    from_server: usize,
+    cut: Option<Cut>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    from: Side,
+    message: usize,
+    is_whole: bool,
+}
+
+impl Messages {
+    /// Of these messages, which end at these places of a piece: how much of the piece goes on before the cut, if it is in there.
+    fn cut_within(&mut self, from: Side, ends: &[usize]) -> Option<usize> {
+        let count = match from {
+            Side::Client => &mut self.from_clients,
+            Side::Server => &mut self.from_server,
+        };
+        let before = *count;
+        *count += ends.len();
+        let cut = self.cut.filter(|cut| cut.from == from)?;
+        let end = ends.get(cut.message.checked_sub(before + 1)?)?;
+        self.cut = None;
+        Some(end - usize::from(!cut.is_whole))
+    }
 }
 
 /// What becomes of the bytes from the clients.
@@ -68,6 +109,7 @@ impl Proxy {
             statements: AtomicUsize::new(0),
             requests: watch::Sender::new(Requests::Flow),
             replies: watch::Sender::new(Replies::Flow),
+            messages: Mutex::default(),
         });
 
         let accept = {
@@ -116,6 +158,34 @@ impl Proxy {
     pub fn reset(&self) {
         self.shared.round_trips.store(0, SeqCst);
         self.shared.statements.store(0, SeqCst);
+        *self.shared.messages() = Messages::default();
+    }
+
+    /// How many messages were forwarded since [`reset`](Self::reset), whole or in part.
+    pub fn messages(&self, from: Side) -> usize {
+        let messages = self.shared.messages();
+        match from {
+            Side::Client => messages.from_clients,
+            Side::Server => messages.from_server,
+        }
+    }
+
+    /// Counts from zero, and cuts the connection on which the message of this number comes, from 1: after the message, or before its last byte.
+    pub fn cut_at(&self, from: Side, message: usize, is_whole: bool) {
+        let cut = Cut {
+            from,
+            message,
+            is_whole,
+        };
+        *self.shared.messages() = Messages {
+            cut: Some(cut),
+            ..Messages::default()
+        };
+    }
+
+    /// Whether the message of [`cut_at`](Self::cut_at) has come.
+    pub fn has_cut(&self) -> bool {
+        self.shared.messages().cut.is_none()
     }
 
     /// Holds back all that the server sends from now on, or lets it go.
@@ -164,6 +234,12 @@ impl Drop for Proxy {
     }
 }
 
+impl Shared {
+    fn messages(&self) -> MutexGuard<'_, Messages> {
+        self.messages.lock().expect("no panic under the lock")
+    }
+}
+
 /// Serves one connection until either end closes it.
 async fn relay(client: TcpStream, upstream: String, shared: Arc<Shared>) -> io::Result<()> {
     let server = TcpStream::connect(upstream).await?;
@@ -182,9 +258,9 @@ async fn requests(
     mut server: OwnedWriteHalf,
     shared: &Shared,
 ) -> io::Result<()> {
-    let mut messages = Messages {
+    let mut stream = Stream {
         typed: false,
-        ..Messages::default()
+        ..Stream::default()
     };
     let mut buffer = [0; 8192];
     loop {
@@ -206,9 +282,15 @@ async fn requests(
             let flow = released.wait_for(|requests| *requests == Requests::Flow);
             flow.await.map_err(io::Error::other)?;
         }
-        let parses = messages.count(b'P', bytes);
-        shared.statements.fetch_add(parses, SeqCst);
-        server.write_all(bytes).await?;
+        let Found { begun, ends } = stream.read(b'P', bytes);
+        shared.statements.fetch_add(begun, SeqCst);
+        let cut = shared.messages().cut_within(Side::Client, &ends);
+        server
+            .write_all(&bytes[..cut.unwrap_or(bytes.len())])
+            .await?;
+        if cut.is_some() {
+            return Ok(());
+        }
     }
 }
 
@@ -217,9 +299,9 @@ async fn replies(
     mut client: OwnedWriteHalf,
     shared: &Shared,
 ) -> io::Result<()> {
-    let mut messages = Messages {
+    let mut stream = Stream {
         typed: true,
-        ..Messages::default()
+        ..Stream::default()
     };
     let mut released = shared.replies.subscribe();
     let mut buffer = [0; 8192];
@@ -239,44 +321,65 @@ async fn replies(
         flow.map_err(io::Error::other)?;
 
         // Counted before it is sent, so that who has the reply sees the count.
-        let trips = messages.count(b'Z', bytes);
-        shared.round_trips.fetch_add(trips, SeqCst);
-        client.write_all(bytes).await?;
+        let Found { begun, ends } = stream.read(b'Z', bytes);
+        shared.round_trips.fetch_add(begun, SeqCst);
+        let cut = shared.messages().cut_within(Side::Server, &ends);
+        client
+            .write_all(&bytes[..cut.unwrap_or(bytes.len())])
+            .await?;
+        if cut.is_some() {
+            return Ok(());
+        }
     }
 }
 
 /// Finds the messages in one direction of a connection, whose bytes come in
 /// pieces of any size: a type byte, a length that counts itself, a body.
 #[derive(Default)]
-struct Messages {
+struct Stream {
     /// Whether the next message has a type byte. A client's first has none.
     typed: bool,
     header: Vec<u8>,
     body_left: usize,
 }
 
-impl Messages {
-    /// How many messages of this kind begin in these bytes.
-    fn count(&mut self, kind: u8, mut bytes: &[u8]) -> usize {
-        let mut count = 0;
-        while let Some((&first, rest)) = bytes.split_first() {
+/// What is in a piece.
+struct Found {
+    /// How many messages of the kind that was asked for begin.
+    begun: usize,
+    /// Where messages end.
+    ends: Vec<usize>,
+}
+
+impl Stream {
+    fn read(&mut self, kind: u8, bytes: &[u8]) -> Found {
+        let mut found = Found {
+            begun: 0,
+            ends: Vec::new(),
+        };
+        let mut at = 0;
+        while at < bytes.len() {
             if self.body_left > 0 {
-                let skipped = self.body_left.min(bytes.len());
+                let skipped = self.body_left.min(bytes.len() - at);
                 self.body_left -= skipped;
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            bytes = rest;
-            self.header.push(first);
-            let length = &self.header[usize::from(self.typed)..];
-            if let Ok(length) = <[u8; 4]>::try_from(length) {
+                at += skipped;
+            } else {
+                self.header.push(bytes[at]);
+                at += 1;
+                let length = &self.header[usize::from(self.typed)..];
+                let Ok(length) = <[u8; 4]>::try_from(length) else {
+                    continue;
+                };
                 self.body_left = u32::from_be_bytes(length).saturating_sub(4) as usize;
-                count += usize::from(self.typed && self.header[0] == kind);
+                found.begun += usize::from(self.typed && self.header[0] == kind);
                 self.header.clear();
                 self.typed = true;
             }
+            if self.body_left == 0 {
+                found.ends.push(at);
+            }
         }
-        count
+        found
     }
 }
 
@@ -284,7 +387,7 @@ impl Messages {
 mod tests {
     use sqlx::Connection;
 
-    use super::Proxy;
+    use super::{Proxy, Side};
     use crate::postgres::{self, PoolOptions};
 
     async fn select(connection: &mut postgres::Connection) -> Result<i32, sqlx::Error> {
@@ -330,5 +433,31 @@ mod tests {
         select(&mut connection).await.unwrap_err();
         drop(connection);
         select(&mut pool.acquire().await.unwrap()).await.unwrap();
+    }
+
+    /// At each message of a statement, in both directions: it is answered only if the whole answer has come.
+    #[tokio::test]
+    async fn a_connection_is_cut_at_a_message() {
+        let database = postgres::database("CREATE TABLE notes (id {id})").await;
+        let proxy = Proxy::start(&postgres::address()).await;
+        let pool = database
+            .pool_through(&proxy, PoolOptions::new().max_connections(1))
+            .await;
+        // Bind, Execute, Close, Sync; and for each an answer, with DataRow beside CommandComplete.
+        for (from, most) in [(Side::Client, 4), (Side::Server, 5)] {
+            for message in 1..=most + 1 {
+                for is_whole in [false, true] {
+                    let mut connection = pool.acquire().await.unwrap();
+                    select(&mut connection).await.unwrap();
+                    proxy.cut_at(from, message, is_whole);
+                    let is_answered = select(&mut connection).await.is_ok();
+                    let is_over = from == Side::Server && message == most && is_whole;
+                    let case = format!("{from:?} {message} {is_whole}");
+                    assert_eq!(is_answered, is_over || message > most, "{case}");
+                    assert_eq!(proxy.has_cut(), message <= most, "{case}");
+                    proxy.reset();
+                }
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ mod check;
 mod counter;
 mod find_or_create;
 mod guarded;
+mod lanes;
 mod lockable;
 mod mixed;
 mod upsert_if;
