@@ -126,7 +126,7 @@ pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Statemen
 pub(crate) fn fold(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
     let columns = model.unique_columns(key);
     let is_plain = key.around.iter().all(Option::is_none) && !key.nulls_not_distinct;
-    if !dialect.has_arrays() || !model.folds || !is_plain {
+    if !model.folds || !is_plain {
         return None;
     }
     let predicate = key.predicate.as_ref();

@@ -120,10 +120,18 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             const FOLDS: bool = false;
         )
     });
+    let fold = plan
+        .version
+        .and_then(|version| sql::versioned::many::fold(model, version, dialect));
+    let fold = fold_constant("UPDATE_FOLD", fold.as_ref());
+    let held = sql::held(model, dialect).filter(|_| plan.version.is_some());
+    let held = fold_constant("HELD", held.as_ref());
     let load = quote! {
         const LOAD_MANY: &'static str = #load;
         #folds
         #bind_keys
+        #fold
+        #held
     };
     let update = plan
         .version
@@ -132,11 +140,6 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         return load;
     };
     let update = optional_statement(Some(&update));
-    let fold = plan
-        .version
-        .and_then(|version| sql::versioned::many::fold(model, version, dialect));
-    let fold = fold_constant("UPDATE_FOLD", fold.as_ref());
-    let held = fold_constant("HELD", sql::held(model, dialect).as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
     let database = database(dialect);
     let writable = model.writable();
@@ -145,8 +148,6 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #load
         const UPDATE_MANY: __rt::Option<&'static str> = #update;
         const DELETE_MANY: __rt::Option<&'static str> = #delete;
-        #fold
-        #held
         fn bind_many(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) {
             #[allow(unused_imports)]
             use __rt::NoArrayType as _;

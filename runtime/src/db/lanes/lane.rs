@@ -3,10 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use futures_util::future::{Either, select};
 use sqlx::Connection as _;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
@@ -70,11 +72,16 @@ impl<DB: Backend> Inner<DB> {
                 Err(TryAcquireError::Closed) => return Err(sqlx::Error::PoolClosed),
                 Err(TryAcquireError::NoPermits) => {
                     let _waiting = Waiting::new(&self.waiting);
-                    match timeout(PATIENCE, self.permits.acquire()).await {
-                        Ok(Ok(permit)) => permit,
-                        Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
-                        Err(_) => return self.spare().await,
-                    }
+                    let mut permit = pin!(self.permits.acquire());
+                    let permit = match timeout(PATIENCE, &mut permit).await {
+                        Ok(permit) => permit,
+                        // The pool may have no more to give, and the lane is free again.
+                        Err(_) => match select(permit, pin!(self.spare())).await {
+                            Either::Left((permit, _)) => permit,
+                            Either::Right((spare, _)) => return spare,
+                        },
+                    };
+                    permit.map_err(|_| sqlx::Error::PoolClosed)?
                 }
             };
             permit.forget();

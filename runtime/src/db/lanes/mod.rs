@@ -18,10 +18,10 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 pub(crate) use self::call::{Addition, Call, Cells};
-#[cfg(feature = "sqlite")]
-pub(super) use self::cells::NoCells;
 #[cfg(feature = "postgres")]
 pub(super) use self::cells::PgCells;
+#[cfg(feature = "sqlite")]
+pub(super) use self::cells::SqliteCells;
 use self::fold::{Address, Queue};
 pub(crate) use self::fold::{Fold, Turn, take, take_to_add};
 pub use self::lane::Lane;
