@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rowlock::row::{CounterError, UpdateError};
 use rowlock::Fault;
+use rowlock::row::{CounterError, UpdateError};
 use rowlock_tests::random::Random;
 use sqlx::Connection as _;
 
@@ -98,7 +98,11 @@ async fn a_call_that_nobody_polls_stops_nobody() {
     let lanes = lanes_of(&database, 1).await;
     let mut call = std::pin::pin!(PageViews::add_views(&lanes, 1, 1));
     // It has the lane.
-    assert!(rowlock_tests::cancel::polled(1, call.as_mut()).await.is_none());
+    assert!(
+        rowlock_tests::cancel::polled(1, call.as_mut())
+            .await
+            .is_none()
+    );
     at_once((0..64).map(|_| {
         let lanes = lanes.clone();
         async move { PageViews::add_views(&lanes, 2, 1).await.unwrap() }

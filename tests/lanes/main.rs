@@ -68,3 +68,17 @@ where
     outputs.sort_by_key(|(number, _): &(i32, _)| *number);
     outputs.into_iter().map(|(_, output)| output).collect()
 }
+
+/// The same while somebody has the lane: none is served before all have been called.
+async fn behind<L, F>(lane: L, calls: impl IntoIterator<Item = F>) -> Vec<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let given_back = async {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        drop(lane);
+    };
+    tokio::join!(at_once(calls), given_back).0
+}

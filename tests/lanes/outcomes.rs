@@ -14,7 +14,8 @@ async fn additions_to_one_row_are_few_statements() {
         let lanes = lanes.clone();
         async move { PageViews::add_views(&lanes, page, 1).await.unwrap() }
     };
-    let mut totals = at_once((0..64).map(|_| add(7))).await;
+    let lane = lanes.acquire().await.unwrap();
+    let mut totals = behind(lane, (0..64).map(|_| add(7))).await;
     totals.sort_unstable();
     assert_eq!(totals, (1..=64).collect::<Vec<_>>());
     let folded = statements(&database.pool).await;

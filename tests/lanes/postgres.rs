@@ -56,4 +56,3 @@ async fn statements(pool: &Pool) -> i64 {
 async fn number(pool: &Pool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
-

@@ -111,10 +111,10 @@ fn write_char(character: char, json: &mut String) {
 #[derive(Default)]
 pub(crate) struct JsonRow {
     json: String,
-    /// The digits of blobs, at the places of their values.
-    blobs: String,
     values: usize,
-    has_blobs: bool,
+    /// The digits of blobs, at the places of their values, as far as there are some.
+    blobs: String,
+    blobs_to: usize,
     has_floats: bool,
 }
 
@@ -129,42 +129,37 @@ impl JsonRow {
 
     /// Equal if all values are.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let blobs = if self.has_blobs { &*self.blobs } else { "" };
-        [self.json.as_bytes(), blobs.as_bytes()].concat()
-    }
-
-    fn next(&mut self, digits: &str) -> &mut String {
-        separate(&mut self.json, self.values);
-        self.values += 1;
-        self.has_blobs |= digits != NO_DIGITS;
-        self.blobs.push_str(digits);
-        &mut self.json
+        [self.json.as_bytes(), self.blobs.as_bytes()].concat()
     }
 
     pub(crate) fn null(&mut self) {
-        self.next(NO_DIGITS).push_str("null");
+        self.value(|json| json.push_str("null"));
     }
 
     pub(crate) fn integer(&mut self, value: i64) {
-        let _ = write!(self.next(NO_DIGITS), "{value}");
+        self.value(|json| {
+            let _ = write!(json, "{value}");
+        });
     }
 
     pub(crate) fn text(&mut self, value: &str) {
-        write_text(value, self.next(NO_DIGITS));
+        self.value(|json| write_text(value, json));
     }
 
     pub(crate) fn blob(&mut self, value: &[u8]) {
+        self.null();
         let mut digits = ",\"".to_owned();
         for byte in value {
             let _ = write!(digits, "{byte:02x}");
         }
         digits.push('"');
-        self.next(&digits).push_str("null");
+        self.digits(&digits);
     }
 
     /// A value that sqlx would bind.
     pub(crate) fn shown(&mut self, value: &SqliteArgumentsBuffer) -> Result<(), &'static str> {
-        let shown = format!("{value:?}");
+        let mut shown = String::with_capacity(64);
+        let _ = write!(shown, "{value:?}");
         let value = shown.strip_prefix("SqliteArgumentsBuffer([");
         let mut value = Shown(
             value
@@ -172,14 +167,35 @@ impl JsonRow {
                 .ok_or(UNREADABLE)?,
         );
         self.has_floats |= value.0.starts_with("Double(");
-        let mut json = String::new();
-        let digits = value.write(&mut json)?;
-        if !value.0.is_empty() {
-            return Err(UNREADABLE);
+        let digits = self.value(|json| value.write(json))?;
+        if let Some(digits) = digits {
+            self.digits(&digits);
         }
-        self.next(digits.as_deref().unwrap_or(NO_DIGITS))
-            .push_str(&json);
-        Ok(())
+        if value.0.is_empty() {
+            Ok(())
+        } else {
+            Err(UNREADABLE)
+        }
+    }
+
+    fn value<T>(&mut self, write: impl FnOnce(&mut String) -> T) -> T {
+        separate(&mut self.json, self.values);
+        self.values += 1;
+        write(&mut self.json)
+    }
+
+    /// Of the last value, which is a blob.
+    fn digits(&mut self, digits: &str) {
+        self.pad(self.values - 1);
+        self.blobs.push_str(digits);
+        self.blobs_to = self.values;
+    }
+
+    /// Up to so many values.
+    fn pad(&mut self, values: usize) {
+        for _ in self.blobs_to..values {
+            self.blobs.push_str(NO_DIGITS);
+        }
     }
 
     /// These rows, each with its value of each column.
@@ -197,9 +213,7 @@ impl JsonRow {
                 separate(&mut json, place);
                 write_value(column, number, &mut json)?;
             }
-            if row.has_blobs {
-                json.push_str(&row.blobs);
-            }
+            json.push_str(&row.blobs);
             json.push(']');
         }
         json.push(']');

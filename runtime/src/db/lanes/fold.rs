@@ -116,6 +116,8 @@ struct State<DB: Backend> {
     waiting: VecDeque<Waiting<DB>>,
     /// How many statements are under way, or about to be.
     under_way: usize,
+    /// How many of them run in the tasks of their callers, who need not look at the answer.
+    of_callers: usize,
     /// How often calls that waited were taken.
     takes: u64,
     /// How often that was when the watch last looked.
@@ -146,6 +148,7 @@ impl<DB: Backend> Queue<DB> {
 pub(super) struct Place<DB: Backend> {
     lanes: Arc<Inner<DB>>,
     queue: Arc<Queue<DB>>,
+    is_callers: bool,
     is_over: bool,
 }
 
@@ -155,6 +158,7 @@ impl<DB: Backend> Drop for Place<DB> {
         if self.is_wanted()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            self.leave_caller();
             let (lanes, queue) = (Arc::clone(&self.lanes), Arc::clone(&self.queue));
             // Made when it runs: a runtime that ends drops what is spawned, and that must not spawn again.
             runtime.spawn(async move { Self::new(lanes, queue).serve(None).await });
@@ -168,7 +172,20 @@ impl<DB: Backend> Place<DB> {
         Self {
             lanes,
             queue,
+            is_callers: false,
             is_over: false,
+        }
+    }
+
+    fn of_caller(mut self) -> Self {
+        self.queue.state().of_callers += 1;
+        self.is_callers = true;
+        self
+    }
+
+    fn leave_caller(&mut self) {
+        if std::mem::take(&mut self.is_callers) {
+            self.queue.state().of_callers -= 1;
         }
     }
 
@@ -181,6 +198,7 @@ impl<DB: Backend> Place<DB> {
         if state.waiting.is_empty() {
             state.under_way -= 1;
             drop(state);
+            self.leave_caller();
             self.is_over = true;
         }
         !self.is_over
@@ -188,6 +206,7 @@ impl<DB: Backend> Place<DB> {
 
     /// Serves those who wait, until nobody does.
     pub(super) async fn serve(mut self, mut lane: Option<Lane<DB>>) {
+        self.leave_caller();
         while self.is_wanted() {
             let mut free = match lane.take() {
                 Some(lane) => lane,
@@ -549,6 +568,7 @@ impl<DB: Backend> Lanes<DB> {
             return Waited::Free(self.0.lane().await);
         }
         if let Some(place) = self.place(&queue, None) {
+            let place = place.of_caller();
             let lane = self.0.lane().await;
             return Waited::Free(lane.map(|lane| lane.with(place)));
         }
@@ -610,6 +630,7 @@ impl<DB: Backend> Lanes<DB> {
                 state: Mutex::new(State {
                     waiting: VecDeque::new(),
                     under_way: 0,
+                    of_callers: 0,
                     takes: 0,
                     seen: 0,
                     held: HashMap::new(),
@@ -642,8 +663,9 @@ async fn watch<DB: Backend>(lanes: Arc<Inner<DB>>) {
         for queue in &queues {
             let mut state = queue.state();
             let is_stuck = state.takes == state.seen && !state.waiting.is_empty();
-            // The first may be the statement of a caller who does not look at its answer. The second is none, and waits for the one writer.
-            let is_stuck = is_stuck && !(queue.has_one_writer() && state.under_way > 1);
+            // Where there is one writer, a second statement would only be in the way of one that comes to its end.
+            let is_stuck =
+                is_stuck && !(queue.has_one_writer() && state.under_way > state.of_callers);
             is_quiet &= state.takes == state.seen && state.waiting.is_empty();
             state.seen = state.takes;
             if is_stuck {
