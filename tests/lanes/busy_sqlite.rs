@@ -96,19 +96,21 @@ async fn a_lock_that_comes_and_goes() {
 async fn a_call_that_nobody_polls_stops_nobody() {
     let database = database(TABLES).await;
     let lanes = lanes_of(&database, 1).await;
-    let mut call = std::pin::pin!(PageViews::add_views(&lanes, 1, 1));
-    // It has the lane.
-    assert!(
-        rowlock_tests::cancel::polled(1, call.as_mut())
-            .await
-            .is_none()
-    );
+    let mut answered = 0;
+    let call = loop {
+        let mut call = Box::pin(PageViews::add_views(&lanes, 1, 1));
+        match rowlock_tests::cancel::polled(1, call.as_mut()).await {
+            // It has the lane.
+            None => break call,
+            Some(_) => answered += 1,
+        }
+    };
     at_once((0..64).map(|_| {
         let lanes = lanes.clone();
         async move { PageViews::add_views(&lanes, 2, 1).await.unwrap() }
     }))
     .await;
-    assert_eq!(call.await.unwrap(), 1);
+    assert_eq!(call.await.unwrap(), answered + 1);
 }
 
 /// Callers that go at any point: what was confirmed is there, and nothing twice.

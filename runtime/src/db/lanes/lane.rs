@@ -3,12 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use futures_util::future::{Either, select};
 use sqlx::Connection as _;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
@@ -72,16 +70,17 @@ impl<DB: Backend> Inner<DB> {
                 Err(TryAcquireError::Closed) => return Err(sqlx::Error::PoolClosed),
                 Err(TryAcquireError::NoPermits) => {
                     let _waiting = Waiting::new(&self.waiting);
-                    let mut permit = pin!(self.permits.acquire());
-                    let permit = match timeout(PATIENCE, &mut permit).await {
-                        Ok(permit) => permit,
-                        // The pool may have no more to give, and the lane is free again.
-                        Err(_) => match select(permit, pin!(self.spare())).await {
-                            Either::Left((permit, _)) => permit,
-                            Either::Right((spare, _)) => return spare,
-                        },
+                    // Where the lanes are all that the pool has, there is nothing else to wait for.
+                    let longest = match self.has_spares() {
+                        true => PATIENCE,
+                        false => self.pool.options().get_acquire_timeout(),
                     };
-                    permit.map_err(|_| sqlx::Error::PoolClosed)?
+                    match timeout(longest, self.permits.acquire()).await {
+                        Ok(Ok(permit)) => permit,
+                        Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
+                        Err(_) if self.has_spares() => return self.spare().await,
+                        Err(_) => return Err(sqlx::Error::PoolTimedOut),
+                    }
                 }
             };
             permit.forget();
@@ -96,6 +95,11 @@ impl<DB: Backend> Inner<DB> {
             };
             Ok(Lane::new(kept, seat))
         }
+    }
+
+    fn has_spares(&self) -> bool {
+        let all = self.pool.options().get_max_connections();
+        usize::try_from(all).is_ok_and(|all| all > self.count)
     }
 
     /// A connection of the pool that is no lane.
