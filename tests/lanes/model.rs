@@ -61,7 +61,7 @@ async fn totals_are_those_of_some_order() {
         }
         let there = number(
             &database.pool,
-            "SELECT units::bigint FROM stock WHERE sku = 'ink'",
+            "SELECT CAST(units AS bigint) FROM stock WHERE sku = 'ink'",
         )
         .await;
         assert_eq!(there, sum, "seed {seed}");

@@ -1,6 +1,8 @@
 //! `Counter`: the key is bound first, then the change, then the lowest and highest old value that allow it.
 
-use super::given::{and_folded, given, given_once, given_with, key_arrays, parts, same_key};
+use super::given::{
+    and_folded, folded, given, given_once, given_with, json_rows, key_arrays, parts, same_key,
+};
 use super::*;
 
 /// The columns that a new counter row needs besides its key, with their values.
@@ -211,28 +213,40 @@ pub(crate) fn add_existing_many(model: &Model, counter: &Column, dialect: Dialec
 /// Adds to those of many rows that exist and have room for it, and yields the total of each with its number: what calls that wait for
 /// [`Lanes`](https://docs.rs/rowlock/latest/rowlock/struct.Lanes.html) become. The others are added to one by one.
 pub(crate) fn fold(model: &Model, counter: &Column, dialect: Dialect) -> Option<Statement> {
-    if !dialect.has_arrays() || !model.folds {
+    if !model.folds {
         return None;
     }
     let mut sql = Sql::new(dialect);
     let keys = model.keys();
-    let arrays = key_arrays(&mut sql, &keys);
-    let numbers = comma([Slot::Deltas, Slot::Lows, Slot::Highs], |slot| {
-        format!("(SELECT {}::bigint[])", sql.slot(slot))
-    });
-    let beside = ["rowlock_by", "rowlock_low", "rowlock_high", "rowlock_n"]
-        .map(|name| (name.to_owned(), "::bigint"));
-    let unnested = format!("unnest({arrays}, {numbers}) WITH ORDINALITY");
+    let given = match dialect {
+        Dialect::Postgres => {
+            let arrays = key_arrays(&mut sql, &keys);
+            let numbers = comma([Slot::Deltas, Slot::Lows, Slot::Highs], |slot| {
+                format!("(SELECT {}::bigint[])", sql.slot(slot))
+            });
+            let beside = ["rowlock_by", "rowlock_low", "rowlock_high", "rowlock_n"]
+                .map(|name| (name.to_owned(), "::bigint"));
+            let unnested = format!("unnest({arrays}, {numbers}) WITH ORDINALITY");
+            given_with(model, &unnested, &beside)
+        }
+        Dialect::Sqlite => {
+            let numbers = [
+                (Slot::Delta, "rowlock_by"),
+                (Slot::Lowest, "rowlock_low"),
+                (Slot::Highest, "rowlock_high"),
+            ];
+            json_rows(&mut sql, &keys, &[], &numbers)
+        }
+    };
     let (name, old) = (quote(&counter.name), of_row(counter));
     let text = format!(
-        "WITH {} UPDATE {} AS \"rowlock_row\" SET {name} = {old} + \"rowlock_by\" FROM \"rowlock_given\" \
+        "WITH {given} UPDATE {} AS \"rowlock_row\" SET {name} = {old} + \"rowlock_by\" FROM \"rowlock_given\" \
          WHERE {} AND {old} BETWEEN \"rowlock_low\" AND \"rowlock_high\"{}",
-        given_with(model, &unnested, &beside),
         table(model),
         same_key(&keys, "rowlock_given"),
-        and_folded(model),
+        and_folded(model, dialect),
     );
-    let returning = vec![old, "\"rowlock_n\"".to_owned()];
+    let returning = folded(model, &[counter], dialect);
     Some(sql.statement(text).returning(returning))
 }
 

@@ -33,21 +33,33 @@ pub(super) fn given(model: &Model, unnested: &str, number: &str) -> String {
 
 /// The same with more `beside` the keys: names, and the types of those that the parameters do not have.
 pub(super) fn given_with(model: &Model, unnested: &str, beside: &[(String, &str)]) -> String {
-    listed(model, unnested, beside, "MATERIALIZED ")
+    listed(model, &model.keys(), unnested, beside, "MATERIALIZED ")
+}
+
+/// The same of other columns than the key.
+pub(super) fn listed_by(model: &Model, by: &[&Column], unnested: &str) -> String {
+    let number = [("rowlock_n".to_owned(), "::bigint")];
+    listed(model, by, unnested, &number, "MATERIALIZED ")
 }
 
 /// The same, to be read once by a statement that does not join it.
 pub(super) fn given_once(model: &Model, unnested: &str, number: &str) -> String {
-    listed(model, unnested, &[(number.to_owned(), "::bigint")], "")
+    let number = [(number.to_owned(), "::bigint")];
+    listed(model, &model.keys(), unnested, &number, "")
 }
 
-fn listed(model: &Model, unnested: &str, beside: &[(String, &str)], kept: &str) -> String {
-    let keys = model.keys();
+fn listed(
+    model: &Model,
+    keys: &[&Column],
+    unnested: &str,
+    beside: &[(String, &str)],
+    kept: &str,
+) -> String {
     format!(
         "\"rowlock_given\" ({}, {}) AS {kept}(SELECT {}, {} FROM {} WHERE false UNION ALL SELECT * FROM {unnested})",
-        parts(&keys),
+        parts(keys),
         comma(beside, |(name, _)| format!("\"{name}\"")),
-        names(&keys),
+        names(keys),
         comma(beside, |(_, ty)| format!("NULL{ty}")),
         table(model)
     )
@@ -63,21 +75,49 @@ pub(super) fn select_given(sql: &mut Sql, model: &Model, beside: &str) -> String
             let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(sql, &keys));
             given(model, &unnested, "rowlock_n")
         }
-        Dialect::Sqlite => {
-            let row = Slot::Rows(keys.iter().map(|key| Slot::key(key)).collect());
-            format!(
-                "\"rowlock_given\" ({}, \"rowlock_n\") AS MATERIALIZED (SELECT {}, key + 1 FROM json_each({}))",
-                parts(&keys),
-                of_json(&keys, 0),
-                sql.slot(row),
-            )
-        }
+        Dialect::Sqlite => numbered_json(sql, &keys),
     };
     format!(
         "WITH {given} SELECT {}{beside}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {}",
         comma(&model.columns, of_row),
         table(model),
         same_key(&keys, "rowlock_given")
+    )
+}
+
+/// The keys of many rows on SQLite, as [`given`], with the number of each.
+pub(super) fn numbered_json(sql: &mut Sql, keys: &[&Column]) -> String {
+    let row = Slot::Rows(keys.iter().map(|key| Slot::key(key)).collect());
+    format!(
+        "\"rowlock_given\" ({}, \"rowlock_n\") AS MATERIALIZED (SELECT {}, key + 1 FROM json_each({}))",
+        parts(keys),
+        of_json(keys, 0),
+        sql.slot(row),
+    )
+}
+
+/// Many rows on SQLite, as [`given`]: their keys, the values of these columns, and numbers.
+pub(super) fn json_rows(
+    sql: &mut Sql,
+    keys: &[&Column],
+    columns: &[&Column],
+    numbers: &[(Slot, &str)],
+) -> String {
+    let slots = keys.iter().map(|key| Slot::key(key));
+    let slots = slots.chain(columns.iter().map(|column| Slot::column(column)));
+    let row = Slot::Rows(
+        slots
+            .chain(numbers.iter().map(|(slot, _)| slot.clone()))
+            .collect(),
+    );
+    let beside = (1..=columns.len()).map(|number| format!("\"rowlock_c{number}\""));
+    let beside = beside.chain(numbers.iter().map(|(_, name)| format!("\"{name}\"")));
+    format!(
+        "\"rowlock_given\" ({}, {}) AS MATERIALIZED (SELECT {} FROM json_each({}))",
+        parts(keys),
+        comma(beside, |name| name),
+        of_json(&[keys, columns].concat(), numbers.len()),
+        sql.slot(row),
     )
 }
 
@@ -114,21 +154,46 @@ fn may_be_blob(column: &Column) -> bool {
     !last_segment(&column.ty).is_some_and(|name| NEVER.contains(&name.as_str()))
 }
 
-/// ` AND` no other row has the key, ` AND` no lock is waited for: of a statement that serves the calls of many callers, each of whom would wait
-/// for the one whose row is locked.
+/// ` AND` no other row has the key, and what else a statement needs that serves the calls of many callers.
 ///
-/// A condition that reads no row is met before the first is looked at.
-pub(super) fn and_folded(model: &Model) -> String {
-    let others = and(model.keys().iter().zip(1..), |(key, part)| {
+/// On PostgreSQL no lock is waited for, as each of them would wait for the one whose row is locked. A condition that reads no row is met before the
+/// first is looked at.
+///
+/// SQLite returns nothing of what is beside the table, so that only the key tells whose row it is: the row has it as it was given, and not as the
+/// type or the collation of a column makes another equal to it.
+pub(super) fn and_folded(model: &Model, dialect: Dialect) -> String {
+    let keys = model.keys();
+    let others = and(keys.iter().zip(1..), |(key, part)| {
         format!(
             "\"rowlock_other\".{} = \"rowlock_k{part}\"",
             quote(&key.name)
         )
     });
+    let more = match dialect {
+        Dialect::Postgres => {
+            "(SELECT set_config('lock_timeout', '20', true)) IS NOT NULL".to_owned()
+        }
+        Dialect::Sqlite => and(keys.iter().zip(1..), |(key, part)| {
+            let (row, given) = (of_the_row(&key.name), format!("\"rowlock_k{part}\""));
+            format!("typeof({row}) = typeof({given}) AND +{row} IS {given} COLLATE BINARY")
+        }),
+    };
     format!(
-        " AND (SELECT count(*) FROM {} AS \"rowlock_other\" WHERE {others}) = 1 AND (SELECT set_config('lock_timeout', '20', true)) IS NOT NULL",
+        " AND (SELECT count(*) FROM {} AS \"rowlock_other\" WHERE {others}) = 1 AND {more}",
         table(model)
     )
+}
+
+/// What such a statement returns of a row that it wrote: these columns, and what tells whose it is.
+pub(super) fn folded(model: &Model, columns: &[&Column], dialect: Dialect) -> Vec<String> {
+    match dialect {
+        Dialect::Postgres => {
+            let columns = columns.iter().map(|column| of_row(column));
+            columns.chain(["\"rowlock_n\"".to_owned()]).collect()
+        }
+        // No alias: SQLite takes none in RETURNING.
+        Dialect::Sqlite => each_name(&[columns, &model.keys()].concat()),
+    }
 }
 
 /// Which of many rows somebody has locked, by their numbers, on PostgreSQL: rows that are passed over when they should be locked. It waits for nobody;

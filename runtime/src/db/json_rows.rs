@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use sqlx::Arguments;
 use sqlx::error::BoxDynError;
-use sqlx::sqlite::SqliteArguments;
+use sqlx::sqlite::{SqliteArguments, SqliteArgumentsBuffer};
 
 use crate::db::Array;
 
@@ -32,7 +32,7 @@ pub(crate) fn json_rows(
             separate(&mut json, part);
             let digits = values.write(&mut json)?;
             has_blobs |= digits.is_some();
-            blobs.push_str(digits.as_deref().unwrap_or(",null"));
+            blobs.push_str(digits.as_deref().unwrap_or(NO_DIGITS));
         }
         for (column, place) in columns.iter().zip(parts..) {
             separate(&mut json, place);
@@ -66,7 +66,7 @@ fn write_value(column: &Array, row: usize, json: &mut String) -> Result<(), BoxD
             None => json.push_str("null"),
         },
         Array::Texts(values) => match values.get(row).ok_or(FEWER)? {
-            Some(value) => write_text(value.chars(), json),
+            Some(value) => write_text(value, json),
             None => json.push_str("null"),
         },
     }
@@ -90,19 +90,139 @@ fn write_float(value: f64, json: &mut String) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn write_text(text: impl Iterator<Item = char>, json: &mut String) {
+fn write_text(text: &str, json: &mut String) {
     json.push('"');
-    for character in text {
-        match character {
-            '"' | '\\' => json.extend(['\\', character]),
-            '\0'..='\x1f' => {
-                let _ = write!(json, "\\u{:04x}", u32::from(character));
-            }
-            _ => json.push(character),
-        }
-    }
+    text.chars()
+        .for_each(|character| write_char(character, json));
     json.push('"');
 }
+
+fn write_char(character: char, json: &mut String) {
+    match character {
+        '"' | '\\' => json.extend(['\\', character]),
+        '\0'..='\x1f' => {
+            let _ = write!(json, "\\u{:04x}", u32::from(character));
+        }
+        _ => json.push(character),
+    }
+}
+
+/// One row, written value by value.
+#[derive(Default)]
+pub(crate) struct JsonRow {
+    json: String,
+    values: usize,
+    /// The digits of blobs, at the places of their values, as far as there are some.
+    blobs: String,
+    blobs_to: usize,
+    has_floats: bool,
+}
+
+impl JsonRow {
+    pub(crate) fn len(&self) -> usize {
+        self.values
+    }
+
+    pub(crate) fn has_floats(&self) -> bool {
+        self.has_floats
+    }
+
+    /// Equal if all values are.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        [self.json.as_bytes(), self.blobs.as_bytes()].concat()
+    }
+
+    pub(crate) fn null(&mut self) {
+        self.value(|json| json.push_str("null"));
+    }
+
+    pub(crate) fn integer(&mut self, value: i64) {
+        self.value(|json| {
+            let _ = write!(json, "{value}");
+        });
+    }
+
+    pub(crate) fn text(&mut self, value: &str) {
+        self.value(|json| write_text(value, json));
+    }
+
+    pub(crate) fn blob(&mut self, value: &[u8]) {
+        self.null();
+        let mut digits = ",\"".to_owned();
+        for byte in value {
+            let _ = write!(digits, "{byte:02x}");
+        }
+        digits.push('"');
+        self.digits(&digits);
+    }
+
+    /// A value that sqlx would bind.
+    pub(crate) fn shown(&mut self, value: &SqliteArgumentsBuffer) -> Result<(), &'static str> {
+        let mut shown = String::with_capacity(64);
+        let _ = write!(shown, "{value:?}");
+        let value = shown.strip_prefix("SqliteArgumentsBuffer([");
+        let mut value = Shown(
+            value
+                .and_then(|value| value.strip_suffix("])"))
+                .ok_or(UNREADABLE)?,
+        );
+        self.has_floats |= value.0.starts_with("Double(");
+        let digits = self.value(|json| value.write(json))?;
+        if let Some(digits) = digits {
+            self.digits(&digits);
+        }
+        if value.0.is_empty() {
+            Ok(())
+        } else {
+            Err(UNREADABLE)
+        }
+    }
+
+    fn value<T>(&mut self, write: impl FnOnce(&mut String) -> T) -> T {
+        separate(&mut self.json, self.values);
+        self.values += 1;
+        write(&mut self.json)
+    }
+
+    /// Of the last value, which is a blob.
+    fn digits(&mut self, digits: &str) {
+        self.pad(self.values - 1);
+        self.blobs.push_str(digits);
+        self.blobs_to = self.values;
+    }
+
+    /// Up to so many values.
+    fn pad(&mut self, values: usize) {
+        for _ in self.blobs_to..values {
+            self.blobs.push_str(NO_DIGITS);
+        }
+    }
+
+    /// These rows, each with its value of each column.
+    pub(crate) fn join(rows: &[&Self], columns: &[Array]) -> Result<String, BoxDynError> {
+        let length: usize = rows
+            .iter()
+            .map(|row| row.json.len() + row.blobs.len())
+            .sum();
+        let mut json = String::with_capacity(length + (24 * columns.len() + 3) * rows.len());
+        json.push('[');
+        for (row, number) in rows.iter().zip(0..) {
+            json.push_str(if number == 0 { "[" } else { ",[" });
+            json.push_str(&row.json);
+            for (column, place) in columns.iter().zip(row.values..) {
+                separate(&mut json, place);
+                write_value(column, number, &mut json)?;
+            }
+            json.push_str(&row.blobs);
+            json.push(']');
+        }
+        json.push(']');
+        Ok(json)
+    }
+}
+
+/// Instead of those of a blob.
+const NO_DIGITS: &str = ",null";
 
 /// What is left of values as `Debug` shows them: `Int64(1), Text("a"), Blob([1, 2]), Null`.
 struct Shown<'t>(&'t str);
@@ -137,9 +257,9 @@ impl<'t> Shown<'t> {
                 rest
             }
             "Text" | "TextSlice" => {
-                let mut text = Unescaped(value.strip_prefix('"').ok_or(UNREADABLE)?);
-                write_text(&mut text, json);
-                text.0.strip_prefix("\")").ok_or(UNREADABLE)?
+                let text = value.strip_prefix('"').ok_or(UNREADABLE)?;
+                let rest = write_escaped(text, json).ok_or(UNREADABLE)?;
+                rest.strip_prefix(')').ok_or(UNREADABLE)?
             }
             "Blob" => {
                 let (bytes, rest) = up_to("])")?;
@@ -165,32 +285,34 @@ fn hexadecimal(bytes: &str) -> Option<String> {
     Some(digits)
 }
 
-/// The characters of a text as `Debug` shows it, up to the quote that ends it.
-struct Unescaped<'t>(&'t str);
-
-impl Iterator for Unescaped<'_> {
-    type Item = char;
-
-    fn next(&mut self) -> Option<char> {
-        let mut rest = self.0.chars();
-        let character = match rest.next()? {
-            '"' => return None,
-            '\\' => match rest.next()? {
-                '0' => '\0',
-                't' => '\t',
-                'r' => '\r',
-                'n' => '\n',
-                'u' => {
-                    let (digits, after) = rest.as_str().strip_prefix('{')?.split_once('}')?;
-                    rest = after.chars();
-                    char::from_u32(u32::from_str_radix(digits, 16).ok()?)?
-                }
-                itself => itself,
-            },
-            other => other,
+/// A text as `Debug` shows it, up to the quote that ends it. Returns what comes after that.
+fn write_escaped<'t>(text: &'t str, json: &mut String) -> Option<&'t str> {
+    let mut rest = text;
+    json.push('"');
+    loop {
+        // What is not escaped there is not in JSON.
+        let (plain, special) = rest.split_at(rest.find(['"', '\\'])?);
+        json.push_str(plain);
+        let mut characters = special.chars();
+        if characters.next()? == '"' {
+            json.push('"');
+            return Some(characters.as_str());
+        }
+        let character = match characters.next()? {
+            '0' => '\0',
+            't' => '\t',
+            'r' => '\r',
+            'n' => '\n',
+            'u' => {
+                let digits = characters.as_str().strip_prefix('{')?;
+                let (digits, after) = digits.split_once('}')?;
+                characters = after.chars();
+                char::from_u32(u32::from_str_radix(digits, 16).ok()?)?
+            }
+            itself => itself,
         };
-        self.0 = rest.as_str();
-        Some(character)
+        write_char(character, json);
+        rest = characters.as_str();
     }
 }
 

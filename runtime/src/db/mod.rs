@@ -138,6 +138,9 @@ pub trait Backend:
     /// The database is a library: each statement comes to its end, and while one connection writes, no other can.
     #[doc(hidden)]
     const EMBEDDED: bool;
+    /// What stands before and after a write of many rows, if a failure could leave some of them written without.
+    #[doc(hidden)]
+    const AROUND_WRITES: Option<[&'static str; 2]>;
 
     #[doc(hidden)]
     fn run<'e, 'q: 'e>(

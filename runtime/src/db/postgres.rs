@@ -130,6 +130,7 @@ impl Backend for Postgres {
     const UPSERT_TELLS: bool = true;
     const HAS_ADVISORY_LOCKS: bool = true;
     const EMBEDDED: bool = false;
+    const AROUND_WRITES: Option<[&'static str; 2]> = None;
 
     fn run<'e, 'q: 'e>(
         connection: &'e mut PgConnection,

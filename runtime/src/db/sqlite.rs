@@ -15,7 +15,7 @@ use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
 use super::*;
 use crate::db::fault::Fault;
 use crate::db::json_rows::json_rows;
-use crate::db::lanes::NoCells;
+use crate::db::lanes::SqliteCells;
 use crate::db::notes::Torn;
 
 type Manager = <Sqlite as sqlx::Database>::TransactionManager;
@@ -116,6 +116,8 @@ impl Backend for Sqlite {
     const UPSERT_TELLS: bool = false;
     const HAS_ADVISORY_LOCKS: bool = false;
     const EMBEDDED: bool = true;
+    // RAISE(FAIL) and ON CONFLICT FAIL leave what was written before.
+    const AROUND_WRITES: Option<[&'static str; 2]> = Some(["BEGIN IMMEDIATE; ", "; COMMIT"]);
 
     fn run<'e, 'q: 'e>(
         connection: &'e mut SqliteConnection,
@@ -376,7 +378,7 @@ impl Backend for Sqlite {
         // Its thread comes to the end of every statement. To close it would be the end of a database in memory.
     }
 
-    type Cells = NoCells;
+    type Cells = SqliteCells;
     type Raw = SqliteRaw;
     // It has no locks of rows.
     const WAITING_BRIEFLY: &'static str = "";

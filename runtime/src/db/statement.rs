@@ -198,16 +198,16 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
-    /// Binds these calls, an array per column; or of each the key alone.
-    pub(crate) fn bind_cells(&mut self, calls: &[&DB::Cells], keys_only: bool) {
-        let bound = DB::Cells::bind(calls, keys_only, &mut self.arguments);
+    /// Binds these calls, each with what is in these columns beside it; or of each the key alone.
+    pub(crate) fn bind_cells(&mut self, calls: &[&DB::Cells], keys_only: bool, beside: &[Array]) {
+        let bound = DB::Cells::bind(calls, keys_only, beside, &mut self.arguments);
         self.note(bound);
     }
 
     /// The same of calls.
     pub(crate) fn bind_calls(&mut self, calls: &[&Call<DB>]) {
         let cells: Vec<_> = calls.iter().map(|call| call.cells()).collect();
-        self.bind_cells(&cells, false);
+        self.bind_cells(&cells, false, &[]);
     }
 
     pub(crate) fn bind_text(&mut self, value: &str) {

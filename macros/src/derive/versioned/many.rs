@@ -167,10 +167,18 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let load = statement(&sql::versioned::many::load(model, dialect));
     let bind_keys = plan.key().bind_keys(dialect);
     let folds = folds(model);
+    let fold = plan
+        .version
+        .and_then(|version| sql::versioned::many::fold(model, version, dialect));
+    let fold = statement_constant("UPDATE_FOLD", fold.as_ref());
+    let held = sql::held(model, dialect).filter(|_| plan.version.is_some());
+    let held = statement_constant("HELD", held.as_ref());
     let load = quote! {
         const LOAD_MANY: &'static str = #load;
         #folds
         #bind_keys
+        #fold
+        #held
     };
     let update = plan
         .version
@@ -181,11 +189,6 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         return quote!(#load #insert);
     };
     let update = optional_statement(Some(&update));
-    let fold = plan
-        .version
-        .and_then(|version| sql::versioned::many::fold(model, version, dialect));
-    let fold = statement_constant("UPDATE_FOLD", fold.as_ref());
-    let held = statement_constant("HELD", sql::held(model, dialect).as_ref());
     let delete = optional_statement(delete(plan, dialect).as_ref());
     let save = plan
         .version
@@ -200,8 +203,6 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #save
         const UPDATE_MANY: __rt::Option<&'static str> = #update;
         const DELETE_MANY: __rt::Option<&'static str> = #delete;
-        #fold
-        #held
     }
 }
 

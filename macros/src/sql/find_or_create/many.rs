@@ -1,26 +1,32 @@
-//! The same of many rows in one statement, on PostgreSQL: an array per column. SQLite gains little by it, and has them one by one.
+//! The same of many rows in one statement: on PostgreSQL an array per column. SQLite gains little by it for what is written, which it has one
+//! by one; it reads many keys out of one JSON text.
 
 use super::*;
-use crate::sql::given::key_arrays;
+use crate::sql::given::{key_arrays, listed_by, numbered_json};
 
-/// Whether many keys are found at once: not where NULL is one of the values, which no index is used for in a join.
-fn has_many(model: &Model, key: &UniqueKey, dialect: Dialect) -> bool {
+/// Whether NULL is a value of the key: no index is used for it in a join.
+fn has_nulls(model: &Model, key: &UniqueKey) -> bool {
     let columns = model.unique_columns(key);
-    let has_null = columns.into_iter().any(|column| is_option(&column.ty));
-    dialect.has_arrays() && !(key.nulls_not_distinct && has_null)
+    key.nulls_not_distinct && columns.into_iter().any(|column| is_option(&column.ty))
 }
 
 /// Reads the rows of many keys, with the number of each key, from 1.
 pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
-    if !has_many(model, key, dialect) {
+    if has_nulls(model, key) {
         return None;
     }
     let mut sql = Sql::new(dialect);
     let columns = model.unique_columns(key);
-    let arrays = key_arrays(&mut sql, &columns);
-    let given = given(model, &columns, &columns, &arrays);
+    let given = match dialect {
+        Dialect::Postgres => {
+            let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(&mut sql, &columns));
+            listed_by(model, &columns, &unnested)
+        }
+        Dialect::Sqlite => numbered_json(&mut sql, &columns),
+    };
     let stored = columns.iter().map(|column| of_the_row(&column.name));
-    let found = same_values(model, key, stored.zip(places(&columns, &columns)));
+    let values = (1..).map(|number| format!("\"rowlock_k{number}\""));
+    let found = same_values(model, key, stored.zip(values));
     let predicate = key.predicate.as_ref();
     let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
     Some(sql.statement(format!(
@@ -55,7 +61,7 @@ fn write(
     of: &str,
     conflict: impl FnOnce(&mut Sql) -> Option<String>,
 ) -> Option<Statement> {
-    if !has_many(model, key, dialect) {
+    if !dialect.has_arrays() || has_nulls(model, key) {
         return None;
     }
     let mut sql = Sql::new(dialect);

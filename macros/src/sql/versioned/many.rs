@@ -1,6 +1,8 @@
 //! The same about many rows, each found by its key: an array per column on PostgreSQL. SQLite gains little by it, and writes them one by one.
 
-use super::super::given::{and_folded, given_with, key_arrays, parts, same_key, select_given};
+use super::super::given::{
+    and_folded, folded, given_with, json_rows, key_arrays, parts, same_key, select_given,
+};
 use super::*;
 
 /// Reads many rows, each with the number of the key that it was found by, from 1.
@@ -34,22 +36,29 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Optio
 /// The rows are not locked before, which would take half as long again: they are met in the order given, and where the planner has it otherwise, a
 /// deadlock makes the calls go one by one.
 pub(crate) fn fold(model: &Model, version: &Column, dialect: Dialect) -> Option<Statement> {
-    if !dialect.has_arrays() || !model.folds {
+    if !model.folds {
         return None;
     }
     let mut sql = Sql::new(dialect);
-    let given = new_rows(&mut sql, model, &model.writable());
+    let writable = model.writable();
+    let given = match dialect {
+        Dialect::Postgres => new_rows(&mut sql, model, &writable),
+        Dialect::Sqlite => {
+            let fence = model.fence().map(|_| (Slot::Fence, "rowlock_fence"));
+            let numbers = std::iter::once((Slot::Version, "rowlock_version")).chain(fence);
+            let numbers: Vec<_> = numbers.collect();
+            json_rows(&mut sql, &model.keys(), &writable, &numbers)
+        }
+    };
     let text = format!(
         "WITH {given} UPDATE {} AS \"rowlock_row\" SET {} FROM \"rowlock_given\" WHERE {} AND {}{}",
         table(model),
         new_values(model, version),
         same_key(&model.keys(), "rowlock_given"),
         same_version(model, version),
-        and_folded(model),
+        and_folded(model, dialect),
     );
-    let columns = returned(model);
-    let mut returning: Vec<_> = columns.into_iter().map(of_row).collect();
-    returning.push("\"rowlock_n\"".to_owned());
+    let returning = folded(model, &returned(model), dialect);
     Some(sql.statement(text).returning(returning))
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::fold::Fold;
 use crate::db::column::Column;
 use crate::db::statement::{Bind, Statement};
 use crate::db::{Array, Backend};
@@ -32,12 +33,17 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
     fn key(&self) -> &[u8];
     /// Whether all values can be some of many.
     fn can_fold(&self) -> bool;
-    /// Binds all these, column by column; or of each the key alone.
+    /// Binds all these, or of each the key alone, with what is in these columns beside them.
     fn bind(
         calls: &[&Self],
         keys_only: bool,
+        beside: &[Array],
         arguments: &mut DB::Arguments,
     ) -> Result<(), sqlx::error::BoxDynError>;
+    /// Whether a write returns the keys of its rows instead of their numbers. Of calls with the same key only one can be in it.
+    const TELLS_KEYS: bool;
+    /// The key in the last columns of a row, as [`key`](Self::key) has it.
+    fn key_of(&self, row: &DB::Row) -> Option<Vec<u8>>;
 }
 
 /// Takes the values of a call instead of a statement.
@@ -87,6 +93,11 @@ impl<DB: Backend> Call<DB> {
         self.cells.key()
     }
 
+    /// The key of a row that was written, as [`key`](Self::key) has it.
+    pub(super) fn key_of(&self, row: &DB::Row) -> Option<Vec<u8>> {
+        self.cells.key_of(row)
+    }
+
     pub(super) fn addition(&self) -> Option<Addition> {
         self.addition
     }
@@ -96,7 +107,7 @@ impl<DB: Backend> Call<DB> {
 pub(crate) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
     let mut statement = Statement::literal(sql);
     let cells: Vec<_> = calls.iter().map(|call| &call.cells).collect();
-    statement.bind_cells(&cells, true);
+    statement.bind_cells(&cells, true, &[]);
     statement
 }
 
@@ -107,22 +118,32 @@ pub(crate) fn of_calls<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> S
     statement
 }
 
-/// A statement about the rows of these calls, each with the additions to it, if it adds.
+/// A statement about the rows of these calls, each with the additions to it, if it adds. All of it takes effect, or nothing.
 pub(super) fn statement<DB: Backend>(
-    sql: &'static str,
+    fold: Fold,
     rows: &[(&Call<DB>, Option<Addition>)],
 ) -> Statement<DB> {
-    let calls: Vec<_> = rows.iter().map(|(call, _)| *call).collect();
-    let mut statement = of_calls(sql, &calls);
+    let mut statement = match DB::AROUND_WRITES.filter(|_| fold.writes) {
+        None => Statement::literal(fold.sql),
+        Some([before, after]) => {
+            let mut statement = Statement::composed(before);
+            statement.push(fold.sql);
+            statement.push(after);
+            statement
+        }
+    };
+    let cells: Vec<_> = rows.iter().map(|(call, _)| &call.cells).collect();
     let additions: Vec<_> = rows.iter().filter_map(|(_, addition)| *addition).collect();
-    if !additions.is_empty() {
-        let column = |of: fn(&Addition) -> i64| Array::Integers(additions.iter().map(of).collect());
-        let columns = [
-            column(|addition| addition.delta),
-            column(|addition| addition.low),
-            column(|addition| addition.high),
-        ];
-        statement.bind_rows(rows.len(), &columns);
+    if additions.is_empty() {
+        statement.bind_cells(&cells, false, &[]);
+        return statement;
     }
+    let column = |of: fn(&Addition) -> i64| Array::Integers(additions.iter().map(of).collect());
+    let columns = [
+        column(|addition| addition.delta),
+        column(|addition| addition.low),
+        column(|addition| addition.high),
+    ];
+    statement.bind_cells(&cells, false, &columns);
     statement
 }

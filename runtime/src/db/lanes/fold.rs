@@ -10,7 +10,7 @@ use sqlx::Either;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::call::{Addition, Call, of_keys, statement};
+use super::call::{Addition, Call, Cells as _, of_keys, statement};
 use super::{Inner, Lane, Lanes, PATIENCE};
 use crate::db::Backend;
 use crate::db::copied::copy;
@@ -29,15 +29,33 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 /// The statements of an operation whose calls can be one.
 #[derive(Clone, Copy)]
 pub(crate) struct Fold {
-    /// About many rows; the last column of what it returns is the number of the row, from 1.
-    pub(crate) sql: &'static str,
-    /// Says which of many rows somebody has locked, if it is a write.
-    pub(crate) held: Option<&'static str>,
+    /// About many rows; the last column of what it returns is the number of the row, from 1, or the last ones are its key.
+    pub(super) sql: &'static str,
+    pub(super) writes: bool,
+    /// Says which of many rows somebody has locked.
+    held: Option<&'static str>,
 }
 
 impl Fold {
     pub(crate) fn read(sql: &'static str) -> Self {
-        Self { sql, held: None }
+        Self {
+            sql,
+            writes: false,
+            held: None,
+        }
+    }
+
+    pub(crate) fn write(sql: &'static str, held: Option<&'static str>) -> Self {
+        Self {
+            sql,
+            writes: true,
+            held,
+        }
+    }
+
+    /// Whether what it returns of a row is the key of it.
+    fn tells_keys<DB: Backend>(self) -> bool {
+        self.writes && DB::Cells::TELLS_KEYS
     }
 
     fn place(self) -> Address {
@@ -98,6 +116,8 @@ struct State<DB: Backend> {
     waiting: VecDeque<Waiting<DB>>,
     /// How many statements are under way, or about to be.
     under_way: usize,
+    /// How many of them run in the tasks of their callers, who need not look at the answer.
+    of_callers: usize,
     /// How often calls that waited were taken.
     takes: u64,
     /// How often that was when the watch last looked.
@@ -114,6 +134,11 @@ impl<DB: Backend> State<DB> {
 }
 
 impl<DB: Backend> Queue<DB> {
+    /// Of several statements all but one would wait.
+    fn has_one_writer(&self) -> bool {
+        DB::EMBEDDED && self.fold.writes
+    }
+
     fn state(&self) -> MutexGuard<'_, State<DB>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,6 +148,7 @@ impl<DB: Backend> Queue<DB> {
 pub(super) struct Place<DB: Backend> {
     lanes: Arc<Inner<DB>>,
     queue: Arc<Queue<DB>>,
+    is_callers: bool,
     is_over: bool,
 }
 
@@ -132,6 +158,7 @@ impl<DB: Backend> Drop for Place<DB> {
         if self.is_wanted()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            self.leave_caller();
             let (lanes, queue) = (Arc::clone(&self.lanes), Arc::clone(&self.queue));
             // Made when it runs: a runtime that ends drops what is spawned, and that must not spawn again.
             runtime.spawn(async move { Self::new(lanes, queue).serve(None).await });
@@ -145,7 +172,20 @@ impl<DB: Backend> Place<DB> {
         Self {
             lanes,
             queue,
+            is_callers: false,
             is_over: false,
+        }
+    }
+
+    fn of_caller(mut self) -> Self {
+        self.queue.state().of_callers += 1;
+        self.is_callers = true;
+        self
+    }
+
+    fn leave_caller(&mut self) {
+        if std::mem::take(&mut self.is_callers) {
+            self.queue.state().of_callers -= 1;
         }
     }
 
@@ -158,6 +198,7 @@ impl<DB: Backend> Place<DB> {
         if state.waiting.is_empty() {
             state.under_way -= 1;
             drop(state);
+            self.leave_caller();
             self.is_over = true;
         }
         !self.is_over
@@ -165,6 +206,7 @@ impl<DB: Backend> Place<DB> {
 
     /// Serves those who wait, until nobody does.
     pub(super) async fn serve(mut self, mut lane: Option<Lane<DB>>) {
+        self.leave_caller();
         while self.is_wanted() {
             let mut free = match lane.take() {
                 Some(lane) => lane,
@@ -221,6 +263,17 @@ impl<DB: Backend> Place<DB> {
                 // Of these the server has said that it did nothing.
                 for waiting in parts.drain(..).flatten() {
                     let _ = waiting.word.send(Word::Alone);
+                }
+                return;
+            }
+            if self.queue.has_one_writer() {
+                // It ends within the transaction that was begun for it.
+                let _ = DB::unwind(lane).await;
+            }
+            if fault == Fault::Busy {
+                // Each has waited as long as a call by itself.
+                for waiting in calls.into_iter().chain(parts.drain(..).flatten()) {
+                    let _ = waiting.word.send(Word::Failed(copy(&error)));
                 }
                 return;
             }
@@ -292,7 +345,8 @@ impl<DB: Backend> Place<DB> {
         lane: &mut Lane<DB>,
     ) -> Result<Vec<Word<DB>>, sqlx::Error> {
         let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
-        let rows = rows(calls);
+        let tells_keys = self.queue.fold.tells_keys::<DB>();
+        let rows = rows(calls, tells_keys);
         // All were refused before, or their callers are gone.
         if rows.is_empty() {
             return Ok(words);
@@ -303,12 +357,15 @@ impl<DB: Backend> Place<DB> {
             .collect();
         let is_hot = rows.len() < calls.len().div_ceil(2);
         self.queue.is_hot.store(is_hot, Ordering::Relaxed);
-        let statement = statement(self.queue.fold.sql, &given);
+        let statement = statement(self.queue.fold, &given);
         let mut met = vec![0; rows.len()];
         let returned = statement.fetch_all(&mut lane.link()).await?;
         let mut placed = Vec::with_capacity(returned.len());
         for row in returned {
-            let place = number::<DB>(&row);
+            let place = match tells_keys {
+                true => place_of_key(&given, &row)?,
+                false => number::<DB>(&row),
+            };
             if let Some(times) = met.get_mut(place) {
                 *times += 1;
                 placed.push((place, row));
@@ -364,8 +421,9 @@ struct Row {
     sum: Option<Addition>,
 }
 
-/// In the order of the keys, so that two statements lock in the same order. Additions to the same key become one.
-fn rows<DB: Backend>(calls: &[Waiting<DB>]) -> Vec<Row> {
+/// In the order of the keys, so that two statements lock in the same order. Additions to the same key become one. `apart`: of other calls with the
+/// same key all but the first go alone.
+fn rows<DB: Backend>(calls: &[Waiting<DB>], apart: bool) -> Vec<Row> {
     let mut by_key: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
     for (index, waiting) in calls.iter().enumerate() {
         by_key.entry(waiting.call.key()).or_default().push(index);
@@ -377,10 +435,13 @@ fn rows<DB: Backend>(calls: &[Waiting<DB>]) -> Vec<Row> {
             .map(|call| calls.get(*call)?.call.addition())
             .collect();
         match additions {
-            None => rows.extend(group.into_iter().map(|call| Row {
-                calls: vec![call],
-                sum: None,
-            })),
+            None => {
+                let most = if apart { 1 } else { group.len() };
+                rows.extend(group.into_iter().take(most).map(|call| Row {
+                    calls: vec![call],
+                    sum: None,
+                }));
+            }
             Some(additions) => {
                 // Refused, or with a sum beyond all numbers: none is in the statement, and each goes alone.
                 if let Some(sum) = sum(&additions) {
@@ -423,6 +484,22 @@ fn number<DB: Backend>(row: &DB::Row) -> usize {
     let number = number.ok().flatten();
     let place = number.and_then(|number| usize::try_from(number).ok());
     place.unwrap_or_default().wrapping_sub(1)
+}
+
+/// The same where the last columns are the key: `given` is in the order of the keys.
+///
+/// The statement writes only rows that have one of them, as it was given. If it did not, nobody could say whose that row is, and what became of the
+/// others.
+fn place_of_key<DB: Backend>(
+    given: &[(&Call<DB>, Option<Addition>)],
+    row: &DB::Row,
+) -> Result<usize, sqlx::Error> {
+    let key = given.first().and_then(|(call, _)| call.key_of(row));
+    let place = key.and_then(|key| {
+        let place = given.binary_search_by(|(call, _)| call.key().cmp(&key));
+        place.ok()
+    });
+    place.ok_or_else(|| sqlx::Error::Protocol("a row was written that nobody asked for".into()))
 }
 
 /// What a call runs on. Or, if that is [`Lanes`] and others wait, what one statement says for it: `sql` is about many rows, `call` says of this
@@ -491,6 +568,7 @@ impl<DB: Backend> Lanes<DB> {
             return Waited::Free(self.0.lane().await);
         }
         if let Some(place) = self.place(&queue, None) {
+            let place = place.of_caller();
             let lane = self.0.lane().await;
             return Waited::Free(lane.map(|lane| lane.with(place)));
         }
@@ -520,6 +598,7 @@ impl<DB: Backend> Lanes<DB> {
         state.waiting.extend(waiting);
         let is_worth_two = state.waiting.len() >= MANY && !queue.is_hot.load(Ordering::Relaxed);
         let most = match (self.0.is_near, is_worth_two) {
+            _ if queue.has_one_writer() => 1,
             (true, false) => 1,
             (true, true) => 2,
             (false, _) => self.0.count,
@@ -551,6 +630,7 @@ impl<DB: Backend> Lanes<DB> {
                 state: Mutex::new(State {
                     waiting: VecDeque::new(),
                     under_way: 0,
+                    of_callers: 0,
                     takes: 0,
                     seen: 0,
                     held: HashMap::new(),
@@ -583,6 +663,9 @@ async fn watch<DB: Backend>(lanes: Arc<Inner<DB>>) {
         for queue in &queues {
             let mut state = queue.state();
             let is_stuck = state.takes == state.seen && !state.waiting.is_empty();
+            // Where there is one writer, a second statement would only be in the way of one that comes to its end.
+            let is_stuck =
+                is_stuck && !(queue.has_one_writer() && state.under_way > state.of_callers);
             is_quiet &= state.takes == state.seen && state.waiting.is_empty();
             state.seen = state.takes;
             if is_stuck {

@@ -70,10 +70,16 @@ impl<DB: Backend> Inner<DB> {
                 Err(TryAcquireError::Closed) => return Err(sqlx::Error::PoolClosed),
                 Err(TryAcquireError::NoPermits) => {
                     let _waiting = Waiting::new(&self.waiting);
-                    match timeout(PATIENCE, self.permits.acquire()).await {
+                    // Where the lanes are all that the pool has, there is nothing else to wait for.
+                    let longest = match self.has_spares() {
+                        true => PATIENCE,
+                        false => self.pool.options().get_acquire_timeout(),
+                    };
+                    match timeout(longest, self.permits.acquire()).await {
                         Ok(Ok(permit)) => permit,
                         Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
-                        Err(_) => return self.spare().await,
+                        Err(_) if self.has_spares() => return self.spare().await,
+                        Err(_) => return Err(sqlx::Error::PoolTimedOut),
                     }
                 }
             };
@@ -89,6 +95,11 @@ impl<DB: Backend> Inner<DB> {
             };
             Ok(Lane::new(kept, seat))
         }
+    }
+
+    fn has_spares(&self) -> bool {
+        let all = self.pool.options().get_max_connections();
+        usize::try_from(all).is_ok_and(|all| all > self.count)
     }
 
     /// A connection of the pool that is no lane.

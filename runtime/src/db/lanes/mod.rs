@@ -18,10 +18,10 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 pub(crate) use self::call::{Addition, Call, Cells, Values, of_calls, of_keys};
-#[cfg(feature = "sqlite")]
-pub(super) use self::cells::NoCells;
 #[cfg(feature = "postgres")]
 pub(super) use self::cells::PgCells;
+#[cfg(feature = "sqlite")]
+pub(super) use self::cells::SqliteCells;
 use self::fold::{Address, Queue};
 pub(crate) use self::fold::{Fold, Turn, take, take_to_add};
 pub use self::lane::Lane;
@@ -97,7 +97,7 @@ struct Kept<DB: Backend> {
 }
 
 impl<DB: Backend> Lanes<DB> {
-    /// Takes `count` connections of the pool and keeps them. At least 1, and 1 on SQLite, which has one writer.
+    /// Takes `count` connections of the pool and keeps them. Minimum 1; always 1 on SQLite, which has one writer.
     ///
     /// The pool's options hold for them: `after_connect`, and `max_lifetime`, after which a lane is closed and another connection taken. They count
     /// towards the pool's `max_connections`, of which as many more should be left as calls have to be served beside the lanes: those that wait for
@@ -107,7 +107,7 @@ impl<DB: Backend> Lanes<DB> {
     ///
     /// As [`Pool::acquire`]: the database cannot be reached, or the pool has fewer connections to give.
     pub async fn new(pool: &Pool<DB>, count: usize) -> Result<Self, sqlx::Error> {
-        let count = count.max(1);
+        let count = if DB::EMBEDDED { 1 } else { count.max(1) };
         let mut idle = Vec::with_capacity(count);
         for _ in 0..count {
             let connection = pool.acquire().await?;

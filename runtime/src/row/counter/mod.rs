@@ -149,7 +149,7 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             });
             Some(call?.adding(Addition { delta, low, high }))
         };
-        let fold = T::FOLD.map(|sql| Fold { sql, held: T::HELD });
+        let fold = T::FOLD.map(|sql| Fold::write(sql, T::HELD));
         let turn = take_to_add(db, fold, call).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         match turn.map_err(CounterError::Database)? {

@@ -396,9 +396,12 @@ where
     T: UniqueKeySql<DB, N>,
     K: Kind<DB, N, T>,
 {
-    let calls = new.iter().map(|new| Call::of(|to| T::bind_new(new, to)));
-    let calls: Option<Vec<_>> = calls.collect();
-    let (Some(sql), Some(calls), 2..) = (K::WRITE, calls, new.len()) else {
+    let calls = || -> Option<Vec<_>> {
+        let calls = new.iter().map(|new| Call::of(|to| T::bind_new(new, to)));
+        calls.collect()
+    };
+    let many = K::WRITE.filter(|_| new.len() > 1);
+    let Some((sql, calls)) = many.and_then(|sql| Some((sql, calls()?))) else {
         let outcomes = one_by_one::<DB, N, T, K>(new, link).await;
         return Ok(outcomes.into_iter().map(Some).collect());
     };

@@ -113,9 +113,11 @@ fn insert_some<'s, DB: Backend, T: VersionedSql<DB>>(
     link: &'s mut Link<'_, DB>,
 ) -> BoxFuture<'s, Vec<Result<T, InsertError>>> {
     Box::pin(async move {
+        let Some(sql) = T::INSERT_MANY.filter(|_| rows.len() > 1) else {
+            return one_by_one(rows, method, link).await;
+        };
         let calls = rows.iter().map(|row| Call::of(|to| row.bind_new(to)));
-        let calls: Option<Vec<_>> = calls.collect();
-        let (Some(sql), Some(calls), 2..) = (T::INSERT_MANY, calls, rows.len()) else {
+        let Some(calls) = calls.collect::<Option<Vec<_>>>() else {
             return one_by_one(rows, method, link).await;
         };
         let calls: Vec<_> = calls.iter().collect();

@@ -401,9 +401,12 @@ fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     link: &'s mut Link<'_, DB>,
 ) -> BoxFuture<'s, Vec<Outcome<DB, T, K>>> {
     Box::pin(async move {
+        if !K::HAS_MANY || given.len() < 2 {
+            return one_by_one::<DB, T, K>(given, link).await;
+        }
         // A column can be an array, and PostgreSQL has no arrays of arrays.
         let calls: Option<Vec<_>> = given.iter().map(|given| K::call(given)).collect();
-        let (true, Some(calls), 2..) = (K::HAS_MANY, calls, given.len()) else {
+        let Some(calls) = calls else {
             return one_by_one::<DB, T, K>(given, link).await;
         };
         let in_transaction = in_transaction::<DB>(link);

@@ -181,7 +181,7 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
 
     fn fold(&self, write: Write) -> Option<Fold> {
         let sql = T::UPDATE_FOLD.filter(|_| matches!(write, Write::Update))?;
-        Some(Fold { sql, held: T::HELD })
+        Some(Fold::write(sql, T::HELD))
     }
 
     fn call(&self) -> Option<Call<DB>> {

@@ -1,0 +1,189 @@
+//! On PostgreSQL they are elements of one array per column.
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgBindIterExt, PgHasArrayType, PgRow, PgTypeInfo,
+};
+use sqlx::{Arguments as _, Encode, Postgres, Type, TypeInfo};
+
+use crate::db::column::Column;
+use crate::db::key_array::kept;
+use crate::db::lanes::Cells;
+use crate::db::{Array, Backend};
+
+/// See [`Backend::Cells`](crate::db::Backend::Cells).
+#[derive(Default)]
+pub struct PgCells {
+    bytes: PgArgumentBuffer,
+    values: Vec<Value>,
+    key: Key,
+    is_odd: bool,
+}
+
+/// Of the length before each value.
+const LENGTH: usize = size_of::<usize>();
+
+/// How far the key goes.
+#[derive(Default)]
+struct Key {
+    bytes: usize,
+    values: usize,
+}
+
+struct Value {
+    ty: PgTypeInfo,
+    end: usize,
+    is_null: bool,
+}
+
+impl PgCells {
+    fn element(&self, column: usize) -> Option<Element<'_>> {
+        let value = self.values.get(column)?;
+        let start = match column.checked_sub(1) {
+            Some(before) => self.values.get(before)?.end,
+            None => 0,
+        };
+        let bytes = self.bytes.get(start + LENGTH..value.end)?;
+        Some(Element {
+            ty: &value.ty,
+            bytes: (!value.is_null).then_some(bytes),
+        })
+    }
+}
+
+impl Cells<Postgres> for PgCells {
+    const TELLS_KEYS: bool = false;
+
+    fn add<T: Column<Postgres>>(&mut self, value: &T) {
+        let ty = value.produces().unwrap_or_else(T::type_info);
+        // PostgreSQL has no arrays of arrays.
+        self.is_odd |= ty.name().ends_with("[]");
+        // Its length stands before it: the key ('a', 'bc') is not ('ab', 'c').
+        let start = self.bytes.len() + LENGTH;
+        self.bytes.extend_from_slice(&[0; LENGTH]);
+        match value.encode_by_ref(&mut self.bytes) {
+            Ok(is_null) => {
+                let (end, is_null) = (self.bytes.len(), matches!(is_null, IsNull::Yes));
+                let length = if is_null { usize::MAX } else { end - start };
+                if let Some(before) = self.bytes.get_mut(start - LENGTH..start) {
+                    before.copy_from_slice(&length.to_be_bytes());
+                }
+                self.values.push(Value { ty, end, is_null });
+            }
+            // The call by itself says why.
+            Err(_) => self.is_odd = true,
+        }
+    }
+
+    fn add_number(&mut self, value: i64) {
+        self.add(&value);
+    }
+
+    fn end_key(&mut self) {
+        self.key = Key {
+            bytes: self.bytes.len(),
+            values: self.values.len(),
+        };
+    }
+
+    fn key(&self) -> &[u8] {
+        self.bytes.get(..self.key.bytes).unwrap_or_default()
+    }
+
+    fn can_fold(&self) -> bool {
+        !self.is_odd
+    }
+
+    fn bind(
+        calls: &[&Self],
+        keys_only: bool,
+        beside: &[Array],
+        arguments: &mut PgArguments,
+    ) -> Result<(), BoxDynError> {
+        let columns = calls.first().map_or(0, |call| match keys_only {
+            true => call.key.values,
+            false => call.values.len(),
+        });
+        for index in 0..columns {
+            let elements = calls.iter().filter_map(|call| call.element(index));
+            let elements: Vec<_> = elements.collect();
+            // Two models can have the same statement, and a value can choose its type.
+            if elements.windows(2).any(|two| two[0].ty != two[1].ty) {
+                return Err("the values of a column have several types".into());
+            }
+            arguments.add(ColumnOf(elements))?;
+        }
+        Postgres::bind_rows(arguments, calls.len(), beside)
+    }
+
+    fn key_of(&self, _: &PgRow) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// A value of a call.
+struct Element<'v> {
+    ty: &'v PgTypeInfo,
+    bytes: Option<&'v [u8]>,
+}
+
+impl Type<Postgres> for Element<'_> {
+    fn type_info() -> PgTypeInfo {
+        // Not what is sent: only a value knows its type, and `produces` it.
+        <i64 as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'q> Encode<'q, Postgres> for Element<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let Some(bytes) = self.bytes else {
+            return Ok(IsNull::Yes);
+        };
+        buffer.extend_from_slice(bytes);
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(self.ty.clone())
+    }
+}
+
+/// The values of one column of all calls.
+struct ColumnOf<'v>(Vec<Element<'v>>);
+
+impl Type<Postgres> for ColumnOf<'_> {
+    fn type_info() -> PgTypeInfo {
+        // As above.
+        <Vec<i64> as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'q> Encode<'q, Postgres> for ColumnOf<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let elements = self.0.iter().map(|element| Element {
+            ty: element.ty,
+            bytes: element.bytes,
+        });
+        elements.bind_iter().encode(buffer)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        self.0.first().map(|element| array_of(element.ty))
+    }
+}
+
+/// The array type of what sqlx has a number for, else its name: the server is asked for it, once per connection.
+fn array_of(element: &PgTypeInfo) -> PgTypeInfo {
+    match element.name() {
+        "BOOL" => bool::array_type_info(),
+        "INT2" => i16::array_type_info(),
+        "INT4" => i32::array_type_info(),
+        "INT8" => i64::array_type_info(),
+        "FLOAT4" => f32::array_type_info(),
+        "FLOAT8" => f64::array_type_info(),
+        "TEXT" => String::array_type_info(),
+        "BYTEA" => Vec::<u8>::array_type_info(),
+        name => PgTypeInfo::array_of(kept(name)),
+    }
+}
