@@ -104,7 +104,7 @@ impl<DB: Backend> Call<DB> {
 }
 
 /// A statement about the keys of these calls.
-pub(crate) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
+pub(super) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
     let mut statement = Statement::literal(sql);
     let cells: Vec<_> = calls.iter().map(|call| &call.cells).collect();
     statement.bind_cells(&cells, true, &[]);

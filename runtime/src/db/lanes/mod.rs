@@ -17,7 +17,7 @@ use sqlx::{Connection as _, Pool};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-pub(crate) use self::call::{Addition, Call, Cells, Values, of_calls, of_keys};
+pub(crate) use self::call::{Addition, Call, Cells, Values, of_calls};
 #[cfg(feature = "postgres")]
 pub(super) use self::cells::PgCells;
 #[cfg(feature = "sqlite")]

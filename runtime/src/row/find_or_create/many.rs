@@ -15,7 +15,7 @@ use crate::db::atomic::in_transaction;
 use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
-use crate::db::lanes::{Call, of_calls, of_keys};
+use crate::db::lanes::{Call, of_calls};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, number};
 
@@ -341,7 +341,7 @@ where
         return undecided(new.len());
     };
     let calls: Vec<_> = calls.iter().collect();
-    let rows = match of_keys(sql, &calls).fetch_all(link).await {
+    let rows = match of_calls(sql, &calls).fetch_all(link).await {
         Ok(rows) => rows,
         Err(error) => {
             let fault = Fault::of(&error);
