@@ -231,6 +231,9 @@ fn thing(random: &mut Random, id: u8) -> Thing {
         Some(-0.0),
         Some(f64::MAX),
         Some(5e-324),
+        // Which SQLite reads as their neighbours.
+        Some(4.386_362_656_530_058e120),
+        Some(-2.8e-90),
         Some(f64::INFINITY),
         Some(9_007_199_254_740_993.0),
         Some(f64::from_bits(0x3ff5_5555_5555_5555)),
@@ -299,20 +302,22 @@ async fn values_are_written_as_they_are() {
         for folds in [true, false] {
             let reset = "UPDATE things SET version = 0, times = 0, text = '', note = 1";
             sqlx::raw_sql(reset).execute(&database.pool).await.unwrap();
-            let outcomes = at_once(changed.iter().cloned().map(|row| {
+            let calls = changed.iter().cloned().map(|row| {
                 let (lanes, pool) = (lanes.clone(), database.pool.clone());
                 async move {
                     let key = (row.id.clone(), &*row.part);
                     match folds {
                         true => {
+                            let updated = row.update(&lanes).await;
                             assert_eq!(Thing::add_times(&lanes, key, 1).await.unwrap(), 1);
-                            row.update(&lanes).await
+                            updated
                         }
                         false => row.update(&pool).await,
                     }
                 }
-            }));
-            for outcome in outcomes.await {
+            });
+            let lane = lanes.acquire().await.unwrap();
+            for outcome in behind(lane, calls).await {
                 let outcome = outcome.unwrap();
                 assert_eq!(outcome.version, 1);
                 assert_eq!(

@@ -112,13 +112,20 @@ async fn of_equal_versions_one_wins() {
     let database = database(TABLES).await;
     let lanes = lanes_of(&database, 2).await;
     let document = Document::load(&lanes, 5).await.unwrap();
-    let outcomes = at_once((0..64).map(|n| {
-        let (lanes, mut mine) = (lanes.clone(), document.clone());
+    // The first has the lane to itself.
+    let first = Document::load(&lanes, 6).await.unwrap();
+    let mine = (0..64).map(|n| {
+        let mut mine = document.clone();
         mine.body = Some(n.to_string());
         mine.tags.push(n.to_string());
+        mine
+    });
+    let calls = std::iter::once(first).chain(mine).map(|mine| {
+        let lanes = lanes.clone();
         async move { mine.update(&lanes).await }
-    }))
-    .await;
+    });
+    let mut outcomes = behind(lanes.acquire().await.unwrap(), calls).await;
+    outcomes.remove(0).unwrap();
     let winners: Vec<_> = outcomes
         .iter()
         .filter_map(|outcome| outcome.as_ref().ok())
