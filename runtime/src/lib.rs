@@ -16,6 +16,9 @@ pub mod lock;
 #[cfg(test)]
 mod rooms;
 pub mod row;
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub mod schema;
 pub mod tx;
 
 #[cfg(feature = "idempotent")]
@@ -31,6 +34,9 @@ pub use crate::db::source::Source;
 pub use crate::db::xmin::Xmin;
 pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use crate::schema::verify;
 pub use crate::tx::{Tx, transaction};
 
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which
@@ -172,6 +178,11 @@ pub mod __private {
             Derive, FindOrCreate, FindOrCreateSql, UniqueKey, UniqueKeySql, create,
             create_unless_conflict, find, find_or_create, update_or_create, upsert, upsert_if,
         };
+    }
+    /// For all of them.
+    #[cfg(feature = "schema")]
+    pub mod schema {
+        pub use crate::schema::{Described, Needs, NoNeeds, by, is_model};
     }
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,

@@ -32,9 +32,22 @@ use crate::model::{Column, Model, is_bool, is_json, last_segment};
 use crate::options::FieldOption;
 use crate::sql::{Dialect, Statement};
 
+/// Which derive it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    FindOrCreate,
+    Guarded,
+    Idempotent,
+    Lockable,
+    Queue,
+    Versioned,
+}
+
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
     type Plan<'m>;
+    const KIND: Kind;
 
     /// Checks what only this derive asks for. `None` if something is missing, which was then reported.
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Self::Plan<'m>>;
@@ -88,12 +101,17 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
     let plan = lowered
         .as_ref()
         .and_then(|(model, attempted)| D::plan(model, attempted, &diag));
+    let described = lowered
+        .as_ref()
+        .filter(|_| plan.is_some())
+        .map(|(model, _)| described(D::KIND, model, &input, &diag));
     match (diag.finish(), plan) {
         (Ok(()), Some(plan)) => {
             let mut output = D::expand(&plan);
             if let Some((model, _)) = &lowered {
                 output.impls.extend(repeated(model));
             }
+            output.impls.extend(described);
             output.tokens(&input)
         }
         (Ok(()), None) => TokenStream::new(),
@@ -102,6 +120,27 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
             quote!(#errors #stub)
         }
     }
+}
+
+/// What the model needs of the database; compared with the catalogue, if there is one.
+#[cfg(feature = "schema")]
+fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> TokenStream {
+    crate::schema::described(kind, model, input, diag)
+}
+
+#[cfg(not(feature = "schema"))]
+fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> TokenStream {
+    let quiet = Diag::new();
+    let attrs = StructAttrs::read(&input.attrs, &quiet);
+    let _ = (quiet.finish(), kind, model);
+    if let crate::attr::SchemaAttr::Named(file) = attrs.schema {
+        diag.error(
+            file,
+            "the catalogue of a database is not read without the cargo feature `schema` of rowlock\n\
+             help: enable it, or remove the option",
+        );
+    }
+    TokenStream::new()
 }
 
 /// A model lists the columns of its table. Few programs read all of them, and should not be warned of the others.
