@@ -220,7 +220,7 @@ options! {
             page: (
                 &[],
                 "With the cargo feature `schema`: the file with the catalogue of the table's database, in the directory of the crate or in one above it, \
-                 instead of `rowlock.schema.json`. `schema = off`: the table is in none.",
+                 instead of `rowlock.schema.json`; beside or instead of it `….postgres.json` and `….sqlite.json`. `schema = off`: the table is in none.",
             ),
         },
         ExistingRows => Spec {

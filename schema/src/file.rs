@@ -12,17 +12,18 @@ use crate::catalogue::{Catalogue, Dialect, Table};
 /// What this version writes. A file with a greater number is not read.
 const FORMAT: u64 = 1;
 
-/// What such a file is called. A program with two databases has one for each.
-pub fn names() -> [&'static str; 3] {
-    [
-        "rowlock.schema.json",
-        "rowlock.schema.postgres.json",
-        "rowlock.schema.sqlite.json",
-    ]
-}
+/// What the file is called unless the model says otherwise.
+pub const NAME: &str = "rowlock.schema.json";
 
-/// The files with one of these names, in `from` or in the nearest directory above it that has any.
-pub fn find(from: &Path, names: &[&str]) -> Vec<PathBuf> {
+/// The files of this name, in `from` or in the nearest directory above it that has any: `rowlock.schema.json`, and of a program with several
+/// databases `rowlock.schema.postgres.json` and `rowlock.schema.sqlite.json`.
+pub fn find(from: &Path, name: &str) -> Vec<PathBuf> {
+    let stem = name.strip_suffix(".json").unwrap_or(name);
+    let names = [
+        name.to_owned(),
+        format!("{stem}.postgres.json"),
+        format!("{stem}.sqlite.json"),
+    ];
     from.ancestors()
         .map(|directory| {
             let paths = names.iter().map(|name| directory.join(name));

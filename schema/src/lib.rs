@@ -24,7 +24,7 @@ pub use self::catalogue::{
 pub use self::diff::diff;
 pub use self::expression::{SqliteIndex, sqlite_checks, sqlite_index, sqlite_trigger};
 pub use self::family::Family;
-pub use self::file::{FileError, find, names};
+pub use self::file::{FileError, NAME, find};
 pub use self::finding::{Finding, Level, Place, Rule};
 pub use self::model::{Field, Insert, Key, KeyPart, KeyUse, Model, Role};
 pub use self::rules::{Source, check};

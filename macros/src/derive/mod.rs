@@ -116,7 +116,9 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
         }
         (Ok(()), None) => TokenStream::new(),
         (Err(errors), _) => {
-            let stub = D::stub(&input).tokens(&input);
+            let mut stub = D::stub(&input);
+            stub.impls.extend(undescribed(D::KIND, &input));
+            let stub = stub.tokens(&input);
             quote!(#errors #stub)
         }
     }
@@ -126,6 +128,19 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
 #[cfg(feature = "schema")]
 fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> TokenStream {
     crate::schema::described(kind, model, input, diag)
+}
+
+/// The same of a model with mistakes: that it is one.
+#[cfg(feature = "schema")]
+fn undescribed(kind: Kind, input: &DeriveInput) -> TokenStream {
+    let is_struct = stub_fields(input).is_some();
+    let needs = is_struct.then(|| crate::schema::implementation(kind, &input.ident, ""));
+    needs.unwrap_or_default()
+}
+
+#[cfg(not(feature = "schema"))]
+fn undescribed(_: Kind, _: &DeriveInput) -> TokenStream {
+    TokenStream::new()
 }
 
 #[cfg(not(feature = "schema"))]

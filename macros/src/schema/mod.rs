@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use rowlock_schema::{Catalogue, Finding, Place, Rule, Source};
 use syn::spanned::Spanned;
@@ -29,15 +29,8 @@ pub(crate) fn described(
     diag: &Diag,
 ) -> TokenStream {
     let needs = needs(kind, model);
-    let ident = &model.ident;
-    let derive = format_ident!("{}", needs.derive);
     let text = serde_json::to_string(&needs).unwrap_or_default();
-    let described = quote! {
-        #[automatically_derived]
-        impl __rt::schema::Described<__rt::schema::by::#derive> for #ident {
-            const NEEDS: &'static str = #text;
-        }
-    };
+    let described = implementation(kind, &model.ident, &text);
     // What follows from a mistake in the struct is not a mistake in the table.
     if !diag.is_empty() {
         return described;
@@ -71,6 +64,17 @@ pub(crate) fn described(
     }
 }
 
+/// What `rowlock::models!` finds.
+pub(crate) fn implementation(kind: Kind, ident: &Ident, needs: &str) -> TokenStream {
+    let derive = format_ident!("{kind:?}");
+    quote! {
+        #[automatically_derived]
+        impl __rt::schema::Described<__rt::schema::by::#derive> for #ident {
+            const NEEDS: &'static str = #needs;
+        }
+    }
+}
+
 /// A file's catalogue, or why there is none.
 type Read = Arc<Result<Catalogue, String>>;
 
@@ -81,9 +85,9 @@ fn files(attrs: &StructAttrs, diag: &Diag) -> Vec<(PathBuf, Read)> {
     };
     let paths = match &attrs.schema {
         SchemaAttr::Off => Vec::new(),
-        SchemaAttr::Usual => rowlock_schema::find(&from, &rowlock_schema::names()),
+        SchemaAttr::Usual => rowlock_schema::find(&from, rowlock_schema::NAME),
         SchemaAttr::Named(name) => {
-            let found = rowlock_schema::find(&from, &[&name.value()]);
+            let found = rowlock_schema::find(&from, &name.value());
             if found.is_empty() {
                 diag.error(
                     name,

@@ -4,7 +4,7 @@ use super::Context;
 use crate::catalogue::{Column, Identity};
 use crate::expression::{comparison, words};
 use crate::finding::{Finding, Level, Place, Rule};
-use crate::model::{Insert, Role};
+use crate::model::{Field, Insert, Role};
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let Some(insert) = &context.model.insert else {
@@ -13,12 +13,16 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     // A trigger that runs before can fill anything.
     let filled_by_trigger = context.table.triggers.iter().any(|trigger| trigger.before);
     for column in &context.table.columns {
-        let given = insert.columns.iter();
-        let given = given
-            .into_iter()
-            .any(|name| context.dialect().same_name(name, &column.name));
-        if !given && !filled_by_trigger && needs_a_value(column) {
-            findings.push(left_out(context, insert, column));
+        let same = |name: &str| context.dialect().same_name(name, &column.name);
+        let is_given = insert.columns.iter().any(|name| same(name));
+        if is_given || filled_by_trigger || !needs_a_value(column) {
+            continue;
+        }
+        let mut fields = context.model.fields.iter();
+        let field = fields.find(|field| same(field.column()));
+        // One that is `generated` and is not was reported as that.
+        if !(insert.required && field.is_some_and(|field| field.generated)) {
+            findings.push(left_out(context, insert, column, field));
         }
     }
     initial(context, insert, findings);
@@ -32,9 +36,12 @@ fn needs_a_value(column: &Column) -> bool {
     !column.null && !identity && column.default.is_none() && column.generated.is_none()
 }
 
-fn left_out(context: &Context<'_>, insert: &Insert, column: &Column) -> Finding {
-    let mut fields = context.model.fields.iter();
-    let field = fields.find(|field| context.dialect().same_name(field.column(), &column.name));
+fn left_out(
+    context: &Context<'_>,
+    insert: &Insert,
+    column: &Column,
+    field: Option<&Field>,
+) -> Finding {
     let table = context.shown();
     let message = format!(
         "column `{}` of `{table}` is NOT NULL without a default, and `{}` does not write it",
