@@ -248,6 +248,15 @@ fn errors(report: &Report) -> Vec<(Rule, Place)> {
         .collect()
 }
 
+/// A database with these tables and no others: the file has all that are there.
+async fn of_its_own(tables: &str) -> postgres::Pool {
+    let url = postgres::fresh_url().await;
+    let pool = postgres::Pool::connect(&url).await.unwrap();
+    let tables = sqlx::AssertSqlSafe(postgres::ddl(tables));
+    sqlx::raw_sql(tables).execute(&pool).await.unwrap();
+    pool
+}
+
 /// Each mistake is found, at its place, and nothing else is.
 async fn each_is_found<DB: Describes>(pool: &sqlx::Pool<DB>, mistakes: Vec<Mistake>)
 where
@@ -265,11 +274,11 @@ where
 
 #[tokio::test]
 async fn each_mistake_is_found_on_postgres() {
-    let database = postgres::database(&format!("{TABLES}{POSTGRES}")).await;
+    let pool = of_its_own(&format!("{TABLES}{POSTGRES}")).await;
     let mut all = mistakes();
     all.extend(mistakes_of_postgres());
-    each_is_found(&database.pool, all).await;
-    check_file(&database.pool, "schema/mistakes.postgres.json")
+    each_is_found(&pool, all).await;
+    check_file(&pool, "schema/mistakes.postgres.json")
         .await
         .unwrap();
 }
@@ -317,13 +326,13 @@ fn all_lookalikes() -> Models {
 #[tokio::test]
 async fn what_only_looks_like_a_mistake_is_none_on_postgres() {
     use lookalikes::postgres::*;
-    let database = postgres::database(&format!("{}{TABLES}", lookalikes::TABLES)).await;
+    let pool = of_its_own(&format!("{}{TABLES}", lookalikes::TABLES)).await;
     let own = rowlock::models![Domains, Including, Partitioned, Seen, Triggered];
-    let notes = nothing_is_found(&database.pool, &[all_lookalikes(), own]).await;
+    let notes = nothing_is_found(&pool, &[all_lookalikes(), own]).await;
     // The key of the partitioned table, columns that `insert` leaves out, what a trigger and policies do.
     assert!(notes.contains(&Rule::Unique) && notes.contains(&Rule::Trigger));
     assert!(notes.contains(&Rule::Default) && notes.contains(&Rule::RowSecurity));
-    check_file(&database.pool, "schema/lookalikes.postgres.json")
+    check_file(&pool, "schema/lookalikes.postgres.json")
         .await
         .unwrap();
 }
