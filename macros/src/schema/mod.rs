@@ -38,7 +38,10 @@ pub(crate) fn described(
     let quiet = Diag::new();
     let attrs = StructAttrs::read(&input.attrs, &quiet);
     let _ = quiet.finish();
-    let files = files(&attrs, diag);
+    let files = match is_being_written() {
+        true => Vec::new(),
+        false => files(&attrs, diag),
+    };
     let mut found: Vec<Finding> = Vec::new();
     let mut unknown = Vec::new();
     for (path, catalogue) in &files {
@@ -55,13 +58,31 @@ pub(crate) fn described(
             Err(error) => unreadable(model, &attrs, path, error, diag),
         }
     }
-    // A file that changes changes the expansion.
-    let tracked = files.iter().filter_map(|(path, _)| path.to_str());
+    let tracked = tracked(files.iter().map(|(path, _)| path.as_path()));
     quote! {
         #described
-        #(const _: &[u8] = ::core::include_bytes!(#tracked);)*
+        #tracked
         #(#unknown)*
     }
+}
+
+/// What the test is run with that writes the file. A program that needs the file as it is going to be must compile until then.
+const VARIABLE: &str = "ROWLOCK_SCHEMA";
+
+fn is_being_written() -> bool {
+    std::env::var_os(VARIABLE).is_some_and(|value| value == "write")
+}
+
+/// For cargo: a file that changes changes the expansion, and so does the variable.
+fn tracked<'p>(files: impl Iterator<Item = &'p Path>) -> TokenStream {
+    let files: Vec<&str> = files.filter_map(Path::to_str).collect();
+    let any = !files.is_empty() || is_being_written();
+    let variable = any.then(|| {
+        quote!(
+            const _: __rt::Option<&str> = ::core::option_env!(#VARIABLE);
+        )
+    });
+    quote!(#variable #(const _: &[u8] = ::core::include_bytes!(#files);)*)
 }
 
 /// What `rowlock::models!` finds.
