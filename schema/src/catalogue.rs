@@ -98,6 +98,9 @@ pub struct Table {
     /// What writes do besides.
     #[serde(default)]
     pub triggers: Vec<Trigger>,
+    /// What the user of the connection may not do: `SELECT`, `INSERT`, `UPDATE`, `DELETE`. Never in a file.
+    #[serde(default, skip_serializing)]
+    pub denied: Vec<String>,
 }
 
 /// What can be read like a table.

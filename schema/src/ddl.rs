@@ -7,7 +7,7 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn table_name(table: &Table, catalogue: &Catalogue) -> String {
+pub(crate) fn table_name(table: &Table, catalogue: &Catalogue) -> String {
     let is_first = catalogue.search_path.first() == Some(&table.schema);
     match is_first {
         true => quoted(&table.name),

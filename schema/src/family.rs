@@ -112,10 +112,8 @@ impl Family {
             Dialect::Sqlite => match (self, affinity(&column.ty)) {
                 (Self::Integer(_) | Self::Bool, Affinity::Text | Affinity::Real) => false,
                 (Self::Float, Affinity::Text) => false,
-                (Self::Text, Affinity::Integer | Affinity::Real | Affinity::Numeric) => {
-                    // `date` and `datetime` are NUMERIC too, and hold text that is no number.
-                    !matches!(affinity(&column.ty), Affinity::Integer | Affinity::Real)
-                }
+                // `date` and `datetime` are NUMERIC, and hold text that is no number.
+                (Self::Text, Affinity::Integer | Affinity::Real) => false,
                 _ => true,
             },
         }

@@ -237,6 +237,7 @@ mod tests {
             checks: vec![],
             foreign_keys: vec![],
             triggers: vec![],
+            denied: vec![],
         }
     }
 

@@ -72,6 +72,8 @@ pub enum Rule {
     States,
     /// A trigger runs with the writes.
     Trigger,
+    /// The user of the connection may read and write the table.
+    Privilege,
     /// Policies decide about rows.
     RowSecurity,
 }

@@ -23,6 +23,8 @@ pub struct Model {
     pub fields: Vec<Field>,
     /// The keys.
     pub keys: Vec<Key>,
+    /// An update or an upsert of it writes every plain column.
+    pub writes_all: bool,
     /// What it inserts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insert: Option<Insert>,

@@ -347,3 +347,107 @@ async fn what_only_looks_like_a_mistake_is_none_on_sqlite() {
         .await
         .unwrap();
 }
+
+/// The table of a model in a schema of its own.
+#[tokio::test]
+async fn verify_looks_with_the_search_path_and_the_user_of_the_connection() {
+    let pool = of_its_own(
+        "CREATE SCHEMA app; CREATE TABLE app.counters (id bigint PRIMARY KEY, views bigint NOT NULL); SET search_path = app;
+         CREATE TABLE swapped (id {id}, slug text NOT NULL, tenant_id bigint NOT NULL, lock_version bigint NOT NULL, UNIQUE (slug, tenant_id));",
+    )
+    .await;
+    let mut connection = pool.acquire().await.unwrap();
+    let models = rowlock::models![lookalikes::Swapped];
+    let set = async |connection: &mut postgres::Connection, sql: String| {
+        let sql = sqlx::AssertSqlSafe(sql);
+        sqlx::raw_sql(sql).execute(connection).await.unwrap();
+    };
+    set(&mut connection, "SET search_path = app".into()).await;
+    verify(&mut *connection, models).await.unwrap();
+
+    set(&mut connection, "SET search_path = public".into()).await;
+    let error = verify(&mut *connection, models).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("write `table = \"app.swapped\"`"),
+        "{error}"
+    );
+
+    let role = postgres::unique_name();
+    let sql = format!(
+        "CREATE ROLE {role}; GRANT USAGE ON SCHEMA app TO {role}; SET search_path = app; SET ROLE {role}"
+    );
+    set(&mut connection, sql).await;
+    let Err(VerifyError::Mismatch(report)) = verify(&mut *connection, models).await else {
+        panic!("it may not read the table");
+    };
+    assert_eq!(errors(&report), [(Rule::Privilege, Place::Table)]);
+    set(
+        &mut connection,
+        format!("RESET ROLE; GRANT SELECT (id) ON swapped TO {role}; SET ROLE {role}"),
+    )
+    .await;
+    let report = verify(&mut *connection, models).await.unwrap();
+    assert!(
+        report.to_string().contains("may not UPDATE on `swapped`"),
+        "{report}"
+    );
+    set(
+        &mut connection,
+        format!("RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"),
+    )
+    .await;
+}
+
+/// Runs in a process of its own: the environment is the process's.
+#[tokio::test]
+#[ignore = "the next test runs it"]
+async fn the_file_of_the_next_test() {
+    let path = std::env::var("SCHEMA_FILE").unwrap();
+    let database = sqlite::database(&std::env::var("SCHEMA_TABLES").unwrap()).await;
+    if let Err(error) = check_file(&database.pool, path).await {
+        panic!("{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_differs_fails_and_is_written_on_demand() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rowlock.schema.json");
+    let run = |tables: &str, write: bool| {
+        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+        test.args([
+            "--ignored",
+            "--exact",
+            "the_file_of_the_next_test",
+            "--nocapture",
+        ])
+        .env("SCHEMA_FILE", &path)
+        .env("SCHEMA_TABLES", tables)
+        .env("ROWLOCK_SCHEMA", if write { "write" } else { "" });
+        let output = test.output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let one = "CREATE TABLE tags (id {id}, slug text NOT NULL UNIQUE)";
+    let other = "CREATE TABLE tags (id {id}, slug text UNIQUE, title text)";
+
+    let (passed, said) = run(one, false);
+    assert!(!passed && said.contains("ROWLOCK_SCHEMA=write"), "{said}");
+    assert!(run(one, true).0 && run(one, false).0);
+
+    let (passed, said) = run(other, false);
+    assert!(!passed);
+    for line in [
+        "main.tags",
+        "- column {\"name\": \"slug\", \"type\": \"TEXT\"}",
+        "+ column {\"name\": \"slug\", \"type\": \"TEXT\", \"null\": true}",
+        "+ column {\"name\": \"title\"",
+    ] {
+        assert!(said.contains(line), "{line} is not in:\n{said}");
+    }
+    assert!(run(other, true).0 && run(other, false).0 && !run(one, false).0);
+}

@@ -28,6 +28,10 @@ pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
             .map(|column| field(model, column))
             .collect(),
         keys: keys(kind, model),
+        writes_all: match kind {
+            Kind::Versioned | Kind::Lockable | Kind::FindOrCreate => true,
+            Kind::Counter | Kind::Guarded | Kind::Idempotent | Kind::Queue => false,
+        },
         insert: insert(kind, model),
     }
 }

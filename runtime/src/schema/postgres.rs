@@ -55,7 +55,12 @@ SELECT json_strip_nulls(json_build_object(
       'name', g.tgname,
       'before', g.tgtype & 66 <> 0,
       'on', (SELECT json_agg(e.name ORDER BY e.bit) FROM (VALUES (4, 'insert'), (16, 'update'), (8, 'delete'), (32, 'truncate')) AS e(bit, name) WHERE g.tgtype & e.bit <> 0)))
-    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'), '[]')
+    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'), '[]'),
+  'denied', coalesce((
+    SELECT json_agg(p.name) FROM (VALUES
+      ('SELECT', has_any_column_privilege(c.oid, 'SELECT')), ('INSERT', has_any_column_privilege(c.oid, 'INSERT')),
+      ('UPDATE', has_any_column_privilege(c.oid, 'UPDATE')), ('DELETE', has_table_privilege(c.oid, 'DELETE'))) AS p(name, granted)
+    WHERE NOT p.granted), '[]')
 ))::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')

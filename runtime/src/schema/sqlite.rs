@@ -44,6 +44,7 @@ impl Describes for Sqlite {
                 checks: Vec::new(),
                 foreign_keys: Vec::new(),
                 triggers: Vec::new(),
+                denied: Vec::new(),
             };
             fill(link, &mut table, without_rowid).await?;
             tables.push(table);

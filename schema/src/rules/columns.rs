@@ -256,14 +256,13 @@ fn generated(context: &Context<'_>, field: &Field, column: &Column) -> Option<Fi
         (None, Some(Identity::ByDefault | Identity::Rowid) | None) => None,
     };
     if let Some(always) = always {
-        let is_written = !field.generated && field.role == Role::Plain && !field.default;
-        // A key is only written by an insert, and the model may have none.
-        let inserts = context
-            .model
-            .insert
-            .as_ref()
-            .is_some_and(|insert| insert.required);
-        return (is_written && (!field.key || inserts)).then(|| {
+        let is_plain = !field.generated && field.role == Role::Plain && !field.default;
+        // A key is only written by an insert, and the program may never call that.
+        let written = match field.key {
+            true => inserts(context),
+            false => context.model.writes_all,
+        };
+        return (is_plain && written).then(|| {
             finding(
                 Level::Error,
                 format!("{named} is {always}, and this field is written"),
