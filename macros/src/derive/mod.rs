@@ -358,11 +358,15 @@ fn parts(statement: &Statement) -> TokenStream {
 
 /// SQL as a raw string, so that quoted names stay readable in the output.
 fn literal(dialect: Dialect, sql: &str) -> Literal {
-    let sql = dialect.spell(sql);
-    let hashes = "#".repeat(1 + sql.matches('#').count());
-    format!("r{hashes}\"{sql}\"{hashes}")
+    raw(&dialect.spell(sql))
+}
+
+/// A raw string.
+pub(crate) fn raw(text: &str) -> Literal {
+    let hashes = "#".repeat(1 + text.matches('#').count());
+    format!("r{hashes}\"{text}\"{hashes}")
         .parse()
-        .unwrap_or_else(|_| Literal::string(&sql))
+        .unwrap_or_else(|_| Literal::string(text))
 }
 
 /// `to.bind::<Type>(index, value);`, with errors about the type at the field's type.

@@ -17,7 +17,7 @@ use syn::{DeriveInput, LitStr};
 
 use self::needs::needs;
 use crate::attr::{SchemaAttr, StructAttrs};
-use crate::derive::Kind;
+use crate::derive::{Kind, raw};
 use crate::diag::Diag;
 use crate::model::{Column, Model, last_segment};
 
@@ -88,6 +88,7 @@ fn tracked<'p>(files: impl Iterator<Item = &'p Path>) -> TokenStream {
 /// What `rowlock::models!` finds.
 pub(crate) fn implementation(kind: Kind, ident: &Ident, needs: &str) -> TokenStream {
     let derive = format_ident!("{kind:?}");
+    let needs = raw(needs);
     quote! {
         #[automatically_derived]
         impl __rt::schema::Described<__rt::schema::by::#derive> for #ident {

@@ -61,6 +61,7 @@ async fn read<'c, DB: Describes>(
 }
 
 /// The rows of a statement.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 async fn rows<'q, DB: Backend>(
     link: &mut Link<'_, DB>,
     query: impl sqlx::Execute<'q, DB> + 'q,
