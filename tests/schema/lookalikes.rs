@@ -284,6 +284,17 @@ pub mod sqlite {
         lock_version: i64,
     }
 
+    /// A view of a table that is gone.
+    #[derive(Clone, sqlx::FromRow, Versioned)]
+    #[rowlock(schema = "tests/schema/lookalikes.json")]
+    #[rowlock(table = "stale", backend(Sqlite))]
+    pub struct Stale {
+        #[rowlock(key)]
+        id: i64,
+        #[rowlock(version)]
+        lock_version: i64,
+    }
+
     /// No NOT NULL is said of its key, which has no type either.
     #[derive(Clone, sqlx::FromRow, FindOrCreate)]
     #[rowlock(schema = "tests/schema/lookalikes.json")]
@@ -297,6 +308,9 @@ pub mod sqlite {
 
     pub const TABLES: &str = "
         CREATE TABLE people (EMAIL text NOT NULL COLLATE NOCASE UNIQUE, lock_version int NOT NULL);
+        CREATE TABLE old (id int, lock_version int);
+        CREATE VIEW stale AS SELECT * FROM old;
+        DROP TABLE old;
         CREATE TABLE words (word PRIMARY KEY, seen INT NOT NULL, at DATETIME NOT NULL, id BLOB NOT NULL) WITHOUT ROWID;
     ";
 }

@@ -341,7 +341,7 @@ async fn what_only_looks_like_a_mistake_is_none_on_postgres() {
 async fn what_only_looks_like_a_mistake_is_none_on_sqlite() {
     use lookalikes::sqlite::*;
     let database = sqlite::database(&format!("{}{TABLES}", lookalikes::TABLES)).await;
-    let own = rowlock::models![Person, Word];
+    let own = rowlock::models![Person, Stale, Word];
     nothing_is_found(&database.pool, &[all_lookalikes(), own]).await;
     check_file(&database.pool, "schema/lookalikes.sqlite.json")
         .await

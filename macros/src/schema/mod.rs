@@ -69,6 +69,8 @@ pub(crate) fn described(
 /// What the test is run with that writes the file. A program that needs the file as it is going to be must compile until then.
 const VARIABLE: &str = "ROWLOCK_SCHEMA";
 
+const WRITE: &str = "help: run the test that has `rowlock::schema::check_file` with ROWLOCK_SCHEMA=write: it writes the file";
+
 fn is_being_written() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|value| value == "write")
 }
@@ -115,7 +117,7 @@ fn files(attrs: &StructAttrs, diag: &Diag) -> Vec<(PathBuf, Read)> {
                     name,
                     format_args!(
                         "there is no file `{}` in the directory of the crate or in one above it\n\
-                         help: make it: `rowlock::schema::snapshot(&pool)` reads it from the database",
+                         {WRITE}",
                         name.value()
                     ),
                 );
@@ -157,7 +159,7 @@ fn name(path: &Path) -> String {
 fn unreadable(model: &Model, attrs: &StructAttrs, path: &Path, error: &str, diag: &Diag) {
     let message = format!(
         "the catalogue in `{}` cannot be used\nnote: {error}\n\
-         help: make it anew: `rowlock::schema::snapshot(&pool)` reads it from the database",
+         {WRITE}",
         name(path)
     );
     match &attrs.schema {

@@ -9,6 +9,9 @@ use crate::finding::{Finding, Level, Place, Rule};
 use crate::model::{Field, Role};
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    if context.table.columns.is_empty() && context.table.kind == Kind::View {
+        return;
+    }
     for field in &context.model.fields {
         if field.role == Role::System {
             continue;
