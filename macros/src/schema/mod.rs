@@ -28,13 +28,13 @@ pub(crate) fn described(
     input: &DeriveInput,
     diag: &Diag,
 ) -> TokenStream {
+    // What follows from a mistake in the struct is not a mistake in the table, and such a model need not make sense.
+    if !diag.is_empty() {
+        return TokenStream::new();
+    }
     let needs = needs(kind, model);
     let text = serde_json::to_string(&needs).unwrap_or_default();
     let described = implementation(kind, &model.ident, &text);
-    // What follows from a mistake in the struct is not a mistake in the table.
-    if !diag.is_empty() {
-        return described;
-    }
     let quiet = Diag::new();
     let attrs = StructAttrs::read(&input.attrs, &quiet);
     let _ = quiet.finish();
