@@ -240,3 +240,44 @@ macro_rules! __changes {
         changes
     }};
 }
+
+/// Models to [`verify`](crate::verify): structs with any of the derives. It is a constant, and can be one of yours.
+///
+/// ```
+/// use rowlock::schema::Models;
+///
+/// #[derive(sqlx::FromRow, rowlock::FindOrCreate)]
+/// #[rowlock(table = "tags", unique(slug))]
+/// struct Tag {
+///     slug: String,
+/// }
+///
+/// const MODELS: Models = rowlock::models![Tag];
+/// ```
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+#[macro_export]
+macro_rules! models {
+    ($($model:ty),* $(,)?) => {
+        const {
+            #[allow(unused_imports)]
+            use $crate::__private::schema::NoNeeds as _;
+            $crate::schema::Models::of(&[$({
+                const NEEDS: [::core::option::Option<&'static str>; 7] = [
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Counter>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::FindOrCreate>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Guarded>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Idempotent>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Lockable>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Queue>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Versioned>::NEEDS,
+                ];
+                ::core::assert!(
+                    $crate::__private::schema::is_model(&NEEDS),
+                    ::core::concat!("`", ::core::stringify!($model), "` derives nothing of rowlock")
+                );
+                NEEDS
+            }),*])
+        }
+    };
+}
