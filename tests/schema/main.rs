@@ -32,6 +32,8 @@ const TABLES: &str = "
     CREATE TABLE requests_without_key (tenant bigint NOT NULL, name text NOT NULL PRIMARY KEY, fingerprint {bytes} NOT NULL, outcome text,
         fence bigint NOT NULL, leased_until {timestamp} NOT NULL, finished_at {timestamp});
     CREATE TABLE key_not_unique (id bigint NOT NULL, lock_version bigint NOT NULL);
+    CREATE TABLE key_of_some (id bigint NOT NULL, lock_version bigint NOT NULL);
+    CREATE UNIQUE INDEX key_of_some_key ON key_of_some (id) WHERE lock_version > 0;
     CREATE TABLE nullable (id bigint PRIMARY KEY, title varchar(200), lock_version bigint NOT NULL);
     CREATE TABLE nullable_version (id bigint PRIMARY KEY, lock_version bigint DEFAULT 0);
     CREATE TABLE nullable_counter (id bigint PRIMARY KEY, views bigint);
@@ -50,6 +52,9 @@ const POSTGRES: &str = "
     CREATE TABLE narrow_version (id bigint PRIMARY KEY, lock_version integer NOT NULL);
     CREATE TABLE no_time_zone (id bigint PRIMARY KEY, at timestamp NOT NULL, lock_version bigint NOT NULL);
     CREATE TABLE later_checked (slug text NOT NULL UNIQUE DEFERRABLE);
+    CREATE TABLE not_valid (slug text NOT NULL);
+    CREATE UNIQUE INDEX not_valid_slug ON not_valid (slug);
+    UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'not_valid_slug'::regclass;
     CREATE TABLE nulls_distinct (parent_id bigint, slug text NOT NULL, UNIQUE (parent_id, slug));
     CREATE TYPE job_state AS ENUM ('waiting', 'running', 'done', 'dead');
     CREATE TABLE other_states (id bigint PRIMARY KEY, run_at timestamptz NOT NULL, state job_state NOT NULL, attempts integer NOT NULL, fence bigint NOT NULL,
@@ -124,6 +129,12 @@ fn mistakes() -> Vec<Mistake> {
         (
             models![KeyNotUnique],
             "key_not_unique",
+            Rule::Unique,
+            Place::Key(0),
+        ),
+        (
+            models![KeyOfSome],
+            "key_of_some",
             Rule::Unique,
             Place::Key(0),
         ),
@@ -214,6 +225,7 @@ fn mistakes_of_postgres() -> Vec<Mistake> {
             Rule::Unique,
             Place::Key(0),
         ),
+        (models![NotValid], "not_valid", Rule::Unique, Place::Key(0)),
         (
             models![NullsDistinct],
             "nulls_distinct",

@@ -118,6 +118,17 @@ pub struct KeyNotUnique {
     lock_version: i64,
 }
 
+/// Only among some of the rows.
+#[derive(Clone, sqlx::FromRow, Versioned)]
+#[rowlock(table = "key_of_some")]
+#[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]
+pub struct KeyOfSome {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
 #[derive(Clone, sqlx::FromRow, Versioned)]
 #[rowlock(table = "nullable")]
 #[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]
@@ -287,6 +298,14 @@ pub mod postgres {
     #[rowlock(table = "later_checked", unique(slug), backend(Postgres))]
     #[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]
     pub struct Deferrable {
+        slug: String,
+    }
+
+    /// Its build failed.
+    #[derive(Clone, sqlx::FromRow, FindOrCreate)]
+    #[rowlock(table = "not_valid", unique(slug), backend(Postgres))]
+    #[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]
+    pub struct NotValid {
         slug: String,
     }
 
