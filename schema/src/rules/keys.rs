@@ -1,7 +1,7 @@
 //! Keys have their unique indexes.
 
 use super::Context;
-use crate::catalogue::{Column, Dialect, Identity, Kind, Part, Unique};
+use crate::catalogue::{Dialect, Kind, Part, Unique};
 use crate::ddl;
 use crate::expression::{null_test, words};
 use crate::finding::{Finding, Level, Place, Rule};
@@ -59,7 +59,9 @@ fn conflict(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> 
         _ => format!("there is {}", and(&near)),
     };
     let ddl = ddl::unique_index(key, context.table, context.catalogue);
-    let help = match partial {
+    // The key of a counter or of a request has no such option.
+    let can_say = ["FindOrCreate", "Queue"].contains(&context.model.derive.as_str());
+    let help = match partial.filter(|_| can_say) {
         Some(predicate) => format!(
             "say that in the key: `where = \"{}\"`, or: {ddl}",
             bare(&predicate)
@@ -88,10 +90,9 @@ fn find(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> {
         Some(column) => columns.iter().any(|other| same(other, column)),
         None => false,
     };
-    let rowid = columns.iter().any(|column| is_rowid(context, column));
     let is_unique =
         |index: &Unique| !index.invalid && index.predicate.is_none() && index.on.iter().all(is_in);
-    if rowid || context.table.unique.iter().any(is_unique) {
+    if context.table.unique.iter().any(is_unique) {
         return None;
     }
     let level = match context.table.kind {
@@ -125,12 +126,6 @@ fn find(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> {
         ),
         help: Some(ddl::unique_index(key, context.table, context.catalogue)),
     })
-}
-
-fn is_rowid(context: &Context<'_>, name: &str) -> bool {
-    context
-        .column(name)
-        .is_some_and(|column: &Column| column.identity == Some(Identity::Rowid))
 }
 
 fn matches(context: &Context<'_>, key: &Key, index: &Unique) -> Match {
