@@ -31,6 +31,11 @@ impl Diag {
         }
     }
 
+    #[cfg(feature = "schema")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.errors.borrow().as_ref().is_none_or(Vec::is_empty)
+    }
+
     /// `Err` with one `compile_error!` per mistake if there was any.
     pub(crate) fn finish(self) -> Result<(), TokenStream> {
         let errors = self.errors.borrow_mut().take().unwrap_or_default();

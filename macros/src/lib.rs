@@ -14,6 +14,8 @@ mod diag;
 mod lower;
 mod model;
 mod options;
+#[cfg(feature = "schema")]
+mod schema;
 #[cfg(test)]
 mod snapshots;
 mod sql;

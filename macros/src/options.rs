@@ -40,6 +40,8 @@ pub(crate) enum Takes {
     States,
     /// `= word`
     Word(&'static str),
+    /// `= "text"` or `= word`
+    TextOrWord(&'static str),
     /// `(street: String, city: Option<String>)`
     Columns,
 }
@@ -210,6 +212,16 @@ options! {
             takes: Takes::Word("off"),
             example: "fold = off",
             page: (&["Counter", "FindOrCreate", "Versioned"], "On `Lanes`, calls that wait do not become one statement: a trigger has to see each by itself, say."),
+        },
+        Schema => Spec {
+            name: "schema",
+            takes: Takes::TextOrWord("off"),
+            example: "schema = \"warehouse.schema.json\"",
+            page: (
+                &[],
+                "With the cargo feature `schema`: the file with the catalogue of the table's database, in the directory of the crate or in one above it, \
+                 instead of `rowlock.schema.json`; beside or instead of it `….postgres.json` and `….sqlite.json`. `schema = off`: the table is in none.",
+            ),
         },
         ExistingRows => Spec {
             name: "existing_rows",

@@ -15,18 +15,35 @@ struct Printed {
     shared: String,
     /// What is kept if the runtime was built for the database.
     backends: Vec<(String, String)>,
+    /// What is there with the feature `schema`, as it is here.
+    needs: Vec<String>,
+}
+
+fn is_needs(statement: &Stmt) -> bool {
+    let Stmt::Item(Item::Impl(item)) = statement else {
+        return false;
+    };
+    let path = item.trait_.as_ref().map(|(path, _)| path);
+    path.and_then(|path| path.segments.last())
+        .is_some_and(|last| last.ident == "Described")
 }
 
 impl Printed {
     fn new(output: TokenStream) -> Self {
         let mut file: syn::File = syn::parse2(output).unwrap();
         let mut backends = Vec::new();
+        let mut needs = Vec::new();
         for item in &mut file.items {
             let Item::Const(block) = item else { continue };
             let Expr::Block(block) = &mut *block.expr else {
                 continue;
             };
             block.block.stmts.retain(|statement| {
+                if is_needs(statement) {
+                    let code = quote!(#statement);
+                    needs.push(prettyplease::unparse(&syn::parse2(code).unwrap()));
+                    return false;
+                }
                 let Stmt::Macro(wrapper) = statement else {
                     return true;
                 };
@@ -39,6 +56,7 @@ impl Printed {
         Self {
             shared: prettyplease::unparse(&file),
             backends,
+            needs,
         }
     }
 
@@ -48,6 +66,9 @@ impl Printed {
             text.push_str(&format!(
                 "\n// inside the block above, in `__rt::{name}!`\n{code}"
             ));
+        }
+        for needs in &self.needs {
+            text.push_str(&format!("\n// with the feature `schema`\n{needs}"));
         }
         text
     }

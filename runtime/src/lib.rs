@@ -16,6 +16,9 @@ pub mod lock;
 #[cfg(test)]
 mod rooms;
 pub mod row;
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub mod schema;
 pub mod tx;
 
 #[cfg(feature = "idempotent")]
@@ -31,6 +34,9 @@ pub use crate::db::source::Source;
 pub use crate::db::xmin::Xmin;
 pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use crate::schema::verify;
 pub use crate::tx::{Tx, transaction};
 
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which
@@ -174,6 +180,11 @@ pub mod __private {
             upsert, upsert_if, upsert_many,
         };
     }
+    /// For all of them.
+    #[cfg(feature = "schema")]
+    pub mod schema {
+        pub use crate::schema::{Described, Needs, NoNeeds, by, is_model};
+    }
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,
     };
@@ -229,4 +240,45 @@ macro_rules! __changes {
         })*
         changes
     }};
+}
+
+/// Models to [`verify`](crate::verify): structs with any of the derives. It is a constant, and can be one of yours.
+///
+/// ```
+/// use rowlock::schema::Models;
+///
+/// #[derive(sqlx::FromRow, rowlock::FindOrCreate)]
+/// #[rowlock(table = "tags", unique(slug))]
+/// struct Tag {
+///     slug: String,
+/// }
+///
+/// const MODELS: Models = rowlock::models![Tag];
+/// ```
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+#[macro_export]
+macro_rules! models {
+    ($($model:ty),* $(,)?) => {
+        const {
+            #[allow(unused_imports)]
+            use $crate::__private::schema::NoNeeds as _;
+            $crate::schema::Models::of(&[$({
+                const NEEDS: [::core::option::Option<&'static str>; 7] = [
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Counter>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::FindOrCreate>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Guarded>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Idempotent>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Lockable>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Queue>::NEEDS,
+                    $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Versioned>::NEEDS,
+                ];
+                ::core::assert!(
+                    $crate::__private::schema::is_model(&NEEDS),
+                    ::core::concat!("`", ::core::stringify!($model), "` derives nothing of rowlock")
+                );
+                NEEDS
+            }),*])
+        }
+    };
 }

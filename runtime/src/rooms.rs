@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// From the ground up. What stands in no room is used by all, but for the crate's error, which knows them all.
-const ROOMS: [&str; 5] = ["db", "tx", "row", "lock", "job"];
+const ROOMS: [&str; 6] = ["db", "tx", "row", "lock", "job", "schema"];
 const USED_BY_ALL: [&str; 2] = ["backoff", "fan_out"];
 
 fn floor(room: &str) -> Option<usize> {

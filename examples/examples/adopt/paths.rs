@@ -15,6 +15,14 @@ type Timestamp = chrono::DateTime<chrono::Utc>;
 const NOW: i64 = 1_760_000_000;
 
 pub async fn all(pool: &Pool) -> Result<Vec<Report>> {
+    let models = rowlock::models![
+        DeviceCode,
+        RefreshToken,
+        RegistrationToken,
+        Keyword,
+        Request
+    ];
+    rowlock::verify(pool, models).await?;
     Ok(vec![
         device_code(pool).await?,
         refresh_token(pool).await?,

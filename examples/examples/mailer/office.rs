@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Empties the tables, runs all that there is to run, and counts.
 pub async fn run(pool: &Pool, way: Way) -> Result<Books> {
+    rowlock::verify(pool, rowlock::models![Email]).await?;
     sqlx::query("DELETE FROM emails").execute(pool).await?;
     sqlx::query("DELETE FROM outbox").execute(pool).await?;
     set_up(pool).await?;

@@ -50,6 +50,7 @@ pub async fn both(
     way: Way,
     orders: &[Order],
 ) -> Result<HashMap<u64, usize>> {
+    rowlock::verify(pool, rowlock::models![Payment]).await?;
     let (dying, living) = tokio::join!(
         work(
             pool,

@@ -159,6 +159,7 @@ async fn write_units(
 
 /// Puts a new product on sale, lets all buyers in at once, and counts afterwards.
 pub async fn sell(pool: &Pool, way: Way, sku: i64, buyers: usize, units: usize) -> Result<Sale> {
+    rowlock::verify(pool, rowlock::models![Sku, Stock]).await?;
     sqlx::query("INSERT INTO skus VALUES ($1, 'lamp', $2)")
         .bind(sku)
         .bind(i64::try_from(units)?)

@@ -7,6 +7,18 @@ use chrono::{DateTime, Utc};
 use rowlock::queue::QueueState;
 use rowlock::{Counter, FindOrCreate, Idempotent, Lockable, Queue, Versioned};
 
+/// What has to fit the tables.
+pub const MODELS: rowlock::schema::Models = rowlock::models![
+    Document,
+    PageViews,
+    Show,
+    Tag,
+    Sku,
+    Account,
+    ChargeRequest,
+    Mail
+];
+
 /// A text that several people edit.
 #[derive(Debug, Clone, sqlx::FromRow, Versioned)]
 #[rowlock(table = "documents")]

@@ -31,7 +31,18 @@ pub(crate) struct StructAttrs {
     pub fold_off: bool,
     pub deletes_done: bool,
     pub pauses: Option<LitStr>,
+    pub schema: SchemaAttr,
     pub attempted: Vec<&'static str>,
+}
+
+/// Which file has the catalogue of the table's database.
+#[derive(Default)]
+pub(crate) enum SchemaAttr {
+    /// The usual one, if it is there.
+    #[default]
+    Usual,
+    Off,
+    Named(LitStr),
 }
 
 /// `unique(a, b)` above the struct.
@@ -117,6 +128,10 @@ impl StructAttrs {
                 (StructOption::Done, _) => found.deletes_done = true,
                 (StructOption::Fold, _) => found.fold_off = true,
                 (StructOption::Pauses, Value::Text(pauses)) => found.pauses = Some(pauses),
+                (StructOption::Schema, Value::Text(file)) => {
+                    found.schema = SchemaAttr::Named(file);
+                }
+                (StructOption::Schema, _) => found.schema = SchemaAttr::Off,
                 // The table gives the others no other value.
                 _ => {}
             }

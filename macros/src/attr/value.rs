@@ -132,6 +132,13 @@ impl Value {
             (Takes::Word(word), OptValue::Equals(tokens)) if tokens.to_string() == word => {
                 Some(Self::Nothing)
             }
+            (Takes::TextOrWord(word), OptValue::Equals(tokens)) => {
+                if tokens.to_string() == word {
+                    Some(Self::Nothing)
+                } else {
+                    option.text().map(Self::Text)
+                }
+            }
             (Takes::Order, OptValue::List(tokens)) => match tokens.to_string().as_str() {
                 "asc" => Some(Self::Order(Priority::LowestFirst)),
                 "desc" => Some(Self::Order(Priority::HighestFirst)),

@@ -8,7 +8,7 @@ use syn::{DeriveInput, Index};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Method, Output, array_keys, assert_not_null, connection_name, database,
+    Derive, KeyValue, Kind, Method, Output, array_keys, assert_not_null, connection_name, database,
     for_backend, halves, key_argument, key_lifetime, knows, name_at, optional_statement, read_row,
     reads, sql_doc, statement, statement_constant, stub_fields, stub_impl, stub_method, tuple,
 };
@@ -39,6 +39,7 @@ impl Plan<'_> {
 
 impl Derive for Counter {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::Counter;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let counters = model.counters();

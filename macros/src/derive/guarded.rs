@@ -8,7 +8,7 @@ use syn::{DeriveInput, Index};
 
 use super::versioned::{max_version, missing_key};
 use super::{
-    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
+    Derive, KeyValue, Kind, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
     for_backend, key_argument, key_lifetime, knows, literal, name_at, parts, position, read_row,
     reads, sets_without_excluded, sql_doc, statement, stub_fields, stub_impl, stub_method,
     text_doc,
@@ -35,6 +35,7 @@ impl Plan<'_> {
 
 impl Derive for Guarded {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::Guarded;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         sets_without_excluded(model, diag);

@@ -7,7 +7,7 @@ use syn::{DeriveInput, GenericArgument, PathArguments, Type};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
+    Derive, KeyValue, Kind, Method, Output, STUB_DOC, assert_not_null, connection_name, database,
     for_backend, key_argument, knows, must_be_a_time, name_at, reads, report_missing, sql_doc,
     statement, stub_fields, stub_impl, stub_method,
 };
@@ -29,6 +29,7 @@ pub(crate) struct Plan<'m> {
 
 impl Derive for Idempotent {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::Idempotent;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

@@ -6,9 +6,9 @@ use syn::{DeriveInput, parse_quote};
 
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database, fence,
-    for_backend, key_argument, knows, name_at, optional_statement, parts, read_back, read_row,
-    sets_without_excluded, statement, stub_impl, text_doc, version,
+    Derive, KeyValue, Kind, Output, STUB_DOC, array_keys, assert_not_null, bind_columns, database,
+    fence, for_backend, key_argument, knows, name_at, optional_statement, parts, read_back,
+    read_row, sets_without_excluded, statement, stub_impl, text_doc, version,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -34,6 +34,7 @@ impl Plan<'_> {
 
 impl Derive for Lockable {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::Lockable;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

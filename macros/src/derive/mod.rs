@@ -32,9 +32,22 @@ use crate::model::{Column, Model, is_bool, is_json, last_segment};
 use crate::options::FieldOption;
 use crate::sql::{Dialect, Statement};
 
+/// Which derive it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    FindOrCreate,
+    Guarded,
+    Idempotent,
+    Lockable,
+    Queue,
+    Versioned,
+}
+
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
     type Plan<'m>;
+    const KIND: Kind;
 
     /// Checks what only this derive asks for. `None` if something is missing, which was then reported.
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Self::Plan<'m>>;
@@ -88,20 +101,61 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
     let plan = lowered
         .as_ref()
         .and_then(|(model, attempted)| D::plan(model, attempted, &diag));
+    let described = lowered
+        .as_ref()
+        .filter(|_| plan.is_some())
+        .map(|(model, _)| described(D::KIND, model, &input, &diag));
     match (diag.finish(), plan) {
         (Ok(()), Some(plan)) => {
             let mut output = D::expand(&plan);
             if let Some((model, _)) = &lowered {
                 output.impls.extend(repeated(model));
             }
+            output.impls.extend(described);
             output.tokens(&input)
         }
         (Ok(()), None) => TokenStream::new(),
         (Err(errors), _) => {
-            let stub = D::stub(&input).tokens(&input);
+            let mut stub = D::stub(&input);
+            stub.impls.extend(undescribed(D::KIND, &input));
+            let stub = stub.tokens(&input);
             quote!(#errors #stub)
         }
     }
+}
+
+/// What the model needs of the database; compared with the catalogue, if there is one.
+#[cfg(feature = "schema")]
+fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> TokenStream {
+    crate::schema::described(kind, model, input, diag)
+}
+
+/// The same of a model with mistakes: that it is one.
+#[cfg(feature = "schema")]
+fn undescribed(kind: Kind, input: &DeriveInput) -> TokenStream {
+    let is_struct = stub_fields(input).is_some();
+    let needs = is_struct.then(|| crate::schema::implementation(kind, &input.ident, ""));
+    needs.unwrap_or_default()
+}
+
+#[cfg(not(feature = "schema"))]
+fn undescribed(_: Kind, _: &DeriveInput) -> TokenStream {
+    TokenStream::new()
+}
+
+#[cfg(not(feature = "schema"))]
+fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> TokenStream {
+    let quiet = Diag::new();
+    let attrs = StructAttrs::read(&input.attrs, &quiet);
+    let _ = (quiet.finish(), kind, model);
+    if let crate::attr::SchemaAttr::Named(file) = attrs.schema {
+        diag.error(
+            file,
+            "the catalogue of a database is not read without the cargo feature `schema` of rowlock\n\
+             help: enable it, or remove the option",
+        );
+    }
+    TokenStream::new()
 }
 
 /// A model lists the columns of its table. Few programs read all of them, and should not be warned of the others.
@@ -313,11 +367,15 @@ fn parts(statement: &Statement) -> TokenStream {
 
 /// SQL as a raw string, so that quoted names stay readable in the output.
 fn literal(dialect: Dialect, sql: &str) -> Literal {
-    let sql = dialect.spell(sql);
-    let hashes = "#".repeat(1 + sql.matches('#').count());
-    format!("r{hashes}\"{sql}\"{hashes}")
+    raw(&dialect.spell(sql))
+}
+
+/// A raw string.
+pub(crate) fn raw(text: &str) -> Literal {
+    let hashes = "#".repeat(1 + text.matches('#').count());
+    format!("r{hashes}\"{text}\"{hashes}")
         .parse()
-        .unwrap_or_else(|_| Literal::string(&sql))
+        .unwrap_or_else(|_| Literal::string(text))
 }
 
 /// `to.bind::<Type>(index, value);`, with errors about the type at the field's type.

@@ -26,6 +26,7 @@ const BY_HAND: i64 = 1;
 const GENERATED: i64 = 2;
 
 pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
+    rowlock::verify(pool, crate::models::MODELS).await?;
     table.add(versioned::edit_one_field(pool).await?);
     table.add(versioned::edit_different_fields(pool).await?);
     table.add(counter::count(pool).await?);

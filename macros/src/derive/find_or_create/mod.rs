@@ -13,9 +13,10 @@ use syn::{Attribute, DeriveInput, Index, Type};
 use crate::attr::{FieldAttrs, SqlxAttrs, StructAttrs};
 use crate::derive::versioned::max_version;
 use crate::derive::{
-    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind, connection_name, database,
-    folds, for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts, passed,
-    position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method, text_doc,
+    Derive, KeyValue, Kind, Method, Output, STUB_DOC, assert_not_null, bind, connection_name,
+    database, folds, for_backend, key_lifetime, knows, literal, name_at, optional_statement, parts,
+    passed, position, read_row, reads, sql_doc, statement, stub_fields, stub_impl, stub_method,
+    text_doc,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -81,6 +82,7 @@ impl Names {
 
 impl Derive for FindOrCreate {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::FindOrCreate;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         if model.unique.is_empty() && !attempted.has("unique") {

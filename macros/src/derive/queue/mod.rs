@@ -16,8 +16,8 @@ use self::rules::{per, states};
 use self::statements::statements;
 use super::versioned::missing_key;
 use super::{
-    Derive, KeyValue, Output, array_keys, assert_not_null, fence, for_backend, knows, position,
-    reads, report_missing,
+    Derive, KeyValue, Kind, Output, array_keys, assert_not_null, fence, for_backend, knows,
+    position, reads, report_missing,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -32,6 +32,7 @@ pub(crate) struct Queue;
 
 impl Derive for Queue {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::Queue;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

@@ -8,10 +8,10 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Index};
 
 use super::{
-    Derive, KeyValue, Method, Output, STUB_DOC, assert_not_null, bind_columns, connection_name,
-    database, fence, for_backend, key_argument, key_lifetime, knows, literal, name_at, number,
-    parts, position, read_back, read_row, sets_without_excluded, sql_doc, statement, stub_fields,
-    stub_impl, stub_method, wrapper,
+    Derive, KeyValue, Kind, Method, Output, STUB_DOC, assert_not_null, bind_columns,
+    connection_name, database, fence, for_backend, key_argument, key_lifetime, knows, literal,
+    name_at, number, parts, position, read_back, read_row, sets_without_excluded, sql_doc,
+    statement, stub_fields, stub_impl, stub_method, wrapper,
 };
 use crate::diag::Diag;
 use crate::lower::Attempted;
@@ -39,6 +39,7 @@ impl Plan<'_> {
 
 impl Derive for Versioned {
     type Plan<'m> = Plan<'m>;
+    const KIND: Kind = Kind::Versioned;
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         sets_without_excluded(model, diag);

@@ -1,0 +1,246 @@
+//! What a derive needs of the database, for the rules.
+
+use proc_macro2::Span;
+use rowlock_schema::{self as schema, Family, Insert, Key, KeyPart, KeyUse};
+use syn::Type;
+
+use crate::derive::Kind;
+use crate::model::{
+    Column, LedgerRole, Model, QueueRole, Role, State, UniqueKey, inside_option, is_bool, is_json,
+    is_option, last_segment, shown,
+};
+use crate::sql::Dialect;
+
+pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
+    let dialects = model.backends.iter().map(|dialect| match dialect {
+        Dialect::Postgres => schema::Dialect::Postgres,
+        Dialect::Sqlite => schema::Dialect::Sqlite,
+    });
+    schema::Model {
+        name: model.ident.to_string(),
+        derive: format!("{kind:?}"),
+        schema: model.table.schema.clone(),
+        table: model.table.name.clone(),
+        dialects: dialects.collect(),
+        fields: model
+            .columns
+            .iter()
+            .map(|column| field(model, column))
+            .collect(),
+        keys: keys(kind, model),
+        writes_all: match kind {
+            Kind::Versioned | Kind::Lockable | Kind::FindOrCreate => true,
+            Kind::Counter | Kind::Guarded | Kind::Idempotent | Kind::Queue => false,
+        },
+        insert: insert(kind, model),
+    }
+}
+
+fn field(model: &Model, column: &Column) -> schema::Field {
+    let role = match column.role {
+        Role::Plain => schema::Role::Plain,
+        Role::Version => schema::Role::Version,
+        Role::Xmin => schema::Role::System,
+        Role::Counter { .. } => schema::Role::Counter,
+        Role::Fence => schema::Role::Fence,
+        Role::Ledger(LedgerRole::Fingerprint) | Role::Queue(QueueRole::Attempts { .. }) => {
+            schema::Role::Always
+        }
+        Role::Queue(QueueRole::State) => schema::Role::State,
+        // Whoever is at work on a request has a lease, and it stays.
+        Role::Ledger(LedgerRole::Lease) if !model.is_queue() => schema::Role::Plain,
+        Role::Queue(QueueRole::RunAt) => schema::Role::Plain,
+        Role::Ledger(_) | Role::Queue(_) => schema::Role::Sometimes,
+    };
+    let (min, states) = match column.role {
+        Role::Counter { min, .. } => (min, Vec::new()),
+        Role::Queue(QueueRole::State) => {
+            let texts = State::ALL.map(|state| column.states.text(state).to_owned());
+            let stored = State::ALL.iter().zip(texts);
+            let stored =
+                stored.filter(|(state, _)| !(model.deletes_done && **state == State::Done));
+            (None, stored.map(|(_, text)| text).collect())
+        }
+        _ => (None, Vec::new()),
+    };
+    let ty = inside_option(&column.ty).unwrap_or(&column.ty);
+    let (option, family) = (option(column), family(column, ty));
+    let field = column.written();
+    schema::Field {
+        column: (column.name != field).then(|| column.name.clone()),
+        field,
+        ty: shown(ty),
+        family,
+        option,
+        role,
+        generated: column.generated,
+        key: column.key,
+        default: column.default,
+        initial: column.is_counter().then(|| column.initial()),
+        min,
+        states,
+    }
+}
+
+fn family(column: &Column, ty: &Type) -> Family {
+    if column.json || column.json_nullable || is_json(&column.ty) {
+        return Family::Json;
+    }
+    let Some(name) = last_segment(ty) else {
+        return Family::Unknown;
+    };
+    Family::of_rust(&name, argument(ty).as_deref())
+}
+
+/// The last word of a type's first argument: `Utc` of `DateTime<Utc>`.
+fn argument(ty: &Type) -> Option<String> {
+    let Type::Path(path) = ty else { return None };
+    match &path.path.segments.last()?.arguments {
+        syn::PathArguments::AngleBracketed(arguments) => match arguments.args.first()? {
+            syn::GenericArgument::Type(inner) => last_segment(inner),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether the column's type is an `Option`, as far as its name tells: it can be an alias.
+fn option(column: &Column) -> Option<bool> {
+    if is_option(&column.ty) || column.json_nullable {
+        return Some(true);
+    }
+    let name = last_segment(&column.ty)?;
+    let known = !matches!(family(column, &column.ty), Family::Unknown);
+    let other = ["QueueState", "Vec", "Box", "HashMap", "BTreeMap"];
+    (known || other.contains(&name.as_str())).then_some(false)
+}
+
+fn keys(kind: Kind, model: &Model) -> Vec<Key> {
+    let row = |used| match model.keys().as_slice() {
+        [] => Vec::new(),
+        columns => vec![Key {
+            on: columns.iter().map(|column| part(column, None)).collect(),
+            predicate: None,
+            nulls_not_distinct: false,
+            used,
+        }],
+    };
+    let unique = || model.unique.iter().map(|key| unique(model, key));
+    match kind {
+        Kind::Versioned | Kind::Lockable | Kind::Guarded => row(KeyUse::Find),
+        Kind::Counter if model.existing_rows => row(KeyUse::Find),
+        Kind::Counter | Kind::Idempotent => row(KeyUse::Conflict),
+        Kind::FindOrCreate => unique().collect(),
+        Kind::Queue => row(KeyUse::Find).into_iter().chain(unique()).collect(),
+    }
+}
+
+fn unique(model: &Model, key: &UniqueKey) -> Key {
+    let on = match key.on {
+        Some(index) => vec![part(&model.columns[index], None)],
+        None => {
+            let columns = model.unique_columns(key).into_iter().zip(&key.around);
+            columns
+                .map(|(column, around)| part(column, around.as_ref()))
+                .collect()
+        }
+    };
+    Key {
+        on,
+        predicate: key.predicate.clone(),
+        nulls_not_distinct: key.nulls_not_distinct,
+        used: KeyUse::Conflict,
+    }
+}
+
+fn part(column: &Column, around: Option<&(String, String)>) -> KeyPart {
+    let name = column.name.clone();
+    KeyPart {
+        expression: around.map(|(before, after)| format!("{before}{name}{after}")),
+        column: name,
+    }
+}
+
+/// The option that declared the key with this number, of [`keys`].
+pub(super) fn key_span(kind: Kind, model: &Model, number: usize) -> Option<Span> {
+    let row = model.keys().first().map(|column| column.ident.span());
+    let unique = |number: usize| model.unique.get(number).map(|key| key.asked);
+    match kind {
+        Kind::FindOrCreate => unique(number),
+        Kind::Queue if number > 0 => unique(number - 1),
+        _ => row,
+    }
+}
+
+/// What a new row is given, whoever makes it.
+fn insert(kind: Kind, model: &Model) -> Option<Insert> {
+    let of = |given: &dyn Fn(&Column) -> bool| -> Vec<String> {
+        let columns = model.columns.iter().filter(|column| given(column));
+        columns.map(|column| column.name.clone()).collect()
+    };
+    let given: Vec<&str> = model
+        .given()
+        .iter()
+        .map(|column| column.name.as_str())
+        .collect();
+    let is_given = |column: &Column| given.contains(&column.name.as_str());
+    let starts = |column: &Column| column.role == Role::Version || column.is_counter();
+    let (method, required, columns) = match kind {
+        Kind::Lockable | Kind::Guarded => return None,
+        Kind::Counter if model.existing_rows => return None,
+        Kind::Counter => (
+            model
+                .counters()
+                .first()
+                .map(|counter| format!("add_{}", counter.field))?,
+            true,
+            of(&|column| column.key || starts(column)),
+        ),
+        Kind::Versioned => (
+            "insert".to_owned(),
+            false,
+            of(&|column| {
+                column.on_insert.is_some()
+                    || !(column.generated || column.default || column.has_expression())
+            }),
+        ),
+        Kind::FindOrCreate => (
+            "find_or_create".to_owned(),
+            true,
+            of(&|column| is_given(column) || starts(column) || column.on_insert.is_some()),
+        ),
+        Kind::Idempotent => (
+            "once".to_owned(),
+            true,
+            of(&|column| {
+                column.key
+                    || matches!(
+                        column.role,
+                        Role::Fence | Role::Ledger(LedgerRole::Fingerprint | LedgerRole::Lease)
+                    )
+            }),
+        ),
+        Kind::Queue => (
+            "enqueue".to_owned(),
+            false,
+            of(&|column| {
+                let writes = match column.role {
+                    Role::Fence => true,
+                    Role::Queue(
+                        QueueRole::State | QueueRole::Attempts { .. } | QueueRole::RunAt,
+                    ) => true,
+                    Role::Queue(QueueRole::Dead) | Role::Ledger(LedgerRole::Finished) => {
+                        is_bool(&column.ty)
+                    }
+                    _ => false,
+                };
+                writes || is_given(column) || starts(column) || column.on_insert.is_some()
+            }),
+        ),
+    };
+    Some(Insert {
+        method,
+        required,
+        columns,
+    })
+}

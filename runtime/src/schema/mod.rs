@@ -1,0 +1,138 @@
+#![doc = include_str!("../../docs/schema.md")]
+
+mod file;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod verify;
+
+use std::future::Future;
+use std::marker::PhantomData;
+
+pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
+
+pub use self::file::{FileError, check_file};
+pub use self::verify::{Report, VerifyError, verify};
+use crate::DatabaseError;
+use crate::db::Backend;
+use crate::db::error::{KeyText, Operation};
+use crate::db::source::{Link, Opened, Source};
+
+/// A database that describes its tables: `sqlx::Postgres` and `sqlx::Sqlite`.
+pub trait Describes: Backend {
+    /// Everything, partitions too.
+    #[doc(hidden)]
+    fn describe_tables(
+        link: &mut Link<'_, Self>,
+    ) -> impl Future<Output = Result<Catalogue, sqlx::Error>> + Send;
+}
+
+/// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, and no owner and no grant.
+///
+/// [`Catalogue::to_json`] is the text of `rowlock.schema.json`; [`check_file`] writes it.
+pub fn snapshot<'c, DB: Describes>(
+    db: impl Source<'c, DB>,
+) -> impl Future<Output = Result<Catalogue, DatabaseError>> + Send {
+    async move {
+        let read = read("snapshot", db).await?;
+        let tables = read.tables.into_iter();
+        // There is one more of them every month, and they are what the whole is.
+        let tables = tables.filter(|table| table.kind != rowlock_schema::Kind::Partition);
+        let tables = tables.map(|mut table| {
+            table.denied.clear();
+            table
+        });
+        Ok(Catalogue::new(
+            read.dialect,
+            read.search_path,
+            tables.collect(),
+        ))
+    }
+}
+
+async fn read<'c, DB: Describes>(
+    method: &'static str,
+    db: impl Source<'c, DB>,
+) -> Result<Catalogue, DatabaseError> {
+    let error = |error| DatabaseError::new(Operation::new(method, "", KeyText::default()), error);
+    let mut opened = db.open().await.map_err(error)?;
+    DB::describe_tables(&mut opened.link()).await.map_err(error)
+}
+
+/// The rows of a statement.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+async fn rows<'q, DB: Backend>(
+    link: &mut Link<'_, DB>,
+    query: impl sqlx::Execute<'q, DB> + 'q,
+) -> Result<Vec<DB::Row>, sqlx::Error> {
+    let mut rows = Vec::new();
+    link.run(query, |result| rows.extend(result.right()))
+        .await?;
+    Ok(rows)
+}
+
+/// Models to [`verify`]: `rowlock::models![Document, Tag]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Models(&'static [[Option<&'static str>; 7]]);
+
+impl Models {
+    #[doc(hidden)]
+    pub const fn of(needs: &'static [[Option<&'static str>; 7]]) -> Self {
+        Self(needs)
+    }
+
+    /// What each of them needs, for each of its derives.
+    fn needs(self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().flatten().flatten().copied()
+    }
+}
+
+/// What the derive `D` of a struct needs of the database.
+#[doc(hidden)]
+pub trait Described<D> {
+    /// As JSON: it is read once, if at all.
+    const NEEDS: &'static str;
+}
+
+/// The derives.
+#[doc(hidden)]
+pub mod by {
+    #[derive(Debug)]
+    pub enum Counter {}
+    #[derive(Debug)]
+    pub enum FindOrCreate {}
+    #[derive(Debug)]
+    pub enum Guarded {}
+    #[derive(Debug)]
+    pub enum Idempotent {}
+    #[derive(Debug)]
+    pub enum Lockable {}
+    #[derive(Debug)]
+    pub enum Queue {}
+    #[derive(Debug)]
+    pub enum Versioned {}
+}
+
+/// What `T` needs as a `D`, if it derives that.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Needs<T, D>(PhantomData<(T, D)>);
+
+/// The other half of [`Needs`].
+#[doc(hidden)]
+pub trait NoNeeds {
+    const NEEDS: Option<&'static str> = None;
+}
+
+impl<T: Described<D>, D> Needs<T, D> {
+    pub const NEEDS: Option<&'static str> = Some(T::NEEDS);
+}
+
+impl<T, D> NoNeeds for Needs<T, D> {}
+
+/// Some of the needs are there, or the type is no model.
+#[doc(hidden)]
+pub const fn is_model(needs: &[Option<&'static str>; 7]) -> bool {
+    !matches!(needs, [None, None, None, None, None, None, None])
+}

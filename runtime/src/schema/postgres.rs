@@ -1,0 +1,88 @@
+//! The catalogue of PostgreSQL.
+
+use rowlock_schema::{Catalogue, Dialect, Table};
+use sqlx::{Postgres, Row};
+
+use super::{Describes, rows};
+use crate::db::source::Link;
+
+/// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
+const TABLES: &str = r#"
+SELECT json_strip_nulls(json_build_object(
+  'schema', n.nspname,
+  'name', c.relname,
+  'kind', CASE WHEN c.relispartition THEN 'partition' WHEN c.relkind = 'r' THEN 'table' WHEN c.relkind = 'p' THEN 'partitioned'
+               WHEN c.relkind = 'f' THEN 'foreign' ELSE 'view' END,
+  'row_security', c.relrowsecurity,
+  'options', coalesce((SELECT json_agg(o ORDER BY o) FROM unnest(c.reloptions) AS o), '[]'),
+  'columns', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', a.attname,
+      'type', format_type(a.atttypid, a.atttypmod),
+      'domain_of', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
+      'values', coalesce((SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), '[]'),
+      'null', NOT (a.attnotnull OR t.typnotnull),
+      'default', CASE WHEN a.attgenerated = '' THEN coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) END,
+      'generated', CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+      'identity', CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by_default' END,
+      'collation', CASE WHEN a.attcollation <> t.typcollation THEN l.collname END))
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_collation l ON l.oid = a.attcollation
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
+  'unique', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', x.relname,
+      'on', (
+        SELECT json_agg(CASE WHEN k.column > 0 THEN to_json((SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = k.column))
+                             ELSE json_build_object('expression', pg_get_indexdef(i.indexrelid, k.number::int, true)) END ORDER BY k.number)
+        FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k("column", number) WHERE k.number <= i.indnkeyatts),
+      'primary', i.indisprimary,
+      'predicate', pg_get_expr(i.indpred, i.indrelid),
+      'nulls_not_distinct', coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
+      'invalid', NOT i.indisvalid,
+      'deferrable', NOT i.indimmediate))
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique), '[]'),
+  'checks', coalesce((
+    SELECT json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid)))
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'), '[]'),
+  'foreign_keys', coalesce((
+    SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid)))
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'), '[]'),
+  'triggers', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', g.tgname,
+      'before', g.tgtype & 66 <> 0,
+      'on', (SELECT json_agg(e.name ORDER BY e.bit) FROM (VALUES (4, 'insert'), (16, 'update'), (8, 'delete'), (32, 'truncate')) AS e(bit, name) WHERE g.tgtype & e.bit <> 0)))
+    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'), '[]'),
+  'denied', coalesce((
+    SELECT json_agg(p.name) FROM (VALUES
+      ('SELECT', has_any_column_privilege(c.oid, 'SELECT')), ('INSERT', has_any_column_privilege(c.oid, 'INSERT')),
+      ('UPDATE', has_any_column_privilege(c.oid, 'UPDATE')), ('DELETE', has_table_privilege(c.oid, 'DELETE'))) AS p(name, granted)
+    WHERE NOT p.granted), '[]')
+))::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_%'
+  AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_class'::regclass AND p.objid = c.oid AND p.deptype = 'e')
+"#;
+
+const SEARCH_PATH: &str = "SELECT to_json(current_schemas(false))::text";
+
+impl Describes for Postgres {
+    async fn describe_tables(link: &mut Link<'_, Self>) -> Result<Catalogue, sqlx::Error> {
+        let path = rows(link, sqlx::query(SEARCH_PATH)).await?;
+        let path = path.first().map(|row| row.try_get::<String, _>(0));
+        let path = path.transpose()?.unwrap_or_else(|| "[]".to_owned());
+        let mut tables: Vec<Table> = Vec::new();
+        for row in rows(link, sqlx::query(TABLES)).await? {
+            tables.push(parsed(&row.try_get::<String, _>(0)?)?);
+        }
+        Ok(Catalogue::new(Dialect::Postgres, parsed(&path)?, tables))
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
