@@ -152,7 +152,7 @@ macro_rules! from {
             }
         })*
 
-        #[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "periodic", feature = "redis"))]
+        #[cfg(all(test, feature = "postgres", feature = "idempotent", feature = "periodic", feature = "redis", feature = "schema"))]
         pub(super) const NAMES: &[&str] = &[$(stringify!($error)),*];
     };
 }
@@ -231,6 +231,16 @@ mod of_schedules {
     }
 }
 
+#[cfg(feature = "schema")]
+mod of_schema {
+    use super::Error;
+    use crate::schema::{FileError, VerifyError};
+    from! {
+        FileError [];
+        VerifyError [];
+    }
+}
+
 #[cfg(feature = "redis")]
 mod of_redis {
     use super::Error;
@@ -293,7 +303,8 @@ impl<T: Send + Sync + 'static> From<TooFewSucceeded<T, Error>> for Error {
     feature = "postgres",
     feature = "idempotent",
     feature = "periodic",
-    feature = "redis"
+    feature = "redis",
+    feature = "schema"
 ))]
 mod all_errors {
     use std::collections::BTreeSet;
@@ -355,6 +366,7 @@ mod all_errors {
             of_ledgers::NAMES,
             of_schedules::NAMES,
             of_redis::NAMES,
+            of_schema::NAMES,
         ];
         let known = known.concat().into_iter().chain(around).chain(others);
         let mut found = BTreeSet::new();
