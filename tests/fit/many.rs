@@ -400,6 +400,40 @@ async fn each_edit_that_is_saved_has_its_outcome() {
     assert!(Note::save_many(pool, &[]).await.is_empty());
 }
 
+/// The version of an edit is what its row has to have, as for `save`: one that came from an ETag, say.
+#[tokio::test]
+async fn a_version_that_is_edited_counts() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let mut edits: Vec<_> = rows.iter().map(Note::edit).collect();
+    for edit in &mut edits {
+        edit.title = "mine".to_owned();
+    }
+    edits[1].version = 3;
+    for outcomes in [
+        Note::save_many(pool, &edits[..2]).await,
+        vec![edits[2].save(pool).await, edits[1].save(pool).await],
+    ] {
+        let [Ok(_), Err(UpdateError::Stale(conflict))] = outcomes.as_slice() else {
+            panic!("{outcomes:?}");
+        };
+        assert_eq!(
+            (conflict.expected_version(), conflict.current_version()),
+            (3, 0)
+        );
+    }
+}
+
+/// PostgreSQL has no NUL in a text.
+#[tokio::test]
+async fn a_key_with_a_nul_byte_hurts_no_other() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let loaded = Note::load_many(pool, [(1, "a\0"), (1, "b")]).await;
+    assert!(matches!(loaded[..], [Err(_), Ok(_)]), "{loaded:?}");
+}
+
 #[tokio::test]
 async fn each_row_that_is_deleted_has_its_outcome() {
     let database = database(NOTES).await;

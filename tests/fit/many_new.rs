@@ -222,6 +222,21 @@ async fn a_transaction_stays_usable() {
     assert_eq!(count(pool, "tags").await, 2);
 }
 
+/// PostgreSQL has no NUL in a text.
+#[tokio::test]
+async fn a_key_with_a_nul_byte_leaves_the_transaction_usable() {
+    let database = database(TAGS).await;
+    let pool = &database.pool;
+    let mut tx = pool.begin().await.unwrap();
+    let outcomes = Tag::find_or_create_many(&mut *tx, ["a\0", "b"].map(|slug| tag(slug, ""))).await;
+    assert!(outcomes[1].is_ok(), "{outcomes:?}");
+    let found = Tag::find_by_tenant_and_slug(&mut *tx, 1, "b")
+        .await
+        .unwrap();
+    assert!(found.is_some());
+    tx.commit().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_unique_index_is_missing() {
     let database = database(

@@ -235,6 +235,36 @@ async fn a_trigger_that_changes_the_key() {
     );
 }
 
+/// Keys that a trigger makes one: ON CONFLICT writes no row twice. And a trigger that drops the first row of a key.
+#[tokio::test]
+async fn keys_that_are_one_only_after_a_trigger() {
+    let database = database(
+        "CREATE TABLE numbers (id {id}, number bigint NOT NULL UNIQUE, value bigint NOT NULL);
+         CREATE FUNCTION rounded() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.value = 13 THEN RETURN NULL; END IF;
+             NEW.number := NEW.number - NEW.number % 10;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER rounds BEFORE INSERT ON numbers FOR EACH ROW EXECUTE FUNCTION rounded()",
+    )
+    .await;
+    let pool = &database.pool;
+    let upserted = Number::upsert_many(pool, [10, 11, 90].map(number)).await;
+    let upserted: Vec<_> = upserted.into_iter().map(Result::unwrap).collect();
+    let found: Vec<_> = upserted.iter().map(|row| (row.number, row.value)).collect();
+    assert_eq!(found, [(10, 10), (10, 11), (90, 90)]);
+
+    let new = |number, value| NewNumber { number, value };
+    let created =
+        Number::create_many(pool, [new(20, 13), new(20, 8), new(30, 1), new(20, 9)]).await;
+    let created: Vec<_> = created.into_iter().map(Result::unwrap).collect();
+    let found: Vec<_> = created
+        .iter()
+        .map(|row| row.as_ref().map(|row| row.value))
+        .collect();
+    assert_eq!(found, [None, Some(8), Some(1), None]);
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::Type)]
 #[sqlx(type_name = "point_of_new")]
 struct Point {

@@ -141,6 +141,49 @@ async fn a_row_that_changes_while_the_batch_waits() {
     }
 }
 
+/// In a transaction one statement is about all rows: two that follow each other would lock them in no order.
+#[tokio::test]
+async fn in_a_transaction_all_rows_are_one_statement() {
+    let database = database(NUMBERS).await;
+    let pool = &database.pool;
+    pool.execute("INSERT INTO numbers (id) SELECT n FROM generate_series(1001, 2500) AS n")
+        .await
+        .unwrap();
+    let rows = numbers(pool, 1..=2500).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let through = database
+        .pool_through(&proxy, PoolOptions::new().max_connections(1))
+        .await;
+    let mut tx = through.begin().await.unwrap();
+    Number::update_many(&mut *tx, &rows[..2]).await;
+    proxy.reset();
+    let updated = Number::update_many(&mut *tx, &rows[2..]).await;
+    assert_eq!(updated.iter().filter(|row| row.is_ok()).count(), 2498);
+    assert_eq!(proxy.round_trips(), 1);
+    tx.rollback().await.unwrap();
+}
+
+/// Whatever a trigger says of a row, it is said of that row alone.
+#[tokio::test]
+async fn any_error_of_one_row() {
+    let database = database(NUMBERS).await;
+    let pool = &database.pool;
+    for code in ["42501", "54000", "21000", "XX000", "P0001", "23514"] {
+        let sql = format!(
+            "CREATE OR REPLACE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.id = 3 THEN RAISE 'no' USING ERRCODE = '{code}'; END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE OR REPLACE TRIGGER refuses BEFORE UPDATE ON numbers FOR EACH ROW EXECUTE FUNCTION refuses()"
+        );
+        pool.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+        let rows = numbers(pool, 1..=5).await;
+        let updated = Number::update_many(pool, &rows).await;
+        let updated: Vec<bool> = updated.iter().map(Result::is_ok).collect();
+        assert_eq!(updated, [true, true, false, true, true], "{code}");
+    }
+}
+
 /// Whatever the statistics say, a batch reads its own rows by their keys, and the plan is made once.
 #[tokio::test]
 async fn more_than_one_statement_has_room_for() {

@@ -249,3 +249,20 @@ async fn lanes_that_are_dropped_give_their_connections_back() {
             .unwrap(),
     );
 }
+
+/// In a `main` after `block_on`: the pool would spawn a task for each connection, and panic.
+#[test]
+fn lanes_are_dropped_where_no_runtime_is() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (database, lanes) = runtime.block_on(async {
+        let database = database(TABLES).await;
+        let lanes = lanes_of(&database, 2).await;
+        PageViews::add_views(&lanes, 1, 1).await.unwrap();
+        (database, lanes)
+    });
+    drop(lanes);
+    runtime.block_on(async move { drop(database) });
+}

@@ -335,6 +335,11 @@ impl Fault {
         )
     }
 
+    /// Whether it can be one: also where a policy refuses a row, a key is too long for its index, a trigger's own statement fails.
+    pub(crate) fn may_be_of_a_row(self) -> bool {
+        self.is_of_a_row() || matches!(self, Self::PermissionDenied | Self::Other)
+    }
+
     /// Like [`in_chain`](Self::in_chain), but says so if the outcome is unknown, whatever the reason.
     pub(crate) fn of_outcome(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);

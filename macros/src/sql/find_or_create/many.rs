@@ -36,21 +36,20 @@ pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<S
     )))
 }
 
-/// Creates those rows whose keys are free, each with its number. Of equal keys the first one's.
+/// Creates those rows whose keys are free, each with its number. Of equal keys only the first one's: a trigger may drop that, and then another one's
+/// row would be taken for it.
 pub(crate) fn insert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
     let conflict = format!("ON CONFLICT {} DO NOTHING", target(model, key));
-    write(model, key, dialect, "rowlock_given", |_| Some(conflict))
+    write(model, key, dialect, |_| Some(conflict))
 }
 
 /// Creates each row or overwrites the one that holds its key, with the number of each. Of equal keys only the first one's: to write a row
 /// twice is an error.
 pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
-    write(model, key, dialect, "rowlock_first", |sql| {
-        do_update(sql, model, key, None)
-    })
+    write(model, key, dialect, |sql| do_update(sql, model, key, None))
 }
 
-/// Inserts the rows `of` those given, in the order of their keys, as everything writes that writes several: two orders would deadlock.
+/// Inserts the first row of each key, in the order of their keys, as everything writes that writes several: two orders would deadlock.
 ///
 /// What it returns knows the rows given by their keys. A row that a trigger gave another one, or that the key's index does not have, is
 /// nobody's, and by then it is written. So the statement fails, with what is no number for one: each row by itself is known.
@@ -58,7 +57,6 @@ fn write(
     model: &Model,
     key: &UniqueKey,
     dialect: Dialect,
-    of: &str,
     conflict: impl FnOnce(&mut Sql) -> Option<String>,
 ) -> Option<Statement> {
     if !dialect.has_arrays() || has_nulls(model, key) {
@@ -78,11 +76,9 @@ fn write(
         })
     };
     let in_order = parts(&values);
-    if of == "rowlock_first" {
-        ctes.push(format!(
-            "\"rowlock_first\" AS MATERIALIZED (SELECT DISTINCT ON ({in_order}) * FROM \"rowlock_given\" ORDER BY {in_order}, \"rowlock_n\")"
-        ));
-    }
+    ctes.push(format!(
+        "\"rowlock_first\" AS MATERIALIZED (SELECT DISTINCT ON ({in_order}) * FROM \"rowlock_given\" ORDER BY {in_order}, \"rowlock_n\")"
+    ));
     let conflict = conflict(&mut sql)?;
     let (into, new) = new_row(model, |column| place(&all, column));
     let keys: Vec<String> = (1..=columns.len())
@@ -94,17 +90,15 @@ fn write(
     let is_in = key.predicate.as_ref();
     let is_in = is_in.map(|predicate| format!("({predicate}) IS TRUE AS \"rowlock_in\""));
     let and_in = key.predicate.as_ref().map_or("", |_| " AND \"rowlock_in\"");
-    let or_in = key.predicate.as_ref().map_or("", |_| ", \"rowlock_in\"");
     ctes.push(format!(
-        "\"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"{of}\" ORDER BY {in_order}, \"rowlock_n\" {conflict} RETURNING {})",
+        "\"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"rowlock_first\" ORDER BY {in_order} {conflict} RETURNING {})",
         table(model),
         comma(returned.chain(named).chain(is_in), |column| column)
     ));
-    let kept = parts(&keys);
     let same = same_values(model, key, keys.iter().cloned().zip(values));
     Some(sql.statement(format!(
-        "WITH {} SELECT DISTINCT ON ({kept}{or_in}) {}, coalesce(\"rowlock_n\"::text, 'the row has another key')::bigint \
-         FROM \"rowlock_new\" LEFT JOIN \"{of}\" ON {same}{and_in} ORDER BY {kept}{or_in}, \"rowlock_n\"",
+        "WITH {} SELECT {}, coalesce(\"rowlock_n\"::text, 'the row has another key')::bigint \
+         FROM \"rowlock_new\" LEFT JOIN \"rowlock_first\" ON {same}{and_in}",
         ctes.join(", "),
         names(&model.columns.iter().collect::<Vec<_>>())
     )))

@@ -69,10 +69,10 @@ impl<'m> Queue<'m> {
         };
         let before = match sql.dialect {
             Dialect::Postgres => {
-                format!("{ended_at} < statement_timestamp() - make_interval(secs => {age})")
+                format!("{ended_at} <= statement_timestamp() - make_interval(secs => {age})")
             }
             Dialect::Sqlite => format!(
-                "julianday({ended_at}) < julianday({})",
+                "julianday({ended_at}) <= julianday({})",
                 now_and('-', &age, sql.dialect)
             ),
         };

@@ -85,6 +85,10 @@ impl<DB: Backend> Call<DB> {
         self
     }
 
+    pub(crate) fn into_key(self) -> Vec<u8> {
+        self.cells.key().to_vec()
+    }
+
     pub(crate) fn cells(&self) -> &DB::Cells {
         &self.cells
     }

@@ -214,6 +214,7 @@ impl<DB: Backend> Drop for Lane<DB> {
         };
         kept.used = Instant::now();
         let Ok(runtime) = Handle::try_current() else {
+            kept.leave();
             return;
         };
         let place = self.place.take();

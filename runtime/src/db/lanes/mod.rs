@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Pool};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
@@ -86,6 +87,8 @@ impl<DB: Backend> Drop for Inner<DB> {
         if let Some(closer) = self.closer.get() {
             closer.abort();
         }
+        let idle = self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        idle.drain(..).for_each(Kept::leave);
     }
 }
 
@@ -94,6 +97,16 @@ struct Kept<DB: Backend> {
     connection: PoolConnection<DB>,
     opened: Instant,
     used: Instant,
+}
+
+impl<DB: Backend> Kept<DB> {
+    /// Gives it back to the pool, which spawns a task for that. Where there is no runtime, in a `main` after `block_on`, it would panic; there the
+    /// connection is closed.
+    fn leave(self) {
+        if Handle::try_current().is_err() {
+            drop(self.connection.detach());
+        }
+    }
 }
 
 impl<DB: Backend> Lanes<DB> {

@@ -1,5 +1,6 @@
 //! Many new rows in one statement, each with an outcome of its own.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use futures_util::future::BoxFuture;
@@ -18,9 +19,7 @@ use crate::db::fault::Fault;
 use crate::db::lanes::{Call, of_calls};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, number};
-
-/// How many rows one statement is about, at most.
-const ROWS: usize = 1_000;
+use crate::row::versioned::rows_of_a_statement;
 
 /// Finds each row or creates it.
 pub fn find_or_create_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
@@ -212,7 +211,7 @@ where
     };
     let mut link = opened.link();
     let mut outcomes = Vec::with_capacity(new.len());
-    for new in new.chunks(ROWS) {
+    for new in new.chunks(rows_of_a_statement::<DB>(&link)) {
         outcomes.extend(some::<DB, N, T, K>(new, &mut link).await);
     }
     outcomes
@@ -259,7 +258,7 @@ where
                     fault if is_of_all(fault) => one_by_one::<DB, N, T, K>(&missing, link).await,
                     // Each half by itself, so that a row that is refused hurts no other. All of the first half before the second: of
                     // equal keys the last one counts.
-                    fault if fault.is_of_a_row() || fault == Fault::PermissionDenied => {
+                    fault if fault.may_be_of_a_row() => {
                         let (some_of, others) = missing.split_at(missing.len() / 2);
                         let mut written = some::<DB, N, T, K>(some_of, link).await;
                         written.extend(some::<DB, N, T, K>(others, link).await);
@@ -346,7 +345,7 @@ where
         Err(error) => {
             let fault = Fault::of(&error);
             let is_over = DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(link);
-            if !is_over && (is_of_all(fault) || fault.is_of_a_row()) {
+            if !is_over && (is_of_all(fault) || fault.may_be_of_a_row()) {
                 return one_by_one::<DB, N, T, K>(new, link)
                     .await
                     .into_iter()
@@ -438,9 +437,16 @@ where
             K::unread(DatabaseError::new(operation, error))
         }));
     }
-    for outcome in &mut outcomes {
-        if outcome.is_none() {
-            *outcome = K::unwritten().map(Ok);
+    // Of equal keys only the first was tried. The others go on: a trigger may have dropped that one, or they are not in a partial index.
+    let mut tried = BTreeSet::new();
+    for (outcome, new) in outcomes.iter_mut().zip(new) {
+        let Some(unwritten) = K::unwritten() else {
+            break;
+        };
+        let call = row_call::<DB, N, T>(&T::key_of(new));
+        let is_first = call.is_none_or(|call| tried.insert(call.into_key()));
+        if is_first {
+            outcome.get_or_insert(Ok(unwritten));
         }
     }
     outcomes

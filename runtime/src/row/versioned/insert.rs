@@ -4,6 +4,7 @@ use std::future::Future;
 
 use futures_util::future::BoxFuture;
 
+use super::many::rows_of_a_statement;
 use super::{Derive, VersionedSql};
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
@@ -42,9 +43,6 @@ pub enum InsertError {
 }
 
 from_write_failure!(InsertError);
-
-/// How many rows one statement is about, at most.
-const ROWS: usize = 1_000;
 
 /// Inserts the struct.
 pub fn insert<'c, DB: Backend, T: VersionedSql<DB>>(
@@ -99,7 +97,7 @@ pub fn insert_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
         };
         let mut link = opened.link();
         let mut outcomes = Vec::with_capacity(rows.len());
-        for rows in rows.chunks(ROWS) {
+        for rows in rows.chunks(rows_of_a_statement::<DB>(&link)) {
             outcomes.extend(insert_some(rows, METHOD, &mut link).await);
         }
         outcomes
@@ -131,7 +129,7 @@ fn insert_some<'s, DB: Backend, T: VersionedSql<DB>>(
         if fault == Fault::Encode || fault == Fault::Schema && !in_transaction {
             return one_by_one(rows, method, link).await;
         }
-        if (fault.is_of_a_row() || fault == Fault::PermissionDenied) && !in_transaction {
+        if fault.may_be_of_a_row() && !in_transaction {
             let (some, others) = rows.split_at(rows.len() / 2);
             let mut outcomes = insert_some(some, method, link).await;
             outcomes.extend(insert_some(others, method, link).await);

@@ -10,7 +10,7 @@ use super::checked::{self, Checked, Failure, Met, Unread, Unwritten, Write};
 use super::edit::{Edit, Save};
 use super::{
     DeleteError, Derive, LoadError, UpdateError, VersionedSql, deleted, read_or, read_version,
-    updated, updated_copy,
+    select, updated, updated_copy,
 };
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
@@ -18,7 +18,6 @@ use crate::db::column::Changes;
 use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
-use crate::db::fence::Fence;
 use crate::db::lanes::{Call, Values, of_calls};
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
@@ -26,6 +25,15 @@ use crate::db::statement::{Fetched, Statement, number, write_all};
 
 /// How many rows one statement is about, at most.
 const ROWS: usize = 1_000;
+
+/// In a transaction it is about all: each statement has its rows in the order of their keys, and two of them one after the other would have no
+/// order. They deadlock then with two others.
+pub(crate) fn rows_of_a_statement<DB: Backend>(link: &Link<'_, DB>) -> usize {
+    match in_transaction::<DB>(link) {
+        true => usize::MAX,
+        false => ROWS,
+    }
+}
 
 /// Reads the rows with these keys.
 pub fn load_many<'c, 'k, DB: Backend, T: VersionedSql<DB>>(
@@ -59,6 +67,16 @@ pub fn load_many<'c, 'k, DB: Backend, T: VersionedSql<DB>>(
                     let found = found.map(|(row, _)| row);
                     read_or::<DB, T>(METHOD, key, found)
                 })),
+                // One of the keys, such as a text with a NUL byte.
+                Err(error)
+                    if Fault::of(&error).may_be_of_a_row() && !in_transaction::<DB>(&link) =>
+                {
+                    for key in keys {
+                        let select = select::<DB, T>(key);
+                        let found = checked::read_on(select, read_version::<T>(), &mut link).await;
+                        outcomes.push(read_or::<DB, T>(METHOD, key, found));
+                    }
+                }
                 Err(error) => outcomes.extend(keys.iter().map(|key| failed(key, &error))),
             }
         }
@@ -190,7 +208,7 @@ trait Kind<DB: Backend, T: VersionedSql<DB>>: Send + Sync {
     /// Whether the database has a statement about many.
     const HAS_MANY: bool;
 
-    /// The row as it was read.
+    /// The row, with the version that it is to have.
     fn row(given: &Self::Given) -> &T;
     /// What is bound for it.
     fn call(given: &Self::Given) -> Option<Call<DB>>;
@@ -257,7 +275,7 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Deletes {
     }
 
     fn call(given: &T) -> Option<Call<DB>> {
-        Call::of(|to| bind_version(given, given.fence(), to))
+        Call::of(|to| bind_version(given, to))
     }
 
     fn statement(_: &[&T], calls: &[&Call<DB>]) -> Statement<DB> {
@@ -283,12 +301,12 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
     const HAS_MANY: bool = T::SAVE_MANY.is_some();
 
     fn row<'s>(given: &'s Save<'g, T>) -> &'s T {
-        given.base
+        given.mine
     }
 
     fn call(given: &Save<'g, T>) -> Option<Call<DB>> {
         Call::of(|to| {
-            bind_version(given.base, given.mine.fence(), to);
+            bind_version(given.mine, to);
             given.bind_changed(to);
         })
     }
@@ -339,14 +357,10 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
 }
 
 /// Binds what says which row it is.
-fn bind_version<DB: Backend, T: VersionedSql<DB>>(
-    row: &T,
-    fence: Option<Fence>,
-    to: &mut Values<DB>,
-) {
+fn bind_version<DB: Backend, T: VersionedSql<DB>>(row: &T, to: &mut Values<DB>) {
     T::bind_key(&row.key(), to);
     to.number(row.version().unwrap_or_default());
-    if let Some(fence) = fence {
+    if let Some(fence) = row.fence() {
         to.number(fence.get());
     }
 }
@@ -381,7 +395,7 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     link: &mut Link<'_, DB>,
 ) -> Vec<Outcome<DB, T, K>> {
     let mut outcomes = Vec::with_capacity(given.len());
-    for given in given.chunks(ROWS) {
+    for given in given.chunks(rows_of_a_statement::<DB>(link)) {
         outcomes.extend(some::<DB, T, K>(given, link).await);
     }
     outcomes
@@ -419,7 +433,7 @@ fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
         if fault == Fault::Encode || fault == Fault::Schema && !in_transaction {
             return one_by_one::<DB, T, K>(given, link).await;
         }
-        if fault.is_of_a_row() && !in_transaction {
+        if fault.may_be_of_a_row() && !in_transaction {
             let (first, others) = given.split_at(given.len() / 2);
             let mut outcomes = some::<DB, T, K>(first, link).await;
             outcomes.extend(some::<DB, T, K>(others, link).await);

@@ -21,6 +21,7 @@ pub use self::edit_at::{EditAt, EditAtError, Outdated, edit_at};
 pub use self::error::{DeleteError, LoadError, UpdateError};
 pub use self::insert::{InsertError, insert, insert_many};
 pub(crate) use self::insert::{write_many, write_new};
+pub(crate) use self::many::rows_of_a_statement;
 pub use self::many::{delete_many, load_many, save_many, update_many};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;

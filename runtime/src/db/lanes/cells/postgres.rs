@@ -21,6 +21,10 @@ pub struct PgCells {
     is_odd: bool,
 }
 
+fn is_text(ty: &PgTypeInfo) -> bool {
+    *ty == <str as Type<Postgres>>::type_info()
+}
+
 /// Of the length before each value.
 const LENGTH: usize = size_of::<usize>();
 
@@ -65,6 +69,9 @@ impl Cells<Postgres> for PgCells {
         match value.encode_by_ref(&mut self.bytes) {
             Ok(is_null) => {
                 let (end, is_null) = (self.bytes.len(), matches!(is_null, IsNull::Yes));
+                // The server would refuse the whole statement.
+                let text = self.bytes.get(start..end).filter(|_| is_text(&ty));
+                self.is_odd |= text.is_some_and(|text| text.contains(&0));
                 let length = if is_null { usize::MAX } else { end - start };
                 if let Some(before) = self.bytes.get_mut(start - LENGTH..start) {
                     before.copy_from_slice(&length.to_be_bytes());
