@@ -87,6 +87,43 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
     }
 }
 
+/// Two inserts that give the same keys in different orders would deadlock: whoever waits for one key has written those before it, and none after it.
+#[tokio::test]
+async fn rows_are_inserted_in_the_order_of_their_keys() {
+    let database = database(NUMBERS).await;
+    let pool = database.pool.clone();
+    pool.execute("DELETE FROM numbers").await.unwrap();
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    let held = "INSERT INTO numbers (id) VALUES (50)";
+    holding.execute(held).await.unwrap();
+    let waiting = tokio::spawn(async move {
+        let rows: Vec<Number> = (1..=100)
+            .rev()
+            .map(|id| Number {
+                id,
+                value: 0,
+                version: 0,
+            })
+            .collect();
+        let inserted = Number::insert_many(&pool, &rows).await;
+        let inserted: Vec<i64> = inserted.into_iter().map(|row| row.unwrap().id).collect();
+        inserted.into_iter().eq((1..=100).rev())
+    });
+    database.until_blocked().await;
+    let mut other = database.connection().await;
+    for (id, is_free) in [(20, false), (80, true)] {
+        let mut tx = other.begin().await.unwrap();
+        tx.execute("SET LOCAL lock_timeout = '50ms'").await.unwrap();
+        let sql = "INSERT INTO numbers (id) VALUES ($1)";
+        let inserted = sqlx::query(sql).bind(id).execute(&mut *tx).await;
+        assert_eq!(inserted.is_ok(), is_free, "{id}");
+        tx.rollback().await.unwrap();
+    }
+    holding.rollback().await.unwrap();
+    assert!(waiting.await.unwrap());
+}
+
 /// A transaction that locks the same rows in the other order: the server ends the batch, which runs again, and no row has an error.
 #[tokio::test]
 async fn a_deadlock_with_another_order_is_run_again() {

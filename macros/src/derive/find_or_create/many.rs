@@ -13,7 +13,7 @@ use crate::sql::{self, Dialect, Statement};
 
 const EACH: &str = "Each row has its own outcome, in the order given: one that is refused is no matter for the others. A key that is given twice \
     has the outcomes of two calls, one after the other. On PostgreSQL a statement is about 1,000 rows at most, and writes them in the order of their \
-    keys; in a transaction a savepoint is around it, so that the transaction stays usable. If it fails because of a row, each half \
+    keys; in a transaction it is about all, and a savepoint is around it, so that the transaction stays usable. If it fails because of a row, each half \
     is tried by itself, down to one.";
 
 const CANCEL: &str =

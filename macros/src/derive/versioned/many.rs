@@ -12,7 +12,7 @@ use crate::model::Column;
 use crate::sql::{self, Dialect};
 
 const EACH: &str = "Each row has its own outcome, in the order given: one that is refused, or that another writer has changed, is no matter for the others. \
-    In a transaction of PostgreSQL a row that is refused ends the transaction, as ever. A statement is about 1,000 rows at most.";
+    In a transaction of PostgreSQL a row that is refused ends the transaction, as ever. A statement is about 1,000 rows at most, in a transaction about all.";
 
 const CANCEL: &str =
     "Cancel safety: each statement is executed completely or not at all; those before it stay.";
