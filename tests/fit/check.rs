@@ -94,7 +94,7 @@ async fn a_checked_column_that_has_changed_is_a_conflict() {
         assert_eq!(conflict.changed_fields(), [field]);
         assert_eq!(
             conflict.to_string(),
-            "save of bookings (id = 1): the row was changed by somebody else"
+            "save of bookings (id = 1): the row was changed since it was read (by a concurrent writer, or by your own earlier write: use the row that it returned)"
         );
         // And from the row as it is now it goes through.
         let merged = conflict.merge().unwrap().save(pool).await.unwrap();

@@ -69,7 +69,7 @@ async fn another_version_is_stale_and_has_the_row() {
     let error = error.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "edit_at of articles (site = …, slug = …): the row was changed by somebody else: its version is 4, expected 3"
+        "edit_at of articles (site = …, slug = …): the row was changed since it was read: its version is 4, expected 3"
     );
     assert!(!format!("{error:?}").contains("text"), "{error:?}");
     let EditAtError::Stale(outdated) = error else {

@@ -113,7 +113,7 @@ async fn a_missing_table_is_named() {
     let expected = if NAME == "SQLite" {
         "update of notes (id = 1): the statement does not fit the schema (SQLite code 1)"
     } else {
-        "update of notes (id = 1): the statement does not fit the schema (SQLSTATE 42P01)"
+        "update of notes (id = 1): the statement does not fit the schema (SQLSTATE 42P01: no such table)"
     };
     assert_eq!(text, expected);
     assert_eq!(database.open_transactions().await, 0);

@@ -119,7 +119,7 @@ async fn l_04_a_copy_that_somebody_changed_is_stale() {
     assert_eq!(conflict.current, newer);
     assert_eq!(
         conflict.to_string(),
-        "lock_checked of stock (id = 1): the row was changed by somebody else: its version is 1, expected 0"
+        "lock_checked of stock (id = 1): the row was changed since it was read: its version is 1, expected 0 (by a concurrent writer, or by your own earlier write: use the row that it returned)"
     );
 }
 

@@ -225,7 +225,7 @@ async fn v_09_a_stale_error_says_which_record_and_what_was_attempted() {
     );
     assert_eq!(
         UpdateError::Stale(conflict).to_string(),
-        "update of documents (id = 7): the row was changed by somebody else: its lock_version is 1, expected 0"
+        "update of documents (id = 7): the row was changed since it was read: its lock_version is 1, expected 0 (by a concurrent writer, or by your own earlier write: use the row that it returned)"
     );
 }
 

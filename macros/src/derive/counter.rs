@@ -305,8 +305,8 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
             "Adds `delta` (any sign) to `{field}` and returns the total that the database now has. {missing}\n\n{}\n\n\
              The last two parameters are the lowest and the highest old value that allow the addition; \
              `delta` is what the parameter before them is.\n\n\
-             Errors: `OutOfBounds`, `Overflow`, `NotFound`, `NullValue`, `Contended`, `NotUnique`, `Written`, `Serialization`, \
-             `Unknown`, `Database`. The addition has happened after `Written`, and can have after `Unknown`.\n\n\
+             Errors: `OutOfBounds`, `Overflow`, `NotFound`, `NullValue`, `Contended`, `NotUnique`, `MissingUniqueIndex`, `Written`, \
+             `Serialization`, `Unknown`, `Database`. The addition has happened after `Written`, and can have after `Unknown`.\n\n\
              A negative delta is tried on the row that exists first.\n\n\
              Cancel safety: one statement adds; if the future is dropped it was executed completely or not at all.",
             sql_doc(model, |dialect| if model.existing_rows {
@@ -382,6 +382,9 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
     let (key_order, owned_order) = (key.order(), owned.order());
     let owned = owned.ty(&quote!());
     let count = Index::from(keys.len());
+    let mut columns: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+    columns.sort_unstable();
+    let columns = columns.join(",");
     let knows = knows(model, &quote!(__rt::counter::Derive), &key, &quote!());
     let counters = counters.iter().enumerate().map(|(index, counter)| {
         let Role::Counter { min, max } = counter.role else {
@@ -421,6 +424,7 @@ fn facts(plan: &Plan<'_>) -> TokenStream {
         impl __rt::counter::CounterRow for #ident {
             type OwnedKey = #owned;
             const KEYS: usize = #count;
+            const KEY_COLUMNS: &'static str = #columns;
         }
         #(#counters)*
     }

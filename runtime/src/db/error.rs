@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::db::fault::Fault;
+use crate::db::fault::{Fault, sqlite_code_in_words, sqlstate_in_words};
 use crate::observe;
 
 /// What was attempted: the operation and the row. Part of every error.
@@ -155,6 +155,20 @@ impl DatabaseError {
         self.database()?.constraint()
     }
 
+    /// The name of the column, or its number, that does not fit its field or that a constraint is about. Of an error of the database: PostgreSQL
+    /// only, and not with every code.
+    pub fn column(&self) -> Option<&str> {
+        match &self.0.source {
+            sqlx::Error::ColumnDecode { index, .. } => Some(index),
+            sqlx::Error::ColumnNotFound(name) => Some(name),
+            #[cfg(feature = "postgres")]
+            sqlx::Error::Database(error) => error
+                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?
+                .column(),
+            _ => None,
+        }
+    }
+
     /// The error as sqlx returned it.
     pub fn as_sqlx(&self) -> &sqlx::Error {
         &self.0.source
@@ -177,12 +191,15 @@ impl fmt::Display for DatabaseError {
             write!(f, " of {constraint}")?;
         }
         if let Some(code) = self.code() {
-            let kind = if code.len() == 5 && self.database().is_some_and(is_postgres) {
-                "SQLSTATE"
-            } else {
-                "SQLite code"
+            let is_sqlstate = code.len() == 5 && self.database().is_some_and(is_postgres);
+            let (kind, words) = match is_sqlstate {
+                true => ("SQLSTATE", sqlstate_in_words(&code)),
+                false => ("SQLite code", sqlite_code_in_words(&code)),
             };
-            write!(f, " ({kind} {code})")?;
+            match words {
+                Some(words) => write!(f, " ({kind} {code}: {words})")?,
+                None => write!(f, " ({kind} {code})")?,
+            }
         }
         match &self.0.source {
             // The database's own text can have values of the row in it, whatever the code is: that of a function which
@@ -216,6 +233,9 @@ impl fmt::Debug for DatabaseError {
             .field("fault", &self.0.fault)
             .field("code", &self.code())
             .field("constraint", &self.constraint())
+            .field("column", &self.column())
+            // `main` prints this, and no Display.
+            .field("message", &format_args!("{self}"))
             .finish_non_exhaustive()
     }
 }

@@ -395,6 +395,38 @@ impl Fault {
     }
 }
 
+/// What a SQLSTATE means of which its [`Fault`] says too little: most are met by who connects for the first time.
+pub(crate) fn sqlstate_in_words(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "28000" => "the server does not let this user in, see its pg_hba.conf",
+        "28P01" => "wrong password",
+        "3D000" => "no such database",
+        "3F000" => "no such schema",
+        "42501" => "a privilege is missing",
+        "42601" => "syntax error",
+        "42703" => "no such column",
+        "42804" => "a value of another type than its column",
+        "42883" => "no such function or operator",
+        "42P01" => "no such table",
+        "42P10" => "no unique index on these columns",
+        "53300" => "the server has no connections left",
+        "57P01" => "the server shut down or ended this session",
+        "57P03" => "the server is starting up or shutting down",
+        _ => return None,
+    })
+}
+
+/// The same of a code of SQLite.
+pub(crate) fn sqlite_code_in_words(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "8" | "1032" => "the file or its directory cannot be written",
+        "11" => "the file is damaged",
+        "14" => "the file cannot be opened",
+        "26" => "the file is not a database",
+        _ => return None,
+    })
+}
+
 /// Whether PostgreSQL found no unique index for an ON CONFLICT: none on these columns, or a deferrable one, which cannot
 /// decide about a conflict.
 #[cfg(feature = "postgres")]
@@ -465,7 +497,9 @@ impl fmt::Display for Fault {
             Self::ReadOnly => "read-only",
             Self::LimitReached => "a limit of the server was reached",
             Self::OutOfResources => "disk or memory of the server is full",
-            Self::PoolTimedOut => "no connection became free in time",
+            Self::PoolTimedOut => {
+                "no connection in time: the server cannot be reached, or all connections of the pool are in use"
+            }
             Self::PoolClosed => "the pool is closed",
             Self::ConnectionLost => "connection lost",
             Self::CompletionUnknown => "the server does not know whether it took effect",

@@ -27,7 +27,7 @@ pub enum OnceError<E> {
     #[error("{0}: the request cannot be serialized")]
     Request(Operation, #[source] RequestError),
     /// The database has no unique index on exactly the columns of the key. Nothing was run.
-    #[error("{0}: the database has no unique index on ({1})")]
+    #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
     /// A statement on the ledger failed. Rolled back.
     #[error(transparent)]
@@ -60,7 +60,7 @@ pub enum StartError {
     #[error("{0}: the request cannot be serialized")]
     Request(Operation, #[source] RequestError),
     /// The database has no unique index on exactly the columns of the key.
-    #[error("{0}: the database has no unique index on ({1})")]
+    #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
     /// The connection was lost before the answer came. If the attempt was started, it ends with its lease.
     #[error("{0}; it is unknown whether the attempt was started")]

@@ -3,7 +3,7 @@
 use super::error::CounterError;
 use super::{
     Counter, CounterRow, CounterSql, Explained, add_one, bounds, can_start, explain, failed,
-    fitting, met_null, total,
+    fitting, met_null, refused, total,
 };
 use crate::db::atomic::{Atomic, Reruns, in_transaction};
 use crate::db::error::DatabaseError;
@@ -95,7 +95,9 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     let refused = find_unfit::<DB, N, T>(deltas, connection).await;
                     Err(refused.unwrap_or_else(|| failed(operation(), error, in_transaction)))
                 }
-                Err(error) => Err(failed(operation(), error, in_transaction)),
+                Err(error) => {
+                    Err(refused::<DB, T>(operation(), error, in_transaction, connection).await)
+                }
             };
         }
 
@@ -137,7 +139,7 @@ fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     return Err(refused.unwrap_or_else(|| before_commit(error)));
                 }
                 Err(error) => {
-                    let error = before_commit(error);
+                    let error = refused::<DB, T>(operation(), error, true, atomic.link()).await;
                     return Err(undo(atomic, error).await);
                 }
             };

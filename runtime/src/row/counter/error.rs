@@ -28,6 +28,9 @@ pub enum CounterError {
     /// The key is not unique in the database. Nothing was changed.
     #[error("{0}: several rows have this key")]
     NotUnique(Operation),
+    /// The database has no unique index on exactly the columns of the key, so it cannot tell whether the row is there. Nothing was changed.
+    #[error("{0}: the database has no unique index on ({1}); create one")]
+    MissingUniqueIndex(Operation, &'static str),
     /// The addition was made, and the total that the database returned is NULL or does not fit the field; or on SQLite, a trigger
     /// failed after it in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is
     /// committed. A batch is then undone, and its error is `Database`.

@@ -7,7 +7,6 @@ use std::future::Future;
 
 pub use self::batch::{BatchSql, add_many, with_keys};
 pub use self::error::{CounterError, OutOfBounds};
-use crate::db::Backend;
 use crate::db::atomic::in_transaction;
 use crate::db::column::{CounterNumber, Read};
 use crate::db::error::{DatabaseError, Operation, WriteFailure, from_write_failure};
@@ -16,6 +15,7 @@ use crate::db::lanes::{Addition, Call, Fold, Turn, take_to_add};
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Bind, Compared, Fetched, Statement, write_one};
+use crate::db::{Backend, IndexedColumns};
 
 /// The derive, for [`Model`].
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub trait CounterRow: Model<Derive> {
     type OwnedKey: Ord + Send;
     /// The number of key columns.
     const KEYS: usize;
+    /// Their names, sorted.
+    const KEY_COLUMNS: &'static str;
 }
 
 /// One of a model's counters, by its position among them.
@@ -223,7 +225,9 @@ async fn add_one<DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                     error,
                 )));
             }
-            Err(error) => return Err(failed(operation(), error, in_transaction)),
+            Err(error) => {
+                return Err(refused::<DB, T>(operation(), error, in_transaction, connection).await);
+            }
         };
         match fetched {
             Fetched::One(row) => return Ok(row),
@@ -249,6 +253,20 @@ fn met_null(error: &sqlx::Error) -> bool {
 /// can be too large for its column as well.
 fn failed(operation: Operation, error: sqlx::Error, in_transaction: bool) -> CounterError {
     WriteFailure::new(operation, error, in_transaction).into()
+}
+
+/// The same of a statement that may have missed its index.
+async fn refused<DB: Backend, T: CounterRow>(
+    operation: Operation,
+    error: sqlx::Error,
+    in_transaction: bool,
+    connection: &mut Link<'_, DB>,
+) -> CounterError {
+    let key = IndexedColumns::of(T::TABLE, T::KEY_COLUMNS);
+    if DB::lacks_unique_index(connection, &error, key).await {
+        return CounterError::MissingUniqueIndex(operation, T::KEY_COLUMNS);
+    }
+    failed(operation, error, in_transaction)
 }
 
 /// A total that a write returned. Bounds keep it within the type, unless a trigger or a wider column does not.

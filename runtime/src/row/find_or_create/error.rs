@@ -30,7 +30,7 @@ pub enum FindOrCreateError {
     #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
-    #[error("{0}: the database has no unique index on ({1})")]
+    #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
@@ -62,7 +62,7 @@ pub enum UpsertError {
     #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
-    #[error("{0}: the database has no unique index on ({1})")]
+    #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
     /// The row exists, and has been written with a higher fence: the lock was lost to another holder. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
@@ -97,7 +97,7 @@ pub enum UpsertError {
 #[non_exhaustive]
 pub enum CreateError {
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
-    #[error("{0}: the database has no unique index on ({1})")]
+    #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
     /// The row was created, and what the database returned does not fit the model; or on SQLite, a trigger failed after that in a way
     /// that keeps the row: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it is there once that is committed.

@@ -31,6 +31,12 @@ pub(super) struct Clash {
     pub(super) found: i64,
 }
 
+const CHANGED: &str = "the row was changed since it was read";
+
+/// Often it is a mistake of the same function, which writes twice with the copy that it has read.
+const BY_WHOM: &str =
+    "(by a concurrent writer, or by your own earlier write: use the row that it returned)";
+
 impl<T> Conflict<T> {
     /// Of a copy whose origin is not known; `versions` are the version's field, the expected and the found one.
     pub(crate) fn new(
@@ -136,15 +142,11 @@ impl<T> fmt::Debug for Conflict<T> {
 impl fmt::Display for Clash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.version.is_empty() {
-            return write!(
-                f,
-                "{}: the row was changed by somebody else",
-                self.operation
-            );
+            return write!(f, "{}: {CHANGED} {BY_WHOM}", self.operation);
         }
         write!(
             f,
-            "{}: the row was changed by somebody else: its {} is {}, expected {}",
+            "{}: {CHANGED}: its {} is {}, expected {} {BY_WHOM}",
             self.operation, self.version, self.found, self.expected
         )
     }

@@ -256,7 +256,7 @@ where
 #[non_exhaustive]
 pub enum EditAtError<T> {
     /// The row has another version. Nothing was written. It has the row as it is now.
-    #[error("{}: the row was changed by somebody else: its version is {}, expected {}", .0.operation, .0.current_version, .0.expected_version)]
+    #[error("{}: the row was changed since it was read: its version is {}, expected {}", .0.operation, .0.current_version, .0.expected_version)]
     Stale(Box<Outdated<T>>),
     /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
     #[error("{0}: the row does not exist (any more)")]
