@@ -15,7 +15,9 @@ use crate::fan_out::panic_text;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored in a `{DB}` column",
     label = "no `sqlx::Encode` and `sqlx::Type` for `{DB}`",
-    note = "use a type that `{DB}` supports, or limit the model to other databases with `#[rowlock(backend(...))]`"
+    note = "a type of your own: `#[derive(sqlx::Type)] #[sqlx(transparent)]` for a struct around one field, `#[derive(sqlx::Type)]` for an enum",
+    note = "a type of another crate needs a feature of sqlx: `Uuid` needs `uuid`, `DateTime<Utc>` and `NaiveDate` need `chrono`, `OffsetDateTime` needs `time`, `Decimal` needs `rust_decimal`, `Json` and `Value` need `json`",
+    note = "a type that only another database has: limit the model to that one with `#[rowlock(backend(...))]`"
 )]
 pub trait Column<DB: Database>: for<'q> Encode<'q, DB> + Type<DB> + Sync {}
 
@@ -26,7 +28,7 @@ impl<DB: Database, T: for<'q> Encode<'q, DB> + Type<DB> + Sync> Column<DB> for T
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a row",
     label = "needs `sqlx::FromRow`",
-    note = "add it: `#[derive(sqlx::FromRow, ...)]`; if it is there, one of the fields has a type that sqlx cannot read"
+    note = "add it: `#[derive(sqlx::FromRow, ...)]`; if it is there, sqlx cannot read the type of a field: see the errors of the fields"
 )]
 pub trait ModelRow<DB: Database>: for<'r> FromRow<'r, DB::Row> + Send + Sync {}
 

@@ -60,8 +60,9 @@ pub(crate) type Results<'e, DB> = BoxStream<
 /// Sealed. It exists so that generated methods can be generic over the database; its members hide the bounds that
 /// sqlx's own traits do not imply.
 #[diagnostic::on_unimplemented(
-    message = "rowlock has no support for the database `{Self}`",
-    note = "enable the cargo feature `postgres` or `sqlite` of rowlock"
+    message = "rowlock works on PostgreSQL and SQLite, and not on `{Self}`",
+    note = "use `sqlx::PgPool` or `sqlx::SqlitePool`; `sqlx::AnyPool` and `sqlx::MySqlPool` are not supported",
+    note = "`Postgres` needs the cargo feature `postgres` of rowlock, `Sqlite` the feature `sqlite`"
 )]
 pub trait Backend:
     sealed::Sealed + Database<Arguments: IntoArguments<Self> + Clone> + HasStatementCache

@@ -14,7 +14,9 @@ use crate::db::fault::Fault;
 use crate::db::source::{Link, Opened, Source};
 use crate::lock::key::{LockKey, LockKeyPart};
 use crate::row::lockable::{Exclusive, Share};
-use crate::tx::{Body, InTransaction, TransactionError, Tx, Work, describe, transaction};
+use crate::tx::{
+    Body, Carries, FailureOf, InTransaction, TransactionError, Tx, Work, describe, transaction,
+};
 
 /// Lets one at a time do something, in all processes that use the database.
 ///
@@ -342,16 +344,17 @@ impl<G> AdvisoryLock<G> {
     /// Dropping the future, or a panic in `body`, rolls back and frees the lock. A connection that waits for the lock is closed, so that the
     /// pool has room for another one at once; the server gives the wait up within a second (where it cannot notice, when its
     /// turn comes or a timeout ends it). On SQLite the connection is busy until BEGIN has given up or succeeded and was rolled back.
-    pub fn run<DB, T, E, F>(
+    pub fn run<DB, T, E, C, By, F>(
         &self,
         pool: &Pool<DB>,
         body: F,
-    ) -> impl Future<Output = Result<T, AdvisoryLockError<E>>> + Send + use<DB, T, E, F, G>
+    ) -> impl Future<Output = Result<T, AdvisoryLockError<C>>> + Send + use<DB, T, E, C, By, F, G>
     where
         DB: Backend,
         G: AdvisoryMode<DB>,
         T: Send,
-        E: Send,
+        E: FailureOf<By, Carried = C> + Send,
+        C: Carries<E, By>,
         F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync,
     {
         let (key, lock, pool) = (self.key.clone(), self.take::<DB>(false), pool.clone());
@@ -383,16 +386,17 @@ impl<G> AdvisoryLock<G> {
     /// # Cancel safety
     ///
     /// As that of `run`; there is no wait for the lock to leave behind.
-    pub fn try_run<DB, T, E, F>(
+    pub fn try_run<DB, T, E, C, By, F>(
         &self,
         pool: &Pool<DB>,
         body: F,
-    ) -> impl Future<Output = Result<Option<T>, AdvisoryLockError<E>>> + Send + use<DB, T, E, F, G>
+    ) -> impl Future<Output = Result<Option<T>, AdvisoryLockError<C>>> + Send + use<DB, T, E, C, By, F, G>
     where
         DB: Backend,
         G: AdvisoryMode<DB>,
         T: Send,
-        E: Send,
+        E: FailureOf<By, Carried = C> + Send,
+        C: Carries<E, By>,
         F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync,
     {
         let (key, lock, pool) = (self.key.clone(), self.take::<DB>(true), pool.clone());
@@ -510,15 +514,15 @@ impl<G> AdvisoryLock<G> {
     }
 }
 
-async fn run_once<DB, T, E, F>(
+async fn run_once<DB, T, E, C, By, F>(
     pool: &Pool<DB>,
     lock: TakeLock,
     body: F,
-) -> Result<Option<T>, TransactionError<E>>
+) -> Result<Option<T>, TransactionError<C>>
 where
     DB: Backend,
     T: Send,
-    E: Send,
+    E: FailureOf<By, Carried = C> + Send,
     F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync,
 {
     transaction(pool)
@@ -526,6 +530,7 @@ where
         .under(lock)
         .run_work_once(&Once(body, PhantomData))
         .await
+        .map_err(|error| error.map(E::carried))
 }
 
 /// The user's closure, whose error nobody looks into, as it is not run again.

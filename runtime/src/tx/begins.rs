@@ -50,7 +50,7 @@ use crate::db::lanes::Lanes;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a transaction can begin on",
-    label = "expected a pool, or a transaction of rowlock",
+    label = "expected a pool of PostgreSQL or SQLite, or a transaction of rowlock",
     note = "pass `&pool`, or inside a transaction the `&mut *tx` of its `rowlock::Tx`",
     note = "a transaction of sqlx becomes one of rowlock by `rowlock::Tx::from(pool.begin().await?)`"
 )]

@@ -1,5 +1,8 @@
 //! Why a transaction has no result.
 
+use std::error::Error;
+use std::fmt;
+
 use crate::db::error::DatabaseError;
 
 /// Why a transaction has no result.
@@ -37,8 +40,7 @@ use crate::db::error::DatabaseError;
 /// # }
 /// ```
 ///
-/// It is an `std::error::Error` if `E` is. `anyhow::Error` and `Box<dyn Error + Send + Sync>` are none: with these as `E`, `match` on
-/// the variants, or give the closure an error type of its own.
+/// It is an `std::error::Error` if `E` is. `anyhow::Error` and `Box<dyn Error + Send + Sync>` are none, and come in [`Erased`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransactionError<E> {
@@ -93,8 +95,15 @@ pub enum TransactionError<E> {
     NotRun,
 }
 
-#[cfg(feature = "periodic")]
 impl<E> TransactionError<E> {
+    /// The same with another error of the closure.
+    pub(crate) fn map<T>(self, map: impl FnOnce(E) -> T) -> TransactionError<T> {
+        match self.try_map(|error| Ok::<_, std::convert::Infallible>(map(error))) {
+            Ok(error) => error,
+            Err(never) => match never {},
+        }
+    }
+
     /// The same with another error of the closure, or what that error comes to by itself.
     pub(crate) fn try_map<T, O>(
         self,
@@ -130,4 +139,63 @@ pub enum LastFailure<E> {
     /// BEGIN or COMMIT did.
     #[error(transparent)]
     Database(DatabaseError),
+}
+
+/// An error that is no [`std::error::Error`] itself, as `anyhow::Error` and `Box<dyn Error + Send + Sync>`: with this around it, the
+/// [`TransactionError`] of a closure that returns such an error is one, and `?` takes it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// use rowlock::transaction;
+///
+/// type AnyError = Box<dyn std::error::Error + Send + Sync>;
+///
+/// async fn answer(pool: &sqlx::SqlitePool) -> Result<i64, AnyError> {
+///     let answer = transaction(pool)
+///         .run(async |tx| {
+///             let answer: i64 = sqlx::query_scalar("SELECT 42").fetch_one(&mut *tx).await?;
+///             std::fs::metadata(".")?;
+///             Ok::<_, AnyError>(answer)
+///         })
+///         .await?;
+///     Ok(answer)
+/// }
+/// assert_eq!(answer(&pool).await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Erased<E>(
+    /// As the closure returned it.
+    pub E,
+);
+
+impl<E> std::ops::Deref for Erased<E> {
+    type Target = E;
+    fn deref(&self) -> &E {
+        &self.0
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Erased<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<E: fmt::Debug> fmt::Debug for Erased<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<E> Error for Erased<E>
+where
+    E: AsRef<dyn Error + Send + Sync> + fmt::Debug + fmt::Display,
+{
+    /// The error itself, with its type.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.0.as_ref())
+    }
 }

@@ -28,11 +28,11 @@ pub use self::begins::Begins;
 pub use self::begins::Place;
 pub use self::budget::RetryBudget;
 pub use self::builder::{Retry, TransactionBuilder, transaction};
-pub use self::error::{LastFailure, TransactionError};
+pub use self::error::{Erased, LastFailure, TransactionError};
 pub use self::in_transaction::InTransaction;
 use self::run::Ended;
 pub(crate) use self::run::Work;
-pub use self::run::{Body, FailureOf};
+pub use self::run::{Body, Carries, FailureOf};
 #[doc(hidden)]
 pub use self::run::{ByError, ByReference, ByText};
 pub use self::savepoint::{Savepoint, SavepointBody};

@@ -14,7 +14,9 @@ use super::begin::{ToTheEnd, begin};
 use super::begins::Place;
 use super::budget::RetryBudget;
 use super::builder::Hook;
-use super::{End, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe};
+use super::{
+    End, Erased, Hooks, LastFailure, Retry, TransactionBuilder, TransactionError, Tx, describe,
+};
 use crate::backoff::full_jitter;
 use crate::db::begin::{Begin, TakeLock};
 use crate::db::fault::Fault;
@@ -52,10 +54,17 @@ where
     label = "the closure returns this error",
     note = "use a type that implements `std::error::Error`, `anyhow::Error`, `Box<dyn Error + Send + Sync>` or `String`"
 )]
-pub trait FailureOf<By> {
+pub trait FailureOf<By>: Sized {
+    /// What the transaction's error carries: this error itself, or in [`Erased`].
+    type Carried;
     /// The fault of the first database error in the chain; [`Fault::CompletionUnknown`] if it is one of an unknown outcome.
     fn fault(&self) -> Option<Fault>;
+    #[doc(hidden)]
+    fn carried(self) -> Self::Carried;
 }
+
+/// The closure's error, told from what the transaction's error carries: so the type of `run`'s result is enough for the compiler.
+pub trait Carries<E, By> {}
 
 /// See [`FailureOf`].
 #[derive(Debug)]
@@ -68,28 +77,48 @@ pub struct ByReference;
 pub struct ByText;
 
 impl<E: Error + 'static> FailureOf<ByError> for E {
+    type Carried = Self;
     fn fault(&self) -> Option<Fault> {
         Fault::of_outcome(self)
     }
+    fn carried(self) -> Self {
+        self
+    }
 }
+impl<E: Error + 'static> Carries<E, ByError> for E {}
 
 impl<E: AsRef<dyn Error + Send + Sync>> FailureOf<ByReference> for E {
+    type Carried = Erased<E>;
     fn fault(&self) -> Option<Fault> {
         Fault::of_outcome(self.as_ref())
     }
+    fn carried(self) -> Erased<E> {
+        Erased(self)
+    }
 }
+impl<E: AsRef<dyn Error + Send + Sync>> Carries<E, ByReference> for Erased<E> {}
 
 impl FailureOf<ByText> for String {
+    type Carried = Self;
     fn fault(&self) -> Option<Fault> {
         None
     }
+    fn carried(self) -> Self {
+        self
+    }
 }
+impl Carries<Self, ByText> for String {}
 
 impl FailureOf<ByText> for &'static str {
+    type Carried = Self;
     fn fault(&self) -> Option<Fault> {
         None
     }
+    fn carried(self) -> Self {
+        self
+    }
 }
+impl Carries<Self, ByText> for &'static str {}
 
 /// What is done between BEGIN and COMMIT. A trait and not a closure, because the futures of a closure that wraps another
 /// one cannot be shown to be `Send`.
@@ -257,18 +286,22 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// [PostgreSQL's manual](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html) asks for, as
     /// CockroachDB's client libraries have it. The waits are the "full jitter" of
     /// [Exponential Backoff And Jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-    pub fn run<'r, T, E, By, F>(
+    pub fn run<'r, T, E, C, By, F>(
         mut self,
         body: F,
-    ) -> impl Future<Output = Result<T, TransactionError<E>>> + Send + 'r
+    ) -> impl Future<Output = Result<T, TransactionError<C>>> + Send + 'r
     where
         T: Send + 'r,
-        E: FailureOf<By> + Send + 'r,
+        E: FailureOf<By, Carried = C> + Send + 'r,
+        C: Carries<E, By> + 'r,
         By: 'r,
         F: for<'t> Body<&'t mut Tx<DB>, Result<T, E>> + Send + Sync + 'r,
         P: 'r,
     {
-        async move { P::run_work(&mut self, &Closure(body, PhantomData)).await }
+        async move {
+            let done = P::run_work(&mut self, &Closure(body, PhantomData)).await;
+            done.map_err(|error| error.map(E::carried))
+        }
     }
 }
 
