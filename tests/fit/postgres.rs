@@ -13,6 +13,11 @@ mod stored_postgres;
 #[path = "dropped_rows.rs"]
 mod dropped_rows;
 
+#[path = "first_errors.rs"]
+mod first_errors;
+#[path = "first_errors_postgres.rs"]
+mod first_errors_postgres;
+
 #[path = "flatten.rs"]
 mod flatten;
 

@@ -16,6 +16,9 @@ mod dropped_rows;
 #[path = "begin_sqlite.rs"]
 mod begin_sqlite;
 
+#[path = "first_errors.rs"]
+mod first_errors;
+
 #[path = "flatten.rs"]
 mod flatten;
 
