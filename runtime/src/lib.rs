@@ -7,6 +7,9 @@
 )]
 #![doc = include_str!("../docs/crate.md")]
 
+// Only documentation: a program does not compile it. `examples/lib.rs` compiles and runs its code, with dependencies that are not this crate's.
+#[cfg(all(doc, not(doctest)))]
+pub mod _guide;
 mod backoff;
 mod db;
 mod error;

@@ -42,7 +42,41 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(5);
 /// A round trip that is shorter than this takes less time than the work for it: then calls had better wait for each other.
 const NEAR: Duration = Duration::from_micros(150);
 
-#[doc = include_str!("../../../docs/lanes.md")]
+/// A few connections of a pool that stay checked out: most calls take one round trip, and under load many calls become one statement.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql("CREATE TABLE page_views (page_id bigint PRIMARY KEY, views bigint NOT NULL)").execute(&pool).await?;
+/// use rowlock::{Counter, Lanes};
+///
+/// #[derive(Debug, sqlx::FromRow, Counter)]
+/// #[rowlock(table = "page_views")]
+/// struct PageViews {
+///     #[rowlock(key)]
+///     page_id: i64,
+///     #[rowlock(counter)]
+///     views: i64,
+/// }
+///
+/// // At the start of the program. A clone is the same lanes.
+/// let lanes = Lanes::new(&pool, 4).await?;
+///
+/// // What takes a pool takes lanes.
+/// assert_eq!(PageViews::add_views(&lanes, 7, 1).await?, 1);
+///
+/// // Statements of your own.
+/// let mut lane = lanes.acquire().await?;
+/// sqlx::query("UPDATE page_views SET views = 0").execute(&mut *lane).await?;
+/// drop(lane);
+///
+/// lanes.close().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The [guide](https://docs.rs/rowlock/latest/rowlock/_guide/lanes/index.html) says which calls share statements, what such a statement means for triggers, locks and sessions, and what the limits are.
 pub struct Lanes<DB: Backend>(Arc<Inner<DB>>);
 
 impl<DB: Backend> Clone for Lanes<DB> {
