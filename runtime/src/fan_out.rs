@@ -190,7 +190,7 @@ pub enum CallError<E> {
     /// It was running when [`FanOut::deadline`] passed, and was dropped.
     #[error("the deadline passed while the call was running")]
     DeadlineExceeded,
-    /// The deadline passed, or the group was decided, before there was a place for it. It was not run at all.
+    /// The deadline passed, or the group was decided, before there was a place for it. It did not run at all.
     #[error("the call was not started")]
     NotStarted,
     /// It was running when the group was decided by others, and was dropped. It has not failed.

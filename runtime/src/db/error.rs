@@ -133,7 +133,7 @@ impl DatabaseError {
         self.0.of_unknown_outcome
     }
 
-    /// What was attempted.
+    /// The attempted operation.
     pub fn operation(&self) -> &Operation {
         &self.0.operation
     }

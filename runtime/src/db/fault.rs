@@ -288,7 +288,7 @@ impl Fault {
         None
     }
 
-    /// Whether the same transaction, run again from its start, can succeed without anybody changing anything.
+    /// Whether the same transaction, run again from its start, can succeed unchanged.
     ///
     /// Not if it was COMMIT that failed, or a write outside a transaction, and it [may have
     /// committed](Self::may_have_committed).

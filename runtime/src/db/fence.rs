@@ -65,7 +65,7 @@ impl Fence {
     ///
     /// # Errors
     ///
-    /// The database's. Cancel safety: if the future is dropped, the statement was executed completely or not at all.
+    /// The database's. Cancel safety: if you drop the future, the statement takes effect completely or not at all.
     pub fn purge<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         age: Duration,

@@ -230,7 +230,7 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// |---|---|
     /// | `Failed(error)` | the closure's error, if running it again would not help |
     /// | `Aborted` | the closure returned `Ok`, but a statement in it had failed and PostgreSQL had given the transaction up (the error is that of the first statement that failed); a statement's future was dropped; a savepoint was left open; or the transaction was ended by hand |
-    /// | `Begin` | no connection, or BEGIN failed; the closure was not run in this attempt |
+    /// | `Begin` | no connection, or BEGIN failed; the closure did not run in this attempt |
     /// | `Commit` | COMMIT failed, of a deferred constraint for example |
     /// | `CommitUnknown` | the connection was lost during COMMIT: committed or not |
     /// | `Exhausted` | every attempt failed in a way that another one could have mended; has the last error |
@@ -245,7 +245,7 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// Dropping the future, or a panic in the closure, rolls back, even during BEGIN (which sqlx 0.9.0 alone would leave open). A statement that was
     /// sent runs until the rollback reaches the server. During COMMIT, the transaction is committed or it is not.
     ///
-    /// # Where it comes from
+    /// # Origin
     ///
     /// `atomic` of Django and `transaction` of Ecto and Rails, with the loop that
     /// [PostgreSQL's manual](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html) asks for, as

@@ -32,7 +32,7 @@ pub(crate) struct Fold {
     /// About many rows; the last column of what it returns is the number of the row, from 1, or the last ones are its key.
     pub(super) sql: &'static str,
     pub(super) writes: bool,
-    /// Says which of many rows somebody has locked.
+    /// Says which of many rows another session has locked.
     held: Option<&'static str>,
 }
 

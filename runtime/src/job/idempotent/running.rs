@@ -128,8 +128,8 @@ impl<T: Idempotent> Running<'_, T> {
     /// transaction wrote; if it fails, return the error, so that all of it is rolled back. A final failure is an outcome too:
     /// let it be a `Result` or an enum.
     ///
-    /// One statement, `UPDATE … WHERE key = … AND fence = … AND finished_at IS NULL`. Cancel safety: if the future is
-    /// dropped, it was executed completely or not at all.
+    /// One statement, `UPDATE … WHERE key = … AND fence = … AND finished_at IS NULL`. Cancel safety: if you drop the future, it takes effect
+    /// completely or not at all.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl<T: Idempotent> Running<'_, T> {
         }
     }
 
-    /// Begins a new lease from now, by the clock of the database, if the key is still this attempt's.
+    /// Begins a new lease from now, by the database's clock, if the key is still this attempt's.
     ///
     /// One statement. Cancel safety and errors: those of [`finish`](Self::finish).
     pub fn extend<'c, DB: Backend>(

@@ -1,4 +1,4 @@
-//! What is done time after time: by one process, however many there are.
+//! What is done repeatedly: by one process, however many there are.
 
 mod due;
 mod error;
@@ -144,7 +144,7 @@ where
 /// The transaction has the default level of the session, and runs again as [`transaction`] does. At REPEATABLE READ and SERIALIZABLE whoever comes second can be
 /// refused by the server; it runs again and finds the tick made, or being made.
 ///
-/// # Where it comes from
+/// # Origin
 ///
 /// River and Oban make periodic jobs in the process that was elected leader, and without their commercial editions a tick is lost if there is none at that moment. graphile_worker keeps the last time in the
 /// database and makes up for missed ticks on request. Here each process may make each tick, and the row decides.
@@ -209,20 +209,20 @@ impl<DB: Backend, Tz: Zone> Periodic<DB, Tz> {
         }
     }
 
-    /// What is done about ticks that nobody made in time; [`Missed::Once`] if nothing else is said.
+    /// What is done about ticks that nobody made in time; defaults to [`Missed::Once`].
     pub fn missed(mut self, missed: Missed) -> Self {
         self.entry.missed = missed;
         self
     }
 
-    /// How long a tick may take, with all attempts of its transaction; 60 seconds if nothing else is said. Then it is rolled back and counts as failed. A closure that
-    /// blocks its thread is not stopped.
+    /// How long a tick may take, with all attempts of its transaction; defaults to 60 seconds. Then it is rolled back and counts as failed. A closure
+    /// that blocks its thread is not stopped.
     pub fn tick_timeout(mut self, limit: Duration) -> Self {
         self.entry.limit = limit;
         self
     }
 
-    /// How long this process goes without a look at the table; 30 seconds if nothing else is said; minimum one millisecond. It finds what it cannot foresee:
+    /// How long this process goes without a look at the table; defaults to 30 seconds; minimum one millisecond. It finds what it cannot foresee:
     /// another schedule, a row that was changed by hand, a clock that was set.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
@@ -249,7 +249,7 @@ impl<DB: Backend, Tz: Zone> Periodic<DB, Tz> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, each tick was made completely or not at all.
+    /// If you drop the future, each tick is made completely or not at all.
     pub fn tick<T, E, By, F>(
         &mut self,
         body: F,
@@ -294,7 +294,7 @@ impl<DB: Backend, Tz: Zone> Periodic<DB, Tz> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, each tick was made completely or not at all.
+    /// If you drop the future, each tick is made completely or not at all.
     pub fn run<T, E, By, F>(
         self,
         body: F,
@@ -378,7 +378,7 @@ enum End {
 enum Look<Tz: Zone> {
     Waits {
         next: DateTime<Utc>,
-        /// Until then, by the clock of the database.
+        /// Until then, by the database's clock.
         wait: Duration,
     },
     Due(AtTick<Tz>),
@@ -456,7 +456,7 @@ impl<DB: Backend, Tz: Zone> Entry<DB, Tz> {
         Ok(Look::Due(AtTick { now, seen, due }))
     }
 
-    /// The time by the clock of the database; and what the row says, with its tick in microseconds.
+    /// The time by the database's clock; and what the row says, with its tick in microseconds.
     async fn read(&self) -> Result<(DateTime<Utc>, Option<(String, i64)>), PeriodicError> {
         let statement = || {
             let mut statement = Statement::<DB>::literal(DB::READ_SCHEDULE);

@@ -34,7 +34,7 @@ pub enum ScheduleError {
     },
 }
 
-/// The times at which something is done time after time.
+/// The times at which something is done repeatedly.
 ///
 /// ```
 /// use rowlock::queue::Schedule;

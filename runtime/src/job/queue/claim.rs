@@ -125,8 +125,8 @@ where
 }
 
 impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
-    /// How long the rows are this claim's, by the clock of the database; a minute if nothing else is said. After that another
-    /// claim can have them. [`Claimed::extend`] begins a new lease.
+    /// How long the rows are this claim's, by the database's clock; defaults to one minute. After that another claim can have them.
+    /// [`Claimed::extend`] begins a new lease.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.claims.lease = lease;
         self
@@ -164,8 +164,8 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
         self
     }
 
-    /// How long [`Claimed::retry`] waits at most after the first attempt, and at most at all: 4 seconds and an hour if nothing
-    /// else is said. The wait is random between zero and a ceiling that doubles with every attempt.
+    /// How long [`Claimed::retry`] waits at most after the first attempt, and at most at all: 4 seconds and an hour by default. The wait is random
+    /// between zero and a ceiling that doubles with every attempt.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.claims.backoff = Backoff { first, longest };
         self

@@ -60,8 +60,8 @@ impl Backoff {
 /// A row that is this claim's until its lease ends. Dereferences to the row.
 ///
 /// The row is finished with [`complete`](Self::complete), [`retry`](Self::retry), [`fail`](Self::fail), [`snooze`](Self::snooze) or
-/// [`release`](Self::release), each of which takes the claim and writes only if it still holds. Dropped without that, the
-/// row comes back when its lease has ended.
+/// [`release`](Self::release), each of which takes the claim and writes only if it still holds. Dropped without that, the row comes back after its
+/// lease.
 ///
 /// Every claim of a row has a greater fence than the one before, which is how a claim that was lost is told from the one that
 /// holds. So work at least once is what a queue gives; what is written in the transaction of [`complete_in`](Self::complete_in)
@@ -176,7 +176,7 @@ pub(crate) fn stored(error: &impl Display) -> String {
 }
 
 impl<T: Queue> Claimed<T> {
-    /// How long the row had been due when it was claimed, by the clock of the database.
+    /// How long the row had been due when it was claimed, by the database's clock.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -186,7 +186,7 @@ impl<T: Queue> Claimed<T> {
         self.row.attempts()
     }
 
-    /// How many attempts a job has, as `#[rowlock(attempts(max = 5))]` says; 20 if nothing is said.
+    /// How many attempts a job has, as `#[rowlock(attempts(max = 5))]` says; defaults to 20.
     pub fn max_attempts(&self) -> i64 {
         T::MAX_ATTEMPTS
     }
@@ -211,10 +211,9 @@ impl<T: Queue> Claimed<T> {
 
     /// The work is done: the row becomes [`QueueState::Done`].
     ///
-    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`, and a look at the row if it wrote
-    /// none. With `&mut *tx` it commits with the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end
-    /// of the lease it succeeds as long as nobody has taken the row back. Cancel safety: if the future is dropped, it was executed
-    /// completely or not at all.
+    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`, and a look at the row if it wrote none. With
+    /// `&mut *tx` it commits with the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end of the lease it
+    /// succeeds as long as nobody has taken the row back. Cancel safety: if you drop the future, it takes effect completely or not at all.
     ///
     /// # Errors
     ///
@@ -341,7 +340,7 @@ impl<T: Queue> Claimed<T> {
         async move { self.settle("release", db, Change::back(None)).await }
     }
 
-    /// Begins a new lease from now, by the clock of the database.
+    /// Begins a new lease from now, by the database's clock.
     ///
     /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn extend<'c, DB: Backend>(
@@ -470,18 +469,18 @@ impl<T: Queue> Claimed<T> {
     /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
     /// ```
     ///
-    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty
-    /// batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
-    /// statement was executed completely or not at all; what was not finished comes back when its lease has ended.
+    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty batch
+    /// runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if you drop the future, the statement takes effect
+    /// completely or not at all; what was not finished comes back after its lease.
     ///
     /// If the database refuses one of the rows, by a constraint or a trigger, each is written alone, in a statement of its own, and only that
     /// one is returned. In a transaction of the caller the error is that of the batch; on PostgreSQL it has aborted the transaction.
     ///
     /// # Errors
     ///
-    /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead,
-    /// `Ignored` if the write was dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
-    /// `Database`; the rows that were not finished come back when their leases have ended.
+    /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead, `Ignored` if the write was
+    /// dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`, `Database`; the
+    /// rows that were not finished come back after their leases.
     ///
     /// After RAISE(FAIL) in a trigger of SQLite the row is `Written`, and rows of a batch that were written before it are `LeaseLost`, as rows
     /// that are finished already. In a transaction of the caller the error is `Written`: some of the rows were.

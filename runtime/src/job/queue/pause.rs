@@ -57,7 +57,7 @@ pub enum PauseError {
 pub struct Paused {
     /// The values, as the database writes them as texts, with their columns. None: all jobs are paused.
     pub only: Vec<(&'static str, String)>,
-    /// For how long it has been, by the clock of the database.
+    /// For how long it has been, by the database's clock.
     pub since: Duration,
 }
 

@@ -25,8 +25,8 @@ pub struct QueueStats {
     pub ready: u64,
     /// Those of them that can be claimed now.
     pub due: u64,
-    /// For how long the oldest of these has been due, by the clock of the database; `None` if none is due. A row whose time is NULL does
-    /// not say, and counts as due since now.
+    /// For how long the oldest of these has been due, by the database's clock; `None` if none is due. A row whose time is NULL does not say, and
+    /// counts as due since now.
     pub oldest_due: Option<Duration>,
     /// Rows that a claim holds.
     pub running: u64,

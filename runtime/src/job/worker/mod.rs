@@ -198,9 +198,8 @@ async fn missing_index<DB: Backend, T: QueueSql<DB>>(pool: &Pool<DB>) -> Option<
 }
 
 impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
-    /// How many handlers run at once; 8 if nothing else is said, 1 at least. There is no other limit: with `usize::MAX` a claim takes all
-    /// rows that are due. If they use the worker's pool, it should have some more connections than that: claims and heartbeats need
-    /// one too.
+    /// How many handlers run at once; defaults to 8; minimum 1. There is no other limit: with `usize::MAX` a claim takes all rows that are due. If
+    /// they use the worker's pool, it should have some more connections than that: claims and heartbeats need one too.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.limits.concurrency = handlers.max(1);
         self
@@ -221,9 +220,9 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self
     }
 
-    /// How long a claim holds without a heartbeat, by the clock of the database; a minute if nothing else is said, a second at
-    /// least. A worker sends one heartbeat for all of its rows every third of it, so a job may take longer than that. The rows of
-    /// a worker that died are taken back by another one, with the same lease, after one and a half leases at most.
+    /// How long a claim holds without a heartbeat, by the database's clock; defaults to one minute; minimum one second. A worker sends one heartbeat
+    /// for all of its rows every third of it, so a job may take longer than that. The rows of a worker that died are taken back by another one, with
+    /// the same lease, after one and a half leases at most.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.claims.lease = lease.clamp(Duration::from_secs(1), AGES);
         self
@@ -249,28 +248,28 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self
     }
 
-    /// How long a failed job waits at most after its first attempt, and at most at all: 4 seconds and an hour if nothing else is
-    /// said. The wait is random between zero and a ceiling that doubles with every attempt.
+    /// How long a failed job waits at most after its first attempt, and at most at all: 4 seconds and an hour by default. The wait is random between
+    /// zero and a ceiling that doubles with every attempt.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.claims.backoff = Backoff { first, longest };
         self
     }
 
-    /// How often to look for rows while there are none; a second if nothing else is said. Half as long to one and a half times
-    /// as long in fact, at random, so that workers do not come all at once.
+    /// How often to look for rows while there are none; defaults to one second. Half as long to one and a half times as long in fact, at random, so
+    /// that workers do not come all at once.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.limits.poll = interval.clamp(Duration::from_millis(1), AGES);
         self
     }
 
-    /// How long a handled row waits at most for others, to be finished in one statement with them; 5 ms if nothing else is said.
-    /// It does not wait if no handler is running.
+    /// How long a handled row waits at most for others, to be finished in one statement with them; defaults to 5 ms. It does not wait if no handler
+    /// is running.
     pub fn flush_after(mut self, delay: Duration) -> Self {
         self.limits.flush = delay.min(AGES);
         self
     }
 
-    /// How long a handler may take; 5 minutes if nothing else is said. Then it is dropped and the attempt has failed.
+    /// How long a handler may take; defaults to 5 minutes. Then it is dropped and the attempt has failed.
     pub fn handler_timeout(mut self, limit: Duration) -> Self {
         self.limits.handler_timeout = limit.min(AGES);
         self
@@ -278,11 +277,11 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
 
     /// Runs `hook` around each job. Of several, the first that was added is the outermost.
     ///
-    /// `next.run()` runs the handler, and returns the outcome that it came to, as does a handler that [panics or takes too long](Next::run): this is the
-    /// place for spans, metrics and reports of errors. What the hook returns is what becomes of the job; if it does not call `next`, the handler
-    /// does not run. The [time limit](Self::handler_timeout) is that of all of them together, with one deadline: after it the handler is
-    /// dropped, `next.run()` returns, and a hook that then waits for anything is dropped as well. A hook that panics is like a handler that
-    /// panics. A job that is cancelled or lost drops its hooks with the handler; what is to happen then too belongs into the `Drop` of a value.
+    /// `next.run()` runs the handler, and returns the outcome that it came to, as does a handler that [panics or takes too long](Next::run): this is
+    /// the place for spans, metrics and reports of errors. What the hook returns is what becomes of the job; if it does not call `next`, the handler
+    /// does not run. The [time limit](Self::handler_timeout) is that of all of them together, with one deadline: after it the handler is dropped,
+    /// `next.run()` returns, and a hook that then waits for anything is dropped as well. A hook that panics is like a handler that panics. A job that
+    /// is cancelled or lost drops its hooks with the handler; what is to happen then too belongs in the `Drop` of a value.
     ///
     /// A span:
     ///
@@ -377,11 +376,10 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         })
     }
 
-    /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
-    /// dropped and given back.
+    /// How long handlers may go on after the signal to stop; defaults to 30 seconds. What is not finished then is dropped and given back.
     ///
-    /// [`run`](Self::run) ends 5 seconds after that at the latest: rows about which the database has said nothing by then count as
-    /// lost, and come back when their leases have ended. It cannot end before a handler that blocks the thread that it runs on.
+    /// [`run`](Self::run) ends 5 seconds after that at the latest: rows about which the database has said nothing by then count as lost, and come
+    /// back after their leases. It cannot end before a handler that blocks the thread that it runs on.
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
         self.limits.shutdown_timeout = limit.min(AGES);
         self
@@ -403,8 +401,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// attempts of rows which were claimed in advance, and a heartbeat. On PostgreSQL they wait for no lock of a row, or for 100 ms, so
     /// a handler may lock the row that it works on for as long as a lease, and a row that is locked keeps no other.
     ///
-    /// Cancel safety: if the future is dropped, handlers are dropped at their next await point, and their rows come back when
-    /// their leases have ended.
+    /// Cancel safety: if you drop the future, handlers are dropped at their next await point, and their rows come back after their leases.
     ///
     /// # Errors
     ///

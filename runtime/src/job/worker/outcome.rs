@@ -15,8 +15,8 @@ pub enum JobOutcome {
     /// The handler has completed the row itself, with [`Claimed::complete_in`](crate::queue::Claimed::complete_in), as the last thing it did: what it does after the
     /// commit can be stopped by the next heartbeat, which finds that the claim holds no more.
     ///
-    /// Without a `complete_in` that wrote the row, this is a failed attempt. That its transaction was committed is believed: if it was
-    /// rolled back, the row comes back when its lease has ended.
+    /// Without a `complete_in` that wrote the row, this is a failed attempt. That its transaction was committed is believed: if it was rolled back,
+    /// the row comes back after its lease.
     Completed,
     /// The attempt failed.
     Retry {

@@ -237,7 +237,7 @@ impl WorkerSet {
     /// Runs all members, in tasks of their own, until all of them have ended. Returns the table and the counts of each worker, in
     /// the order in which they were added.
     ///
-    /// Cancel safety: if the future is dropped, all members are dropped at their next await point; see [`Worker::run`].
+    /// Cancel safety: if you drop the future, all members are dropped at their next await point; see [`Worker::run`].
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub struct Transaction {
     /// Of those of rowlock, which one it is, or which savepoint.
     pub(super) scope: Option<u64>,
-    /// Where there are row locks, when it began, by the clock of the database.
+    /// Where there are row locks, when it began, by the database's clock.
     pub(super) began: Option<i64>,
 }
 

@@ -172,8 +172,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         }
     }
 
-    /// How long to wait for a lock that somebody holds, in whole milliseconds, at least one. After that it is
-    /// [`LockError::NotAvailable`].
+    /// How long to wait for a held lock, in whole milliseconds, at least one. After that it is [`LockError::NotAvailable`].
     ///
     /// Two more round trips on PostgreSQL, which set `lock_timeout` for the one statement; a timeout for the whole
     /// transaction costs none (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
@@ -211,7 +210,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         self.into_kind()
     }
 
-    /// NOWAIT: a row that somebody holds is [`LockError::NotAvailable`] at once.
+    /// NOWAIT: a held row is [`LockError::NotAvailable`] at once.
     ///
     /// On PostgreSQL the transaction is then aborted like after any error; to go on with it, take the lock inside a savepoint.
     pub fn nowait(self) -> Lock<'t, DB, T, Q, G, NoWait>
@@ -221,8 +220,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         self.into_kind()
     }
 
-    /// SKIP LOCKED: a row that somebody holds is left out. `lock` yields `None` for it, and still an error for a row that
-    /// does not exist.
+    /// SKIP LOCKED: a held row is left out. `lock` yields `None` for it, and still an error for a row that does not exist.
     pub fn skip_locked(self) -> Lock<'t, DB, T, Q, G, SkipLocked>
     where
         DB: RowLocks,

@@ -12,7 +12,7 @@ use std::fmt;
 /// Resolve it in one of three ways: take theirs, which is [`current`](Self::current); write yours over it with
 /// [`keep_mine`](Self::keep_mine); or [`merge`](Self::merge).
 pub struct Conflict<T> {
-    /// The row as it is now, by somebody else.
+    /// The current row, by somebody else.
     pub current: T,
     /// The row as it should have been written.
     pub mine: T,
@@ -53,7 +53,7 @@ impl<T> Conflict<T> {
         }
     }
 
-    /// What was attempted, on which row.
+    /// The attempted operation and its row.
     pub fn operation(&self) -> &Operation {
         &self.clash.operation
     }
@@ -123,7 +123,7 @@ impl<T> fmt::Display for Conflict<T> {
     }
 }
 
-/// Without the rows: they do not belong into a log.
+/// Without the rows: they do not belong in a log.
 impl<T> fmt::Debug for Conflict<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.clash, f)

@@ -60,7 +60,7 @@ impl<T: Versioned> Edit<T> {
         self.base.changes(&self.mine).names(T::COLUMNS)
     }
 
-    /// Writes the changed columns if the row still has the version it was read with, and returns the row as it now is.
+    /// Writes the changed columns if the row still has the version it was read with, and returns the new row.
     ///
     /// If nothing was changed, nothing is sent and the row is returned as it was read. Two edits of different columns
     /// still conflict: [`Conflict::merge`](crate::row::Conflict::merge) puts them together.
@@ -76,7 +76,7 @@ impl<T: Versioned> Edit<T> {
     ///
     /// # Cancel safety
     ///
-    /// One statement: if the future is dropped, it was executed completely or not at all.
+    /// One statement: if you drop the future, it takes effect completely or not at all.
     pub fn save<'c, DB: Backend>(
         &self,
         db: impl Source<'c, DB>,
@@ -140,7 +140,7 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
-    /// The model's `reload`: reads the row as it now is.
+    /// The model's `reload`: reads the current row.
     ///
     /// # Errors
     ///
