@@ -42,8 +42,8 @@ pub use crate::fan_out::fan_out;
 pub use crate::schema::verify;
 pub use crate::tx::{Tx, transaction};
 
-/// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which
-/// enqueues at the times of a `Schedule`.
+/// Types of claims, workers and handlers: see [`Queue`](derive@crate::Queue). With the feature `periodic` also `Periodic`, which runs a closure at
+/// the times of a `Schedule`.
 pub mod queue {
     #[cfg(feature = "periodic")]
     #[cfg_attr(docsrs, doc(cfg(feature = "periodic")))]
@@ -64,7 +64,7 @@ pub mod queue {
     };
 }
 
-/// What `once` and `start` take and return: see [`Idempotent`](derive@crate::Idempotent).
+/// Types of `once` and `start`: see [`Idempotent`](derive@crate::Idempotent).
 #[cfg(feature = "idempotent")]
 #[cfg_attr(docsrs, doc(cfg(feature = "idempotent")))]
 pub mod idempotent {
@@ -74,7 +74,7 @@ pub mod idempotent {
     };
 }
 
-/// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
+/// The names that the derives' output uses. Not part of the public API: anything here may change in a patch release.
 #[doc(hidden)]
 pub mod __private {
     pub use core::clone::Clone;

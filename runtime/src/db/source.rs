@@ -15,8 +15,8 @@ use crate::db::notes::{Before, Call, Notes, Torn};
 /// What every generated method runs on: a `&Pool`, a `&Lanes`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
 /// `&mut rowlock::Tx`.
 ///
-/// Whatever is [`sqlx::Acquire`] is a `Source`, so a function of yours that is generic over `Acquire` can hand its argument on.
-/// [`Tx`](crate::Tx) is a `Source` and not `Acquire`, because it has to know what runs on it.
+/// Everything that is [`sqlx::Acquire`] is a `Source`, so your function that is generic over `Acquire` can pass its argument on. [`Tx`](crate::Tx) is
+/// a `Source` and not `Acquire`, because it must see what runs on it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a statement for `{DB}` can run on",
     label = "expected a pool, a connection or a transaction",

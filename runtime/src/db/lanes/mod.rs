@@ -76,7 +76,8 @@ const NEAR: Duration = Duration::from_micros(150);
 /// # }
 /// ```
 ///
-/// The [guide](https://docs.rs/rowlock/latest/rowlock/_guide/lanes/index.html) says which calls share statements, what such a statement means for triggers, locks and sessions, and what the limits are.
+/// The [guide](crate::_guide::lanes) says which calls share statements, what such a statement means for triggers, locks and sessions, and what the
+/// limits are.
 pub struct Lanes<DB: Backend>(Arc<Inner<DB>>);
 
 impl<DB: Backend> Clone for Lanes<DB> {
@@ -146,9 +147,9 @@ impl<DB: Backend> Kept<DB> {
 impl<DB: Backend> Lanes<DB> {
     /// Takes `count` connections of the pool and keeps them. Minimum 1; always 1 on SQLite, which has one writer.
     ///
-    /// The pool's options hold for them: `after_connect`, and `max_lifetime`, after which a lane is closed and another connection taken. They count
-    /// towards the pool's `max_connections`, of which as many more should be left as calls have to be served beside the lanes: those that wait for
-    /// a locked row, and transactions. Eight lanes are seldom better than four.
+    /// The pool's options apply: `after_connect`, and `max_lifetime`, after which a lane is closed and replaced. Lanes count towards the pool's
+    /// `max_connections`; leave as many more as calls are served beside the lanes: those that wait for a locked row, and transactions. Eight lanes
+    /// are seldom better than four.
     ///
     /// # Errors
     ///
@@ -183,9 +184,9 @@ impl<DB: Backend> Lanes<DB> {
         Ok(Self(inner))
     }
 
-    /// Takes a lane, for statements of sqlx: `query.execute(&mut *lanes.acquire().await?)`. It is given back when it is dropped.
+    /// Lends a lane, for statements of sqlx: `query.execute(&mut *lanes.acquire().await?)`. Dropping it gives it back.
     ///
-    /// After 20 milliseconds without a free lane it is another connection of the pool.
+    /// After 20 milliseconds without a free lane it lends another connection of the pool.
     ///
     /// # Errors
     ///
@@ -195,14 +196,14 @@ impl<DB: Backend> Lanes<DB> {
         self.0.lane().await
     }
 
-    /// The pool that the lanes are of.
+    /// The pool that the lanes belong to.
     pub fn pool(&self) -> &Pool<DB> {
         &self.0.pool
     }
 
-    /// Closes each lane when it is free. Calls that come from now on fail with [`sqlx::Error::PoolClosed`]; those that wait are served before.
+    /// Closes each lane when it is free. New calls fail with [`sqlx::Error::PoolClosed`]; waiting ones are still served.
     ///
-    /// The pool stays open. [`Pool::close`] closes the lanes, too.
+    /// The pool stays open. [`Pool::close`] also closes the lanes.
     pub async fn close(&self) {
         self.0.close().await;
     }

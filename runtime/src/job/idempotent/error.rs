@@ -4,7 +4,7 @@ use crate::db::error::{DatabaseError, Operation};
 use crate::job::fingerprint::RequestError;
 use crate::tx::TransactionError;
 
-/// Why `once` has no answer.
+/// Why `once` has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnceError<E> {

@@ -37,8 +37,8 @@ pub enum FinishError {
     /// [`QueueState::Dead`](crate::queue::QueueState::Dead), with this as its last error.
     #[error("{0}; the row could not be ready again, and is dead")]
     NotReady(#[source] DatabaseError),
-    /// The row was written, and then a trigger of SQLite failed in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it
-    /// counts once that is committed, and of a batch there some rows were written. The claim no longer holds, unless it was `extend`.
+    /// The row was written, and then an SQLite trigger failed and kept it: RAISE(FAIL) or ON CONFLICT FAIL. In a transaction it takes effect at
+    /// COMMIT, and of a batch there some rows were written. The claim no longer holds, unless it was `extend`.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// `complete_in`: the connection is in no transaction, where the completion would be committed without the work. Nothing was written. Begin one.
@@ -57,11 +57,11 @@ pub enum FinishError {
     Database(DatabaseError),
 }
 
-/// A row of a batch that did not become what was asked for, and why. Dereferences to the claim, and so to the row.
+/// A row of a batch that was not written as requested, and why. Dereferences to the claim, and so to the row.
 #[non_exhaustive]
 pub struct Unfinished<T> {
-    /// The claim. It still holds if the error is [`FinishError::Ignored`] or [`FinishError::Database`], until its lease ends: the row can be
-    /// finished otherwise.
+    /// The claim. If the error is [`FinishError::Ignored`] or [`FinishError::Database`] it still holds until its lease ends: you can finish the row
+    /// in another way.
     pub claimed: Claimed<T>,
     /// [`LeaseLost`](FinishError::LeaseLost), [`Ignored`](FinishError::Ignored), [`NotReady`](FinishError::NotReady),
     /// [`Written`](FinishError::Written), or why the database refused to write this row.

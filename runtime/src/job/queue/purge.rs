@@ -35,7 +35,7 @@ pub trait PurgeSql<DB: Backend>: QueueSql<DB> {
     const LIST_OLD: [[&'static str; 2]; 2];
 }
 
-/// A purge that is about to be made; `.await` makes it.
+/// A purge in preparation; `.await` makes it.
 #[must_use = "nothing is deleted until this is awaited"]
 pub struct Purge<'c, DB, T, A> {
     db: A,

@@ -50,8 +50,8 @@ pub enum GuardError<T> {
 pub struct Refusal<T> {
     /// What was refused.
     pub operation: Operation,
-    /// The current row. Read after the refusal, so a concurrent writer can have changed it once more in between; that it did not meet the condition
-    /// was seen by the statement that read it.
+    /// The current row. It was read after the refusal, by a statement that saw it fail the condition; a concurrent writer can have changed it in
+    /// between.
     pub current: T,
 }
 

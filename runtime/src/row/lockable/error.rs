@@ -19,12 +19,12 @@ pub enum LockError {
     /// The row was written with a higher fence: another holder has the lock. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
     Fenced(Operation, Fence),
-    /// Somebody else holds the row, and the call was not to wait (any longer).
+    /// Another transaction holds the row, and the call was not to wait (any longer).
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
-    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
-    /// then. Use READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row counts. The row is locked all the same, unless
-    /// none was found: there may be one that the snapshot does not have.
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, so the lock does not protect them. Use
+    /// READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row matters. The row is locked all the same, unless none
+    /// was found: there may be one that the snapshot does not show.
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
     )]

@@ -15,9 +15,9 @@ use crate::db::source::Source;
 use crate::db::statement::{Compared, Statement};
 use crate::row::guarded::{GuardedSql, Set};
 
-/// What is to be written to a row that has a version: made by the generated `edit_at`.
+/// An edit of the row at a version: made by the generated `edit_at`.
 ///
-/// `A` grows with every column that is set.
+/// `A` grows with every column you set.
 #[must_use = "an edit does nothing until it is saved"]
 pub struct EditAt<'k, T: Versioned, A = ()> {
     key: <T as Model<Derive>>::Key<'k>,
@@ -106,9 +106,9 @@ where
 }
 
 impl<'k, T: Versioned, A> EditAt<'k, T, A> {
-    /// Writes a value into a column, or what another column has.
+    /// Sets a column to a value, or to another column.
     ///
-    /// A column that is set twice is [`SetTwice`](EditAtError::SetTwice), and nothing is sent.
+    /// Setting a column twice is [`SetTwice`](EditAtError::SetTwice), and nothing is sent.
     pub fn set<V, C: TakesSet>(
         self,
         field: Field<T, V, C>,
@@ -117,7 +117,7 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
         self.assign(field, Some(value.into_side()))
     }
 
-    /// The same with a value that may not be given: `None` leaves the column as it is. To write NULL, give `Some(None)`.
+    /// Sets the column if there is a value: `None` leaves it as it is. To write NULL, pass `Some(None)`.
     pub fn set_if_some<V, C: TakesSet>(
         self,
         field: Field<T, V, C>,
@@ -139,9 +139,9 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
         }
     }
 
-    /// Writes what was set if the row has the version, raises that, and returns the new row.
+    /// Writes what was set if the row has the version, raises the version, and returns the new row.
     ///
-    /// If nothing was set, nothing is written, and the row is returned if it has the version.
+    /// If nothing was set, it writes nothing and returns the row if it has the version.
     ///
     /// # SQL
     ///
@@ -293,7 +293,7 @@ pub enum EditAtError<T> {
     Database(DatabaseError),
 }
 
-/// A row whose version is another one than that of [`edit_at`](EditAt). Nobody knows what the caller has seen: there is nothing to merge.
+/// A row at another version than that of [`edit_at`](EditAt). What the caller has seen is unknown, so there is nothing to merge.
 #[non_exhaustive]
 pub struct Outdated<T> {
     /// The attempted operation and its row.

@@ -17,7 +17,7 @@ pub enum LoadError {
     /// No row has this key.
     #[error("{0}: no such row")]
     NotFound(Operation),
-    /// The row's version is NULL, so nothing could ever be checked against it.
+    /// The row's version is NULL, so no write could be checked against it.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Operation),
     /// Several rows have this key: it is not unique in the database.

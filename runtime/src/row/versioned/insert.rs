@@ -20,8 +20,8 @@ use crate::db::statement::{Fetched, Statement, number, write_all, write_one};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InsertError {
-    /// Another row has this key, or the values of another unique index: [`DatabaseError::constraint`] is its name on PostgreSQL. Nothing
-    /// was written. Inside a transaction on PostgreSQL that is aborted by it, as by every failed statement.
+    /// Another row has this key, or the values of another unique index: [`DatabaseError::constraint`] is its name on PostgreSQL. Nothing was written.
+    /// It aborts a PostgreSQL transaction, like every failed statement.
     #[error(transparent)]
     AlreadyExists(DatabaseError),
     /// A trigger, a rule or ON CONFLICT IGNORE (SQLite) dropped the row.

@@ -43,18 +43,17 @@ impl<'e, T, E> OnlyIf<'e, T, E> {
 impl<T: Versioned, E> OnlyIf<'_, T, E> {
     /// Writes the changed columns if the row still has the version it was read with and meets the condition, and returns the new row.
     ///
-    /// If nothing was changed, nothing is written, and the row is returned as it was read if it still has that version and meets the
-    /// condition.
+    /// Without changes it writes nothing, and returns the row as it was read if it still has that version and meets the condition.
     ///
     /// # SQL
     ///
-    /// That of [`Edit::save`] with the condition at its end. If it meets no row, one SELECT reads the row and whether it meets the
-    /// condition; if all holds by then, both are run again, three times at most.
+    /// That of [`Edit::save`] with the condition at its end. If it meets no row, one SELECT reads the row and whether it meets the condition; if
+    /// everything holds by then, both run again, at most three times.
     ///
     /// # Errors
     ///
-    /// Those of [`Edit::save`], and [`UpdateError::Refused`] if the version is the expected one and the condition is not met. If neither
-    /// holds it is `Stale`.
+    /// Those of [`Edit::save`], and [`UpdateError::Refused`] if the version is the expected one and the condition is not met. If neither holds it is
+    /// `Stale`.
     ///
     /// # Cancel safety
     ///
