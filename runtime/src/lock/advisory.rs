@@ -36,7 +36,7 @@ use crate::tx::{Body, InTransaction, TransactionError, Tx, Work, describe, trans
 ///     .await?;
 /// match written {
 ///     Some(report) => println!("{report}"),
-///     None => println!("somebody else is at it"),
+///     None => println!("another process is at it"),
 /// }
 /// # assert_eq!(written, Some("written"));
 /// # Ok(())

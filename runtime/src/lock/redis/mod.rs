@@ -15,7 +15,7 @@
 //! sqlx::query("UPDATE reports SET total = 7, fence = $1 WHERE id = 1 AND fence <= $1")
 //!     .bind(fence)
 //!     .execute(pool)
-//!     .await?; // 0 rows: somebody else has written since
+//!     .await?; // 0 rows: a later holder has written since
 //! guard.release().await?;
 //! # Ok(())
 //! # }
