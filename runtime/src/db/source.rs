@@ -79,7 +79,7 @@ pub struct Link<'c, DB: Backend> {
     connection: &'c mut DB::Connection,
     /// Where it is told how the statements end: those of a `Tx`.
     notes: Option<&'c mut Notes>,
-    /// It is the caller's: somebody may have sent BEGIN on it, of which sqlx knows nothing.
+    /// It is the caller's, who may have sent BEGIN on it, of which sqlx knows nothing.
     is_borrowed: bool,
     /// Whether no statement is under way: of a lane.
     is_clean: Option<&'c mut bool>,
@@ -173,7 +173,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         result
     }
 
-    /// Whether what runs here is part of a transaction. The database is asked only if sqlx counts none: somebody may have sent BEGIN.
+    /// Whether what runs here is part of a transaction. The database is asked only if sqlx counts none: the caller may have sent BEGIN.
     pub(crate) async fn is_in_transaction(&mut self) -> Result<bool, sqlx::Error> {
         self.doubt();
         // A `Tx` is told apart from what came after it with each statement.

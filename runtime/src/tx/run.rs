@@ -130,7 +130,7 @@ pub(super) enum Ended<T, E> {
     Committed(T),
     /// The deadline passed before COMMIT was sent.
     TooLate,
-    /// Somebody else has the lock that it should begin with.
+    /// Another session has the lock that it should begin with.
     NotFree,
     /// Whether another attempt can help is the fault's to say.
     Failed(TransactionError<E>, Option<Fault>),
@@ -349,7 +349,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         self
     }
 
-    /// Runs `work` at most once. `None` if somebody else has the lock.
+    /// Runs `work` at most once. `None` if another session has the lock.
     pub(crate) async fn run_work_once<W: Work<DB>>(
         &self,
         work: &W,

@@ -642,7 +642,7 @@ impl<DB: Backend> Lanes<DB> {
         Arc::clone(queue)
     }
 
-    /// Looks after those who wait, as long as somebody does: a statement that waits for a lock must not stop the others.
+    /// Looks after those who wait, as long as there are any: a statement that waits for a lock must not stop the others.
     fn watch(&self) {
         if !self.0.is_watched.swap(true, Ordering::SeqCst) {
             tokio::spawn(watch(Arc::clone(&self.0)));

@@ -188,7 +188,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
                 };
                 return Err(self.stopped(stop, exhausted));
             }
-            // SQLite's one writer is somebody else, and was for as long as its busy timeout, time after time.
+            // SQLite's one writer is another connection, and was for as long as its busy timeout, repeatedly.
             Tx::Exhausted {
                 last: LastFailure::Database(error),
                 ..

@@ -83,7 +83,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
             Err(error) => {
                 let error = DatabaseError::new(at(), error);
                 match error.fault() {
-                    // SQLite's one writer is somebody else.
+                    // SQLite's one writer is another connection.
                     Fault::Busy => Ok(Started::Busy),
                     fault if fault.may_have_committed() => {
                         Err(StartError::Unknown(error.of_unknown_outcome()))

@@ -545,7 +545,7 @@ impl<DB: Backend, Tz: Zone> Entry<DB, Tz> {
         let transaction = transaction(&self.pool).deadline(self.limit);
         match transaction.run_work(&making).await {
             Ok(made) => Ok(made),
-            // SQLite's one writer is another process, and was for as long as its busy timeout, time after time.
+            // SQLite's one writer is another process, and was for as long as its busy timeout, repeatedly.
             Err(TransactionError::Exhausted {
                 last: LastFailure::Database(error),
                 ..

@@ -15,7 +15,7 @@ use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::Statement;
 
-/// So many rows are deleted by a statement unless it says otherwise.
+/// So many rows are deleted by a statement by default.
 const BATCH: u64 = 1000;
 /// With more rows than this that cannot be deleted, the table has to be mended first.
 const MOST_REFUSED: usize = 1000;

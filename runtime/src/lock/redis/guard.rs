@@ -165,7 +165,7 @@ impl Guard {
                 Either::Right((fence, _)) => fence?,
             };
             // The token is ours alone and set once. If it is there now, the lock was ours when the number was made, and
-            // who comes after us makes theirs after now. If it is not, somebody may have come, and made a smaller number,
+            // who comes after us makes theirs after now. If it is not, another holder may have come, and made a smaller number,
             // before ours was made.
             loop {
                 let Some(until) = *self.valid.borrow() else {
@@ -203,7 +203,7 @@ impl Guard {
         let mut guard = self;
         async move {
             let deadline = Instant::now() + guard.key.lock_timeout.min(guard.key.ttl);
-            // No renewal may come behind the release. What the task has sent goes before it, on the same connection; and
+            // No renewal may come after the release. What the task has sent goes before it, on the same connection; and
             // elsewhere it finds no key with our token.
             if let Some(renewal) = guard.renewal.as_mut() {
                 renewal.abort();
