@@ -9,7 +9,12 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-/// The code in the README is compiled and run.
+// The code in the guide and in the README is compiled and run.
+#[cfg(doctest)]
+#[path = "../runtime/src/_guide.rs"]
+mod guide;
+
+/// The README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

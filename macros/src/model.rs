@@ -383,7 +383,7 @@ impl Column {
         matches!(self.role, Role::Counter { .. })
     }
 
-    /// The value of this column in a row that is being created by somebody else's business.
+    /// The value of this column in a row that is being created by another derive's method.
     ///
     /// A version starts at 0; a counter at 0 or, when its bounds exclude 0, at the bound nearest to it.
     pub(crate) fn initial(&self) -> i64 {

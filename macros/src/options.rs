@@ -180,38 +180,38 @@ options! {
             example: "new = \"TagDraft\"",
             page: (
                 &["FindOrCreate"],
-                "The name of the struct for a new row, `NewTag` for `Tag` if it is not said; or what it derives: `new(derive(Debug, PartialEq))`.",
+                "The name of the struct for a new row; defaults to `NewTag` for `Tag`. Or what it derives: `new(derive(Debug, PartialEq))`.",
             ),
         },
         Backend => Spec {
             name: "backend",
             takes: Takes::Backends,
             example: "backend(Postgres)",
-            page: (&[], "The only databases that the model is for: `Postgres`, `Sqlite`."),
+            page: (&[], "Generate for these databases only: `Postgres`, `Sqlite`."),
         },
         Crate => Spec {
             name: "crate",
             takes: Takes::Path,
             example: "crate = ::my_reexports::rowlock",
-            page: (&[], "Where the crate `rowlock` is, if another one re-exports it."),
+            page: (&[], "The path of the crate `rowlock`, if another one re-exports it."),
         },
         Done => Spec {
             name: "done",
             takes: Takes::Word("delete"),
             example: "done = delete",
-            page: (&["Queue"], "A job that is done is deleted."),
+            page: (&["Queue"], "A done job is deleted."),
         },
         Pauses => Spec {
             name: "pauses",
             takes: Takes::Text,
             example: "pauses = \"email_pauses\"",
-            page: (&["Queue"], "A table that `ddl()` creates, for `pause` and `resume`: jobs that match one of its rows are not claimed."),
+            page: (&["Queue"], "The table for `pause` and `resume`, which `ddl()` creates: jobs that match one of its rows are not claimed."),
         },
         Fold => Spec {
             name: "fold",
             takes: Takes::Word("off"),
             example: "fold = off",
-            page: (&["Counter", "FindOrCreate", "Versioned"], "On `Lanes`, calls that wait do not become one statement: a trigger has to see each by itself, say."),
+            page: (&["Counter", "FindOrCreate", "Versioned"], "On `Lanes`, waiting calls do not share a statement: use it if a trigger must see each call alone."),
         },
         Schema => Spec {
             name: "schema",
@@ -227,7 +227,7 @@ options! {
             name: "existing_rows",
             takes: Takes::Nothing,
             example: "existing_rows",
-            page: (&["Counter"], "Add to rows that exist; never create one. A missing row is `NotFound`."),
+            page: (&["Counter"], "Add to existing rows only; never create one. A missing row is `NotFound`."),
         },
     }
 }
@@ -262,7 +262,7 @@ options! {
                 name: "key",
                 takes: Takes::Nothing,
                 example: "key",
-                page: (&[], "The primary key, or a part of it."),
+                page: (&[], "The primary key, or part of it."),
             },
             Rule {
                 is: "the key",
@@ -302,7 +302,7 @@ options! {
                 name: "version",
                 takes: Takes::Nothing,
                 example: "version",
-                page: (&["Versioned"], "An integer that every update raises by one and compares with the one that was loaded. The other derives respect it. Or a `rowlock::Xmin`, PostgreSQL's own."),
+                page: (&["Versioned"], "An integer that every update compares with the loaded one and raises by one. The other derives respect it. Or a `rowlock::Xmin`, PostgreSQL's own."),
             },
             Rule {
                 is: "the version",
@@ -342,7 +342,7 @@ options! {
                 name: "generated",
                 takes: Takes::Nothing,
                 example: "generated",
-                page: (&[], "The database makes up the value. It is never written, and read back."),
+                page: (&[], "The database fills the column. It is read back and never written."),
             },
             Rule {
                 is: "generated",
@@ -358,7 +358,7 @@ options! {
                 name: "check",
                 takes: Takes::Nothing,
                 example: "check",
-                page: (&["Versioned"], "Instead of a version: a `save` compares the column with what was read. On one field or several. Not as JSON, and no float."),
+                page: (&["Versioned"], "Instead of a version: a `save` compares the column with what was read. On one field or several. No JSON, no float."),
             },
             Rule {
                 is: "a column that is compared",
@@ -381,7 +381,7 @@ options! {
                 name: "insert_only",
                 takes: Takes::Nothing,
                 example: "insert_only",
-                page: (&["FindOrCreate"], "The caller gives it for a new row, and an upsert never overwrites it. Updates write it."),
+                page: (&["FindOrCreate"], "The caller supplies it for a new row; an upsert never overwrites it. Updates write it."),
             },
             Rule {
                 is: "a column that only an insert writes",
@@ -417,7 +417,7 @@ options! {
                 name: "on_update",
                 takes: Takes::Text,
                 example: "on_update = \"now()\"",
-                page: (&["FindOrCreate", "Guarded", "Lockable", "Versioned"], "An update sets this SQL expression, whatever is in the field, and so does an upsert that finds the row; `Counter`, `Queue` and `Idempotent` do not. A new row gets the column's default, or `on_insert`. Not part of `New…`."),
+                page: (&["FindOrCreate", "Guarded", "Lockable", "Versioned"], "An update sets this SQL expression, whatever the field holds, and so does an upsert that finds the row; `Counter`, `Queue` and `Idempotent` do not. A new row gets the column's default, or `on_insert`. Not part of `New…`."),
             },
             Rule {
                 is: "a column with an expression for updates",
@@ -434,7 +434,7 @@ options! {
                 name: "fence",
                 takes: Takes::Nothing,
                 example: "fence",
-                page: (&[], "A `rowlock::Fence`: every write gives the fence of its lock or attempt, and one that is older than that of the row is refused."),
+                page: (&[], "A `rowlock::Fence`: every write presents the fence of its lock or attempt; one older than the row's is refused."),
             },
             Rule {
                 is: "the fence",
@@ -473,7 +473,7 @@ options! {
                 name: "outcome",
                 takes: Takes::Nothing,
                 example: "outcome",
-                page: (&["Idempotent"], "What the work yielded, and every repetition gets. NULL until then."),
+                page: (&["Idempotent"], "The result of the work, which every repetition returns. NULL until then."),
             },
             Rule {
                 is: "the outcome",
@@ -492,7 +492,7 @@ options! {
                 name: "lease",
                 takes: Takes::Nothing,
                 example: "lease",
-                page: (&["Idempotent", "Queue"], "Until when the row is an attempt's, by the clock of the database."),
+                page: (&["Idempotent", "Queue"], "When the attempt's lease ends, by the database's clock."),
             },
             Rule {
                 is: "the lease",
@@ -511,7 +511,7 @@ options! {
                 name: "finished",
                 takes: Takes::Nothing,
                 example: "finished",
-                page: (&["Idempotent", "Queue"], "When the work was done. NULL until then. In a queue without a column for the state also a `bool`: that it was done."),
+                page: (&["Idempotent", "Queue"], "When the work was done. NULL until then. In a queue without a state column also a `bool`."),
             },
             Rule {
                 is: "the time of the end",
@@ -554,7 +554,7 @@ options! {
                 name: "dead",
                 takes: Takes::Nothing,
                 example: "dead",
-                page: (&["Queue"], "When the job was given up, in a table without a column for the state. NULL until then. Or a `bool`: that it was given up."),
+                page: (&["Queue"], "When the job was given up, in a table without a state column. NULL until then. Also a `bool`."),
             },
             Rule {
                 is: "the time when a job was given up",
@@ -594,7 +594,7 @@ options! {
                 name: "attempts",
                 takes: Takes::Numbers(&["max"]),
                 example: "attempts(max = 5)",
-                page: (&["Queue"], "How often a handler was started. After `max` attempts, 20 if it is not said, the job is dead."),
+                page: (&["Queue"], "How often a handler was started. After `max` attempts the job is dead. Defaults to 20."),
             },
             Rule {
                 is: "the attempts",
@@ -614,7 +614,7 @@ options! {
                 name: "priority",
                 takes: Takes::Order,
                 example: "priority(desc)",
-                page: (&["Queue"], "Claims come in the order of this column, and then of `run_at`."),
+                page: (&["Queue"], "Claims take rows in the order of this column, then of `run_at`."),
             },
             Rule {
                 is: "a priority",
@@ -650,7 +650,7 @@ options! {
                 name: "per",
                 takes: Takes::Numbers(&["max"]),
                 example: "per(max = 3)",
-                page: (&["Queue"], "Of the jobs with one value of this column one is running at a time, or up to `max`, and the values take turns. NULL, in an `Option`: no limit."),
+                page: (&["Queue"], "One job per value of this column runs at a time, or up to `max`, and the values take turns. NULL, in an `Option`: no limit."),
             },
             Rule {
                 is: "what the running jobs are limited by",
@@ -664,7 +664,7 @@ options! {
                 name: "slot",
                 takes: Takes::Nothing,
                 example: "slot",
-                page: (&["Queue"], "Which of the running jobs of one value it is, for `per(max = …)`. A claim writes it."),
+                page: (&["Queue"], "The place among the running jobs of one value, for `per(max = …)`. A claim writes it."),
             },
             Rule {
                 is: "the slot",
@@ -683,7 +683,7 @@ options! {
                 name: "sequence",
                 takes: Takes::Nothing,
                 example: "sequence",
-                page: (&["Queue"], "The jobs with one value of the `per` column run strictly in this order: one that is not due, or waits for its next attempt, keeps those after it."),
+                page: (&["Queue"], "The jobs of one value of the `per` column run strictly in this order: one that is not due, or waits for its next attempt, holds up those after it."),
             },
             Rule {
                 is: "the order of jobs",

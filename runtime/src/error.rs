@@ -17,8 +17,8 @@ use crate::tx::TransactionError;
 
 /// Any error of this crate, or of sqlx.
 ///
-/// For a function that calls several methods, and for the closure of a [transaction](crate::transaction) above all: `?` turns all
-/// their errors into this one, and what is worth another run is still known.
+/// For functions that call several methods, and above all for the closure of a [transaction](crate::transaction): `?` turns all their errors into
+/// this one, which still knows what is worth a retry.
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -62,11 +62,11 @@ use crate::tx::TransactionError;
 /// # }
 /// ```
 ///
-/// [`source`](StdError::source) is the error that it was made of, with its type. `Display` and `Debug` are those of that error, and
-/// show no value of a row; of a `sqlx::Error` they show the [`Fault`], the code and the constraint, as [`DatabaseError`] does.
+/// [`source`](StdError::source) is the original error, with its type. `Display` and `Debug` are those of that error, and show no value of a row; for
+/// a `sqlx::Error` they show the [`Fault`], the code and the constraint, as [`DatabaseError`] does.
 ///
-/// The errors that carry one of yours ([`TransactionError`], [`AdvisoryLockError`], `OnceError`, those of [`fan_out`](fn@crate::fan_out))
-/// become this one if yours is this one. What the closure of a transaction returned is then what comes out.
+/// Errors that carry one of yours ([`TransactionError`], [`AdvisoryLockError`], `OnceError`, those of [`fan_out`](fn@crate::fan_out)) convert into
+/// this one if yours is this one. The result is then the error that the closure of a transaction returned.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -82,16 +82,15 @@ impl Error {
         }))
     }
 
-    /// What the database said, if it was the database. See [`Fault::in_chain`].
+    /// The fault of the database's error, if there is one. See [`Fault::in_chain`].
     pub fn fault(&self) -> Option<Fault> {
         Fault::in_chain(&*self.0.error)
     }
 
-    /// Whether a concurrent writer was first: the copy is stale, a lease or an attempt was taken over, a later fence was there, two
-    /// changes cannot be merged, or the fault is [`Fault::Serialization`] or [`Fault::Deadlock`]. Nothing was written. Read again and
-    /// decide again, or answer 409.
+    /// Whether a concurrent writer was first: the copy is stale, a lease or an attempt was taken over, the row has a later fence, two changes cannot
+    /// be merged, or the fault is [`Fault::Serialization`] or [`Fault::Deadlock`]. Nothing was written. Read again and decide again, or answer 409.
     ///
-    /// A key that is taken ([`Fault::UniqueViolation`]) and a counter at its bounds are none: they stay.
+    /// A taken key ([`Fault::UniqueViolation`]) and a counter at its bounds are no conflicts: they would repeat.
     pub fn is_conflict(&self) -> bool {
         let lost = |fault| matches!(fault, Fault::Serialization | Fault::Deadlock);
         // It can also be inside of one that carries several.
@@ -101,14 +100,13 @@ impl Error {
         self.0.is_conflict || inside || self.fault().is_some_and(lost)
     }
 
-    /// Whether it may be in the database all the same: every `Unknown`, and
-    /// [`CommitUnknown`](TransactionError::CommitUnknown). rowlock never runs such a thing again.
+    /// Whether it may have taken effect nonetheless: every `Unknown`, and [`CommitUnknown`](TransactionError::CommitUnknown). rowlock never runs
+    /// these again.
     pub fn is_unknown(&self) -> bool {
         Fault::of_outcome(&*self.0.error) == Some(Fault::CompletionUnknown)
     }
 
-    /// The error that it was made of, if it is of this type: `error.downcast_ref::<CounterError>()`. That of a `sqlx::Error` is a
-    /// [`DatabaseError`].
+    /// The original error, if it has this type: `error.downcast_ref::<CounterError>()`. For a `sqlx::Error` it is a [`DatabaseError`].
     pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
         self.0.error.downcast_ref()
     }

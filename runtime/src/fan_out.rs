@@ -20,15 +20,14 @@ const YIELD_AFTER: usize = 64;
 
 /// Makes many calls at once, at most `limit` of them at a time, and waits for them.
 ///
-/// A call is a future of a `Result`: a request to another service, say. Four methods run them, each with another rule for
-/// when it is over:
+/// A call is a future of a `Result`: a request to another service, say. Four methods run them and differ in when they end:
 ///
 /// | method | ends | returns |
 /// |---|---|---|
-/// | [`collect`](FanOut::collect) | when all calls have | what became of each |
+/// | [`collect`](FanOut::collect) | when all calls have ended | the outcome of each |
 /// | [`try_collect`](FanOut::try_collect) | at the first error | all values, or that error |
-/// | [`first_ok`](FanOut::first_ok) | at the first success | that value, or what became of each |
-/// | [`quorum`](FanOut::quorum) | at the n-th success, or when it is out of reach | n values, or what became of each |
+/// | [`first_ok`](FanOut::first_ok) | at the first success | that value, or the outcome of each |
+/// | [`quorum`](FanOut::quorum) | at the n-th success, or when it is out of reach | n values, or the outcome of each |
 ///
 /// ```
 /// use std::num::NonZero;
@@ -63,9 +62,9 @@ const YIELD_AFTER: usize = 64;
 ///
 /// # One task
 ///
-/// The calls run inside the future that the method returns: in the caller's task, not in tasks of their own. So they can
-/// borrow, dropping that future drops them all at once, and none is left when it returns. The price: one call that keeps
-/// the thread busy holds up all others and their time limits. For work that computes, spawn inside the call:
+/// The calls run inside the future that the method returns: in the caller's task, not in tasks of their own. So they can borrow, dropping that future
+/// drops them all at once, and none is left when it returns. The price: a call that blocks the thread holds up all others and their time limits. For
+/// work that computes, spawn inside the call:
 ///
 /// ```
 /// # use std::num::NonZero;
@@ -80,25 +79,23 @@ const YIELD_AFTER: usize = 64;
 /// # async fn main() { assert_eq!(digest(vec![vec![1, 2], vec![3]]).await.unwrap(), [3, 3]); }
 /// ```
 ///
-/// What was spawned inside a call is not stopped with it; blocking work cannot be.
+/// What a call has spawned is not stopped with it; blocking work cannot be.
 ///
 /// # Started late
 ///
-/// The iterator is asked for the next call when there is a free place for it, so ten thousand calls with a limit of eight
-/// are never more than eight futures. What the iterator itself does is done then, too: work belongs in the future. Whoever
-/// has to report on each call (`collect`, and the errors of `first_ok` and `quorum`) still runs the iterator to its end after
-/// the deadline or a decision, dropping the futures unpolled: it must have an end. A panic of the iterator is the caller's.
+/// The iterator is asked for the next call when there is a free place, so ten thousand calls with a limit of eight are never more than eight futures.
+/// What the iterator itself does happens then, too: put work in the future. Methods that report on each call (`collect`, and the errors of `first_ok`
+/// and `quorum`) still run the iterator to its end after the deadline or a decision, dropping the futures unpolled: it must end. A panic of the
+/// iterator propagates to the caller.
 ///
 /// # Dropping
 ///
-/// The methods return a future that does nothing until it is polled. Dropping it drops all its calls at once, wherever they
-/// were. As always, that does not take back what a call has already sent: make calls that can be repeated under the same
-/// key, so that one whose answer was not awaited does no harm.
+/// The methods return a future that does nothing until it is polled. Dropping it drops all its calls at once, wherever they were. That does not take
+/// back what a call has already sent: make calls repeatable under a key, so that one whose answer was lost does no harm.
 ///
 /// # Not inside a transaction
 ///
-/// While calls to elsewhere are under way, no connection should be held, and no lock. Read first, then fan out, then write
-/// in one transaction:
+/// Hold no connection and no lock during calls to other services. Read first, then fan out, then write in one transaction:
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -137,17 +134,15 @@ const YIELD_AFTER: usize = 64;
 /// # }
 /// ```
 ///
-/// The compiler helps: a [`Tx`](crate::Tx) is only of use as `&mut`, and no two calls can have that at a time, so calls that use
-/// the open transaction do not compile. (A call can still take a connection from a pool; then the pool should have as many
-/// as the limit, or calls wait for each other.)
+/// The compiler helps: a [`Tx`](crate::Tx) is only useful as `&mut`, and no two calls can have that at a time, so calls that use the open transaction
+/// do not compile. (A call can still take a connection from a pool; then the pool needs as many as the limit, or calls wait for each other.)
 ///
-/// # Where this comes from
+/// # Origin
 ///
-/// The limit is Go's `errgroup.SetLimit`, without its limit of zero that admits nothing; the policies and the rule that nothing outlives
-/// the call are those of Java's `StructuredTaskScope`. `buffer_unordered` of futures has the limit, but does not poll its
-/// calls while the loop that consumes them awaits something else, so that timeouts pass unseen and semaphores lock up
-/// ([futures-rs #2387](https://github.com/rust-lang/futures-rs/issues/2387)). Here nothing is handed out before the end, and all
-/// running calls are polled until then.
+/// The limit is Go's `errgroup.SetLimit`, without its limit of zero that admits nothing; the policies and the rule that nothing outlives the call are
+/// those of Java's `StructuredTaskScope`. `buffer_unordered` of futures has the limit, but does not poll its calls while the consuming loop awaits
+/// something else, so timeouts pass unnoticed and semaphores lock up ([futures-rs #2387](https://github.com/rust-lang/futures-rs/issues/2387)). Here
+/// nothing is handed out before the end, and all running calls are polled until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "nothing is called until one of `collect`, `try_collect`, `first_ok` and `quorum` is awaited"]
 pub struct FanOut {
@@ -165,15 +160,15 @@ pub fn fan_out(limit: NonZero<usize>) -> FanOut {
     }
 }
 
-/// What became of a call, and how long it took.
+/// The outcome of a call, and how long it took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call<T, E> {
     /// Its value, or why there is none.
     pub outcome: Result<T, CallError<E>>,
-    /// From the start of the group until the call had a place; of one that never had, until the group ended.
+    /// From the start of the group until the call had a place; until the end of the group if it never had one.
     pub queued: Duration,
-    /// From then until the call ended or was stopped. Zero if it was not started.
+    /// From then until the call ended or was stopped. Zero if it did not start.
     pub ran: Duration,
 }
 
@@ -190,17 +185,16 @@ pub enum CallError<E> {
     /// It was running when [`FanOut::deadline`] passed, and was dropped.
     #[error("the deadline passed while the call was running")]
     DeadlineExceeded,
-    /// The deadline passed, or the group was decided, before there was a place for it. It was not run at all.
+    /// The deadline passed, or the group was decided, before there was a place for it. It did not run at all.
     #[error("the call was not started")]
     NotStarted,
-    /// It was running when the group was decided by others, and was dropped. It has not failed.
+    /// It was running when other calls decided the group, and was dropped. It has not failed.
     #[error("the call was cancelled")]
     Cancelled,
-    /// It panicked, be it when it was dropped because it had ended or taken too long. The message of the panic, or an empty
-    /// text if that was none.
+    /// It panicked, possibly when it was dropped after its end or a timeout. Holds the panic's message, or an empty text.
     ///
-    /// The panic hook has run. Under `panic = "abort"` nobody gets here. Of a call that is dropped because the group is over, and
-    /// panics then, only the hook knows: it is what it would have been without.
+    /// The panic hook has run. Under `panic = "abort"` this never happens. If a call is dropped because the group is over and panics then, only the
+    /// hook knows: its outcome stays what it would have been.
     #[error("the call panicked")]
     Panicked(String),
 }
@@ -217,16 +211,16 @@ pub struct FirstError<E> {
     pub error: CallError<E>,
 }
 
-/// [`FanOut::first_ok`] or [`FanOut::quorum`] did not get as many successes as asked for.
+/// [`FanOut::first_ok`] or [`FanOut::quorum`] got fewer successes than needed.
 ///
 /// `Debug` shows no values, so `T` and `E` need not have it. As a `std::error::Error`, its source is the [`CallError`] of the first call in
 /// input order that failed, took too long or panicked.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TooFewSucceeded<T, E> {
-    /// How many were asked for.
+    /// How many were needed.
     pub needed: usize,
-    /// What became of each call, in input order.
+    /// The outcome of each call, in input order.
     pub calls: Vec<Call<T, E>>,
 }
 
@@ -266,21 +260,21 @@ impl<T, E: Error + 'static> Error for TooFewSucceeded<T, E> {
 }
 
 impl FanOut {
-    /// How long each call may run, from the moment it has a place: time in the queue does not count. After that it is
-    /// dropped and its outcome is [`CallError::TimedOut`]. With zero, only calls that are ready at once succeed.
+    /// How long each call may run, from when it has a place: time in the queue does not count. After that it is dropped and its outcome is
+    /// [`CallError::TimedOut`]. With zero, only calls that are ready at once succeed.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = Some(timeout);
         self
     }
 
-    /// How long the group may take, from the first poll of the future that the method returns. After that, calls that run
-    /// are dropped as [`CallError::DeadlineExceeded`] and the others are [`CallError::NotStarted`]. Zero runs nothing.
+    /// How long the group may take, from the first poll of the returned future. After that, running calls are dropped as
+    /// [`CallError::DeadlineExceeded`] and the others are [`CallError::NotStarted`]. Zero runs nothing.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Waits for all calls, and returns what became of each, in input order. No calls, no results.
+    /// Waits for all calls, and returns the outcome of each, in input order.
     ///
     /// No call is ever [`Cancelled`](CallError::Cancelled) here.
     pub fn collect<I, F, T, E>(self, calls: I) -> impl Future<Output = Vec<Call<T, E>>> + Send
@@ -298,11 +292,11 @@ impl FanOut {
         .instrument(self.span("collect"))
     }
 
-    /// Returns the values in input order if all calls succeed, and otherwise the first error in time, of whatever kind; the
-    /// other calls are dropped, and no more are asked for. No calls is `Ok`, also with a deadline of zero.
+    /// Returns the values in input order if all calls succeed, and otherwise the first error in time, of whatever kind; the other calls are dropped,
+    /// and no more are started. No calls is `Ok`, even with a deadline of zero.
     ///
-    /// If it is the deadline that ends the group, the error is that of the first call in input order that had not ended. Only if
-    /// all that were started had succeeded by then, one more is asked for, and dropped unpolled: without one it is `Ok`.
+    /// If the deadline ends the group, the error is that of the first call in input order that had not ended. Only if all started calls had succeeded
+    /// by then, it takes one more from the iterator and drops it unpolled: without one it is `Ok`.
     ///
     /// ```
     /// # use std::num::NonZero;
@@ -358,10 +352,10 @@ impl FanOut {
         .instrument(self.span("try_collect"))
     }
 
-    /// Returns the first value in time; the other calls are dropped, and no more are asked for. If no call succeeds, and if
-    /// there is none, the error has what became of each.
+    /// Returns the first value in time; the other calls are dropped, and no more are started. If no call succeeds, or there is none, the error has
+    /// the outcome of each.
     ///
-    /// With a limit of 1 the calls are made one after the other until one succeeds.
+    /// With a limit of 1 it makes one call after the other until one succeeds.
     ///
     /// ```
     /// # use std::num::NonZero;
@@ -396,8 +390,8 @@ impl FanOut {
         .instrument(self.span("first_ok"))
     }
 
-    /// Returns the first `n` values in time, each with the place of its call in the input (from 0), in input order; the
-    /// other calls are dropped, and no more are asked for.
+    /// Returns the first `n` values in time, each with the place of its call in the input (from 0), in input order; the other calls are dropped, and
+    /// no more are started.
     ///
     /// It is an error as soon as `n` is out of reach: the calls that still run are then
     /// [`Cancelled`](CallError::Cancelled), the others [`NotStarted`](CallError::NotStarted). How many are still to come is

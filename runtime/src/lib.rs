@@ -7,6 +7,9 @@
 )]
 #![doc = include_str!("../docs/crate.md")]
 
+// Only documentation: a program does not compile it. `examples/lib.rs` compiles and runs its code, with dependencies that are not this crate's.
+#[cfg(all(doc, not(doctest)))]
+pub mod _guide;
 mod backoff;
 mod db;
 mod error;
@@ -43,8 +46,8 @@ pub use crate::observe::describe_metrics;
 pub use crate::schema::verify;
 pub use crate::tx::{Tx, transaction};
 
-/// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which
-/// enqueues at the times of a `Schedule`.
+/// Types of claims, workers and handlers: see [`Queue`](derive@crate::Queue). With the feature `periodic` also `Periodic`, which runs a closure at
+/// the times of a `Schedule`.
 pub mod queue {
     #[cfg(feature = "periodic")]
     #[cfg_attr(docsrs, doc(cfg(feature = "periodic")))]
@@ -65,7 +68,7 @@ pub mod queue {
     };
 }
 
-/// What `once` and `start` take and return: see [`Idempotent`](derive@crate::Idempotent).
+/// Types of `once` and `start`: see [`Idempotent`](derive@crate::Idempotent).
 #[cfg(feature = "idempotent")]
 #[cfg_attr(docsrs, doc(cfg(feature = "idempotent")))]
 pub mod idempotent {
@@ -75,7 +78,7 @@ pub mod idempotent {
     };
 }
 
-/// What the derives' output names. Not part of the public API: anything in here may change in a patch release.
+/// The names that the derives' output uses. Not part of the public API: anything here may change in a patch release.
 #[doc(hidden)]
 pub mod __private {
     pub use core::clone::Clone;

@@ -1,4 +1,4 @@
-//! Draws `docs/charts/*.svg` from the figures in `docs/charts/*.tsv`.
+//! Draws `docs/charts/*.svg`: charts of the figures in `docs/charts/*.tsv`, and the pictures of the guide.
 //!
 //! ```text
 //! cargo run -p rowlock-charts
@@ -7,6 +7,7 @@
 mod figures;
 mod panel;
 mod peers;
+mod pictures;
 mod queues;
 
 use std::error::Error;
@@ -28,6 +29,7 @@ fn main() -> Result<()> {
         fs::write(folder().join(&chart.name), &chart.svg)?;
         println!("docs/charts/{}: {} bytes", chart.name, chart.svg.len());
     }
+    fs::write(for_rustdoc(), pictures::definitions(&pictures::charts()))?;
     Ok(())
 }
 
@@ -35,6 +37,7 @@ fn charts() -> Result<Vec<Chart>> {
     let read = |name| Figures::parse(&fs::read_to_string(folder().join(name))?);
     let mut charts = peers::charts(&read("peers.tsv")?)?;
     charts.push(queues::chart(&read("queues.tsv")?)?);
+    charts.extend(pictures::charts());
     Ok(charts)
 }
 
@@ -42,12 +45,17 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/charts")
 }
 
+/// The pictures once more, for the documentation of the crate.
+fn for_rustdoc() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtime/guide/pictures.rustdoc")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::fs;
 
-    use super::{charts, folder};
+    use super::{charts, folder, for_rustdoc, pictures};
 
     #[test]
     fn the_charts_are_those_of_the_figures() {
@@ -71,5 +79,10 @@ mod tests {
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         let there: BTreeSet<_> = files.filter(|name| name.ends_with(".svg")).collect();
         assert_eq!(there, drawn);
+        let there = fs::read_to_string(for_rustdoc()).unwrap_or_default();
+        assert!(
+            there == pictures::definitions(&pictures::charts()),
+            "the pictures of the guide are out of date: cargo run -p rowlock-charts"
+        );
     }
 }

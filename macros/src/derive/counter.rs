@@ -302,13 +302,13 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     let add = Method {
         name: method_name(counter, ""),
         docs: format!(
-            "Adds `delta` (any sign) to `{field}` and returns the total that the database now has. {missing}\n\n{}\n\n\
+            "Adds `delta` (any sign) to `{field}` and returns the database's new total. {missing}\n\n{}\n\n\
              The last two parameters are the lowest and the highest old value that allow the addition; \
              `delta` is what the parameter before them is.\n\n\
              Errors: `OutOfBounds`, `Overflow`, `NotFound`, `NullValue`, `Contended`, `NotUnique`, `MissingUniqueIndex`, `Written`, \
-             `Serialization`, `Unknown`, `Database`. The addition has happened after `Written`, and can have after `Unknown`.\n\n\
-             A negative delta is tried on the row that exists first.\n\n\
-             Cancel safety: one statement adds; if the future is dropped it was executed completely or not at all.",
+             `Serialization`, `Unknown`, `Database`. After `Written` the addition has happened, after `Unknown` it may have.\n\n\
+             A negative delta is first tried on an existing row.\n\n\
+             Cancel safety: one statement adds; if you drop the future, it takes effect completely or not at all.",
             sql_doc(model, |dialect| if model.existing_rows {
                 sql::counter::add_existing(model, counter, dialect)
             } else {
@@ -340,13 +340,12 @@ fn adds(plan: &Plan<'_>, index: usize, counter: &Column) -> TokenStream {
     let batch_name = method_name(counter, "_many");
     let batch_docs = format!(
         "Adds many deltas to `{field}` of `{table}`, all or none, and returns the keys and their new totals in key order. \
-         Deltas for the same key are summed first; rows are locked in the order of `lock_many`, the database's of their keys, so \
-         that neither batches nor those deadlock with each other. An empty batch runs no SQL.\n\n{missing}\n\n\
-         One statement, on SQLite per 32,766 parameters. Where some deltas cannot start a row (a negative one with `min = 0`), two, \
-         on PostgreSQL after one that locks the rows. In a transaction if there are several, if the counter has bounds, or on \
-         SQLite.\n\n\
+         Deltas for the same key are summed first; rows are locked in the database's key order, like `lock_many`, so that neither deadlocks with \
+         the other. An empty batch runs no SQL.\n\n{missing}\n\n\
+         One statement, on SQLite one per 32,766 parameters. If some deltas cannot start a row (a negative one with `min = 0`), two, on PostgreSQL \
+         after one that locks the rows. In a transaction if there are several, if the counter has bounds, or on SQLite.\n\n\
          Errors: those of `add_{field}`, about the first key that was refused.\n\n\
-         Cancel safety: if the future is dropped, all of it took effect or none."
+         Cancel safety: if you drop the future, all of it takes effect or none."
     );
     // Not a `Method`: it has a lifetime and an argument of its own.
     quote! {

@@ -284,13 +284,14 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let key = key_argument(keys, &key_lifetime(keys));
     let given = plan.key().given(&quote!(key));
     let row = quote!(Self, __rt::guarded::GuardError<Self>);
-    let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
-    let errors = "`NotFound`, `Refused` (with the current row), `NullVersion`, `VersionOverflow`, `SetTwice`, `Ignored`, `NotUnique`, `Written`, `Serialization`, `Unknown`, `Database`";
-    let look = "If it meets no row, one more statement reads the row and whether it meets the condition; if it does by then, both are \
-         run once more under a lock";
+    let cancel = "Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.";
+    let errors = "`NotFound`, `Refused` (with the current row), `NullVersion`, `VersionOverflow`, `SetTwice`, `Ignored`, `NotUnique`, `Written`, \
+    `Serialization`, `Unknown`, `Database`";
+    let look = "If it meets no row, one more statement reads the row and whether it meets the condition; if it does by then, both run once more \
+    under a lock";
     let version = model.version().map_or_else(String::new, |version| {
         format!(
-            " `{}` goes up, so that whoever edits a copy notices.",
+            " `{}` goes up, so that editors of a copy notice.",
             version.field
         )
     });
@@ -320,9 +321,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let update_if = method(
         "update_if",
         format!(
-            "Writes to the row of `{table}` with this key if it meets `condition`, in one statement, and returns the row as it now \
-             is. `change` says what: `|row| row.set(Self::FIELD, value)`.{version} If it sets nothing, nothing is written, and the \
-             row is returned if it meets the condition.\n\n{update_docs}\n\n{look}.\n\nErrors: {errors}.\n\n{cancel}"
+            "Writes to the row of `{table}` with this key if it meets `condition`, in one statement, and returns the new row. `change` sets the \
+             columns: `|row| row.set(Self::FIELD, value)`.{version} If it sets nothing, nothing is written, and the row is returned if it meets \
+             the condition.\n\n{update_docs}\n\n{look}.\n\nErrors: {errors}.\n\n{cancel}"
         ),
         quote!(key: #key, #condition, #change),
         row.clone(),
@@ -331,8 +332,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let patch = method(
         "patch",
         format!(
-            "Writes some columns of the row of `{table}` with this key, whatever is in it, and returns the row as it now is.{version} \
-             If nothing is set, nothing is written.\n\n{update_docs}\n\nErrors: {errors}; `Refused` only by what `add` asks for.\n\n{cancel}"
+            "Writes some columns of the row of `{table}` with this key, whatever it holds, and returns the new row.{version} \
+             If nothing is set, nothing is written.\n\n{update_docs}\n\nErrors: {errors}; `Refused` only by an `add`.\n\n{cancel}"
         ),
         quote!(key: #key, #change),
         row.clone(),
@@ -344,7 +345,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let delete_if = method(
         "delete_if",
         format!(
-            "Deletes the row of `{table}` with this key if it meets `condition`, and returns it as it was.\n\n{delete_docs}\n\n{look}.\n\n\
+            "Deletes the row of `{table}` with this key if it meets `condition`, and returns the deleted row.\n\n{delete_docs}\n\n{look}.\n\n\
              Errors: {errors}.\n\n{cancel}"
         ),
         quote!(key: #key, #condition),
@@ -354,7 +355,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let delete_by_key = method(
         "delete_by_key",
         format!(
-            "Deletes the row of `{table}` with this key, whatever is in it, and returns it as it was; `None` if there is no such \
+            "Deletes the row of `{table}` with this key, whatever it holds, and returns the deleted row; `None` if there is no such \
              row.\n\n{delete_docs}\n\nErrors: `Ignored`, `NotUnique`, `Written`, `Serialization`, `Unknown`, `Database`.\n\n{cancel}"
         ),
         quote!(key: #key),

@@ -265,12 +265,11 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let given = own_key(ledger).given(&quote!(key));
     let outcome = &plan.outcome;
     let docs = format!(
-        "Runs `body` in a transaction, or inside the one that is given, unless `{table}` has an outcome for this key, and stores what it \
-         returns; else returns what is stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
+        "Runs `body` in a transaction, or inside the given one, unless `{table}` has an outcome for this key, and stores what it returns; \
+         otherwise returns what is stored. `.wait(...)` waits while another call is at work.\n\n{}\n\nthen the closure's statements, and\n\n{}\n\n\
          If the first statement claims nothing, another one says why:\n\n{}\n\n\
          Errors: `Mismatch`, `OtherFingerprint`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Ledger`, `Transaction`.\n\n\
-         Cancel safety: if the future is dropped, the transaction was committed completely or not at all; calling again with the same key \
-         finds out.",
+         Cancel safety: if you drop the future, the transaction commits completely or not at all; call again with the same key to find out.",
         sql_doc(model, |dialect| ledger.claim(dialect)),
         sql_doc(model, |dialect| ledger.finish(dialect)),
         sql_doc(model, |dialect| ledger.read(dialect)),
@@ -304,10 +303,10 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let start = name_at("start", asked);
     let key = key_argument(&ledger.keys, &quote!('__k));
     let docs = format!(
-        "Claims the key in `{table}` for an attempt that does its work outside a transaction, until `lease` has passed. An attempt whose \
-         lease ended is taken over, and can then no longer be finished.\n\n{}\n\n\
+        "Claims the key in `{table}` for an attempt that works outside a transaction, until `lease` has passed. After that another attempt can \
+         take over, and this one can no longer be finished.\n\n{}\n\n\
          Errors: `Mismatch`, `OtherFingerprint`, `KeyTaken`, `Request`, `MissingUniqueIndex`, `Unknown`, `Database`.\n\n\
-         Cancel safety: if the future is dropped, the key was claimed or not; if it was, it is free again after the lease.",
+         Cancel safety: if you drop the future, the key is claimed or not; if it is, it is free again after the lease.",
         sql_doc(model, |dialect| ledger.claim(dialect)),
     );
     let start = quote! {
@@ -331,9 +330,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let purge = Method {
         name: name_at("purge", asked),
         docs: format!(
-            "Deletes the rows of `{table}` that were finished longer ago than `age`, and returns how many. A request that comes again \
-             after that is run again.\n\n{}\n\nErrors: the database's.\n\n\
-             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+            "Deletes the rows of `{table}` that finished longer ago than `age`, and returns how many. A request that comes again afterwards runs \
+             again.\n\n{}\n\nErrors: the database's.\n\n\
+             Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.",
             sql_doc(model, |dialect| ledger.purge(dialect))
         ),
         receiver: quote!(),

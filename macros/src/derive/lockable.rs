@@ -168,15 +168,15 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let one = |dialect| shown(sql::lockable::select(model, dialect));
     let many = |dialect| shown(sql::lockable::select_many(model, dialect));
     let lock_docs = format!(
-        "Locks the row of `{table}` with this key until the transaction ends, waiting for whoever holds it, and reads it as it \
-         then is. Options: `no_key`, `share`, `nowait`, `skip_locked`, `lock_timeout`, `only_itself`.\n\n{}\n\n\
+        "Locks the row of `{table}` with this key until the transaction ends, waits for its holder if need be, and reads the current row. Options: \
+         `no_key`, `share`, `nowait`, `skip_locked`, `lock_timeout`, `only_itself`.\n\n{}\n\n\
          Errors: `NotFound`, `NotUnique`, `NotAvailable`, `FixedSnapshot`, `NotInTransaction`, `Serialization`, `Database` (also a deadlock).\n\n\
-         Cancel safety: if the future is dropped, the row may be locked; the lock ends with the transaction.",
+         Cancel safety: if you drop the future, the row may be locked; the lock ends with the transaction.",
         text_doc(model, one)
     );
     let many_docs = format!(
-        "Locks many rows of `{table}` in the database's order of their keys, so that two callers never wait for each other, and \
-         returns them in that order. Keys that are given twice count once; no key, no SQL.\n\n{}\n\n\
+        "Locks many rows of `{table}` in the database's order of their keys, so that two callers never deadlock, and returns them in that order. A \
+         key given twice counts once; no key, no SQL.\n\n{}\n\n\
          Errors: those of `lock`; `NotFound` names the first key without a row, unless `skip_locked` is set.",
         text_doc(model, many)
     );
@@ -190,9 +190,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     };
     let where_docs = format!(
         "Locks the rows of `{table}` that meet a condition, in the database's order of their keys, and returns them in that order. \
-         The condition is of the constants of `Guarded`. A row that no longer meets it when a concurrent writer has let it go is left out; one \
-         that came to meet it meanwhile is not there.\n\n{}\n\n\
-         Errors: those of `lock`, but for `NotFound` and `NotUnique`.",
+         The condition uses the constants of `Guarded`. A row that no longer meets it after a concurrent writer has released it is left out; one \
+         that has come to meet it meanwhile is not included.\n\n{}\n\n\
+         Errors: those of `lock` except `NotFound` and `NotUnique`.",
         text_doc(model, matching)
     );
     let checked = model.version().map(|version| {
@@ -200,8 +200,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         // What is wrong with it is wrong with the struct.
         let copy = quote_spanned!(model.ident.span()=> <Self as __rt::Clone>::clone);
         let docs = format!(
-            "Locks this row if it still has this copy's `{}`: what was decided by looking at the copy stays right. If \
-             somebody changed the row, the error has it as it is now.\n\nRuns the statement of `lock`.\n\n\
+            "Locks this row if it still has this copy's `{}`: what you decided from the copy stays right. If the row has changed, the error has \
+             the current row.\n\nRuns the statement of `lock`.\n\n\
              Errors: `Stale`, and those of `lock`.",
             version.field
         );

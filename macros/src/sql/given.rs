@@ -196,7 +196,7 @@ pub(super) fn folded(model: &Model, columns: &[&Column], dialect: Dialect) -> Ve
     }
 }
 
-/// Which of many rows somebody has locked, by their numbers, on PostgreSQL: rows that are passed over when they should be locked. It waits for nobody;
+/// Which of many rows another session has locked, by their numbers, on PostgreSQL: rows that are passed over when they should be locked. It waits for nobody;
 /// if the whole table is locked it fails.
 pub(crate) fn held(model: &Model, dialect: Dialect) -> Option<Statement> {
     if !dialect.has_arrays() || !model.folds {

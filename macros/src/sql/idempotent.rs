@@ -22,7 +22,7 @@ impl Ledger<'_> {
     /// whoever is going to insert holds an advisory lock for the rest of its transaction, and who does not get it
     /// inserts nothing. Its key is made of the table and of the row's key; if two keys should meet in one lock, one of
     /// the callers is told `Busy`. And an update would wait for whoever is finishing: so the row is locked first,
-    /// unless somebody has it.
+    /// unless another call has it.
     pub(crate) fn claim(&self, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
         let rows = table(self.model);

@@ -7,10 +7,10 @@ use crate::db::column::{Column, CounterNumber};
 use crate::db::statement::{Bind, Compared, Statement};
 
 /// A field of a model as a typed constant: `Token::CONSUMED_AT`. [`Guarded`](derive@crate::Guarded) generates one for each field,
-/// [`Queue`](derive@crate::Queue) one for each that is marked `#[rowlock(filter)]`.
+/// [`Queue`](derive@crate::Queue) one for each marked `#[rowlock(filter)]`.
 ///
-/// Its methods make conditions, and [`Set`](crate::row::Set) takes it for what is to be written. What is compared with it has the field's
-/// type; the value of an `Option` also without `Some`, a `String` also as `&str`, or another field of the same type.
+/// Its methods make conditions, and [`Set`](crate::row::Set) takes it to write a value. Compare it with a value of the field's type, with the value
+/// of an `Option` without `Some`, with a `&str` for a `String`, or with another field of the same type.
 ///
 /// ```
 /// use rowlock::Guarded;
@@ -44,10 +44,10 @@ type Of<T> = PhantomData<fn() -> T>;
 /// A [`Field`] that [`Set::set`](crate::row::Set::set) takes.
 #[derive(Debug)]
 pub enum Settable {}
-/// A [`Field`] that is a counter: [`Set::add`](crate::row::Set::add) takes it, within its bounds, and `set` does not.
+/// A [`Field`] that is a counter: [`Set::add`](crate::row::Set::add) takes it, within its bounds; `set` does not.
 #[derive(Debug)]
 pub enum Counted {}
-/// A [`Field`] that is only compared: a key, a version, or what the database or another derive writes.
+/// A [`Field`] for comparisons only: a key, a version, or a column that the database or another derive writes.
 #[derive(Debug)]
 pub enum ReadOnly {}
 
@@ -121,7 +121,7 @@ impl<T, V, A> Field<T, V, A> {
         })
     }
 
-    /// The same, as `==` of Rust has it: NULL is equal to NULL, and to nothing else. `IS NOT DISTINCT FROM` on PostgreSQL, `IS` on SQLite.
+    /// Equal as `==` in Rust: NULL equals NULL, and nothing else. `IS NOT DISTINCT FROM` on PostgreSQL, `IS` on SQLite.
     pub fn eq(self, right: impl Operand<T, V>) -> Condition<T, Comparison<V>> {
         self.compared(Operator::Same, right)
     }
@@ -131,27 +131,27 @@ impl<T, V, A> Field<T, V, A> {
         self.compared(Operator::Other, right)
     }
 
-    /// `<`, as the database orders the values. Not met where one of the two is NULL.
+    /// `<`, as the database orders the values. Not met if one of the two is NULL.
     pub fn lt(self, right: impl Operand<T, V>) -> Condition<T, Comparison<V>> {
         self.compared(Operator::Less, right)
     }
 
-    /// `<=`. Not met where one of the two is NULL.
+    /// `<=`. Not met if one of the two is NULL.
     pub fn le(self, right: impl Operand<T, V>) -> Condition<T, Comparison<V>> {
         self.compared(Operator::AtMost, right)
     }
 
-    /// `>`. Not met where one of the two is NULL.
+    /// `>`. Not met if one of the two is NULL.
     pub fn gt(self, right: impl Operand<T, V>) -> Condition<T, Comparison<V>> {
         self.compared(Operator::Greater, right)
     }
 
-    /// `>=`. Not met where one of the two is NULL.
+    /// `>=`. Not met if one of the two is NULL.
     pub fn ge(self, right: impl Operand<T, V>) -> Condition<T, Comparison<V>> {
         self.compared(Operator::AtLeast, right)
     }
 
-    /// Equal to one of these values, as [`eq`](Self::eq) has it. Not met if there are none. Each number of values is a statement of its own.
+    /// Equal to one of these values, as [`eq`](Self::eq). Not met if there are none. Each number of values is a statement of its own.
     pub fn one_of<R>(self, values: impl IntoIterator<Item = R>) -> Condition<T, OneOf<V>>
     where
         R: Operand<T, V>,
@@ -259,8 +259,7 @@ impl<T, V, A> Operand<T, V> for Field<T, Option<V>, A> {
     }
 }
 
-/// A condition on a row of the model `T`, part of the statement that writes it. It binds values, and no text of the caller's gets into
-/// the SQL.
+/// A condition on a row of the model `T`, part of the statement that writes it. Values are bound; none of the caller's text gets into the SQL.
 ///
 /// Made by the methods of [`Field`]. A condition that is NULL is not met, as in every WHERE.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use crate::observe;
 
 /// What was attempted: the operation and the row. Part of every error.
 ///
-/// `Display` prints it as ``update of documents (id = 7)``. Key columns that are integers or UUIDs are printed;
-/// others may be an e-mail address or worse, and appear as `…`.
+/// `Display` prints it as ``update of documents (id = 7)``. It shows key columns that are integers or UUIDs; others may be an e-mail address or
+/// worse, and appear as `…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     method: &'static str,
@@ -88,9 +88,8 @@ impl KeyText {
 
 /// The database, the connection or the pool failed.
 ///
-/// `Display` and `Debug` show the operation, the [`Fault`], the error code and the constraint, and never a value of a
-/// row. [`source`](Error::source) is the `sqlx::Error` itself, whose own texts can contain values, and name the column that
-/// is missing.
+/// `Display` and `Debug` show the operation, the [`Fault`], the error code and the constraint, and never a value of a row. [`source`](Error::source)
+/// is the `sqlx::Error` itself, whose texts can contain values, and name a missing column.
 pub struct DatabaseError(Box<Inner>);
 
 struct Inner {
@@ -135,7 +134,7 @@ impl DatabaseError {
         self.0.of_unknown_outcome
     }
 
-    /// What was attempted.
+    /// The attempted operation.
     pub fn operation(&self) -> &Operation {
         &self.0.operation
     }

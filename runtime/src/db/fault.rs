@@ -151,8 +151,8 @@ const SQLITE_CODES: &[(i32, Fault)] = sqlite_codes!(as_table);
 
 /// What went wrong, the same for every database.
 ///
-/// [`Fault::of`] reads the SQLSTATE of PostgreSQL or the extended result code of SQLite. Message texts are never
-/// looked at: they are translated, reworded and can contain the user's own data.
+/// [`Fault::of`] reads the SQLSTATE of PostgreSQL or the extended result code of SQLite. It never looks at message texts: they are translated,
+/// reworded and can contain the user's own data.
 ///
 /// ```
 /// use rowlock::Fault;
@@ -163,28 +163,26 @@ const SQLITE_CODES: &[(i32, Fault)] = sqlite_codes!(as_table);
 ///
 /// # PostgreSQL
 ///
-/// A code that is not listed goes with its class, which is its first two characters. A class that is not listed is
-/// [`Other`](Self::Other).
+/// An unlisted code belongs to its class, its first two characters. An unlisted class is [`Other`](Self::Other).
 ///
 #[doc = sqlstates!(as_markdown)]
 ///
 /// # SQLite
 ///
-/// An extended code that is not listed goes with its primary code, which is its low byte.
+/// An unlisted extended code belongs to its primary code, its low byte.
 ///
 #[doc = sqlite_codes!(as_markdown)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The transaction lost against a concurrent one and has to be run again from its start.
+    /// The transaction lost against a concurrent one and must run again from its start.
     Serialization,
     /// Two transactions waited for each other and this one was chosen to fail.
     Deadlock,
-    /// Another connection holds the database, after the busy timeout of SQLite; at once for a transaction that has read and
-    /// wants to write while another one is writing, because neither could go on. COMMIT waits for readers, unless the database
-    /// is in WAL mode.
+    /// Another connection holds the database, after the busy timeout of SQLite; at once for a transaction that has read and wants to write while
+    /// another one is writing, because neither could go on. COMMIT waits for readers, unless the database is in WAL mode.
     Busy,
-    /// A row or table lock was not free in time, or not free at all under NOWAIT.
+    /// A row or table lock was not free in time, or not free at once under NOWAIT.
     LockTimeout,
     /// The server cancelled the statement, after `statement_timeout` or on request.
     Canceled,
@@ -199,29 +197,29 @@ pub enum Fault {
     ForeignKeyViolation,
     /// A NOT NULL column was given NULL.
     NotNullViolation,
-    /// A CHECK constraint said no, or another rule of the table for its rows.
+    /// A CHECK constraint, or another rule of the table for its rows, refused.
     CheckViolation,
-    /// An EXCLUDE constraint said no: a booking that overlaps another one, for example.
+    /// An EXCLUDE constraint refused: a booking that overlaps another one, for example.
     ExclusionViolation,
-    /// A trigger or a function of the database refused: RAISE and what is like it.
+    /// A trigger or a function of the database refused: RAISE and the like.
     Raised,
     /// A number does not fit its column.
     NumericOutOfRange,
-    /// A value is none that the column or the expression can take: too long, malformed, a division by zero.
+    /// The column or the expression cannot take the value: too long, malformed, a division by zero.
     InvalidValue,
-    /// The statement does not fit the schema: a table, a column or a unique index is missing, or a type is another one.
+    /// The statement does not fit the schema: a table, a column or a unique index is missing, or a type differs.
     Schema,
-    /// The statement was prepared before a column of its table got another type (ALTER COLUMN TYPE): SQLSTATE 0A000, raised
-    /// where PostgreSQL looks at its cached plans again.
+    /// The statement was prepared before a column of its table changed its type (ALTER COLUMN TYPE): SQLSTATE 0A000, raised when PostgreSQL checks
+    /// its cached plans again.
     ///
-    /// The generated methods make the connection forget what it has prepared, and outside a transaction run the statement
-    /// once more. So this is the fault of a statement in a transaction, which has to be run again from its start.
+    /// The generated methods make the connection forget what it has prepared, and outside a transaction run the statement once more. So you see this
+    /// fault only for a statement in a transaction, which must run again from its start.
     StaleStatement,
-    /// The role may not do this, or not log in.
+    /// The role may not do this, or may not log in.
     PermissionDenied,
     /// An earlier statement of this transaction failed, and the server accepts nothing but its end.
     TransactionAborted,
-    /// The transaction or the savepoint that the statement is about has ended already.
+    /// The statement's transaction or savepoint has already ended.
     NoTransaction,
     /// The transaction or the database is read-only.
     ReadOnly,
@@ -265,11 +263,10 @@ impl Fault {
         }
     }
 
-    /// Finds the error of sqlx behind the user's own error type, by following `source()`.
+    /// Finds the sqlx error inside the user's own error type, by following `source()`.
     ///
-    /// An error that was formatted into a string is lost to this, as to every other program. So is a lost connection (not an
-    /// error that the server sent) behind thiserror's `#[error(transparent)]`, which hides the `sqlx::Error`: give the variant
-    /// a text of its own.
+    /// It cannot see an error that was formatted into a string. Nor can it see a lost connection (not an error that the server sent) inside
+    /// thiserror's `#[error(transparent)]`, which hides the `sqlx::Error`: give the variant its own text.
     pub fn in_chain(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -288,10 +285,9 @@ impl Fault {
         None
     }
 
-    /// Whether the same transaction, run again from its start, can succeed without anybody changing anything.
+    /// Whether the same transaction, run again from its start, can succeed unchanged.
     ///
-    /// Not if it was COMMIT that failed, or a write outside a transaction, and it [may have
-    /// committed](Self::may_have_committed).
+    /// Not for a failed COMMIT, or a write outside a transaction, that [may have committed](Self::may_have_committed).
     pub fn is_transient(self) -> bool {
         matches!(
             self,
@@ -308,9 +304,9 @@ impl Fault {
         self.is_transient() || self == Self::LimitReached
     }
 
-    /// Whether a COMMIT that failed like this, or a write outside a transaction, may be in the database all the same.
+    /// Whether a COMMIT that failed like this, or a write outside a transaction, may have taken effect nonetheless.
     ///
-    /// A statement of an open transaction that failed like this, and is no COMMIT, was rolled back with it.
+    /// A failed statement of an open transaction, other than COMMIT, was rolled back with it.
     pub fn may_have_committed(self) -> bool {
         // The server ends a session that was too slow between COMMIT and its answer, too.
         matches!(

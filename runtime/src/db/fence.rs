@@ -15,22 +15,20 @@ use crate::db::statement::Statement;
 
 const SHORTEST_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// A fencing token: a number that is greater for whoever came to hold a lock later.
+/// A fencing token: a number that grows with every holder of a lock.
 ///
-/// A lock that ends by time cannot stop a holder who does not notice: a process that was paused goes on to write when
-/// somebody else already holds the lock. A row can stop it. It remembers the greatest fence that wrote it, and the write
-/// says `WHERE fence <= $fence`: the paused holder's number is too small, and its write changes nothing.
+/// A lock that ends by time cannot stop a holder that does not notice: a paused process wakes up and writes while another holder has the lock. A row
+/// can stop it. The row remembers the greatest fence that wrote it, and the write says `WHERE fence <= $fence`: the paused holder's number is too
+/// small, and its write changes nothing.
 ///
-/// Only a lock's guard makes a new one (`rowlock::lock::redis::Guard::fence`, with the cargo feature `redis`), and an attempt at an idempotent
-/// request (`rowlock::idempotent::Running::fence`, feature `idempotent`). A row that was
-/// read has the fence which wrote it, so `Fence` is a column type: a `bigint` on PostgreSQL, an `INTEGER` on SQLite, NOT
-/// NULL. Fences of different locks have nothing to do with each other.
+/// New fences come from a lock's guard (`rowlock::lock::redis::Guard::fence`, with the cargo feature `redis`) and from an attempt at an idempotent
+/// request (`rowlock::idempotent::Running::fence`, feature `idempotent`). A row that was read has the fence which wrote it, so `Fence` is a column
+/// type: a `bigint` on PostgreSQL, an `INTEGER` on SQLite, NOT NULL. Fences of different locks are unrelated.
 ///
-/// The numbers of a mutex come from the SQL database that checks them, out of the table that [`Fence::ddl`] creates: a number counted
-/// in Redis can go backwards when Redis loses its last writes, and then the row would refuse the rightful holder and let the stale
-/// one through. A number is one more than the last one, or the time of that database in microseconds since 1970, whichever is higher.
-/// So they also grow over rows that were deleted ([`Fence::purge`]), a table that was lost or restored from a backup, and a failover to
-/// a replica that lagged behind, as long as the clock of the database is not put back in between.
+/// The numbers of a mutex come from the SQL database that checks them, from the table that [`Fence::ddl`] creates. A number counted in Redis can go
+/// backwards when Redis loses its last writes; the row would then refuse the rightful holder and admit the stale one. A number is one more than the
+/// last one, or that database's time in microseconds since 1970, whichever is higher. So numbers also grow across deleted rows ([`Fence::purge`]), a
+/// table that was lost or restored from a backup, and a failover to a lagging replica, unless the database's clock is put back in between.
 ///
 /// The pattern is described by M. Kleppmann in "How to do distributed locking" (2016).
 ///
@@ -46,8 +44,7 @@ const SHORTEST_AGE: Duration = Duration::from_secs(60 * 60);
 pub struct Fence(i64);
 
 impl Fence {
-    /// The DDL of the table that the numbers of mutexes come from, one row per lock. Put it into a migration; it changes nothing if
-    /// the table exists.
+    /// The DDL of the table that the numbers of mutexes come from, one row per lock. Put it in a migration; it changes nothing if the table exists.
     ///
     /// On PostgreSQL the table is `rowlock.fences`, whatever the `search_path`: all schemas of a database share it, as they share
     /// the mutex in Redis. The role that makes fences needs USAGE on the schema `rowlock`, and SELECT, INSERT and UPDATE on the
@@ -56,16 +53,14 @@ impl Fence {
         DB::FENCE_TABLE
     }
 
-    /// Deletes the rows of locks that got no fence for as long as `age`, and returns how many. The next fence of such a lock is the time,
-    /// and higher than all before, unless the clock of the database is put back by more than `age`. Minimum one hour: a lower `age`
-    /// counts as that.
+    /// Deletes the rows of locks without a new fence for `age`, and returns how many. The next fence of such a lock is the time, and higher than all
+    /// before, unless the database's clock is put back by more than `age`. Minimum one hour: a lower `age` counts as that.
     ///
-    /// One statement, `DELETE FROM rowlock.fences WHERE fence < …`. A lock that nobody takes any more leaves a row behind without
-    /// it, and nothing worse.
+    /// One statement, `DELETE FROM rowlock.fences WHERE fence < …`. Without it, an abandoned lock leaves a row behind, and nothing worse.
     ///
     /// # Errors
     ///
-    /// The database's. Cancel safety: if the future is dropped, the statement was executed completely or not at all.
+    /// The database's. Cancel safety: if you drop the future, the statement takes effect completely or not at all.
     pub fn purge<'c, DB: Backend>(
         db: impl Source<'c, DB>,
         age: Duration,

@@ -186,8 +186,8 @@ pub trait Backend:
     #[doc(hidden)]
     fn begin_sql(begin: &Begin) -> String;
 
-    /// What asks the transaction that is open for what a transaction inside of it is to have, and sets its limits where these are
-    /// stricter; `None` if there is nothing to ask for. Its first row is for [`entered`](Self::entered).
+    /// What asks the transaction that is open for what a transaction inside it is to have, and sets its limits where these are stricter; `None` if
+    /// there is nothing to ask for. Its first row is for [`entered`](Self::entered).
     #[doc(hidden)]
     fn enter_sql(begin: &Begin) -> Option<String>;
 
@@ -430,7 +430,7 @@ pub trait Backend:
     ) -> impl Future<Output = bool> + Send;
 }
 
-/// How a transaction began inside of another one.
+/// How a transaction began inside another one.
 #[doc(hidden)]
 #[derive(Default)]
 pub struct Inside {

@@ -648,7 +648,7 @@ impl Backend for Postgres {
     }
 }
 
-/// What limits a transaction that begins inside of another one.
+/// What limits a transaction that begins inside another one.
 fn limits_inside(begin: &Begin) -> Vec<(&'static str, Duration)> {
     let statement = begin.statement_timeout.into_iter().chain(begin.left).min();
     let lock = begin.lock_timeout.map(|limit| ("lock_timeout", limit));

@@ -15,8 +15,8 @@ use crate::db::notes::{Before, Call, Notes, Torn};
 /// What every generated method runs on: a `&Pool`, a `&Lanes`, a `&mut` connection, the `&mut *tx` of a transaction of sqlx, or a
 /// `&mut rowlock::Tx`.
 ///
-/// Whatever is [`sqlx::Acquire`] is a `Source`, so a function of yours that is generic over `Acquire` can hand its argument on.
-/// [`Tx`](crate::Tx) is a `Source` and not `Acquire`, because it has to know what runs on it.
+/// Everything that is [`sqlx::Acquire`] is a `Source`, so your function that is generic over `Acquire` can pass its argument on. [`Tx`](crate::Tx) is
+/// a `Source` and not `Acquire`, because it must see what runs on it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a statement for `{DB}` can run on",
     label = "expected a pool, a connection or a transaction",
@@ -79,7 +79,7 @@ pub struct Link<'c, DB: Backend> {
     connection: &'c mut DB::Connection,
     /// Where it is told how the statements end: those of a `Tx`.
     notes: Option<&'c mut Notes>,
-    /// It is the caller's: somebody may have sent BEGIN on it, of which sqlx knows nothing.
+    /// It is the caller's, who may have sent BEGIN on it, of which sqlx knows nothing.
     is_borrowed: bool,
     /// Whether no statement is under way: of a lane.
     is_clean: Option<&'c mut bool>,
@@ -173,7 +173,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         result
     }
 
-    /// Whether what runs here is part of a transaction. The database is asked only if sqlx counts none: somebody may have sent BEGIN.
+    /// Whether what runs here is part of a transaction. The database is asked only if sqlx counts none: the caller may have sent BEGIN.
     pub(crate) async fn is_in_transaction(&mut self) -> Result<bool, sqlx::Error> {
         self.doubt();
         // A `Tx` is told apart from what came after it with each statement.

@@ -19,9 +19,9 @@ use std::fmt;
 /// }
 /// ```
 ///
-/// The field can have any name: the generated SELECT names the value like the field. A query of your own has it with `SELECT *, xmin`
-/// if the field is called `xmin`, else with `SELECT *, xmin AS version`. For a struct that was never read, and for `insert`, it is
-/// `Xmin::default()`, which is 0 and matches no row.
+/// The field can have any name: the generated SELECT names the value like the field. Your own queries get it with `SELECT *, xmin` if the field is
+/// called `xmin`, otherwise with `SELECT *, xmin AS version`. For a struct that was never read, and for `insert`, it is `Xmin::default()`, which is 0
+/// and matches no row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Xmin(u32);
 

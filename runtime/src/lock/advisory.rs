@@ -18,10 +18,10 @@ use crate::tx::{
     Body, Carries, FailureOf, InTransaction, TransactionError, Tx, Work, describe, transaction,
 };
 
-/// Lets one at a time do something, in all processes that use the database.
+/// A named lock: work that only one process may do at a time, among all that use the database.
 ///
-/// It is a name, and locks nothing until one of its methods is called. [`run`](Self::run) waits for its turn;
-/// [`try_run`](Self::try_run) leaves the work to whoever is doing it already.
+/// It is a name and locks nothing until you call one of its methods. [`run`](Self::run) waits for its turn; [`try_run`](Self::try_run) leaves the
+/// work to the current holder.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -38,7 +38,7 @@ use crate::tx::{
 ///     .await?;
 /// match written {
 ///     Some(report) => println!("{report}"),
-///     None => println!("somebody else is at it"),
+///     None => println!("another process is at it"),
 /// }
 /// # assert_eq!(written, Some("written"));
 /// # Ok(())
@@ -47,13 +47,11 @@ use crate::tx::{
 ///
 /// # What it protects, and what not
 ///
-/// Only those who take the lock are kept apart: it guards no table. It ends with the transaction that holds it, by COMMIT,
-/// ROLLBACK, or the end of the connection, and there is no unlock to forget. If the connection dies, the server gives the lock
-/// to the next one at once, while the work that was under way may not know yet: what that work does outside of its transaction
-/// can then happen at the same time as the next one's. What it does inside is rolled back.
+/// It keeps apart only those who take it; it guards no table. It ends with the transaction that holds it, by COMMIT, ROLLBACK or the end of the
+/// connection, so there is no unlock to forget. If the connection dies, the server gives the lock to the next one at once, while the running work may
+/// not know yet: what it does outside its transaction can then overlap with the next one. What it does inside is rolled back.
 ///
-/// "At most one at a time" is not "once": who comes later runs again. Record what was done, in the transaction, and look for
-/// it first.
+/// "At most one at a time" is not "once": a later caller runs again. Record what was done, in the transaction, and check for it first.
 ///
 /// # Where it is held
 ///
@@ -61,17 +59,16 @@ use crate::tx::{
 /// |---|---|---|
 /// | [`run`](Self::run), [`try_run`](Self::try_run) | a transaction of its own | the one write transaction of the database |
 /// | [`lock`](Self::lock), [`try_lock`](Self::try_lock) | the caller's transaction | does not compile |
-/// | `SessionLock` | a connection of its own | is not there |
+/// | `SessionLock` | a connection of its own | not available |
 ///
-/// On SQLite the name does not matter: any writer of the database keeps out all others, with this lock or without. So
-/// different names wait for each other, and `try_run` yields `None` because of whoever writes, or has written a moment ago. That is as
-/// safe, and does for short work.
+/// On SQLite the name does not matter: any writer of the database keeps out all others, with this lock or without. So different names wait for each
+/// other, and `try_run` returns `None` because of any writer, even one that has just finished. That is as safe, and good enough for short work.
 ///
 /// # The key
 ///
-/// PostgreSQL locks a 64-bit number: the first eight bytes, big-endian and signed, of the SHA-256 of this text in UTF-8:
-/// `rowlock:advisory:1`, and for the name and each part a space, its kind, the length of its bytes, a colon and itself. The
-/// kinds are `s` text, `i` integer in decimal, `b` `true` or `false`, `x` bytes in lower-case hexadecimal.
+/// PostgreSQL locks a 64-bit number: the first eight bytes, big-endian and signed, of the SHA-256 of a text in UTF-8. The text is
+/// `rowlock:advisory:1`, and for the name and each part a space, its kind, the length of its bytes, a colon and its value. The kinds are `s` text,
+/// `i` integer in decimal, `b` `true` or `false`, `x` bytes in lower-case hexadecimal.
 ///
 /// ```text
 /// AdvisoryLock::new("nightly-report")            rowlock:advisory:1 s14:nightly-report
@@ -95,19 +92,18 @@ use crate::tx::{
 /// FROM (VALUES ('invoice', 42, '2026-11')) AS lock (namespace, tenant, month)
 /// ```
 ///
-/// The same in every version of rowlock, or the number in the text changes. Two names that meet in one number (with five
-/// billion names in use, an even chance that any two do) wait for each other in vain, and nothing worse. The keys of two
-/// 32-bit numbers are a space of their own on the server, which rowlock does not use.
+/// The key is the same in every version of rowlock, or the number in the text changes. Two names with the same number (with five billion names in
+/// use, an even chance that any two collide) wait for each other needlessly, and nothing worse. The keys of two 32-bit numbers are a separate space
+/// on the server, which rowlock does not use.
 ///
 /// # Poolers
 ///
-/// Behind a pooler in transaction mode (PgBouncer), `run`, `try_run`, `lock`, `try_lock` and `is_held` work, and send nothing
-/// that has to be prepared. Your own statements are another matter: sqlx prepares them under names, which
-/// such a pooler must know about (PgBouncer since 1.21, with `max_prepared_statements`). The generated methods of rowlock
-/// prepare theirs too. With an older one, use `sqlx::raw_sql`, or inside of the transaction `.persistent(false)` on each query;
-/// `statement_cache_capacity(0)` alone does not help with sqlx 0.9.0.
+/// Behind a pooler in transaction mode (PgBouncer), `run`, `try_run`, `lock`, `try_lock` and `is_held` work and prepare nothing. Your own statements
+/// are another matter: sqlx prepares them under names that such a pooler must know (PgBouncer since 1.21, with `max_prepared_statements`). The
+/// generated methods of rowlock prepare theirs too. With an older one, use `sqlx::raw_sql`, or inside the transaction `.persistent(false)` on each
+/// query; `statement_cache_capacity(0)` alone does not help with sqlx 0.9.0.
 ///
-/// # Where it comes from
+/// # Origin
 ///
 /// `with_advisory_lock` of Ruby and `pg_advisory_xact_lock` of PostgreSQL's
 /// [manual](https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
@@ -129,7 +125,7 @@ impl<G> Clone for AdvisoryLock<G> {
     }
 }
 
-/// A database that can hold advisory locks, of many names, beside its transactions.
+/// A database with advisory locks beside its transactions.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no advisory locks: they can be neither shared nor taken inside a transaction that is open already",
     label = "needs PostgreSQL",
@@ -160,7 +156,7 @@ impl AdvisoryLocks for sqlx::Postgres {
     }
 }
 
-/// Exclusive or shared, on a database that has it.
+/// Exclusive or shared, on a database that supports it.
 pub trait AdvisoryMode<DB: Backend>: Send + 'static {
     #[doc(hidden)]
     const SHARED: bool;
@@ -181,8 +177,8 @@ impl AdvisoryLock {
         Self::of(name, ())
     }
 
-    /// A lock of one thing among many of a kind: `AdvisoryLock::of("invoice", (tenant_id, "2026-11"))`. Errors show the
-    /// namespace, numbers, booleans and UUIDs, and not the other parts.
+    /// A lock for one thing of a kind: `AdvisoryLock::of("invoice", (tenant_id, "2026-11"))`. Errors show the namespace, numbers, booleans and UUIDs,
+    /// but no other parts.
     ///
     /// ```
     /// use rowlock::lock::AdvisoryLock;
@@ -199,7 +195,7 @@ impl AdvisoryLock {
         }
     }
 
-    /// Others that are shared too can hold it at the same time, and nobody who is not. PostgreSQL only.
+    /// Shares the lock: other shared holders can have it at the same time, exclusive ones cannot. PostgreSQL only.
     ///
     /// ```no_run
     /// # #[cfg(feature = "postgres")]
@@ -227,19 +223,19 @@ impl AdvisoryLock {
 }
 
 impl<G> AdvisoryLock<G> {
-    /// How long [`run`](Self::run), [`lock`](Self::lock) and `SessionLock::acquire` wait for others, in whole milliseconds, at
-    /// least one (on SQLite, zero too). What follows the lock is not limited. The methods that try do not wait, whatever is said here.
+    /// How long [`run`](Self::run), [`lock`](Self::lock) and `SessionLock::acquire` wait for other holders, in whole milliseconds; minimum 1 (on
+    /// SQLite 0). It does not limit what follows. The `try_` methods never wait.
     ///
-    /// Without it they wait as long as the database does: PostgreSQL for ever, unless `lock_timeout` or
-    /// `statement_timeout` is set; SQLite for the connection's busy timeout, five seconds unless it was changed.
+    /// Defaults to the database's own limit: PostgreSQL waits for ever, unless `lock_timeout` or `statement_timeout` is set; SQLite waits for the
+    /// connection's busy timeout, which defaults to five seconds.
     ///
-    /// The wait for a connection of the pool comes first and is not part of it: the pool's `acquire_timeout` limits that, and
-    /// `run` then ends as `Transaction(Begin)` with [`Fault::PoolTimedOut`]. So it is on a pool of one connection while somebody in
-    /// the same process has the lock.
+    /// The wait for a connection of the pool comes first and is not part of it: the pool's `acquire_timeout` limits that, and `run` then ends as
+    /// `Transaction(Begin)` with [`Fault::PoolTimedOut`]. This happens on a pool of one connection while another task of the same process has the
+    /// lock.
     ///
-    /// On SQLite the limit is the connection's busy timeout while BEGIN runs. If the future is dropped then, the old one is put back by
-    /// a message to sqlx's worker thread, for whose delivery nobody can wait: with `command_buffer_size(0)`, or a buffer full of what
-    /// other dropped futures had sent, it is lost, and the connection keeps the limit. The same goes for `try_run`, whose limit is zero.
+    /// On SQLite the limit is the connection's busy timeout during BEGIN. If you drop the future then, a message to sqlx's worker thread restores the
+    /// old one; its delivery cannot be awaited. With `command_buffer_size(0)`, or a full buffer of messages from other dropped futures, it is lost,
+    /// and the connection keeps the limit. The same goes for `try_run`, whose limit is zero.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -270,8 +266,8 @@ impl<G> AdvisoryLock<G> {
 
     /// Waits for the lock, runs `body` in a transaction that holds it, and commits.
     ///
-    /// `body` is an `async |tx| { … }` with `tx: &mut Tx`, as in [`transaction`]. Its `Ok` commits, its `Err` rolls back, and the lock
-    /// is free after either. It is run once, whatever happens: whether a job is safe to run again is not for us to say.
+    /// `body` is an `async |tx| { … }` with `tx: &mut Tx`, as in [`transaction`]. Its `Ok` commits, its `Err` rolls back, and the lock is free after
+    /// either. It runs once, whatever happens: rowlock cannot know whether a job is safe to run again.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -312,38 +308,37 @@ impl<G> AdvisoryLock<G> {
     /// COMMIT
     /// ```
     ///
-    /// With [`lock_timeout`](Self::lock_timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second
-    /// lasts for the transaction and makes the server notice within a second that the one who waits is gone (PostgreSQL 14 and later on Linux,
-    /// 15 and later on macOS and the BSDs). With the
-    /// empty statement after it sqlx takes the transaction over. COMMIT is explained at [`transaction`].
+    /// With [`lock_timeout`](Self::lock_timeout) the third statement sets `lock_timeout`, locks, and sets it back. The setting in the second lasts
+    /// for the transaction and makes the server notice within a second that a waiting client is gone (PostgreSQL 14 and later on Linux, 15 and later
+    /// on macOS and the BSDs). With the empty statement after it sqlx takes the transaction over. [`transaction`] explains COMMIT.
     ///
-    /// On SQLite `BEGIN IMMEDIATE` and `COMMIT`, and with a timeout a `PRAGMA busy_timeout` before and behind BEGIN.
+    /// On SQLite `BEGIN IMMEDIATE` and `COMMIT`, and with a timeout a `PRAGMA busy_timeout` before and after BEGIN.
     ///
     /// # Isolation
     ///
-    /// READ COMMITTED, whatever the server's default is, and the lock is taken first: each statement of `body` sees all that the one
-    /// before committed.
+    /// READ COMMITTED, whatever the server's default is, and the lock comes first: each statement of `body` sees everything that the previous holder
+    /// committed.
     ///
-    /// # Inside of itself
+    /// # Nested calls
     ///
-    /// `run` takes another connection. Called for the same lock inside of `body` it waits for itself: for ever, or for
-    /// the timeout, and no server can tell. So do two that take two locks crosswise by a `run` inside of a `run`. For a second lock use
-    /// [`lock`](Self::lock) with `tx`: that one is free for whoever has it already, and PostgreSQL finds crossed waits.
+    /// `run` takes another connection. Called for the same lock inside `body` it waits for itself, for ever or until the timeout, and no server can
+    /// detect that. Nor can it detect two callers that take two locks crosswise by a `run` inside a `run`. For a second lock use [`lock`](Self::lock)
+    /// with `tx`: it succeeds if the transaction has the lock already, and PostgreSQL detects crossed waits.
     ///
     /// # Errors
     ///
     /// | [`AdvisoryLockError`] | |
     /// |---|---|
-    /// | `LockTimeout` | the lock was not free in time; `body` was not run |
-    /// | `Deadlock` | PostgreSQL ended a wait in a circle; `body` was not run |
+    /// | `LockTimeout` | the lock was not free in time; `body` did not run |
+    /// | `Deadlock` | PostgreSQL ended a wait in a circle; `body` did not run |
     /// | `Lost` | the connection, and with it the lock, was lost while `body` ran; nothing was committed |
-    /// | `Transaction` | all else: `Failed` has `body`'s error, `CommitUnknown` is a connection lost during COMMIT |
+    /// | `Transaction` | everything else: `Failed` has `body`'s error, `CommitUnknown` is a connection lost during COMMIT |
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future, or a panic in `body`, rolls back and frees the lock. A connection that waits for the lock is closed, so that the
-    /// pool has room for another one at once; the server gives the wait up within a second (where it cannot notice, when its
-    /// turn comes or a timeout ends it). On SQLite the connection is busy until BEGIN has given up or succeeded and was rolled back.
+    /// Dropping the future, or a panic in `body`, rolls back and frees the lock. A connection that waits for the lock is closed, so that the pool has
+    /// room for another one at once; the server gives up the wait within a second (if it cannot notice, when the connection's turn comes or a timeout
+    /// ends it). On SQLite the connection is busy until BEGIN has given up, or has succeeded and was rolled back.
     pub fn run<DB, T, E, C, By, F>(
         &self,
         pool: &Pool<DB>,
@@ -369,23 +364,23 @@ impl<G> AdvisoryLock<G> {
         .instrument(tracing::debug_span!("rowlock.advisory_lock"))
     }
 
-    /// Like [`run`](Self::run), if nobody has the lock right now: else `None` at once, and `body` was not run. What `body` returns is inside
-    /// `Some`, so that the two cannot be mistaken for each other.
+    /// Like [`run`](Self::run) if the lock is free; otherwise `None` at once, and `body` does not run. What `body` returns is inside `Some`, so the
+    /// two cannot be confused.
     ///
-    /// It does not wait for the lock, but first for a connection of the pool, for up to the pool's `acquire_timeout`. If there is none
-    /// by then, that is `Transaction(Begin)` with [`Fault::PoolTimedOut`] and not `None`: who has the connections need not have the
-    /// lock. A pool of one connection, as is common with SQLite, is no place to try.
+    /// It does not wait for the lock, but it first waits for a connection of the pool, up to the pool's `acquire_timeout`. If there is none by then,
+    /// that is `Transaction(Begin)` with [`Fault::PoolTimedOut`], not `None`: a full pool does not mean a held lock. Do not use it on a pool of one
+    /// connection, as is common with SQLite.
     ///
-    /// On PostgreSQL it is one round trip more than `run`: `BEGIN`, and `SELECT pg_try_advisory_xact_lock(…)`. On SQLite `None` means that
-    /// somebody writes to the database, or has just done so.
+    /// On PostgreSQL it takes one round trip more than `run`: `BEGIN`, and `SELECT pg_try_advisory_xact_lock(…)`. On SQLite `None` means that another
+    /// connection is writing to the database, or has just done so.
     ///
     /// # Errors
     ///
-    /// As those of `run`, without `LockTimeout`.
+    /// Those of `run`, without `LockTimeout`.
     ///
     /// # Cancel safety
     ///
-    /// As that of `run`; there is no wait for the lock to leave behind.
+    /// Like `run`; there is no wait for the lock to leave behind.
     pub fn try_run<DB, T, E, C, By, F>(
         &self,
         pool: &Pool<DB>,
@@ -413,8 +408,8 @@ impl<G> AdvisoryLock<G> {
 
     /// Waits for the lock inside the caller's transaction, which then holds it until its end. PostgreSQL only.
     ///
-    /// Who has the lock already, gets it again. Take it before the first statement that reads what it protects; rolling back to a savepoint
-    /// that is older than the lock frees it.
+    /// A transaction that has the lock gets it again. Take it before the first statement that reads what it protects. Rolling back to a savepoint set
+    /// before the lock frees it.
     ///
     /// ```
     /// # #[cfg(feature = "postgres")]
@@ -437,9 +432,9 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Isolation
     ///
-    /// In REPEATABLE READ and SERIALIZABLE the transaction sees what was committed before its first statement, so the lock would come too
-    /// late for all it is going to read: [`AcquireError::FixedSnapshot`], and nothing is locked. The server refuses the COMMIT of
-    /// who acted on a stale read only if all the others are SERIALIZABLE too, and [`run`](Self::run) is not.
+    /// Under REPEATABLE READ and SERIALIZABLE the transaction sees what was committed before its first statement, so the lock would come too late for
+    /// everything it reads: [`AcquireError::FixedSnapshot`], and nothing is locked. The server refuses the COMMIT after a stale read only if all
+    /// other transactions are SERIALIZABLE too, and [`run`](Self::run) is not.
     ///
     /// # Errors
     ///
@@ -448,8 +443,8 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the wait to the connection, which is of no use until the lock was free or a timeout ended
-    /// the wait, also to the pool: give it a timeout. [`run`](Self::run) does not have this, as the connection is its own.
+    /// Dropping the future leaves the connection waiting: nobody, including the pool, can use it until the lock was free or a timeout ended the wait.
+    /// So set a timeout. [`run`](Self::run) does not have this problem, because it owns its connection.
     pub fn lock<'t, DB: AdvisoryLocks, X>(
         &self,
         tx: X,
@@ -462,9 +457,9 @@ impl<G> AdvisoryLock<G> {
         async move { lock.await.map(drop) }
     }
 
-    /// Takes the lock inside the caller's transaction if nobody else has it, and says whether it did. PostgreSQL only.
+    /// Takes the lock inside the caller's transaction if no other session has it, and returns whether it did. PostgreSQL only.
     ///
-    /// Never waits. `false` leaves the transaction as it was. The rest is as with [`lock`](Self::lock).
+    /// Never waits. `false` leaves the transaction as it was. Everything else is as for [`lock`](Self::lock).
     ///
     /// # Errors
     ///
@@ -472,7 +467,7 @@ impl<G> AdvisoryLock<G> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the transaction may have the lock.
+    /// If you drop the future, the transaction may have the lock.
     pub fn try_lock<'t, DB: AdvisoryLocks, X>(
         &self,
         tx: X,
@@ -484,10 +479,10 @@ impl<G> AdvisoryLock<G> {
         in_transaction(self.key.clone(), self.take::<DB>(true), tx)
     }
 
-    /// Whether anybody holds the lock, exclusively or shared. PostgreSQL only.
+    /// Whether any session holds the lock, exclusively or shared. PostgreSQL only.
     ///
-    /// It looks at `pg_locks` and takes nothing, so it never makes a `try_run` of somebody else fail. The answer can be old when it
-    /// arrives: good for a status page, and for no decision.
+    /// It reads `pg_locks` and takes nothing, so it never makes another caller's `try_run` fail. The answer can be outdated when it arrives: use it
+    /// for a status page, not for a decision.
     ///
     /// # Errors
     ///
@@ -582,16 +577,16 @@ fn in_transaction<'t, DB: AdvisoryLocks>(
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdvisoryLockError<E> {
-    /// Somebody else held the lock for too long. The closure was not run.
+    /// Another holder kept the lock for too long. The closure did not run.
     #[error("{0}")]
     LockTimeout(#[source] DatabaseError),
-    /// Several waited for each other in a circle, and the server ended this wait. The closure was not run.
+    /// Several transactions waited for each other in a circle, and the server ended this wait. The closure did not run.
     #[error("{0}")]
     Deadlock(#[source] DatabaseError),
-    /// The connection was lost while the closure ran, and with it the lock: another one may have begun before the closure ended.
-    /// Nothing was committed.
+    /// The connection was lost while the closure ran, and the lock with it: another holder may have started before the closure ended. Nothing was
+    /// committed.
     ///
-    /// That the closure returned `Ok` is why this is not its own error; a statement in it that met the loss is `Transaction(Failed)`.
+    /// This variant is for a closure that returned `Ok`; if a statement in it met the loss, the error is `Transaction(Failed)`.
     #[error("{0}; the lock was lost while the closure ran, and nothing was committed")]
     Lost(#[source] DatabaseError),
     /// The transaction or the closure failed.
@@ -637,24 +632,24 @@ impl<E> AdvisoryLockError<E> {
     }
 }
 
-/// Why a lock was not taken, or could not be looked at.
+/// Why a lock was not taken, or its state not read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
-    /// Somebody else held the lock for too long.
+    /// Another holder kept the lock for too long.
     #[error("{0}")]
     LockTimeout(#[source] DatabaseError),
-    /// Several waited for each other in a circle, and the server ended this wait. The transaction is aborted.
+    /// Several transactions waited for each other in a circle, and the server ended this wait. The transaction is aborted.
     #[error("{0}")]
     Deadlock(#[source] DatabaseError),
-    /// The transaction is REPEATABLE READ or SERIALIZABLE: it would go on to read what was committed before the lock was its own.
-    /// Nothing was locked. Use READ COMMITTED.
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: after the lock it would still read what was committed before. Nothing was locked. Use READ
+    /// COMMITTED.
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED"
     )]
     FixedSnapshot(Operation),
-    /// The connection that was given is in no transaction, where the lock would end with its statement. Nothing was locked. Begin one, or
-    /// use [`run`](AdvisoryLock::run) or a `SessionLock`.
+    /// The connection is in no transaction, where the lock would end with its statement. Nothing was locked. Begin one, or use
+    /// [`run`](AdvisoryLock::run) or a `SessionLock`.
     #[error(
         "{0}: the connection is not in a transaction; begin one, and pass it or its connection"
     )]

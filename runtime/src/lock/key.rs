@@ -51,10 +51,10 @@ impl LockKey {
 /// A value that is part of the key of an [`AdvisoryLock`](crate::lock::AdvisoryLock): an integer of up to 64 bits, `bool`, text,
 /// bytes, or a tuple of up to eight of them.
 ///
-/// All types of integers are the same to it, as are `&str` and `String`: an `i32` column in one service and an `i64` column
-/// in another make the same key. Text and numbers are not: `7` and `"7"` differ. Tuples inside of tuples are flat.
+/// All integer types are equal, as are `&str` and `String`: an `i32` column in one service and an `i64` column in another make the same key. Text and
+/// numbers differ: `7` is not `"7"`. Nested tuples are flattened.
 ///
-/// Implement it for an id type of your own by adding what is inside:
+/// Implement it for your own id type by adding its content:
 ///
 /// ```
 /// use rowlock::lock::{AdvisoryLock, LockKeyPart, LockKeyParts};

@@ -1,4 +1,4 @@
-//! Locks that are of no row.
+//! Locks that belong to no row.
 
 pub(crate) mod advisory;
 pub(crate) mod key;

@@ -18,11 +18,10 @@ use crate::tx::describe;
 
 /// An [`AdvisoryLock`] that a connection holds, over any number of transactions. PostgreSQL only.
 ///
-/// For work that cannot be in one transaction: it takes hours, or is of several. Where it can, [`AdvisoryLock::run`] is
-/// simpler and safer.
+/// For work that does not fit in one transaction, because it takes hours or needs several. Otherwise [`AdvisoryLock::run`] is simpler and safer.
 ///
-/// It owns the connection, which counts among the pool's until it is given back, and dereferences to it. Work on this
-/// connection: if it dies the lock is gone, and what goes on elsewhere is not protected any more and does not notice.
+/// It owns the connection, which counts towards the pool until it is given back, and dereferences to it. Work on this connection: if it dies the lock
+/// is gone, and work elsewhere goes on unprotected without noticing.
 ///
 /// ```no_run
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
@@ -42,25 +41,25 @@ use crate::tx::describe;
 ///
 /// # Dropping it
 ///
-/// closes the connection, and the server frees the lock. So does all that leaves the state of the connection in doubt. Only
-/// [`release`](Self::release) that returns `Ok` gives the connection back to the pool. Session settings, temporary tables and prepared
-/// transactions of yours are not looked for: put them back yourself, or drop the lock instead of releasing it.
+/// closes the connection, and the server frees the lock. So does everything that leaves the connection's state in doubt. Only a
+/// [`release`](Self::release) that returns `Ok` gives the connection back to the pool. It does not look for your session settings, temporary tables
+/// and prepared transactions: undo them yourself, or drop the lock instead of releasing it.
 ///
 /// # Poolers
 ///
-/// Not usable behind a pooler in transaction or statement mode: the next statement goes to another session, which
-/// does not have the lock, while the one that has it serves others and keeps it. Connect to the server itself.
+/// Does not work behind a pooler in transaction or statement mode: the next statement goes to another session without the lock, while the session
+/// with the lock serves others and keeps it. Connect to the server itself.
 ///
 /// # If the process or the connection dies
 ///
-/// The server frees the lock when it notices: at once if the process was killed, after its TCP keepalive if the machine or the
-/// network is gone. Ask [`is_held`](Self::is_held) between two steps. No lock of this kind stops a step that is under way:
-/// what must not happen twice has to be checked by the database that it is written to.
+/// The server frees the lock when it notices: at once if the process was killed, after its TCP keepalive if the machine or the network is gone. Check
+/// [`is_held`](Self::is_held) between two steps. No lock of this kind stops a step in progress: the database that is written to must check what may
+/// not happen twice.
 ///
-/// # Where it comes from
+/// # Origin
 ///
-/// `PgAdvisoryLock` of sqlx, whose guard queues the unlock when it is dropped: it is sent when the connection is used next, and
-/// refused in an aborted transaction.
+/// `PgAdvisoryLock` of sqlx, whose dropped guard queues the unlock: it is sent when the connection is used next, and refused in an aborted
+/// transaction.
 #[derive(Debug)]
 #[must_use = "dropping it frees the lock"]
 pub struct SessionLock {
@@ -96,11 +95,11 @@ impl Drop for SessionLock {
 const HOLDS_NOTHING: &str = "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
 
 impl SessionLock {
-    /// Waits for the lock, as long as [`AdvisoryLock::lock_timeout`] says or else as the server does; before that for a connection of
-    /// the pool, as long as its `acquire_timeout` says.
+    /// Waits for a connection of the pool, up to its `acquire_timeout`, and then for the lock, up to [`AdvisoryLock::lock_timeout`] or the server's
+    /// own limit.
     ///
-    /// One round trip, not prepared: `SELECT set_config('client_connection_check_interval', …); SELECT set_config('lock_timeout', …);
-    /// SELECT pg_advisory_lock(…)`, where the settings last for these statements only.
+    /// One round trip, not prepared: `SELECT set_config('client_connection_check_interval', …); SELECT set_config('lock_timeout', …); SELECT
+    /// pg_advisory_lock(…)`. The settings last for these statements only.
     ///
     /// # Errors
     ///
@@ -108,8 +107,8 @@ impl SessionLock {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection: the pool has room for another one at once, and the server gives the wait up within a second
-    /// (where it cannot notice, when its turn comes or a timeout ends it: see [`AdvisoryLock::run`]).
+    /// Dropping the future closes the connection: the pool has room for another one at once, and the server gives up the wait within a second (if it
+    /// cannot notice, when the connection's turn comes or a timeout ends it: see [`AdvisoryLock::run`]).
     pub fn acquire<G>(
         pool: &PgPool,
         lock: &AdvisoryLock<G>,
@@ -124,10 +123,10 @@ impl SessionLock {
         }
     }
 
-    /// Takes the lock if nobody has it; `None` if somebody does. `SELECT pg_try_advisory_lock(…)`.
+    /// Takes the lock if it is free; otherwise `None`. `SELECT pg_try_advisory_lock(…)`.
     ///
-    /// It does not wait for the lock, but first for a connection of the pool, for up to the pool's `acquire_timeout`. If there is none
-    /// by then, that is `Database` with [`Fault::PoolTimedOut`] and not `None`.
+    /// It does not wait for the lock, but it first waits for a connection of the pool, up to the pool's `acquire_timeout`. If there is none by then,
+    /// that is `Database` with [`Fault::PoolTimedOut`], not `None`.
     ///
     /// # Errors
     ///
@@ -188,14 +187,14 @@ impl SessionLock {
         }
     }
 
-    /// The connection that holds the lock. The value dereferences to it, too.
+    /// The connection that holds the lock. The value also dereferences to it.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
-    /// Whether the server says that this connection holds the lock. `false` also if the connection is lost.
+    /// Whether the server says that this connection holds the lock. Also `false` if the connection is lost.
     ///
-    /// It looks at `pg_locks`. The lock can be lost behind the answer.
+    /// It reads `pg_locks`. The lock can be lost after the answer.
     ///
     /// # Errors
     ///
@@ -215,14 +214,14 @@ impl SessionLock {
         }
     }
 
-    /// Frees the lock, and gives the connection back to the pool if all is in order: the lock was held, no transaction is open
-    /// and no other advisory lock is left. Else the connection is closed.
+    /// Frees the lock, and gives the connection back to the pool if all is in order: the lock was held, no transaction is open and no other advisory
+    /// lock is left. Otherwise it closes the connection.
     ///
-    /// One round trip, not prepared: `SELECT pg_advisory_unlock(…)`, and two questions about the rest.
+    /// One round trip, not prepared: `SELECT pg_advisory_unlock(…)`, and two queries about the rest.
     ///
     /// # Errors
     ///
-    /// In every case the lock is free, or will be when the server has noticed that the connection is closed.
+    /// In every case the lock is free, or will be when the server notices that the connection is closed.
     ///
     /// | [`ReleaseError`] | |
     /// |---|---|
@@ -258,7 +257,7 @@ impl SessionLock {
     }
 }
 
-/// Why a [`SessionLock`] was not released in order. The connection is closed, and with it the lock is free.
+/// Why a [`SessionLock`] was not released in order. The connection is closed, which frees the lock.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {

@@ -1,5 +1,5 @@
-//! Rows that are read, changed and locked: what the methods of [`Versioned`](derive@crate::Versioned),
-//! [`Counter`](derive@crate::Counter), [`FindOrCreate`](derive@crate::FindOrCreate), [`Guarded`](derive@crate::Guarded) and [`Lockable`](derive@crate::Lockable) return.
+//! Rows: what the methods of [`Versioned`](derive@crate::Versioned), [`Counter`](derive@crate::Counter),
+//! [`FindOrCreate`](derive@crate::FindOrCreate), [`Guarded`](derive@crate::Guarded) and [`Lockable`](derive@crate::Lockable) return.
 
 pub(crate) mod counter;
 pub(crate) mod find_or_create;

@@ -70,7 +70,7 @@ async fn acquire<DB: Backend>(pool: &Pool<DB>) -> Result<PoolConnection<DB>, sql
     }
 }
 
-/// `None` if the lock that the transaction should begin with is somebody else's and is not to be waited for.
+/// `None` if the lock that the transaction should begin with is held by another session and is not to be waited for.
 pub(super) async fn begin<DB: Backend>(
     pool: &Pool<DB>,
     begin: &Begin,
@@ -101,7 +101,7 @@ async fn adopt<DB: Backend>(
     sqlx::Transaction::begin(connection, Some(sql)).await
 }
 
-/// Begins with a lock that somebody may hold for long. Whoever stops waiting for it closes the connection: a ROLLBACK would stand
+/// Begins with a lock that another session may hold for long. Whoever stops waiting for it closes the connection: a ROLLBACK would stand
 /// after the wait, and the pool would have no use of the connection until then.
 async fn begin_under_lock<DB: Backend>(
     connection: PoolConnection<DB>,

@@ -10,11 +10,9 @@ use super::{TransactionBuilder, TransactionError, Tx, inside};
 use crate::db::Backend;
 use crate::db::lanes::Lanes;
 
-/// What [`transaction`](crate::transaction) and the generated `once` begin on: a `&Pool`, or a `&mut rowlock::Tx`, inside of which the work
-/// is a part of that transaction.
+/// What [`transaction`](crate::transaction) and the generated `once` begin on: a `&Pool`, or a `&mut rowlock::Tx`, whose part the work then is.
 ///
-/// A service that takes `impl Begins` begins a transaction of its own where it is given the pool, and in a test can be given a [`Tx`] that
-/// is rolled back:
+/// A service that takes `impl Begins` begins its own transaction on a pool, and a test can pass it a [`Tx`] and roll back:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What one retry costs.
 const RETRY: u64 = 100;
 
-/// Keeps retries in proportion to the work: when a database is down or overloaded, every transaction fails in a way that
-/// is worth a retry, and retries alone would keep it that way.
+/// Keeps retries in proportion to the work. If a database is down or overloaded, every transaction fails with a retryable fault, and the retries
+/// alone would keep it overloaded.
 ///
-/// Every transaction pays in a fraction of a retry when it starts; every retry takes a whole one out, and is not made
-/// if there is none. The idea is that of the retry budgets of Finagle and tower. Clones share one budget.
+/// Every transaction deposits a fraction of a retry when it starts; every retry withdraws a whole one, and does not happen if there is none. The idea
+/// is that of the retry budgets of Finagle and tower. Clones share one budget.
 ///
 /// ```
 /// use rowlock::tx::RetryBudget;
@@ -31,7 +31,7 @@ struct Inner {
 }
 
 impl RetryBudget {
-    /// `reserve` retries are possible at once, and at first; each transaction adds `percent` hundredths of one.
+    /// Starts with `reserve` retries, which is also the maximum; each transaction adds `percent` hundredths of one.
     pub fn new(reserve: u32, percent: u32) -> Self {
         let most = u64::from(reserve) * RETRY;
         Self(Arc::new(Inner {

@@ -13,13 +13,13 @@ use crate::db::Backend;
 use crate::db::begin::{Isolation, TakeLock};
 use crate::db::fault::Fault;
 
-/// How often a transaction is run unless [`TransactionBuilder::attempts`] says otherwise.
+/// The default of [`TransactionBuilder::attempts`].
 const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// Starts a transaction on a pool, or inside a [`Tx`](crate::Tx); [`run`](TransactionBuilder::run) runs it, again from its start where the database asks for
-/// that.
+/// Starts a transaction on a pool, or inside a [`Tx`](crate::Tx). [`run`](TransactionBuilder::run) runs it, again from its start if the database asks
+/// for that.
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -49,16 +49,15 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 ///
 /// # Nested use
 ///
-/// Called with the pool inside a closure, it is a second transaction on a second
-/// connection: it commits even if the outer one rolls back, does not see what the outer one wrote, and waits for the outer
-/// one's locks, which are never released while the outer one waits for it. On a pool of one connection it ends as
-/// `Begin` with [`Fault::PoolTimedOut`].
+/// Called with the pool inside a closure, it is a second transaction on a second connection. It commits even if the outer one rolls back, does not
+/// see what the outer one wrote, and waits for the outer one's locks, which are not released while the outer one waits for it. On a pool of one
+/// connection it ends as `Begin` with [`Fault::PoolTimedOut`].
 ///
-/// When SQLite has rolled back a `sqlx::Transaction` by itself (RAISE(ROLLBACK)), sqlx counts it for ever, and nothing can begin on that connection: if
-/// the pool hands it out here it is closed, and another one taken. An in-memory database goes with its connection.
+/// If SQLite has rolled back a `sqlx::Transaction` by itself (RAISE(ROLLBACK)), sqlx keeps counting it, and nothing can begin on that connection. If
+/// the pool hands it out here, it is closed and replaced. An in-memory database disappears with its connection.
 ///
-/// Called with a `&mut` [`Tx`](crate::Tx) it is a part of that transaction, in a savepoint, so that a service that begins transactions can
-/// be a part of a larger one, or of a test that rolls back: see [`Begins`].
+/// Called with a `&mut` [`Tx`](crate::Tx) it is part of that transaction, in a savepoint. A service that begins transactions can thus be part of a
+/// larger one, or of a test that rolls back: see [`Begins`].
 ///
 /// | | inside a `Tx` |
 /// |---|---|
@@ -92,12 +91,12 @@ pub fn transaction<B: Begins>(db: B) -> TransactionBuilder<B::Database, B::Place
     }
 }
 
-/// How a transaction is to be run.
+/// How to run a transaction.
 ///
-/// Limits mean what they say: `attempts(0)` and a deadline of zero run nothing. Without a call there is no deadline and no
-/// timeout, and there are five attempts with waits of at most 5, 10, 20 and 40 ms between them.
+/// Limits are exact: `attempts(0)` and a deadline of zero run nothing. The default is no deadline, no timeout, and five attempts with waits of at
+/// most 5, 10, 20 and 40 ms between them.
 ///
-/// Durations are given to PostgreSQL in whole milliseconds, at least one.
+/// PostgreSQL gets durations in whole milliseconds, minimum 1.
 #[derive(Debug)]
 #[must_use = "a transaction does nothing until it is run"]
 pub struct TransactionBuilder<DB: Backend, P = Pool<DB>> {
@@ -139,7 +138,7 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// What is about to be tried again, for [`TransactionBuilder::on_retry`].
+/// A failed attempt and the next one, for [`TransactionBuilder::on_retry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retry {
@@ -152,22 +151,22 @@ pub struct Retry {
 }
 
 impl<DB: Backend, P> TransactionBuilder<DB, P> {
-    /// READ COMMITTED: each statement sees what was committed before it. Without a call to this or one of the next two, the
-    /// server's default, which is this one unless it was changed. SQLite gives SERIALIZABLE whatever is asked for.
+    /// READ COMMITTED: each statement sees what was committed before it. Defaults to the server's level, which is this one unless it was changed.
+    /// SQLite is always SERIALIZABLE.
     pub fn read_committed(mut self) -> Self {
         self.isolation = Some(Isolation::ReadCommitted);
         self
     }
 
-    /// REPEATABLE READ: on PostgreSQL, snapshot isolation. All statements see what was committed before the first one; who
-    /// writes a row that somebody changed since then is run again.
+    /// REPEATABLE READ: on PostgreSQL, snapshot isolation. All statements see what was committed before the first one. A transaction that writes a
+    /// row which has changed since runs again.
     pub fn repeatable_read(mut self) -> Self {
         self.isolation = Some(Isolation::RepeatableRead);
         self
     }
 
-    /// SERIALIZABLE: the outcome is that of running the transactions one after the other. Protects an invariant only if all
-    /// transactions that can break it use it. What was read counts only once the transaction is committed.
+    /// SERIALIZABLE: the outcome is that of some serial order of the transactions. It protects an invariant only if all transactions that can break
+    /// it use it. What you read counts only after the commit.
     pub fn serializable(mut self) -> Self {
         self.isolation = Some(Isolation::Serializable);
         self
@@ -179,36 +178,34 @@ impl<DB: Backend, P> TransactionBuilder<DB, P> {
         self
     }
 
-    /// How often the closure is run at most. 0 runs nothing.
+    /// How often the closure runs at most. Defaults to 5; 0 runs nothing.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// How long all attempts and the waits between them may take together. Zero runs nothing.
+    /// The time limit for all attempts and the waits between them. Defaults to none; zero runs nothing.
     ///
-    /// On PostgreSQL what is left of it is also given to the server, as the limit of each statement: dropping a future
-    /// does not stop a statement. It never loosens a `statement_timeout` of the role or the session that is stricter. Only the question of `ask_after_lost_commit` can come after it.
+    /// On PostgreSQL the server gets the remaining time as the limit of each statement, because dropping a future does not stop a statement. A
+    /// stricter `statement_timeout` of the role or the session stays in force. Only the query of `ask_after_lost_commit` can come after the deadline.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Calls `hook` before the wait for each further attempt, and not after the last one. The deadline can still pass during
-    /// that wait.
+    /// Calls `hook` before the wait for each further attempt, and not after the last one. The deadline can still pass during that wait.
     pub fn on_retry(mut self, hook: impl Fn(&Retry) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Hook(Arc::new(hook)));
         self
     }
 
-    /// Shares a limit on retries with other transactions. A retry that the budget refuses is not made: the transaction ends
-    /// as if its attempts were used up.
+    /// Shares a limit on retries with other transactions. If the budget refuses a retry, the transaction ends as if its attempts were used up.
     pub fn budget(mut self, budget: &RetryBudget) -> Self {
         self.budget = Some(budget.clone());
         self
     }
 
-    /// The ceiling of the first random wait between two attempts, and the highest it can get; it doubles in between.
+    /// The ceiling of the first random wait between two attempts, and the highest ceiling; it doubles in between.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first_wait = first;
         self.longest_wait = longest;
@@ -218,26 +215,26 @@ impl<DB: Backend, P> TransactionBuilder<DB, P> {
 
 #[cfg(feature = "postgres")]
 impl<P> TransactionBuilder<sqlx::Postgres, P> {
-    /// How long a statement waits for a lock: `SET LOCAL lock_timeout`, in the round trip of BEGIN. A lock that is not free
-    /// by then is [`Fault::LockTimeout`], which is not retried.
+    /// How long a statement waits for a lock: `SET LOCAL lock_timeout`, in the round trip of BEGIN. After that it fails with [`Fault::LockTimeout`],
+    /// which is not retried.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_limit = Some(timeout);
         self
     }
 
-    /// How long a statement runs: `SET LOCAL statement_timeout`, in the round trip of BEGIN. After that it is
-    /// [`Fault::Canceled`], which is not retried.
+    /// How long a statement runs: `SET LOCAL statement_timeout`, in the round trip of BEGIN. After that it fails with [`Fault::Canceled`], which is
+    /// not retried.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_limit = Some(timeout);
         self
     }
 
-    /// If the connection is lost during COMMIT, asks the server on another connection what became of the transaction
-    /// (`pg_xact_status`): committed is `Ok`, rolled back is retried, and only no answer is
-    /// [`TransactionError::CommitUnknown`](crate::tx::TransactionError::CommitUnknown). Costs nothing as long as no connection is lost.
+    /// If the connection is lost during COMMIT, asks the server on another connection what became of the transaction (`pg_xact_status`): committed is
+    /// `Ok`, rolled back is retried, and only no answer is [`TransactionError::CommitUnknown`](crate::tx::TransactionError::CommitUnknown). See
+    /// [`run`](Self::run) for its cost.
     ///
-    /// The question, with the wait for a connection, takes five seconds at most, which are not part of the deadline: a COMMIT
-    /// that the deadline cut short is asked about, too.
+    /// The query, including the wait for a connection, takes at most five seconds, which are not part of the deadline: it also asks about a COMMIT
+    /// that the deadline cut short.
     pub fn ask_after_lost_commit(mut self) -> Self {
         self.ask_after_commit = true;
         self

@@ -7,8 +7,8 @@ use crate::db::error::DatabaseError;
 
 /// Why a transaction has no result.
 ///
-/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown). `source()`
-/// leads to the closure's error or to the `sqlx::Error`, and [`Fault::in_chain`](crate::Fault::in_chain) classifies it.
+/// Nothing of the transaction is in the database, except perhaps after [`CommitUnknown`](Self::CommitUnknown). `source()` leads to the closure's
+/// error or to the `sqlx::Error`, and [`Fault::in_chain`](crate::Fault::in_chain) classifies it.
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -47,50 +47,48 @@ pub enum TransactionError<E> {
     /// The closure failed, and running it again would not help. Rolled back.
     #[error("{0}")]
     Failed(#[source] E),
-    /// The closure returned `Ok`, but a statement in it had failed and the server had given up the transaction, or the future of a
-    /// statement was dropped before its answer, or a savepoint was left open, or the transaction was ended inside of the closure:
-    /// nothing of it was committed. What ran on the connection itself after a `COMMIT` or a `ROLLBACK` by hand, or after a `begin` of sqlx's that failed, stood alone.
+    /// The closure returned `Ok`, but a statement in it failed and the server gave the transaction up, or a statement's future was dropped before its
+    /// answer, or a savepoint stayed open, or the closure ended the transaction by hand: nothing of it was committed. Statements on the connection
+    /// itself after a `COMMIT` or `ROLLBACK` by hand, or after a failed `begin` of sqlx, stood alone.
     #[error("{0}; the closure returned Ok all the same, and nothing was committed")]
     Aborted(#[source] DatabaseError),
-    /// No connection, or BEGIN failed. The closure was not run.
+    /// No connection, or BEGIN failed. The closure did not run.
     #[error(transparent)]
     Begin(DatabaseError),
-    /// COMMIT failed: a deferred constraint, or a conflict that only the end of the transaction shows. Rolled back. A conflict
-    /// is run again instead.
+    /// COMMIT failed: a deferred constraint, or a conflict that shows only at the end. Rolled back. (A conflict runs again, while attempts are left.)
     #[error(transparent)]
     Commit(DatabaseError),
-    /// The connection was lost during COMMIT, or the deadline passed. The transaction was committed or it was not, and running it again could make it
-    /// happen twice: so it is not run again. Look for what it writes (an idempotency key, say), or let `ask_after_lost_commit`
-    /// ask.
+    /// The connection was lost during COMMIT, or the deadline passed. The transaction was committed or it was not, so it does not run again: it could
+    /// take effect twice. Look for what it writes (an idempotency key, say), or let `ask_after_lost_commit` ask.
     #[error("{0}; it is unknown whether the transaction was committed")]
     CommitUnknown(#[source] DatabaseError),
-    /// All attempts failed in a way that another one could have mended. Rolled back.
+    /// All attempts failed with a retryable fault. Rolled back.
     #[error("gave up after {attempts} attempts: {last}")]
     Exhausted {
-        /// How often the closure was run, or would have been if there had been a connection.
+        /// How often the closure ran, or would have run with a connection.
         attempts: u32,
         /// Why the last attempt failed.
         #[source]
         last: LastFailure<E>,
     },
-    /// The deadline passed. Rolled back. (If it passes while COMMIT is under way, that is `CommitUnknown`.)
+    /// The deadline passed. Rolled back. (During COMMIT it is `CommitUnknown`.)
     #[error("the deadline passed in attempt {attempts}")]
     DeadlineExceeded {
-        /// How many attempts were begun.
+        /// How many attempts had begun.
         attempts: u32,
     },
-    /// The transaction was to begin inside of a [`Tx`](crate::Tx), which is of a weaker isolation level than was asked for, or not READ ONLY. Nothing
-    /// was run. Ask for it where the outer transaction begins.
+    /// The transaction was to begin inside a [`Tx`](crate::Tx) of a weaker isolation level than requested, or one that is not READ ONLY. Nothing ran.
+    /// Request it on the outer transaction.
     #[error(
         "the transaction around it is {found}, and {asked} was asked for; ask for it where the outer transaction begins"
     )]
     TooWeak {
-        /// What was asked for, as in SQL.
+        /// The requested level, as in SQL.
         asked: &'static str,
-        /// What the transaction is instead.
+        /// The level of the outer transaction.
         found: &'static str,
     },
-    /// `attempts(0)`: nothing was run.
+    /// `attempts(0)`: nothing ran.
     #[error("no attempt is allowed")]
     NotRun,
 }
@@ -104,7 +102,7 @@ impl<E> TransactionError<E> {
         }
     }
 
-    /// The same with another error of the closure, or what that error comes to by itself.
+    /// Converts the closure's error, or returns what it comes to by itself.
     pub(crate) fn try_map<T, O>(
         self,
         map: impl FnOnce(E) -> Result<T, O>,

@@ -15,20 +15,19 @@ use super::text::Effect;
 use crate::db::notes::{Call, Notes, Torn};
 use crate::db::{Backend, Results};
 
-/// `query.execute(&mut *tx)`, like on a connection.
+/// `query.execute(&mut *tx)`, as on a connection.
 ///
-/// It notes how each statement ended, as for the generated methods, and that the future of one was dropped.
+/// It notes how each statement ended, as for the generated methods, and whether its future was dropped.
 ///
-/// - A stream of `fetch` or `fetch_many` can be dropped after its first item, as `fetch_one` and `fetch_optional` do it on SQLite. A
-///   write has written all rows by then. PostgreSQL runs the statement to its end all the same, and an error in the rest is that of
-///   the next statement, or of COMMIT. SQLite stops it: the rest of a text of several statements is not run, so this counts as
-///   dropped there; `fetch_one` and `fetch_optional` run such a text to its end.
-/// - `COMMIT`, `END`, `ABORT`, `PREPARE TRANSACTION` and `ROLLBACK` (without `TO`) are not sent. They are an error, and so is every
-///   statement after it: `run` ends as [`Aborted`](crate::tx::TransactionError::Aborted) and nothing is committed. A text of several
-///   statements is sent, and so is `EXECUTE`; if one of these words is in it anywhere, the next statement asks whether it ended the
-///   transaction.
+/// - A stream of `fetch` or `fetch_many` can be dropped after its first item, as `fetch_one` and `fetch_optional` do on SQLite. A write has written
+///   all rows by then. PostgreSQL runs the statement to its end all the same, and an error in the rest surfaces in the next statement, or in COMMIT.
+///   SQLite stops it: the rest of a text of several statements does not run, so this counts as dropped there; `fetch_one` and `fetch_optional` run such
+///   a text to its end.
+/// - `COMMIT`, `END`, `ABORT`, `PREPARE TRANSACTION` and `ROLLBACK` (without `TO`) are not sent. They are an error, and so is every later statement:
+///   `run` ends as [`Aborted`](crate::tx::TransactionError::Aborted) and nothing is committed. A text of several statements is sent, and so is
+///   `EXECUTE`; if it contains one of these words, the next statement asks whether it ended the transaction.
 ///
-/// It needs the cargo feature `executor`, which is on by default.
+/// Needs the cargo feature `executor`, which is on by default.
 #[cfg_attr(docsrs, doc(cfg(feature = "executor")))]
 impl<'c, DB: Backend> Executor<'c> for &'c mut Tx<DB> {
     type Database = DB;

@@ -6,22 +6,21 @@ use crate::db::source::Link;
 
 /// An open transaction: what a row lock lives in.
 ///
-/// Implemented for `&mut rowlock::Tx`, `&mut sqlx::Transaction`, and for `&mut PgConnection` and `&mut SqliteConnection`, of which it is
-/// seen when the method runs whether they are in a transaction: a function that takes a connection and is called with the
-/// `&mut *tx` of its caller can lock. A pool is none: outside a transaction a lock would be gone before the call returned.
+/// Implemented for `&mut rowlock::Tx`, `&mut sqlx::Transaction`, `&mut PgConnection` and `&mut SqliteConnection`. The method finds out at run time
+/// whether a connection is in a transaction: a function that takes a connection and is called with its caller's `&mut *tx` can lock. A pool does not
+/// qualify: outside a transaction a lock would be gone before the call returned.
 ///
 /// # A connection
 ///
-/// If sqlx counts a transaction on it (`begin`), that is known without a round trip. If it counts none, the database is asked, so that
-/// one that was begun with a `BEGIN` by hand serves, too, at the cost of a round trip: `SELECT transaction_timestamp() <>
-/// statement_timestamp()` on PostgreSQL; on SQLite `BEGIN`, which fails inside of one, and `ROLLBACK`. Without a transaction the method has
-/// no effect, and ends as the `NotInTransaction` of its error.
+/// If sqlx counts a transaction on it (`begin`), that is known without a round trip. If it counts none, the database is asked, so that a `BEGIN` by
+/// hand works too, at the cost of a round trip: `SELECT transaction_timestamp() <> statement_timestamp()` on PostgreSQL; on SQLite `BEGIN`, which
+/// fails inside a transaction, and `ROLLBACK`. Without a transaction the method has no effect and returns `NotInTransaction`.
 ///
-/// Methods that take any [`Source`](crate::Source) run in such a transaction, too, and do not end it. One that needs several statements
-/// which take effect together, such as a batch of additions within bounds, is refused with `Database` before anything is written. There
-/// are no savepoints in it: on PostgreSQL an error of a statement aborts it.
+/// Methods that take any [`Source`](crate::Source) run in such a transaction too, and do not end it. One that needs several statements which take
+/// effect together, such as a batch of additions within bounds, is refused with `Database` before anything is written. There are no savepoints in it:
+/// on PostgreSQL an error of a statement aborts it.
 ///
-/// A `COMMIT` or `ROLLBACK` by hand in a transaction that sqlx counts is not seen: end it by its methods.
+/// rowlock does not see a `COMMIT` or `ROLLBACK` by hand in a transaction that sqlx counts: end it by its methods.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an open transaction",
     label = "this is done only inside a transaction",
@@ -34,7 +33,7 @@ pub trait InTransaction<'t>: sealed::Sealed + Send {
     type Database: Backend;
     #[doc(hidden)]
     fn link(self) -> Link<'t, Self::Database>;
-    /// Which transaction or savepoint this is, if that can be told.
+    /// The transaction or savepoint, if it can be identified.
     #[doc(hidden)]
     fn scope(&self) -> Option<u64>;
     /// Whether what was locked in `scope` is still locked here.

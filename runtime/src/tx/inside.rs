@@ -1,4 +1,4 @@
-//! A transaction inside of another one.
+//! A transaction inside another one.
 
 use std::future::Future;
 use std::time::Instant;

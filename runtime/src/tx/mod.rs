@@ -43,22 +43,20 @@ use crate::db::source::{Link, Opened, Source};
 
 /// An open transaction, as the closure of [`TransactionBuilder::run`] receives it.
 ///
-/// `&mut *tx` can be given to every generated method and to every query of sqlx, [`as_sqlx`](Self::as_sqlx) to what takes a transaction
-/// of sqlx, and `&mut **tx` (it dereferences to the connection) to what takes a connection. [`savepoint`](Self::savepoint) and
-/// [`begin`](Self::begin) are for a part that may fail alone, [`on_commit`](Self::on_commit) for what comes after COMMIT. It ends with the closure: to roll back, return an
-/// error. One that was made [from](Self::from) a transaction of sqlx ends by [`commit`](Self::commit) or [`rollback`](Self::rollback).
+/// Pass `&mut *tx` to every generated method and to every query of sqlx, [`as_sqlx`](Self::as_sqlx) to functions that take an sqlx transaction, and
+/// `&mut **tx` (it dereferences to the connection) to functions that take a connection. [`savepoint`](Self::savepoint) and [`begin`](Self::begin) are
+/// for a part that may fail alone, [`on_commit`](Self::on_commit) for what comes after COMMIT. It ends with the closure: to roll back, return an
+/// error. One made [from](Self::from) an sqlx transaction ends with [`commit`](Self::commit) or [`rollback`](Self::rollback).
 ///
-/// It notes how each statement on `&mut *tx` ended, and whether its future was dropped before that. What runs on the connection itself
-/// (`&mut **tx`, `as_sqlx`) it cannot see. Whether that ended the transaction, or ended it and began another one, the next statement on
-/// `&mut *tx` asks before it is sent, at the cost of a round trip on PostgreSQL, and COMMIT asks at no cost. After a `COMMIT` or
-/// `ROLLBACK` by hand nothing more is written through `&mut *tx`, except on SQLite into a transaction that was begun by hand, which is
-/// rolled back; and `run` never returns `Ok`. What runs on the connection itself after it commits by itself, and what a
-/// `COMMIT` by hand committed stays.
+/// It notes how each statement on `&mut *tx` ended, and whether its future was dropped early. It cannot see what runs on the connection itself (`&mut
+/// **tx`, `as_sqlx`). The next statement on `&mut *tx` therefore first asks whether that ended the transaction, or ended it and began another one, at
+/// the cost of a round trip on PostgreSQL; COMMIT asks at no cost. After a `COMMIT` or `ROLLBACK` by hand nothing more is written through `&mut *tx`,
+/// except on SQLite into a transaction that you began by hand, which is rolled back; and `run` never returns `Ok`. Later statements on the connection
+/// itself commit by themselves, and what a `COMMIT` by hand committed stays.
 ///
-/// So that it can be told from another one, the transaction is marked when the connection is handed out for the first time: on
-/// PostgreSQL `SET LOCAL rowlock.tx = 1`, which leaves together with the next statement, on SQLite `SAVEPOINT rowlock`. That is a message to
-/// sqlx's worker thread for whose delivery nobody can wait: with `command_buffer_size(0)` it can be lost, and `run` ends as
-/// [`Aborted`](crate::tx::TransactionError::Aborted).
+/// To recognise the transaction, rowlock marks it when you first use the connection itself: on PostgreSQL `SET LOCAL rowlock.tx = 1`, which leaves
+/// with the next statement, on SQLite `SAVEPOINT rowlock`. That is a message to sqlx's worker thread whose delivery cannot be awaited: with
+/// `command_buffer_size(0)` it can be lost, and `run` ends as [`Aborted`](crate::tx::TransactionError::Aborted).
 ///
 /// ```
 /// # async fn setup() -> Result<sqlx::SqlitePool, sqlx::Error> {
@@ -172,10 +170,10 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Commits a transaction that was made [from](Self::from) one of sqlx, and runs the hooks of [`on_commit`](Self::on_commit).
+    /// Commits a transaction made [from](Self::from) an sqlx one, and runs the hooks of [`on_commit`](Self::on_commit).
     ///
-    /// `Ok` means that all of it is in the database, as it does of [`run`](TransactionBuilder::run), which says what is sent: sqlx's own
-    /// `commit` returns `Ok` also where PostgreSQL answers with a rollback, because a statement had failed.
+    /// `Ok` means that all of it is in the database, as it does for [`run`](TransactionBuilder::run), which says what is sent. sqlx's own `commit`
+    /// also returns `Ok` if PostgreSQL answers with a rollback, because a statement had failed.
     ///
     /// # Errors
     ///
@@ -187,7 +185,7 @@ impl<DB: Backend> Tx<DB> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the transaction was committed or it was not.
+    /// If you drop the future, the transaction is committed or it is not.
     pub fn commit(self) -> impl Future<Output = Result<(), TransactionError<Infallible>>> + Send {
         async move {
             match run::commit(self, (), None, None).await {
@@ -199,39 +197,37 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Rolls back a transaction that was made [from](Self::from) one of sqlx. Dropping it does, too, when its connection is used next.
+    /// Rolls back a transaction made [from](Self::from) an sqlx one. Dropping it also rolls back, when its connection is used next.
     ///
     /// # Errors
     ///
-    /// The connection's. It is closed then, and with it the transaction has ended.
+    /// The connection's. It is then closed, which ends the transaction.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the transaction is rolled back when the connection is used next.
+    /// If you drop the future, the transaction rolls back when the connection is used next.
     pub fn rollback(self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         self.roll_back()
     }
 
-    /// The transaction as one of sqlx, for a function that takes a `&mut sqlx::Transaction`.
+    /// The sqlx transaction, for a function that takes a `&mut sqlx::Transaction`.
     ///
-    /// What runs on it is not seen: not its errors, nor that a future was dropped. COMMIT finds out if it left the transaction aborted
-    /// or ended it.
+    /// rowlock does not see what runs on it: neither its errors nor a dropped future. COMMIT finds out if it aborted or ended the transaction.
     pub fn as_sqlx(&mut self) -> &mut sqlx::Transaction<'static, DB> {
         self.lend();
         &mut self.inner
     }
 
-    /// Runs `hook` after COMMIT: for a message, a file, a cache, whatever a rollback could not undo.
+    /// Runs `hook` after COMMIT: for a message, a file, a cache, anything that a rollback could not undo.
     ///
-    /// It runs when the commit is known, before `run` returns, one hook after the other in the order of these calls. It never runs
-    /// after a rollback, of the transaction or of the savepoint in which it was given, nor after
-    /// [`CommitUnknown`](TransactionError::CommitUnknown); and once, however often the closure ran. The process can end between COMMIT and
-    /// the hook: what must happen belongs into a [`Queue`](derive@crate::Queue). If a hook panics, the others run all the same, and `run`
-    /// panics then.
+    /// It runs when the commit is known, before `run` returns; hooks run one after the other in the order of these calls. It never runs after a
+    /// rollback of the transaction or of its savepoint, nor after [`CommitUnknown`](TransactionError::CommitUnknown), and runs once, however often
+    /// the closure ran. The process can die between COMMIT and the hook: what must happen belongs in a [`Queue`](derive@crate::Queue). If a hook
+    /// panics, the others still run, and then `run` panics.
     ///
     /// # Cancel safety
     ///
-    /// Once the first hook runs, dropping the future of `run` does not stop them.
+    /// After the first hook has started, dropping the future of `run` does not stop them.
     pub fn on_commit<F, R>(&mut self, hook: F)
     where
         F: FnOnce() -> R + Send + 'static,

@@ -27,10 +27,10 @@ use crate::observe;
 /// How long the question what became of a lost COMMIT may take. Not the deadline, which may be what cut the COMMIT short.
 const LONGEST_QUESTION: Duration = Duration::from_secs(5);
 
-/// A closure that can be run in one transaction after another: `async |tx| { … }`.
+/// A closure that can run in one transaction after another: `async |tx| { … }`.
 ///
-/// It runs with a fresh transaction each time and can borrow from its surroundings, but not change them: nothing of a failed
-/// attempt must reach the next one.
+/// It runs with a fresh transaction each time. It can borrow from its surroundings but not change them: nothing of a failed attempt may reach the
+/// next one.
 pub trait Body<A, R>: AsyncFn(A) -> R + Fn(A) -> Self::Future {
     /// What the closure returns.
     type Future: Future<Output = R> + Send;
@@ -44,11 +44,11 @@ where
     type Future = Fut;
 }
 
-/// The error of a transaction's closure: any `std::error::Error`; `anyhow::Error` and `Box<dyn Error + Send + Sync>`, which are none
-/// themselves; `String` and `&'static str`. `By` is inferred.
+/// The error of a transaction's closure: any `std::error::Error`; `anyhow::Error` and `Box<dyn Error + Send + Sync>`, which do not implement it;
+/// `String` and `&'static str`. `By` is inferred.
 ///
-/// Whether the transaction is run again depends on what the database said to its statements on `&mut *tx`. Only if some of them ran on the
-/// connection itself (`&mut **tx`, [`Tx::as_sqlx`]), where their errors are not seen, is the database's error looked for in this one.
+/// Whether the transaction runs again depends on the database's answers to its statements on `&mut *tx`. Only if some of them ran on the connection
+/// itself (`&mut **tx`, [`Tx::as_sqlx`]), where rowlock does not see their errors, does it search this error for the database's.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a transaction",
     label = "the closure returns this error",
@@ -160,18 +160,18 @@ pub(super) enum Ended<T, E> {
     Committed(T),
     /// The deadline passed before COMMIT was sent.
     TooLate,
-    /// Somebody else has the lock that it should begin with.
+    /// Another session has the lock that it should begin with.
     NotFree,
     /// Whether another attempt can help is the fault's to say.
     Failed(TransactionError<E>, Option<Fault>),
 }
 
 impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
-    /// Runs `body` in a transaction and commits; all of it again, in a new transaction, if the database asks for that.
+    /// Runs `body` in a transaction and commits; runs all of it again, in a new transaction, if the database asks for that.
     ///
-    /// `body` is an `async |tx| { … }` with `tx: &mut Tx`. Its `Ok` commits, its `Err` rolls back. `E` is any error type, `anyhow::Error`, `Box<dyn Error +
-    /// Send + Sync>`, `String` or `&'static str`: what the database said to what ran on `&mut *tx` is known without it. What ran on the
-    /// connection itself is looked for in its `source()` chain. [`rowlock::Error`](crate::Error) takes the errors of all methods.
+    /// `body` is an `async |tx| { … }` with `tx: &mut Tx`. Its `Ok` commits, its `Err` rolls back. `E` is any error type, `anyhow::Error`, `Box<dyn
+    /// Error + Send + Sync>`, `String` or `&'static str`: rowlock knows the database's answers to statements on `&mut *tx` without it. For statements
+    /// on the connection itself it searches the error's `source()` chain. [`rowlock::Error`](crate::Error) takes the errors of all methods.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -204,15 +204,14 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     ///
     /// # The closure must be safe to run again
     ///
-    /// It begins from nothing each time: read all that the decision depends on inside it. What it did in the database is rolled
-    /// back before it runs again; an e-mail that it sent, a message, a file, a counter in memory are not. Do those after `run`
-    /// has returned `Ok`. The closure can borrow from its surroundings, but not change them.
+    /// It starts from nothing each time: read everything that the decision depends on inside it. Its writes to the database are rolled back before it
+    /// runs again; an e-mail, a message, a file or a counter in memory is not. Do those after `run` has returned `Ok`, or with
+    /// [`on_commit`](crate::Tx::on_commit). The closure can borrow from its surroundings but not change them.
     ///
     /// # What is run again
     ///
-    /// Faults after which the same transaction can succeed without anybody changing anything
-    /// ([`Fault::is_transient`]), wherever they come up: in BEGIN, in a statement of the closure, whatever the closure makes
-    /// of its error, or in COMMIT.
+    /// Faults after which the same transaction can succeed without any change ([`Fault::is_transient`]), wherever they occur: in BEGIN, in a
+    /// statement of the closure, whatever the closure makes of its error, or in COMMIT.
     ///
     /// | run again | |
     /// |---|---|
@@ -223,12 +222,12 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// | [`Fault::ConnectionLost`] before COMMIT | on another connection |
     /// | [`Fault::LimitReached`] in BEGIN | too many connections: SQLSTATE 53300, 53400 |
     ///
-    /// Never run again: a connection that was lost during COMMIT, unless the server could be asked and says that it was rolled
-    /// back; a violated constraint; `Stale` and `OutOfBounds` of the generated methods, which are for the caller to decide; lock and
-    /// statement timeouts; a pool without a free connection; errors that are not the database's.
+    /// Nothing else runs again: not a connection lost during COMMIT, unless the server says that it rolled back; a violated constraint; `Stale` and
+    /// `OutOfBounds` of the generated methods, which are your decision; lock and statement timeouts; a pool without a free connection; errors that
+    /// are not the database's.
     ///
-    /// Before each further attempt it waits for a random time between zero and a ceiling, which doubles from attempt to attempt
-    /// up to a limit ([`backoff`](Self::backoff)). The connection goes back to the pool before the wait.
+    /// Before each further attempt it waits for a random time between zero and a ceiling, which doubles from attempt to attempt up to a limit
+    /// ([`backoff`](Self::backoff)). The connection goes back to the pool before the wait.
     ///
     /// # SQL
     ///
@@ -240,23 +239,20 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// COMMIT
     /// ```
     ///
-    /// of which the first has only what was asked for. PostgreSQL answers COMMIT of an aborted transaction with a rollback and no
-    /// error, and sqlx with `Ok`. So where a statement failed, or its answer was not seen to its end, it is `SELECT; COMMIT AND CHAIN`, still
-    /// one round trip: the empty SELECT fails in an aborted transaction, and AND CHAIN outside of one. A ROLLBACK of the
-    /// transaction that CHAIN opens leaves together with the ping of the pool. Where the connection itself was handed out
-    /// (see [`Tx`](crate::Tx)), `SELECT current_setting('rowlock.tx')::boolean` stands for the empty one. `ask_after_lost_commit` asks for the transaction's
-    /// id before, in a round trip of its own.
+    /// The first line has only the settings that you asked for. PostgreSQL answers COMMIT of an aborted transaction with a rollback and no error, and
+    /// sqlx with `Ok`. So if a statement failed, or its answer was not read to the end, rowlock sends `SELECT; COMMIT AND CHAIN`, still one round
+    /// trip: the empty SELECT fails in an aborted transaction, and AND CHAIN outside of one. A ROLLBACK of the transaction that CHAIN opens leaves
+    /// with the ping of the pool. If you used the connection itself (see [`Tx`](crate::Tx)), `SELECT current_setting('rowlock.tx')::boolean` replaces
+    /// the empty SELECT. `ask_after_lost_commit` first asks for the transaction's id, in a round trip of its own.
     ///
-    /// On SQLite `BEGIN IMMEDIATE`, or with [`read_only`](Self::read_only) `BEGIN`, and `COMMIT`. `BEGIN IMMEDIATE` takes the write lock
-    /// of the whole database, so there is one such transaction at a time, and it never loses: only BEGIN can be
-    /// [`Fault::Busy`], and in the journal modes other than WAL also COMMIT, which then waits for those who read. `read_only` takes
-    /// no lock there and refuses no write.
+    /// On SQLite `BEGIN IMMEDIATE`, or with [`read_only`](Self::read_only) `BEGIN`, and `COMMIT`. `BEGIN IMMEDIATE` takes the write lock of the whole
+    /// database, so there is one such transaction at a time, and it never loses: only BEGIN can be [`Fault::Busy`], and in journal modes other than
+    /// WAL also COMMIT, which then waits for readers. `read_only` takes no lock there and refuses no write.
     ///
     /// # Isolation
     ///
-    /// Below SERIALIZABLE a decision is safe only for rows that were locked first (see [`Lockable`](derive@crate::Lockable)), and for
-    /// checks that are part of the writing statement. A read in SERIALIZABLE can be refused at COMMIT: nothing that was read
-    /// holds before `run` has returned `Ok`.
+    /// Below SERIALIZABLE a decision is safe only for rows that you locked first (see [`Lockable`](derive@crate::Lockable)), and for checks that are
+    /// part of the writing statement. A SERIALIZABLE read can be refused at COMMIT: nothing you read is certain before `run` has returned `Ok`.
     ///
     /// # Errors
     ///
@@ -264,7 +260,7 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     /// |---|---|
     /// | `Failed(error)` | the closure's error, if running it again would not help |
     /// | `Aborted` | the closure returned `Ok`, but a statement in it had failed and PostgreSQL had given the transaction up (the error is that of the first statement that failed); a statement's future was dropped; a savepoint was left open; or the transaction was ended by hand |
-    /// | `Begin` | no connection, or BEGIN failed; the closure was not run in this attempt |
+    /// | `Begin` | no connection, or BEGIN failed; the closure did not run in this attempt |
     /// | `Commit` | COMMIT failed, of a deferred constraint for example |
     /// | `CommitUnknown` | the connection was lost during COMMIT: committed or not |
     /// | `Exhausted` | every attempt failed in a way that another one could have mended; has the last error |
@@ -276,11 +272,10 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future, or a panic in the closure, rolls back, also if BEGIN was under way (which sqlx 0.9.0 alone would
-    /// leave open). A statement that was sent goes on until the rollback is reached. If COMMIT was under way, the
-    /// transaction was committed or it was not.
+    /// Dropping the future, or a panic in the closure, rolls back, even during BEGIN (which sqlx 0.9.0 alone would leave open). A statement that was
+    /// sent runs until the rollback reaches the server. During COMMIT, the transaction is committed or it is not.
     ///
-    /// # Where it comes from
+    /// # Origin
     ///
     /// `atomic` of Django and `transaction` of Ecto and Rails, with the loop that
     /// [PostgreSQL's manual](https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html) asks for, as
@@ -388,7 +383,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
         self
     }
 
-    /// Runs `work` at most once. `None` if somebody else has the lock.
+    /// Runs `work` at most once. `None` if another session has the lock.
     pub(crate) async fn run_work_once<W: Work<DB>>(
         &self,
         work: &W,

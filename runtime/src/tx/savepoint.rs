@@ -8,7 +8,7 @@ use super::{Tx, next_id};
 use crate::db::Backend;
 use crate::db::notes::{Before, Call, Torn};
 
-/// A closure that is run once with a savepoint: `async |sp| { … }`. It can change its surroundings.
+/// A closure that runs once with a savepoint: `async |sp| { … }`. It can change its surroundings.
 pub trait SavepointBody<A, R>: AsyncFnOnce(A) -> R + FnOnce(A) -> Self::Future {
     /// What the closure returns.
     type Future: Future<Output = R> + Send;
@@ -23,12 +23,10 @@ where
 }
 
 impl<DB: Backend> Tx<DB> {
-    /// Runs `body` in a savepoint: its `Err` undoes what it wrote, and the transaction goes on; its `Ok` stands if the transaction
-    /// is committed.
+    /// Runs `body` in a savepoint. Its `Err` undoes what it wrote, and the transaction goes on; its `Ok` takes effect if the transaction commits.
     ///
-    /// The closure gets the transaction itself. It is run once: a serialization failure or a deadlock is for the transaction
-    /// around it, which runs again if its own closure returns the error. `E` is any error with a `From<sqlx::Error>`, for when the
-    /// savepoint itself fails.
+    /// The closure gets the transaction itself and runs once. A serialization failure or a deadlock concerns the surrounding transaction, which runs
+    /// again if its own closure returns the error. `E` is any error with a `From<sqlx::Error>`, which is used if the savepoint itself fails.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -52,28 +50,27 @@ impl<DB: Backend> Tx<DB> {
     /// # }
     /// ```
     ///
-    /// Savepoints that are set by SQL on the same transaction do not mix with it: one that is kept is released late, and takes with it those that
-    /// were set after it.
+    /// Do not mix it with savepoints that you set by SQL on the same transaction: one that is kept is released late, and takes those set after it
+    /// along.
     ///
     /// # SQL
     ///
-    /// `SAVEPOINT …`, and if it fails `ROLLBACK TO SAVEPOINT …`. One that is kept is released together with the next one: `RELEASE SAVEPOINT
-    /// …; SAVEPOINT …`, or with the transaction. So it is one round trip, or two.
+    /// `SAVEPOINT …`, and if it fails `ROLLBACK TO SAVEPOINT …`. A kept one is released together with the next one, `RELEASE SAVEPOINT …; SAVEPOINT
+    /// …`, or with the transaction: one round trip, or two.
     ///
     /// # Errors
     ///
-    /// The closure's, or what the database said to one of these statements. An `Ok` of the closure is an error, and undone, if a
-    /// statement in it had failed and PostgreSQL had given the savepoint up (the error is that of the first statement that
-    /// failed), if the future of a statement was dropped before its answer, or if a savepoint was left open in it.
+    /// The closure's, or the database's answer to one of these statements. An `Ok` of the closure is an error, and undone, if a statement in it
+    /// failed and PostgreSQL gave the savepoint up (the error is that of the first failed statement), if a statement's future was dropped before its
+    /// answer, or if a savepoint stayed open in it.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future undoes what was written in it and leaves the transaction as it was.
     ///
-    /// On SQLite it is undone a second time before the next statement on `&mut *tx` or COMMIT, because the first one is a message to sqlx's
-    /// worker thread, for whose delivery nobody can wait. Only if the connection itself (`&mut **tx`, [`as_sqlx`](Self::as_sqlx)) is asked
-    /// for before that, with `command_buffer_size(0)` or a buffer full of what other dropped futures had sent, what was written can
-    /// stay part of the transaction.
+    /// On SQLite it is undone again before the next statement on `&mut *tx` or COMMIT, because the first attempt is a message to sqlx's worker thread
+    /// whose delivery cannot be awaited. Only if you use the connection itself (`&mut **tx`, [`as_sqlx`](Self::as_sqlx)) before that, with
+    /// `command_buffer_size(0)` or a full buffer of messages from other dropped futures, can what was written stay part of the transaction.
     pub fn savepoint<'a, T, E, F>(
         &'a mut self,
         body: F,
@@ -99,11 +96,11 @@ impl<DB: Backend> Tx<DB> {
         }
     }
 
-    /// Sets a savepoint that lasts until its [`commit`](Savepoint::commit), its [`rollback`](Savepoint::rollback) or its drop. For
-    /// where a closure does not fit; [`savepoint`](Self::savepoint) says the rest.
+    /// Sets a savepoint that lasts until its [`commit`](Savepoint::commit), its [`rollback`](Savepoint::rollback) or its drop. Use it if a closure
+    /// does not fit; [`savepoint`](Self::savepoint) explains the rest.
     ///
-    /// It stands before sqlx's `begin`, whose future, dropped before the answer, rolls back all of the transaction, so that later
-    /// statements commit by themselves.
+    /// It hides sqlx's `begin`, whose future, dropped before the answer, rolls back the whole transaction, so that later statements commit by
+    /// themselves.
     ///
     /// # Cancel safety
     ///
@@ -115,8 +112,7 @@ impl<DB: Backend> Tx<DB> {
 
 /// A savepoint, as [`Tx::begin`] sets it.
 ///
-/// It dereferences to the [`Tx`]: give `&mut *savepoint` to the generated methods. Dropped without
-/// [`commit`](Self::commit), it is undone.
+/// It dereferences to the [`Tx`]: pass `&mut *savepoint` to the generated methods. Dropping it without [`commit`](Self::commit) undoes it.
 pub struct Savepoint<'t, DB: Backend> {
     tx: &'t mut Tx<DB>,
     before: Before,
@@ -170,10 +166,10 @@ impl<'t, DB: Backend> Savepoint<'t, DB> {
         })
     }
 
-    /// Keeps what was written in it, if the transaction is committed. An error has undone it; see [`Tx::savepoint`].
+    /// Keeps what was written in it, if the transaction commits. An error has undone it; see [`Tx::savepoint`].
     ///
-    /// Nothing is sent, unless it has to be asked whether a statement failed that was not seen: `RELEASE SAVEPOINT` leaves with the next
-    /// savepoint. So there is no moment at which nobody knows whether it was kept.
+    /// Sends nothing, unless it must ask whether an unseen statement failed: `RELEASE SAVEPOINT` leaves with the next savepoint. So there is no
+    /// moment at which its fate is unknown.
     pub fn commit(mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         async move {
             let kept = self.can_be_kept().await;

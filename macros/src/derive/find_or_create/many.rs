@@ -11,13 +11,13 @@ use crate::derive::{STUB_DOC, name_at, statement_constant, text_doc};
 use crate::model::{Model, UniqueKey};
 use crate::sql::{self, Dialect, Statement};
 
-const EACH: &str = "Each row has its own outcome, in the order given: one that is refused is no matter for the others. A key that is given twice \
-    has the outcomes of two calls, one after the other. On PostgreSQL a statement is about 1,000 rows at most, and writes them in the order of their \
-    keys; in a transaction it is about all, and a savepoint is around it, so that the transaction stays usable. If it fails because of a row, each half \
-    is tried by itself, down to one.";
+const EACH: &str = "Each row has its own outcome, in the order given: one that is refused does not affect the others. A key given twice \
+    has the outcomes of two calls, one after the other. On PostgreSQL a statement covers at most 1,000 rows and writes them in key order; in a \
+    transaction it covers all of them, inside a savepoint, so the transaction stays usable. If it fails because of a row, each half is tried \
+    separately, down to that row.";
 
 const CANCEL: &str =
-    "Cancel safety: each statement is executed completely or not at all; those before it stay.";
+    "Cancel safety: each statement takes effect completely or not at all; earlier ones stay.";
 
 type Sql = fn(&Model, &UniqueKey, Dialect) -> Option<Statement>;
 
@@ -55,8 +55,8 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
     let find_or_create = method(
         &names.find_or_create_many,
         format!(
-            "Reads those rows of `{table}` whose keys are there, and creates the others; says of each which. {EACH}\n\n{}\n\n\
-             and for those that are not there\n\n{inserted}\n\nErrors: of each those of `{}`.\n\n{CANCEL}",
+            "Reads the rows of `{table}` with these keys, creates the missing ones, and says which. {EACH}\n\n{}\n\n\
+             and for the missing ones\n\n{inserted}\n\nErrors: of each those of `{}`.\n\n{CANCEL}",
             shown(sql::find_or_create::many::find, find),
             names.find_or_create
         ),

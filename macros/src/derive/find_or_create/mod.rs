@@ -219,9 +219,7 @@ pub(super) fn new_struct(model: &Model, given: &[&Column], is_clone: bool) -> To
         };
         quote!(#docs #vis #ident: #ty)
     });
-    let docs = format!(
-        "What it takes to create a `{ident}`: every column that the database does not fill by itself."
-    );
+    let docs = format!("A new `{ident}`: every column that the database does not fill by itself.");
     let derives = match &model.new_derives {
         Some(derives) => quote!(#[derive(#(#derives),*)]),
         None if is_clone => quote!(#[derive(::core::clone::Clone)]),
@@ -314,13 +312,13 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         &[],
         &db,
         format!(
-            "Reads the row of `{table}` with the {names} of `new`, or creates it. Says which; if the row was there, the other \
-             values of `new` are ignored.\n\n{}\n\nand only if there is no such row\n\n{}\n\n\
-             If somebody else is faster, the row is read again, at most five rounds of both. In a PostgreSQL transaction the insert is \
-             wrapped in a savepoint, so that the transaction stays usable whatever happens.\n\n\
+            "Reads the row of `{table}` with the {names} of `new`, or creates it, and says which. If the row exists, the other values of `new` are \
+             ignored.\n\n{}\n\nand only if there is no such row\n\n{}\n\n\
+             If a concurrent caller is faster, the row is read again, at most five rounds of both. In a PostgreSQL transaction a savepoint \
+             surrounds the insert, so the transaction stays usable whatever happens.\n\n\
              Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a \
              violation of another constraint).\n\n\
-             Cancel safety: if the future is dropped, the row was created completely or not at all; calling again finds out.",
+             Cancel safety: if you drop the future, the row is created completely or not at all; call again to find out.",
             sql_doc(model, |dialect| sql::find_or_create::find(
                 model, key.key, dialect
             )),
@@ -345,16 +343,15 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
     let upsert_sql = |dialect| sql::find_or_create::upsert(model, key.key, dialect);
     let overwrites = |dialect: &Dialect| upsert_sql(*dialect).is_some();
     let upsert_docs = if !model.backends.iter().any(overwrites) {
-        "Creates the row unless it exists, and returns it: there is no column to overwrite. Runs as the method that finds or \
-         creates, with its errors."
+        "Creates the row unless it exists, and returns it: there is no column to overwrite. Works like the method that finds or creates, with its errors."
             .to_owned()
     } else {
         format!(
             "Creates the row, or overwrites the one with the same {names}, and returns it as stored. The primary key, counters \
-             and what the database generates are never overwritten.{again}\n\n{}\n\n\
+             and columns that the database generates are never overwritten.{again}\n\n{}\n\n\
              Errors: {taken}`NotUnique`, `MissingUniqueIndex`, `VersionOverflow`, `Ignored`, `Written`, `Serialization`, `Unknown`, \
              `Database` (also a violation of another constraint).\n\n\
-             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+             Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.",
             text_doc(model, |dialect| {
                 upsert_sql(dialect)
                     .map(|upsert| upsert.shown())
@@ -376,13 +373,14 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         &[],
         &db,
         format!(
-            "Creates the row of `{table}`, or yields `None` if its {names} are taken. One statement, and no lookup.\n\n{}\n\n\
+            "Creates the row of `{table}`, or returns `None` if its {names} are taken. One statement, and no lookup.\n\n{}\n\n\
              `None` can be about a row that a SELECT of the same moment does not show: a concurrent transaction has just committed \
              it. If that one is not committed yet, the call waits for its end. `None` uses up a value of the sequence \
-             (PostgreSQL) or of AUTOINCREMENT (SQLite). In a PostgreSQL transaction the insert is wrapped in a savepoint, so that the transaction stays usable.\n\n\
+             (PostgreSQL) or of AUTOINCREMENT (SQLite). In a PostgreSQL transaction the insert is wrapped in a savepoint, so that the transaction \
+             stays usable.\n\n\
              Errors: `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a violation of another \
              constraint).\n\n\
-             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+             Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.",
             sql_doc(model, |dialect| sql::find_or_create::insert(
                 model, key.key, dialect
             ))
@@ -397,15 +395,15 @@ fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
         &[],
         &db,
         if !model.backends.iter().any(overwrites) {
-            "Creates the row, or finds it: there is no column to overwrite. Runs as the method that finds or creates, with its errors."
+            "Creates the row, or finds it: there is no column to overwrite. Works like the method that finds or creates, with its errors."
                 .to_owned()
         } else {
             format!(
-                "Upserts as the method that does not tell, and tells whether the row was there.\n\n{}\n\n\
-                 On SQLite this overwrites only; if there was no row, an INSERT follows, and if that finds one, both are repeated, \
-                 at most five rounds. On PostgreSQL the table is not partitioned, nor is it a view: rows of those have no `xmax`.\n\n\
-                 Errors: those of the method that does not tell.\n\n\
-                 Cancel safety: if the future is dropped, the row was written completely or not at all.",
+                "Upserts, and tells whether the row existed.\n\n{}\n\n\
+                 On SQLite this overwrites only; if there was no row, an INSERT follows, and if that finds one, both are repeated, at most five \
+                 rounds. On PostgreSQL the table must be neither partitioned nor a view: their rows have no `xmax`.\n\n\
+                 Errors: those of the plain upsert.\n\n\
+                 Cancel safety: if you drop the future, the row is written completely or not at all.",
                 text_doc(model, |dialect| {
                     told_sql(dialect)
                         .map(|told| told.shown())
@@ -440,13 +438,13 @@ fn upsert_if(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
     Method {
         name: name_at(&key.names.upsert_if, key.key.asked),
         docs: format!(
-            "Creates the row, or overwrites the one that has the key if that meets `condition`; says `Created`, `Updated` or `Refused`, \
-             each with the row. The constants for conditions are those of `Guarded`, which the model derives too.\n\n{sql}\n\n\
+            "Creates the row, or overwrites the one with this key if it meets `condition`; returns `Created`, `Updated` or `Refused`, \
+             each with the row. Conditions use the constants of `Guarded`, which the model also derives.\n\n{sql}\n\n\
              If it writes nothing, one more statement reads the row and whether it meets the condition. If it does by then, or is gone, \
-             both are run again, at most five rounds. On SQLite the first one overwrites only, and if there is no row, an INSERT follows. \
-             On PostgreSQL the table is not partitioned, nor is it a view: rows of those have no `xmax`.\n\n\
-             Errors: those of the method without a condition; `Ignored` also if other writers changed the row in each of the rounds.\n\n\
-             Cancel safety: if the future is dropped, the row was written completely or not at all."
+             both run again, at most five rounds. On SQLite the first one only overwrites, and if there is no row, an INSERT follows. On \
+             PostgreSQL the table must be neither partitioned nor a view: their rows have no `xmax`.\n\n\
+             Errors: those of the plain upsert; `Ignored` also if concurrent writers changed the row in each round.\n\n\
+             Cancel safety: if you drop the future, the row is written completely or not at all."
         ),
         receiver: quote!(),
         key: &[],
@@ -472,8 +470,8 @@ fn create_unless_conflict(plan: &Plan<'_>) -> Option<TokenStream> {
     let method = Method {
         name: name_at("create_unless_conflict", key.key.asked),
         docs: format!(
-            "Creates the row of `{}`, or yields `None` if any of its unique keys is taken, whether the model declares it or not. \
-             Otherwise as the method that creates by a declared key.\n\n{}\n\n\
+            "Creates the row of `{}`, or returns `None` if any of its unique keys is taken, whether the model declares it or not. \
+             Otherwise like the method that creates by a declared key.\n\n{}\n\n\
              Errors: `Written`, `Serialization`, `Unknown`, `Database` (also a violation of another constraint).",
             model.table.display(),
             sql_doc(model, |dialect| sql::find_or_create::create(model, dialect))

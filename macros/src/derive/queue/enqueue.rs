@@ -15,8 +15,8 @@ use crate::options::FieldOption;
 use crate::sql::Dialect;
 use crate::sql::queue::Queue as Plan;
 
-const SAME: &str = "It is due at once, or `.delay(...)` after now by the clock of the database, or `.at(time)`. What the queue writes is in the \
-     statement, so the table needs no defaults for it.";
+const SAME: &str = "It is due at once, or `.delay(...)` from now by the database's clock, or `.at(time)`. The statement sets the queue's columns, \
+    so the table needs no defaults for them.";
 
 /// The struct of a new row, unless `FindOrCreate` makes it.
 pub(super) fn items(plan: &Plan<'_>) -> TokenStream {
@@ -56,13 +56,13 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     let asked = plan.attempts.asked;
     let enqueue = name_at("enqueue", asked);
     let sql = sql_doc(model, |dialect| plan.enqueue(dialect));
-    let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
+    let cancel = "Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.";
     if let Some((index, _)) = plan.conflict() {
         let index = Index::from(index);
         let docs = format!(
-            "Puts a job into `{table}`, unless a row holds its unique key: then nothing is written, and that row is returned. {SAME}\n\n{sql}\n\n\
-             If the key is held, the row is read; if it is done by then, both are repeated, at most fifty rounds. In a PostgreSQL transaction \
-             the insert is wrapped in a savepoint, so that the transaction stays usable whatever happens.\n\n\
+            "Inserts a job into `{table}`, unless a row holds its unique key: then it writes nothing and returns that row. {SAME}\n\n{sql}\n\n\
+             If the key is held, the row is read; if it is done by then, both are repeated, at most fifty rounds. In a PostgreSQL transaction a \
+             savepoint surrounds the insert, so the transaction stays usable whatever happens.\n\n\
              Errors: `KeyTaken`, `NotUnique`, `MissingUniqueIndex`, `Written`, `Serialization`, `Unknown`, `Database` (also a violation of another \
              constraint).\n\n{cancel}"
         );
@@ -85,11 +85,11 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     let errors = "Errors: `AlreadyExists` (of a unique index; its name is in the error on PostgreSQL), `Ignored`, `Written`, `Serialization`, \
          `Unknown`, `Database`.";
     let docs = format!(
-        "Puts a job into `{table}`, and returns its row. {SAME}\n\n{sql}\n\n{errors}\n\n{cancel}"
+        "Inserts a job into `{table}` and returns its row. {SAME}\n\n{sql}\n\n{errors}\n\n{cancel}"
     );
     let many = sql_doc(model, |dialect| plan.enqueue_many(dialect));
     let many_docs = format!(
-        "Puts many jobs into `{table}` by one INSERT, and returns their rows in the order given: all of them, or none if the database refuses \
+        "Inserts many jobs into `{table}` with one INSERT and returns their rows in the order given: all of them, or none if the database refuses \
          one. {SAME}\n\n{many}\n\n{errors} A row that a trigger drops is not among those returned.\n\n{cancel}"
     );
     quote! {

@@ -18,13 +18,12 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let claim = name_at("claim", asked);
     let docs = format!(
-        "Claims up to `limit` rows of `{table}` that are due, for a minute or the `.lease(...)` that is asked for, and returns them in \
-         the order in which they are due. A claim counts as an attempt (`$3` is 1). A row that does not fit the model, or that the \
-         database refuses to write, is put off and keeps no other.\n\n{}\n\n\
-         If that yields fewer rows, it looks for rows that it could not write, `rescue` runs after it, and the claim again if that took \
-         back any.\n\n\
+        "Claims up to `limit` rows of `{table}` that are due, for one minute or the given `.lease(...)`, and returns them in due order. A claim \
+         counts as an attempt (`$3` is 1). A row that does not fit the model, or that the \
+         database refuses to write, is put off and holds up no other.\n\n{}\n\n\
+         If that yields fewer rows, it looks for rows that it could not write, then runs `rescue`, and claims again if that took back any.\n\n\
          Errors: `Serialization`, `Unknown`, `Database`.\n\n\
-         Cancel safety: if the future is dropped, rows may have been claimed; they come back when their leases have ended.",
+         Cancel safety: if you drop the future, rows may have been claimed; they come back after their leases.",
         sql_doc(model, |dialect| plan.claim(dialect))
     );
     let claim = quote! {
@@ -43,8 +42,8 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
 
     let worker = name_at("worker", asked);
     let docs = format!(
-        "A worker for the rows of `{table}`: claims, runs a handler for each row, finishes, keeps the leases up, takes back the rows of \
-         workers that died. Nothing happens before its `run`."
+        "A worker for the rows of `{table}`: it claims, runs a handler for each row, finishes, renews the leases, and takes back the rows of dead \
+         workers. Nothing happens before its `run`."
     );
     let worker = quote! {
         #[doc = #docs]
@@ -62,10 +61,10 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     let rescue = Method {
         name: name_at("rescue", asked),
         docs: format!(
-            "Takes back the rows of `{table}` whose leases have ended: a row that has attempts left is ready again, any other is dead. \
-             A row that the database refuses to make ready is dead as well, and the others are taken back all the same. \
-             `claim` and workers do that by themselves.\n\n{}\n\nErrors: the database's.\n\n\
-             Cancel safety: one statement; if the future is dropped it was executed completely or not at all.",
+            "Takes back the rows of `{table}` whose leases have ended: a row with attempts left is ready again, any other is dead. A row that the \
+             database refuses to make ready is dead too, and does not affect the others. \
+             `claim` and workers call it themselves.\n\n{}\n\nErrors: the database's.\n\n\
+             Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.",
             sql_doc(model, |dialect| plan.rescue(dialect))
         ),
         receiver: quote!(),
@@ -114,12 +113,14 @@ fn cancel(plan: &Plan<'_>) -> TokenStream {
     Method {
         name: name_at("cancel", plan.attempts.asked),
         docs: format!(
-            "Gives up the job of `{table}` with this key, if it is ready or running: it is dead, and a claim that holds it holds no more. Whoever works \
-             on it cannot finish it (`LeaseLost`); a worker drops its handler at the next `.await` after the next heartbeat, within a third of the lease. \
-             One that has ended stays as it is. On PostgreSQL it waits for a transaction that has the row locked, and that of a `complete_in` decides.\n\n{}\n\n\
-             If that finds no such job, one more statement looks why.\n\n\
-             Errors: the database's; `Fault::Raised` if a trigger drops the write. After any it can be called again.\n\n\
-             Cancel safety: if the future is dropped, the statement was executed completely or not at all.",
+            "Gives up the job of `{table}` with this key, if it is ready or running: it becomes dead, and a claim that holds it is lost: its \
+             holder cannot finish it (`LeaseLost`); a worker drops its handler at the next `.await` after the next heartbeat, within a third of \
+             the lease. \
+             A job that has ended stays as it is. On PostgreSQL it waits for a transaction that has the row locked; that of a `complete_in` \
+             decides.\n\n{}\n\n\
+             If that finds no such job, one more statement finds out why.\n\n\
+             Errors: the database's; `Fault::Raised` if a trigger drops the write. After any error you can call it again.\n\n\
+             Cancel safety: if you drop the future, the statement takes effect completely or not at all.",
             sql_doc(model, |dialect| plan.cancel(dialect))
         ),
         receiver: quote!(),
@@ -140,16 +141,16 @@ fn purge(plan: &Plan<'_>) -> TokenStream {
     let name = name_at("purge", plan.attempts.asked);
     let docs = match plan.ended_at() {
         Some(ended_at) => format!(
-            "Deletes the rows of `{table}` that were done longer ago than `older_than`, by the clock of the database, and returns how many; \
-             with `.dead()` those that are dead as well. Each statement deletes up to 1,000 rows, or `.batch(rows)`, so that on a pool no \
-             lock is held for long. It leaves rows without a time and, on PostgreSQL, rows that are locked.\n\n{}\n\n\
-             Errors: the database's. A row that it does not let be deleted keeps no other: they are deleted, and then the first such error \
-             is returned.\n\n\
-             Cancel safety: if the future is dropped, the batches up to then are deleted, the last one completely or not at all.",
+            "Deletes the rows of `{table}` that were done longer ago than `older_than`, by the database's clock, and returns how many; \
+             with `.dead()` dead ones too. Each statement deletes up to 1,000 rows, or `.batch(rows)`, so that on a pool no \
+             lock is held for long. It skips rows without a time and, on PostgreSQL, locked rows.\n\n{}\n\n\
+             Errors: the database's. A row that it does not let be deleted holds up no other: the others are deleted, and then the first such \
+             error is returned.\n\n\
+             Cancel safety: if you drop the future, the batches up to then are deleted, the last one completely or not at all.",
             sql_doc(model, |dialect| plan.purge(ended_at, false, dialect))
         ),
         None => format!(
-            "Nothing that can be called: `{table}` has no `finished` column, or the queue deletes what is done."
+            "Not callable: `{table}` has no `finished` column, or the queue deletes done jobs."
         ),
     };
     quote! {
@@ -179,21 +180,21 @@ fn pause(plan: &Plan<'_>) -> TokenStream {
             });
             let text = text.replace("PAUSES", &pauses.display());
             format!(
-                "{text}\n\n{sql}\n\nCancel safety: one statement; if the future is dropped it was executed completely or not at all."
+                "{text}\n\n{sql}\n\nCancel safety: one statement; if you drop the future, it takes effect completely or not at all."
             )
         }
         None => {
-            format!("Nothing that can be called: the queue of `{table}` has no table of `pauses`.")
+            format!("Not callable: the queue of `{table}` has no table of `pauses`.")
         }
     };
     let pause_docs = docs(
-        "Gives out no more jobs, or none of those that `.only(...)` says, by a row of `PAUSES`: a claim that begins after it has returned, or after the commit of \
-         the caller's transaction, yields none of them. What is claimed already goes on. Returns whether there was no such pause yet.\n\n\
+        "Gives out no more jobs, or none of those of `.only(...)`, by a row of `PAUSES`: a claim that begins after this returns, or after the \
+         caller's transaction commits, returns none of them. Claimed jobs go on. Returns whether the pause is new.\n\n\
          Errors: `Null`, `GivenTwice`, `NotAFilter`, `Database`.",
         &|dialect| plan.pause(dialect),
     );
     let resume_docs = docs(
-        "Ends the pause of all jobs, or the one of exactly these `.only(...)`. Other pauses stay, also if they are about the same jobs. Returns whether there was \
+        "Ends the pause of all jobs, or the one of exactly these `.only(...)`. Other pauses stay, even of the same jobs. Returns whether there was \
          such a pause.\n\nErrors: `Null`, `GivenTwice`, `NotAFilter`, `Database`.",
         &|dialect| plan.resume(dialect),
     );
@@ -238,11 +239,11 @@ fn redrive(plan: &Plan<'_>) -> TokenStream {
     let name = name_at("redrive", plan.attempts.asked);
     let docs = format!(
         "Makes the dead rows of `{table}` ready again, due at once and with all their attempts; all of them, or those of `.only(...)` and up to \
-         `.limit(rows)`. What their last error was stays. On PostgreSQL it leaves rows that are locked.\n\n{}\n\n\
-         A row that the database does not let be ready stays dead and keeps no other: then each is written by a statement of its own. In a \
-         transaction of yours it is the error of all.\n\n\
+         `.limit(rows)`. Their last error stays. On PostgreSQL it skips locked rows.\n\n{}\n\n\
+         A row that the database does not let be ready stays dead and holds up no other: each is then written in a statement of its own. In a \
+         transaction of yours it is an error of all.\n\n\
          Errors: the database's.\n\n\
-         Cancel safety: one statement; if the future is dropped it was executed completely or not at all. If the database refuses a row, \
+         Cancel safety: one statement; if you drop the future, it takes effect completely or not at all. If the database refuses a row, \
          it is one for each row.",
         sql_doc(model, |dialect| plan.redrive(dialect))
     );
@@ -265,8 +266,8 @@ fn stats(plan: &Plan<'_>) -> TokenStream {
     let table = model.table.display();
     let name = name_at("stats", plan.attempts.asked);
     let docs = format!(
-        "How many rows of `{table}` are ready, due, running, overdue and dead, and for how long the oldest has been due; of all, or of those of \
-         `.only(...)`. It reads the indexes of `ddl`, and no row that is done.\n\n{}\n\n\
+        "How many rows of `{table}` are ready, due, running, overdue and dead, and how long the oldest has been due; of all, or of those of \
+         `.only(...)`. It reads the indexes of `ddl`, and no done row.\n\n{}\n\n\
          Errors: the database's.\n\n\
          Cancel safety: a read.",
         sql_doc(model, |dialect| plan.stats(dialect))

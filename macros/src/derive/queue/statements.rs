@@ -75,17 +75,17 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
             dialect,
             "notify_ddl",
             plan.notify_ddl(dialect),
-            "A trigger that wakes the workers which listen, once per statement that adds rows; for a migration. Without it \
-             they find the rows when they next look.",
+            "A trigger that wakes listening workers, once per statement that adds rows; for a migration. Without it they find the rows at their \
+             next poll.",
         ),
         further_ddl(
             plan,
             dialect,
             "storage_ddl",
             plan.storage_ddl(dialect),
-            "Settings of the table with which a queue of many jobs does better, for a migration; they replace those that the table has. Half of each new \
-             page is left free, so that heartbeats and counted attempts write no index; autovacuum comes after 1,000 dead rows and 2 % of the table, and \
-             not after 20 %: each job leaves some.",
+            "Table settings for a busy queue, for a migration; they replace the table's own. Half of each new page stays free, so that heartbeats \
+             and counted attempts write no index; autovacuum runs after 1,000 dead rows and 2 % of the table instead of 20 %: each job leaves dead \
+             rows.",
         ),
     ];
     let further: TokenStream = further.into_iter().flatten().collect();

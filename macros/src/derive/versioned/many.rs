@@ -11,11 +11,12 @@ use crate::derive::{
 use crate::model::Column;
 use crate::sql::{self, Dialect};
 
-const EACH: &str = "Each row has its own outcome, in the order given: one that is refused, or that another writer has changed, is no matter for the others. \
-    In a transaction of PostgreSQL a row that is refused ends the transaction, as ever. A statement is about 1,000 rows at most, in a transaction about all.";
+const EACH: &str = "Each row has its own outcome, in the order given: one that is refused, or that a concurrent writer has changed, does not \
+    affect the others. \
+    In a PostgreSQL transaction a refused row ends the transaction, as always. A statement covers at most 1,000 rows, in a transaction all of them.";
 
 const CANCEL: &str =
-    "Cancel safety: each statement is executed completely or not at all; those before it stay.";
+    "Cancel safety: each statement takes effect completely or not at all; earlier ones stay.";
 
 pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     let Plan {
@@ -73,9 +74,9 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
             )
         };
         let docs = format!(
-            "Writes all columns of each of these rows of `{table}` that still has its copy's `{}`, and returns the rows as they now are. {EACH} \
-             A row that is given twice is written once.\n\n{}\n\n\
-             After conflicts, one more statement reads the rows as they are now.\n\nErrors: of each those of `update`.\n\n{CANCEL}",
+            "Writes all columns of each of these rows of `{table}` that still has its copy's `{}`, and returns the new rows. {EACH} \
+             A row given twice is written once.\n\n{}\n\n\
+             After conflicts, one more statement reads the current rows.\n\nErrors: of each those of `update`.\n\n{CANCEL}",
             version.field,
             text_doc(model, text)
         );
@@ -89,7 +90,7 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
         )
     };
     let docs = format!(
-        "Inserts each of these structs as a row of `{table}`, and returns the rows as they now are. {EACH}\n\n{}\n\n\
+        "Inserts each of these structs as a row of `{table}`, and returns the new rows. {EACH}\n\n{}\n\n\
          Errors: of each those of `insert`.\n\n{CANCEL}",
         text_doc(model, text)
     );
@@ -109,7 +110,7 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     };
     let docs = format!(
         "Deletes each of these rows of `{table}` that is still as its copy was read. {EACH}\n\n{}\n\n\
-         After conflicts, one more statement reads the rows as they are now.\n\nErrors: of each those of `delete`.\n\n{CANCEL}",
+         After conflicts, one more statement reads the current rows.\n\nErrors: of each those of `delete`.\n\n{CANCEL}",
         text_doc(model, text)
     );
     let output = quote!((), __rt::DeleteError<Self>);
@@ -136,9 +137,9 @@ fn save(plan: &Plan<'_>, version: &Column) -> TokenStream {
         None => "-- `save` of each".to_owned(),
     };
     let docs = format!(
-        "Writes the changed columns of each edit whose row of `{}` still has the `{}` it was read with, and returns the rows as they now are. \
+        "Writes the changed columns of each edit whose row of `{}` still has the `{}` it was read with, and returns the new rows. \
          Edits of the same columns share a statement. {EACH} An edit without a change sends nothing.\n\n{}\n\n\
-         After conflicts, one more statement reads the rows as they are now.\n\nErrors: of each those of `Edit::save`.\n\n{CANCEL}",
+         After conflicts, one more statement reads the current rows.\n\nErrors: of each those of `Edit::save`.\n\n{CANCEL}",
         plan.model.table.display(),
         version.field,
         text_doc(plan.model, text)

@@ -256,8 +256,8 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
         let and = "\n\nand `AND \"column\" IS NOT DISTINCT FROM $n` for each of them; on SQLite it is `IS`.";
         (and, "`save` of an edit")
     };
-    let conflict_note = "After a conflict, one more statement reads the row as it is now.";
-    let cancel = "Cancel safety: one statement; if the future is dropped it was executed completely or not at all.";
+    let conflict_note = "After a conflict, one more statement reads the current row.";
+    let cancel = "Cancel safety: one statement; if you drop the future, it takes effect completely or not at all.";
 
     let method = |name: &str, docs: String, receiver: bool, arguments, output, body| {
         Method {
@@ -301,7 +301,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let insert = method(
         "insert",
         format!(
-            "Inserts this struct as a new row of `{table}` and returns the row as it is then. {starts}`generated` and `default` columns are left to the database.\n\n{}\n\n\
+            "Inserts this struct as a new row of `{table}` and returns it. {starts}`generated` and `default` columns are filled by the database.\n\n{}\n\n\
              Errors: `AlreadyExists` (with the name of the constraint on PostgreSQL), `Ignored`, `Written`, `Serialization`, `Unknown`, \
              `Database`.\n\n{cancel}",
             sql_doc(model, |dialect| sql::versioned::insert(
@@ -316,7 +316,7 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let update = method(
         "update",
         format!(
-            "Writes all columns if the row still has this copy's {compared}, and returns the row as it now is. \
+            "Writes all columns if the row still has this copy's {compared}, and returns the new row. \
              The copy itself stays as it is.\n\n{}\n\n{conflict_note}\n\n\
              Errors: `Stale` (with the current row), `Gone`, `NullVersion`, `VersionOverflow`, `Ignored`, `NotUnique`, \
              `Written`, `Serialization`, `Unknown`, `Database`.\n\n{cancel}",
@@ -361,9 +361,9 @@ fn methods(plan: &Plan<'_>) -> TokenStream {
     let update_with = method(
         "update_with",
         format!(
-            "Loads the row of `{table}` with this key, applies `change` and updates, again and again until no other \
-             writer comes between: at most 32 times, with a random wait of up to 64 ms in between. \
-             `change` must not have effects of its own: it runs once per attempt.\n\n\
+            "Loads the row of `{table}` with this key, applies `change` and updates, and starts again after a conflict: at most 32 times, with a \
+             random wait of up to 64 ms in between. \
+             `change` must not have side effects: it runs once per attempt.\n\n\
              Runs the statements of `load` and {update_or_save}, on one connection.\n\n\
              Errors: those of {update_or_save}; `Stale` means that all attempts lost, `Gone` that there is no such row.\n\n\
              Cancel safety: as {update_or_save}; an attempt is applied completely or not at all."
@@ -419,9 +419,9 @@ fn edit_at(plan: &Plan<'_>, version: &Column) -> TokenStream {
     let Plan { keys, asked, .. } = plan;
     let name = name_at("edit_at", *asked);
     let docs = format!(
-        "Starts an edit of the row with this key as it was when its `{}` was this one, without reading it: \
-         `edit_at(key, version).set(Self::FIELD, value).save(db)`. For an ETag that comes back as If-Match. The model derives `Guarded` too, \
-         which has the constants.",
+        "Starts an edit of the row with this key as it was at this `{}`, without reading it: \
+         `edit_at(key, version).set(Self::FIELD, value).save(db)`. For an ETag that comes back in If-Match. The model also derives `Guarded`, \
+         which generates the constants.",
         version.field
     );
     let key = key_argument(keys, &quote!('__k));

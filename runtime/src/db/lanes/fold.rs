@@ -33,7 +33,7 @@ pub(crate) struct Fold {
     /// About many rows; the last column of what it returns is the number of the row, from 1, or the last ones are its key.
     pub(super) sql: &'static str,
     pub(super) writes: bool,
-    /// Says which of many rows somebody has locked.
+    /// Says which of many rows another session has locked.
     held: Option<&'static str>,
 }
 
@@ -652,7 +652,7 @@ impl<DB: Backend> Lanes<DB> {
         Arc::clone(queue)
     }
 
-    /// Looks after those who wait, as long as somebody does: a statement that waits for a lock must not stop the others.
+    /// Looks after those who wait, as long as there are any: a statement that waits for a lock must not stop the others.
     fn watch(&self) {
         if !self.0.is_watched.swap(true, Ordering::SeqCst) {
             tokio::spawn(watch(Arc::clone(&self.0)));

@@ -233,7 +233,7 @@ impl<DB: Backend> Drop for Lane<DB> {
             return;
         }
         runtime.spawn(async move {
-            // Also whether somebody has sent BEGIN.
+            // Also whether the caller has sent BEGIN.
             let asked = DB::is_in_transaction(&mut *kept.connection);
             match timeout(DRAINED_WITHIN, asked).await {
                 Ok(Ok(false)) => Self::new(kept, seat).give_back(),

@@ -42,7 +42,42 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(5);
 /// A round trip that is shorter than this takes less time than the work for it: then calls had better wait for each other.
 const NEAR: Duration = Duration::from_micros(150);
 
-#[doc = include_str!("../../../docs/lanes.md")]
+/// A few connections of a pool that stay checked out: most calls take one round trip, and under load many calls become one statement.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+/// # sqlx::raw_sql("CREATE TABLE page_views (page_id bigint PRIMARY KEY, views bigint NOT NULL)").execute(&pool).await?;
+/// use rowlock::{Counter, Lanes};
+///
+/// #[derive(Debug, sqlx::FromRow, Counter)]
+/// #[rowlock(table = "page_views")]
+/// struct PageViews {
+///     #[rowlock(key)]
+///     page_id: i64,
+///     #[rowlock(counter)]
+///     views: i64,
+/// }
+///
+/// // At the start of the program. A clone is the same lanes.
+/// let lanes = Lanes::new(&pool, 4).await?;
+///
+/// // What takes a pool takes lanes.
+/// assert_eq!(PageViews::add_views(&lanes, 7, 1).await?, 1);
+///
+/// // Statements of your own.
+/// let mut lane = lanes.acquire().await?;
+/// sqlx::query("UPDATE page_views SET views = 0").execute(&mut *lane).await?;
+/// drop(lane);
+///
+/// lanes.close().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The [guide](crate::_guide::lanes) says which calls share statements, what such a statement means for triggers, locks and sessions, and what the
+/// limits are.
 pub struct Lanes<DB: Backend>(Arc<Inner<DB>>);
 
 impl<DB: Backend> Clone for Lanes<DB> {
@@ -112,9 +147,9 @@ impl<DB: Backend> Kept<DB> {
 impl<DB: Backend> Lanes<DB> {
     /// Takes `count` connections of the pool and keeps them. Minimum 1; always 1 on SQLite, which has one writer.
     ///
-    /// The pool's options hold for them: `after_connect`, and `max_lifetime`, after which a lane is closed and another connection taken. They count
-    /// towards the pool's `max_connections`, of which as many more should be left as calls have to be served beside the lanes: those that wait for
-    /// a locked row, and transactions. Eight lanes are seldom better than four.
+    /// The pool's options apply: `after_connect`, and `max_lifetime`, after which a lane is closed and replaced. Lanes count towards the pool's
+    /// `max_connections`; leave as many more as calls are served beside the lanes: those that wait for a locked row, and transactions. Eight lanes
+    /// are seldom better than four.
     ///
     /// # Errors
     ///
@@ -149,9 +184,9 @@ impl<DB: Backend> Lanes<DB> {
         Ok(Self(inner))
     }
 
-    /// Takes a lane, for statements of sqlx: `query.execute(&mut *lanes.acquire().await?)`. It is given back when it is dropped.
+    /// Lends a lane, for statements of sqlx: `query.execute(&mut *lanes.acquire().await?)`. Dropping it gives it back.
     ///
-    /// After 20 milliseconds without a free lane it is another connection of the pool.
+    /// After 20 milliseconds without a free lane it lends another connection of the pool.
     ///
     /// # Errors
     ///
@@ -161,14 +196,14 @@ impl<DB: Backend> Lanes<DB> {
         self.0.lane().await
     }
 
-    /// The pool that the lanes are of.
+    /// The pool that the lanes belong to.
     pub fn pool(&self) -> &Pool<DB> {
         &self.0.pool
     }
 
-    /// Closes each lane when it is free. Calls that come from now on fail with [`sqlx::Error::PoolClosed`]; those that wait are served before.
+    /// Closes each lane when it is free. New calls fail with [`sqlx::Error::PoolClosed`]; waiting ones are still served.
     ///
-    /// The pool stays open. [`Pool::close`] closes the lanes, too.
+    /// The pool stays open. [`Pool::close`] also closes the lanes.
     pub async fn close(&self) {
         self.0.close().await;
     }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::job::idempotent::Idempotent;
 
-/// A request that has no fingerprint, because its `Serialize` failed: it says why.
+/// A request without a fingerprint, because its `Serialize` failed; holds the reason.
 #[derive(Debug)]
 pub struct RequestError(String);
 
@@ -42,12 +42,11 @@ const STORED: usize = 31;
 
 /// The SHA-256 of a request, or its HMAC-SHA-256 under a key.
 ///
-/// Of `rowlock:request:3`, a line feed, the name of the table as it is written in the model, a line feed, and the request: each
-/// value with its type before it, so that no two requests look the same. Numbers count by their exact value, whatever type has it: `1`,
-/// `1.0` and `1u8` are one number, `0.1f32` and `0.1f64` are two. A number that serde_json keeps as text (`arbitrary_precision`) is
-/// the float of 64 bits whose shortest text it is, if it has a point or an exponent, like those that serde_json writes for floats; any other
-/// is the number that the text says, to the last digit. The order of the fields of a struct, and of a map, does not matter. That of a `HashSet` does: it is a list,
-/// in another order each time.
+/// The input is `rowlock:request:3`, a line feed, the table's name as written in the model, a line feed, and the request: each value with its type
+/// before it, so that no two requests look the same. Numbers count by their exact value, whatever their type: `1`, `1.0` and `1u8` are one number,
+/// `0.1f32` and `0.1f64` are two. A number that serde_json keeps as text (`arbitrary_precision`) is the 64-bit float whose shortest text it is, if it
+/// has a point or an exponent, like those that serde_json writes for floats; any other is the number that the text says, to the last digit. The order
+/// of the fields of a struct or a map does not matter. The order of a `HashSet` does, and it differs each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; STORED]);
 
@@ -82,9 +81,9 @@ impl Digest {
     }
 }
 
-/// What a call with an idempotency key is asked to do: anything that is `serde::Serialize`, or that in a [`Keyed`].
+/// The request of a call with an idempotency key: anything that is `serde::Serialize`, or that in a [`Keyed`].
 ///
-/// The bound of a function of yours that hands a request on: `request: &(impl rowlock::idempotent::Request + ?Sized)`.
+/// Use it to bound a function that passes a request on: `request: &(impl rowlock::idempotent::Request + ?Sized)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a request: it has no fingerprint",
     label = "needs `serde::Serialize`",
@@ -103,9 +102,9 @@ impl<R: Serialize + ?Sized> Request for R {
 
 /// A request whose fingerprint only the holder of a secret can compute.
 ///
-/// A plain fingerprint can be guessed by whoever reads the ledger: hash every amount and every account number, and see which one
-/// fits. Under a secret nobody can. All processes that serve the same keys need the same secret: under another one the same
-/// request is [`Mismatch`](crate::idempotent::OnceError::Mismatch).
+/// A reader of the ledger can guess a plain fingerprint: hash every amount and every account number, and see which one fits. With a secret nobody
+/// else can. All processes that serve the same keys need the same secret: under another one the same request is
+/// [`Mismatch`](crate::idempotent::OnceError::Mismatch).
 ///
 /// ```
 /// # use rowlock::Idempotent;

@@ -4,15 +4,15 @@ use crate::db::error::{DatabaseError, Operation};
 use crate::job::fingerprint::RequestError;
 use crate::tx::TransactionError;
 
-/// Why `once` has no answer.
+/// Why `once` has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnceError<E> {
-    /// The key was used before, with another request. Nothing was run.
+    /// The key was used before, with another request. Nothing ran.
     #[error("{0}: this key was used with another request")]
     Mismatch(Operation),
-    /// The key was used before, and the fingerprint of its request is that of another version of rowlock: whether it was this
-    /// request cannot be told. Nothing was run.
+    /// The key was used before, and the fingerprint of its request is that of another version of rowlock: whether it was this request cannot be told.
+    /// Nothing ran.
     #[error(
         "{0}: this key was used under another version of fingerprints, so whether by this request cannot be told"
     )]
@@ -23,10 +23,10 @@ pub enum OnceError<E> {
         "{0}: the row is not stored under the key that was given (a trigger or the column's type changes it), or cannot be seen or written"
     )]
     KeyTaken(Operation),
-    /// The `Serialize` of the request failed, so it has no fingerprint. Nothing was run.
+    /// The `Serialize` of the request failed, so it has no fingerprint. Nothing ran.
     #[error("{0}: the request cannot be serialized")]
     Request(Operation, #[source] RequestError),
-    /// The database has no unique index on exactly the columns of the key. Nothing was run.
+    /// The database has no unique index on exactly the columns of the key. Nothing ran.
     #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
     /// A statement on the ledger failed. Rolled back.

@@ -18,7 +18,7 @@ use crate::db::statement::{Bind, Fetched, Statement, knew_an_old_schema};
 use crate::db::{Backend, IndexedColumns};
 use crate::job::fingerprint::Digest;
 
-/// How often a key is asked for before somebody else must be at work on it.
+/// How often a key is asked for before another caller must be at work on it.
 const ROUNDS: u32 = 3;
 /// How often `start` is tried when the database wants it to be.
 const ATTEMPTS: u32 = 5;
@@ -144,7 +144,7 @@ async fn ask<DB: Backend, T: IdempotentSql<DB>>(
                 Standing::OtherFingerprint => return Ok(Asked::OtherFingerprint),
                 Standing::Finished => return Ok(Asked::Finished(T::outcome(&row)?)),
                 Standing::Leased => return Ok(Asked::Busy),
-                // It was let go between the two statements, or somebody is about to finish it or to take it over.
+                // It was let go between the two statements, or another caller is about to finish it or to take it over.
                 Standing::Free => taken = false,
             },
             // Its row is not committed yet, or was purged.

@@ -18,7 +18,7 @@ use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-/// What became of a call with an idempotency key.
+/// The result of a call with an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "`Busy` means that nothing was done"]
 pub enum Once<R> {
@@ -31,7 +31,7 @@ pub enum Once<R> {
 }
 
 impl<R> Once<R> {
-    /// The outcome, whoever did the work; `None` while another call is at it.
+    /// The outcome of this call or an earlier one; `None` while another call is at work.
     pub fn into_inner(self) -> Option<R> {
         match self {
             Self::Ran(outcome) | Self::Replayed(outcome) => Some(outcome),
@@ -59,11 +59,9 @@ impl<R, E> std::fmt::Debug for OnceCall<'_, R, E> {
 }
 
 impl<R, E> OnceCall<'_, R, E> {
-    /// How long to ask again while another call is at work on the key, before the answer is [`Once::Busy`]. Without it:
-    /// not at all.
+    /// While another call works on the key, asks again for that long before the answer is [`Once::Busy`]. Defaults to zero.
     ///
-    /// Between two attempts it waits for a random time of up to 200 ms and holds no connection, but for that of the transaction if it
-    /// was given one.
+    /// Between two attempts it waits for a random time of up to 200 ms and holds no connection, except that of the transaction it was called in.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = at_most;
         self
@@ -191,7 +189,7 @@ impl<T: Idempotent, F: Send, E: Send, By> Job<'_, T, F, E, By> {
                 };
                 return Err(self.stopped(stop, exhausted));
             }
-            // SQLite's one writer is somebody else, and was for as long as its busy timeout, time after time.
+            // SQLite's one writer is another connection, and was for as long as its busy timeout, repeatedly.
             Tx::Exhausted {
                 last: LastFailure::Database(error),
                 ..

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub enum Started<'k, T: Idempotent> {
     /// The key is this caller's until the lease ends.
     Running(Running<'k, T>),
-    /// It was done before. This is its outcome.
+    /// An earlier attempt did it. This is its outcome.
     Replayed(T::Outcome),
     /// Another attempt holds the key.
     Busy,
@@ -43,7 +43,7 @@ impl<T: Idempotent<Outcome: std::fmt::Debug>> std::fmt::Debug for Started<'_, T>
 
 /// Claims the key for as long as the lease runs.
 ///
-/// On a pool: in a transaction of the caller nobody would see the lease before its end.
+/// It takes a pool: in a transaction of the caller nobody would see the lease before its end.
 pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
     pool: &Pool<DB>,
     key: T::Key<'k>,
@@ -83,7 +83,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
             Err(error) => {
                 let error = DatabaseError::new(at(), error);
                 match error.fault() {
-                    // SQLite's one writer is somebody else.
+                    // SQLite's one writer is another connection.
                     Fault::Busy => Ok(Started::Busy),
                     fault if fault.may_have_committed() => {
                         Err(StartError::Unknown(error.of_unknown_outcome()))
@@ -97,7 +97,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
 
 /// An attempt that holds its key until the lease ends.
 ///
-/// If it is dropped, or its process dies, the key is free for another attempt once the lease has run out.
+/// If you drop it, or its process dies, the key is free for another attempt after the lease.
 #[must_use = "finish the attempt, or release it"]
 pub struct Running<'k, T: Idempotent> {
     key: T::Key<'k>,
@@ -111,9 +111,8 @@ impl<T: Idempotent> std::fmt::Debug for Running<'_, T> {
 }
 
 impl<T: Idempotent> Running<'_, T> {
-    /// Tells this attempt from all others of its key: it is higher than that of every attempt before, also of one whose row was
-    /// purged since, as far as the clock of the database goes forward. Other rows can check it, in a `#[rowlock(fence)]` of their
-    /// own.
+    /// Identifies this attempt: it is higher than that of every earlier attempt at the key, even of one whose row was purged since, as long as the
+    /// database's clock moves forward. Other rows can check it, in a `#[rowlock(fence)]` of their own.
     pub fn fence(&self) -> Fence {
         self.fence
     }
@@ -124,17 +123,16 @@ impl<T: Idempotent> Running<'_, T> {
 
     /// Stores the outcome, if the key is still this attempt's.
     ///
-    /// With `&mut *tx` of [`rowlock::transaction`](crate::transaction) or of sqlx it commits together with what else the
-    /// transaction wrote; if it fails, return the error, so that all of it is rolled back. A final failure is an outcome too:
-    /// let it be a `Result` or an enum.
+    /// With the `&mut *tx` of [`rowlock::transaction`](crate::transaction) or of sqlx it commits together with what else the transaction writes; if
+    /// it fails, return the error, so that all of it is rolled back. A final failure is an outcome too: make the outcome a `Result` or an enum.
     ///
-    /// One statement, `UPDATE … WHERE key = … AND fence = … AND finished_at IS NULL`. Cancel safety: if the future is
-    /// dropped, it was executed completely or not at all.
+    /// One statement, `UPDATE … WHERE key = … AND fence = … AND finished_at IS NULL`. Cancel safety: if you drop the future, it takes effect
+    /// completely or not at all.
     ///
     /// # Errors
     ///
-    /// `TakenOver` when the lease ended and another attempt began, or the attempt was finished before; nothing was written
-    /// then. `Serialization`, `Unknown`, `Database`.
+    /// `TakenOver` if the lease ended and another attempt began, or the attempt had finished; nothing was written. `Serialization`, `Unknown`,
+    /// `Database`.
     pub fn finish<'c, DB: Backend>(
         &self,
         db: impl Source<'c, DB>,
@@ -153,7 +151,7 @@ impl<T: Idempotent> Running<'_, T> {
         })
     }
 
-    /// Gives the key up, so that the next attempt can start at once: for a failure that another attempt may not meet.
+    /// Gives the key up, so that the next attempt can start at once: for a failure that another attempt may avoid.
     ///
     /// One statement. Cancel safety and errors: those of [`finish`](Self::finish).
     pub fn release<'c, DB: Backend>(
@@ -172,7 +170,7 @@ impl<T: Idempotent> Running<'_, T> {
         })
     }
 
-    /// Begins a new lease from now, by the clock of the database, if the key is still this attempt's.
+    /// Begins a new lease from now, by the database's clock, if the key is still this attempt's.
     ///
     /// One statement. Cancel safety and errors: those of [`finish`](Self::finish).
     pub fn extend<'c, DB: Backend>(

@@ -12,25 +12,26 @@ const MOST: usize = 1000;
 /// A tick is always a little late: with less than this none might ever be made.
 const SHORTEST: Duration = Duration::from_secs(10);
 
-/// What is done about ticks that nobody made in time, because no process ran or none could reach the database.
+/// What to do about ticks that nobody made in time, because no process ran or none could reach the database.
 ///
-/// Only of the schedule that is in the table: when it changes, what the old one has missed is forgotten. [`Tick::missed`] tells what was passed over.
+/// It applies to the schedule in the table: when the schedule changes, the ticks that the old one missed are forgotten. [`Tick::missed`] tells how
+/// many were skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Missed {
-    /// The latest of them is made, however old it is. The default.
+    /// Make the latest one, however old it is. The default.
     #[default]
     Once,
-    /// The latest of them is made unless it is older than this; at least ten seconds. Kubernetes calls it `startingDeadlineSeconds`.
+    /// Make the latest one unless it is older than this; minimum ten seconds. Kubernetes calls it `startingDeadlineSeconds`.
     Within(Duration),
-    /// Each is made, in order, one transaction after the other.
+    /// Make each of them, in order, one transaction after the other.
     Each {
-        /// The latest so many; 1 to 1,000.
+        /// At most the latest so many; 1 to 1,000.
         most: u16,
     },
 }
 
-/// A time at which a schedule comes.
+/// A time of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tick<Tz: Zone = Utc> {
     at: DateTime<Tz>,
@@ -38,18 +39,17 @@ pub struct Tick<Tz: Zone = Utc> {
 }
 
 impl<Tz: Zone> Tick<Tz> {
-    /// The time of the tick, not that at which it is made: the same however late that is, and in each attempt. Of a row whose `next_tick` was set by hand,
-    /// that time.
+    /// The scheduled time, not the time at which the tick is made: the same in each attempt, however late. If `next_tick` was set by hand, that time.
     pub fn time(&self) -> DateTime<Utc> {
         self.at.to_utc()
     }
 
-    /// The same by the clock of the schedule's zone.
+    /// The same in the schedule's zone.
     pub fn local(&self) -> &DateTime<Tz> {
         &self.at
     }
 
-    /// How many ticks before this one were not made, and will not be; counted up to 1,000.
+    /// How many earlier ticks were skipped; counts to 1,000.
     pub fn missed(&self) -> u64 {
         self.missed
     }

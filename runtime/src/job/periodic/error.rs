@@ -12,12 +12,12 @@ pub enum PeriodicError {
     /// The schedule never comes in its time zone.
     #[error(transparent)]
     Schedule(ScheduleError),
-    /// The table of schedules is not the one of [`Schedule::ddl`](super::Schedule::ddl): a name has several rows, or `next_tick` is of another type or
+    /// The table of schedules is not the one of [`Schedule::ddl`](super::Schedule::ddl): a name has several rows, or `next_tick` has another type or
     /// holds no time.
     #[error("{0}: the table is not the one that `Schedule::ddl` makes")]
     Table(Operation),
-    /// A statement on the table of schedules failed: it is missing, for example. [`Fault::Raised`]: a trigger or a policy of it drops the write. No tick was
-    /// made.
+    /// A statement on the table of schedules failed, because the table is missing, for example. [`Fault::Raised`]: a trigger or a policy drops the
+    /// write. No tick was made.
     #[error(transparent)]
     Database(DatabaseError),
 }
@@ -42,8 +42,8 @@ pub enum TickError<E> {
     /// The schedule or its table is not in order, or the database failed before the closure was run.
     #[error(transparent)]
     Periodic(PeriodicError),
-    /// The closure failed, or the transaction around it. The tick is not used up; after
-    /// [`CommitUnknown`](TransactionError::CommitUnknown) it was made or it was not, and the next call sees which.
+    /// The closure or its transaction failed. The tick is not used up; after [`CommitUnknown`](TransactionError::CommitUnknown) it was made or it was
+    /// not, and the next call finds out.
     #[error(transparent)]
     Transaction(TransactionError<E>),
 }

@@ -1,4 +1,4 @@
-//! What is done time after time: by one process, however many there are.
+//! Recurring work: by one process, however many there are.
 
 mod due;
 mod error;
@@ -52,7 +52,7 @@ where
     type Future = Fut;
 }
 
-/// Something that is done at the times of a [`Schedule`], once for each time, however many processes have it: enqueue a job, above all.
+/// Runs a closure at the times of a [`Schedule`], once per tick, however many processes run it: to enqueue a job, above all.
 ///
 /// ```
 /// # use chrono::{DateTime, Utc};
@@ -100,26 +100,26 @@ where
 ///
 /// # The rules
 ///
-/// - A tick is made by one process. Its row in the table of schedules is moved on in the same transaction as what the closure writes: both are
-///   committed, or neither.
-/// - The clock is that of the database. The clock of a process only decides when it looks. When the database's clock is put back, no tick is made
-///   twice: the next one comes when the clock is there again.
-/// - The first tick is the first one after the schedule was written down, which is when the first process starts with it. So is the first one after
+/// - One process makes each tick. The transaction that moves its row in the table of schedules on also contains what the closure writes: both commit,
+///   or neither.
+/// - The database's clock decides; a process's clock only decides when it looks. If the database's clock is put back, no tick is made twice: the next
+///   one comes when the clock is there again.
+/// - The first tick is the first one after the schedule was registered, which happens when the first process starts with it. The same holds for
 ///   [another schedule](#another-schedule).
-/// - Ticks that nobody made in time are made as [`missed`](Self::missed) says.
-/// - If the closure fails, panics or takes longer than [`tick_timeout`](Self::tick_timeout), nothing of the tick is committed. It is logged and tried again, by this
-///   process or another one, after a random wait of up to 15 seconds, until it succeeds or the next tick takes its place; other schedules are not touched.
-/// - Ticks do not overlap: the next one is not made before the transaction of this one has ended. Jobs that they enqueue may.
+/// - [`missed`](Self::missed) decides about ticks that nobody made in time.
+/// - If the closure fails, panics or exceeds [`tick_timeout`](Self::tick_timeout), nothing of the tick is committed. It is logged and tried again, by
+///   any process, after a random wait of up to 15 seconds, until it succeeds or the next tick replaces it. Other schedules are not affected.
+/// - Ticks do not overlap: the next one waits for the transaction of this one. The jobs that they enqueue may overlap.
 ///
 /// # Another schedule
 ///
-/// The latest start wins: a process that starts with another expression or zone under the same name writes its own into the table, and the next tick
-/// is the first one after now by the new schedule. An older process sees that at its next look, says so once, and makes no ticks for as
-/// long; it goes on if its schedule is put back, by a deployment that is rolled back for example. It does not end: what else it does may go on.
-/// A tick that it is making when the other one starts is still made.
+/// The latest start wins: a process that starts with another expression or zone under the same name writes it into the table, and the next tick is
+/// the first one after now by the new schedule. An older process sees that at its next look, logs it once, and makes no ticks meanwhile; it continues
+/// if its schedule is put back, by a rollback of the deployment for example. It does not end, because the process may have other work. A tick in
+/// progress when the other process starts is still made.
 ///
-/// A row that was deleted is written anew by the processes that run, and a schedule that no process has any more stays in the table; delete it in a migration. An
-/// `UPDATE` of `next_tick` by hand is obeyed: `now()` makes a tick at the next look, `'infinity'` (on PostgreSQL) or a time far away pauses the schedule.
+/// Running processes recreate a deleted row. The row of an abandoned schedule stays in the table; delete it in a migration. An `UPDATE` of
+/// `next_tick` by hand takes effect: `now()` makes a tick at the next look, `'infinity'` (on PostgreSQL) or a distant time pauses the schedule.
 ///
 /// # SQL
 ///
@@ -136,18 +136,19 @@ where
 /// COMMIT
 /// ```
 ///
-/// and on SQLite `BEGIN IMMEDIATE`, which waits for the write lock, and an UPDATE with the same conditions. Who comes second waits for no lock of a row, and finds out at its
-/// next look whether the tick was made.
+/// and on SQLite `BEGIN IMMEDIATE`, which waits for the write lock, and an UPDATE with the same conditions. The second process waits for no row lock,
+/// and finds out at its next look whether the tick was made.
 ///
 /// # Isolation
 ///
-/// The transaction has the default level of the session, and runs again as [`transaction`] does. At REPEATABLE READ and SERIALIZABLE whoever comes second can be
-/// refused by the server; it runs again and finds the tick made, or being made.
+/// The transaction has the session's default level, and runs again as [`transaction`] does. At REPEATABLE READ and SERIALIZABLE the server can refuse
+/// the second process; it runs again and finds the tick made, or being made.
 ///
-/// # Where it comes from
+/// # Origin
 ///
-/// River and Oban make periodic jobs in the process that was elected leader, and without their commercial editions a tick is lost if there is none at that moment. graphile_worker keeps the last time in the
-/// database and makes up for missed ticks on request. Here each process may make each tick, and the row decides.
+/// River and Oban make periodic jobs in an elected leader, and without their commercial editions a tick is lost if there is none at that moment.
+/// graphile_worker keeps the last time in the database and makes up for missed ticks on request. Here any process may make a tick, and the row
+/// decides.
 #[must_use = "nothing happens before `run` or `tick`"]
 pub struct Periodic<DB: Backend, Tz: Zone = Utc> {
     entry: Entry<DB, Tz>,
@@ -167,13 +168,13 @@ impl<DB: Backend, Tz: Zone> fmt::Debug for Periodic<DB, Tz> {
     }
 }
 
-/// What [`Periodic::run`] did.
+/// The counts of [`Periodic::run`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TickCounts {
     /// Ticks that this process made.
     pub made: u64,
-    /// Ticks that this process passed over, as [`Missed`] says.
+    /// Ticks that this process skipped, as [`Missed`] says.
     pub missed: u64,
     /// Attempts that failed.
     pub failed: u64,
@@ -185,8 +186,8 @@ pub struct TickCounts {
 pub struct Ticked {
     /// Ticks that this call made.
     pub made: u64,
-    /// When the next tick is. `None` if the table has another schedule under this name, or if another process is making a tick right now or has just
-    /// made one.
+    /// The time of the next tick. `None` if the table has another schedule under this name, or if another process is making a tick or has just made
+    /// one.
     pub next: Option<DateTime<Utc>>,
 }
 
@@ -209,47 +210,46 @@ impl<DB: Backend, Tz: Zone> Periodic<DB, Tz> {
         }
     }
 
-    /// What is done about ticks that nobody made in time; [`Missed::Once`] if nothing else is said.
+    /// What to do about ticks that nobody made in time; defaults to [`Missed::Once`].
     pub fn missed(mut self, missed: Missed) -> Self {
         self.entry.missed = missed;
         self
     }
 
-    /// How long a tick may take, with all attempts of its transaction; 60 seconds if nothing else is said. Then it is rolled back and counts as failed. A closure that
-    /// blocks its thread is not stopped.
+    /// How long a tick may take, with all attempts of its transaction; defaults to 60 seconds. After that it is rolled back and counts as failed. It
+    /// does not stop a closure that blocks its thread.
     pub fn tick_timeout(mut self, limit: Duration) -> Self {
         self.entry.limit = limit;
         self
     }
 
-    /// How long this process goes without a look at the table; 30 seconds if nothing else is said; minimum one millisecond. It finds what it cannot foresee:
-    /// another schedule, a row that was changed by hand, a clock that was set.
+    /// How often this process looks at the table at least; defaults to 30 seconds; minimum one millisecond. A look finds what the process cannot
+    /// foresee: another schedule, a row changed by hand, a clock that was set.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Ends [`run`](Self::run) when the future is ready; a tick that is being made is finished or rolled back first, within
+    /// Ends [`run`](Self::run) when the future is ready; a tick in progress is finished or rolled back first, within
     /// [`tick_timeout`](Self::tick_timeout).
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Box::pin(signal);
         self
     }
 
-    /// Makes the ticks that are due now, and returns: for tests, and for programs that something else calls from time to time.
+    /// Makes the ticks that are due now, and returns: for tests, and for programs that something else starts.
     ///
-    /// The first call of each value is a start: it writes the schedule into the table if that has none or another one. So where a program is started for each
-    /// call, no two versions of it may be called in turns: each would put its schedule in the place of the other's, and begin after now.
+    /// The first call on each value counts as a start: it writes the schedule into the table if there is none or another one. If a program is started
+    /// for each call, do not call two versions of it in turns: each would replace the other's schedule and begin after now.
     ///
     /// # Errors
     ///
     /// `Periodic` if the table could not be read or written, `Transaction` for the error of the closure or of its transaction. Ticks of
-    /// [`Missed::Each`] that this call made before stay made.
-    /// A panic of the closure goes on, and rolls its tick back.
+    /// [`Missed::Each`] that this call made before stay made. A panic of the closure propagates, after its tick is rolled back.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, each tick was made completely or not at all.
+    /// If you drop the future, each tick is made completely or not at all.
     pub fn tick<T, E, By, F>(
         &mut self,
         body: F,
@@ -282,19 +282,18 @@ impl<DB: Backend, Tz: Zone> Periodic<DB, Tz> {
 
     /// Makes ticks until the signal of [`shutdown`](Self::shutdown), and returns the counts.
     ///
-    /// `body` gets the transaction and the [`Tick`]; its `Ok` commits. What it does outside of the transaction happens once for each
-    /// attempt: enqueue a job for that. It must be safe to run again, as that of [`transaction`]. The text of its error is logged (`{:#}`).
+    /// `body` gets the transaction and the [`Tick`]; its `Ok` commits. What it does outside the transaction happens once per attempt: enqueue a job
+    /// for that. It must be safe to run again, like that of [`transaction`]. The text of its error is logged (`{:#}`).
     ///
     /// # Errors
     ///
-    /// What cannot pass: [`Table`](PeriodicError::Table) and, with [`Fault::Schema`], `Database` if the table is missing or another one; `Database` with
-    /// [`Fault::PoolClosed`]; `Schedule` if the schedule never comes in its zone. All else is logged and waited out: a lost
-    /// connection, a server that restarts, what the closure returns. If it is unknown whether a tick was committed, the next look tells; it is not made
-    /// twice.
+    /// Permanent errors: [`Table`](PeriodicError::Table) and, with [`Fault::Schema`], `Database` if the table is missing or another one; `Database`
+    /// with [`Fault::PoolClosed`]; `Schedule` if the schedule never comes in its zone. Everything else is logged and waited out: a lost connection, a
+    /// restarting server, the closure's errors. If it is unknown whether a tick was committed, the next look tells; it is not made twice.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, each tick was made completely or not at all.
+    /// If you drop the future, each tick is made completely or not at all.
     pub fn run<T, E, By, F>(
         self,
         body: F,
@@ -378,7 +377,7 @@ enum End {
 enum Look<Tz: Zone> {
     Waits {
         next: DateTime<Utc>,
-        /// Until then, by the clock of the database.
+        /// Until then, by the database's clock.
         wait: Duration,
     },
     Due(AtTick<Tz>),
@@ -456,7 +455,7 @@ impl<DB: Backend, Tz: Zone> Entry<DB, Tz> {
         Ok(Look::Due(AtTick { now, seen, due }))
     }
 
-    /// The time by the clock of the database; and what the row says, with its tick in microseconds.
+    /// The time by the database's clock; and what the row says, with its tick in microseconds.
     async fn read(&self) -> Result<(DateTime<Utc>, Option<(String, i64)>), PeriodicError> {
         let statement = || {
             let mut statement = Statement::<DB>::literal(DB::READ_SCHEDULE);
@@ -546,7 +545,7 @@ impl<DB: Backend, Tz: Zone> Entry<DB, Tz> {
         let transaction = transaction(&self.pool).deadline(self.limit);
         match transaction.run_work(&making).await {
             Ok(made) => Ok(made),
-            // SQLite's one writer is another process, and was for as long as its busy timeout, time after time.
+            // SQLite's one writer is another process, and was for as long as its busy timeout, repeatedly.
             Err(TransactionError::Exhausted {
                 last: LastFailure::Database(error),
                 ..

@@ -8,8 +8,7 @@ use croner::parser::{CronParser, Year};
 
 use crate::db::Backend;
 
-/// A time zone that has a name: `chrono::Utc`, `chrono::FixedOffset`, `chrono_tz::Tz`. `chrono::Local` has none: it is another one on
-/// each machine.
+/// A named time zone: `chrono::Utc`, `chrono::FixedOffset`, `chrono_tz::Tz`. Not `chrono::Local`, which differs between machines.
 pub trait Zone: TimeZone<Offset: Send + Sync> + fmt::Display + Send + Sync + 'static {}
 
 impl<Tz: TimeZone<Offset: Send + Sync> + fmt::Display + Send + Sync + 'static> Zone for Tz {}
@@ -34,7 +33,7 @@ pub enum ScheduleError {
     },
 }
 
-/// The times at which something is done time after time.
+/// The times of recurring work.
 ///
 /// ```
 /// use rowlock::queue::Schedule;
@@ -48,11 +47,10 @@ pub enum ScheduleError {
 ///
 /// # When the clock is changed
 ///
-/// By the wall clock of the zone, and as Vixie cron has it. A schedule with one second, one minute and one hour, such as `30 2 * * *`, comes
-/// once a day: if the clock skips its time it comes at the first moment after the gap, and if its time comes twice it comes the first time.
-/// A schedule with a list, a range, a step or a `*` in one of these, such as `*/30 * * * *`, comes by the wall clock: not in the gap, and twice
-/// where the hour comes twice. So with `*/30 * * * *` half an hour lies between two ticks throughout, and `*/30 2 * * *` does not come on the day on which
-/// there is no such hour.
+/// Times follow the wall clock of the zone, as in Vixie cron. A schedule with one second, one minute and one hour, such as `30 2 * * *`, comes once a
+/// day: if the clock skips its time it comes at the first moment after the gap, and if its time comes twice it comes the first time. A schedule with
+/// a list, a range, a step or a `*` in one of these, such as `*/30 * * * *`, follows the wall clock: not in the gap, and twice if the hour comes
+/// twice. So two ticks of `*/30 * * * *` are always half an hour apart, and `*/30 2 * * *` does not come on the day without that hour.
 #[derive(Clone)]
 pub struct Schedule<Tz: Zone = Utc> {
     cron: Cron,
@@ -62,14 +60,14 @@ pub struct Schedule<Tz: Zone = Utc> {
 }
 
 impl Schedule {
-    /// The times of a cron expression, in UTC unless [`zone`](Self::zone) says otherwise: minute, hour, day of the month, month and day of the week (0
-    /// and 7 are Sunday), or six fields with the second first. Names (`MON`, `JAN`), lists, ranges, steps, `L`, `W` and `#` are those of the crate
-    /// [croner](https://docs.rs/croner), and so are `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`. If both days are given, either is enough; with a `+` before
-    /// the day of the week both must be right.
+    /// The times of a cron expression, in UTC or in the time zone of [`zone`](Self::zone): minute, hour, day of the month, month and day of the week
+    /// (0 and 7 are Sunday), or six fields with the second first. Names (`MON`, `JAN`), lists, ranges, steps, `L`, `W` and `#` are those of the crate
+    /// [croner](https://docs.rs/croner), and so are `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`. If both days are given, either is
+    /// enough; with a `+` before the day of the week both must match.
     ///
     /// # Errors
     ///
-    /// [`ScheduleError::Invalid`] for a text that is none of that, also one with a year; [`ScheduleError::Never`] for one that never comes.
+    /// [`ScheduleError::Invalid`] for any other text, including one with a year; [`ScheduleError::Never`] for one that never comes.
     pub fn cron(expression: &str) -> Result<Self, ScheduleError> {
         let words: Vec<&str> = expression.split_whitespace().collect();
         let text = words.join(" ");
@@ -94,7 +92,7 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// The DDL of the table of schedules, one row for each. Put it into a migration; it changes nothing if the table exists.
+    /// The DDL of the table of schedules, one row each. Put it in a migration; it changes nothing if the table exists.
     ///
     /// `rowlock_schedules (name text PRIMARY KEY, schedule text, next_tick timestamptz)`, on PostgreSQL in the first schema of the `search_path`, on SQLite in
     /// `main` with `next_tick` as a text in UTC. The role that makes ticks needs SELECT, INSERT and UPDATE.
@@ -104,7 +102,7 @@ impl Schedule {
 }
 
 impl<Tz: Zone> Schedule<Tz> {
-    /// The same by the clock of another time zone.
+    /// The same schedule in another time zone.
     pub fn zone<Z: Zone>(self, zone: Z) -> Schedule<Z> {
         Schedule {
             cron: self.cron,

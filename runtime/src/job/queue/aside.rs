@@ -29,8 +29,7 @@ pub(super) const MOST_CONDITIONS: usize = 32;
 pub struct BadRow {
     /// Which row it is, if its key is an integer, and why.
     pub error: DatabaseError,
-    /// What became of it. `None` if that could not be written: then the next claim finds it again, if it has been claimed when its
-    /// lease has ended.
+    /// What it became. `None` if that could not be written: the next claim finds it again, or the next one after its lease if it has been claimed.
     pub became: Option<Retried>,
 }
 

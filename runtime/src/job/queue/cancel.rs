@@ -15,11 +15,11 @@ use crate::db::statement::{Bind, Compared, Statement};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a job that has ended was not cancelled"]
 pub enum Cancelled {
-    /// The job was ready or running, and is [`QueueState::Dead`] now. What a handler has done of it up to then is done.
+    /// The job was ready or running, and is now [`QueueState::Dead`]. What a handler has done by then is done.
     Now,
-    /// It had ended already, as done or dead, and stays as it is.
+    /// It was already done or dead, and stays as it is.
     Ended,
-    /// There is no such job. It may have been done, if jobs that are done are deleted.
+    /// There is no such job. It may have been done, if done jobs are deleted.
     NotFound,
 }
 

@@ -88,7 +88,7 @@ pub(super) fn waited_for(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
-/// A claim that is about to be made; `.await` makes it.
+/// A claim in preparation; `.await` makes it.
 #[must_use = "nothing is claimed until this is awaited"]
 pub struct Claim<'c, DB: Backend, T, A> {
     db: A,
@@ -125,8 +125,8 @@ where
 }
 
 impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
-    /// How long the rows are this claim's, by the clock of the database; a minute if nothing else is said. After that another
-    /// claim can have them. [`Claimed::extend`] begins a new lease.
+    /// How long the rows belong to this claim, by the database's clock; defaults to one minute. After that another claim can take them.
+    /// [`Claimed::extend`] begins a new lease.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.claims.lease = lease;
         self
@@ -144,7 +144,8 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
 
     /// Claims only rows that meet this condition, as [`only_if`](crate::row::Edit::only_if) has it. Several must all be met.
     ///
-    /// Rows that do not meet it are read and passed over: see [Conditions](derive@crate::Queue#conditions).
+    /// Rows that do not meet it are read and skipped: see the guide on
+    /// [conditions](crate::_guide::queue#conditions).
     pub fn when<E>(mut self, condition: Condition<T, E>) -> Self
     where
         T: QueueSql<DB>,
@@ -157,15 +158,16 @@ impl<'c, DB: Backend, T, A> Claim<'c, DB, T, A> {
     /// Calls this for each row that cannot be given out: one that does not fit the model, that the database refuses to write, or whose
     /// write a trigger drops.
     ///
-    /// Such a row is not among those that are returned, and keeps none of them. It has had an attempt: it is due again after
-    /// a random time, or [`QueueState::Dead`](crate::queue::QueueState::Dead) if that was its last one, with the reason as its last error; or as it was, if that cannot be written. It is logged as well.
+    /// Such a row is not returned, and does not affect the others. It has used an attempt: it is due again after a random time, or
+    /// [`QueueState::Dead`](crate::queue::QueueState::Dead) after its last one, with the reason as its last error; or it stays as it was, if that
+    /// cannot be written. It is also logged.
     pub fn on_bad_row(mut self, report: impl FnMut(&BadRow) + Send + 'c) -> Self {
         self.report = Box::new(report);
         self
     }
 
-    /// How long [`Claimed::retry`] waits at most after the first attempt, and at most at all: 4 seconds and an hour if nothing
-    /// else is said. The wait is random between zero and a ceiling that doubles with every attempt.
+    /// The ceilings of [`Claimed::retry`]'s wait, after the first attempt and overall; default to 4 seconds and one hour. The wait is random between
+    /// zero and a ceiling that doubles with every attempt.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.claims.backoff = Backoff { first, longest };
         self

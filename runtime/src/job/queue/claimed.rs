@@ -24,13 +24,13 @@ pub fn each<T, V: Clone>(rows: &[&T], value: impl Fn(&T) -> &V) -> Vec<V> {
     rows.iter().map(|row| value(row).clone()).collect()
 }
 
-/// What [`Claimed::retry`] made of the row.
+/// What the row became after [`Claimed::retry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retried {
     /// It is due again after this time.
     Later(Duration),
-    /// That was its last attempt, or the database does not let it be ready again, beside a newer row of the same job say: it is
-    /// [`QueueState::Dead`].
+    /// [`QueueState::Dead`]: that was its last attempt, or the database does not let it be ready again, because a newer row stands for the same job,
+    /// say.
     Dead,
 }
 
@@ -57,15 +57,13 @@ impl Backoff {
     }
 }
 
-/// A row that is this claim's until its lease ends. Dereferences to the row.
+/// A row that belongs to this claim until its lease ends. Dereferences to the row.
 ///
-/// The row is finished with [`complete`](Self::complete), [`retry`](Self::retry), [`fail`](Self::fail), [`snooze`](Self::snooze) or
-/// [`release`](Self::release), each of which takes the claim and writes only if it still holds. Dropped without that, the
-/// row comes back when its lease has ended.
+/// Finish it with [`complete`](Self::complete), [`retry`](Self::retry), [`fail`](Self::fail), [`snooze`](Self::snooze) or [`release`](Self::release).
+/// Each consumes the claim and writes only if it still holds. If you drop the claim instead, the row comes back after its lease.
 ///
-/// Every claim of a row has a greater fence than the one before, which is how a claim that was lost is told from the one that
-/// holds. So work at least once is what a queue gives; what is written in the transaction of [`complete_in`](Self::complete_in)
-/// happens once.
+/// Every claim of a row has a greater fence than the one before, which tells a lost claim from the current one. So a queue gives work at least once;
+/// what the transaction of [`complete_in`](Self::complete_in) writes happens once.
 #[must_use = "a claimed row that is not finished comes back when its lease has ended"]
 pub struct Claimed<T> {
     pub(super) row: T,
@@ -176,7 +174,7 @@ pub(crate) fn stored(error: &impl Display) -> String {
 }
 
 impl<T: Queue> Claimed<T> {
-    /// How long the row had been due when it was claimed, by the clock of the database.
+    /// How long the row had been due when it was claimed, by the database's clock.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -186,7 +184,7 @@ impl<T: Queue> Claimed<T> {
         self.row.attempts()
     }
 
-    /// How many attempts a job has, as `#[rowlock(attempts(max = 5))]` says; 20 if nothing is said.
+    /// How many attempts a job has, as `#[rowlock(attempts(max = 5))]` says; defaults to 20.
     pub fn max_attempts(&self) -> i64 {
         T::MAX_ATTEMPTS
     }
@@ -211,10 +209,9 @@ impl<T: Queue> Claimed<T> {
 
     /// The work is done: the row becomes [`QueueState::Done`].
     ///
-    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`, and a look at the row if it wrote
-    /// none. With `&mut *tx` it commits with the rest of the transaction; see also [`complete_in`](Self::complete_in). Also after the end
-    /// of the lease it succeeds as long as nobody has taken the row back. Cancel safety: if the future is dropped, it was executed
-    /// completely or not at all.
+    /// One statement, `UPDATE … SET state = 'done' WHERE key = … AND fence = … AND state = 'running'`, and one SELECT if it wrote nothing. With `&mut
+    /// *tx` it commits with the rest of the transaction; see also [`complete_in`](Self::complete_in). It succeeds even after the lease, as long as
+    /// nobody has taken the row back. Cancel safety: if you drop the future, it takes effect completely or not at all.
     ///
     /// # Errors
     ///
@@ -237,11 +234,11 @@ impl<T: Queue> Claimed<T> {
         })
     }
 
-    /// The same in a transaction: what else the transaction wrote and the completion commit together, so the effect of the job
-    /// happens once, however often the job is run.
+    /// The same in a transaction: the completion and everything else the transaction writes commit together, so the effect of the job happens once,
+    /// however often the job runs.
     ///
-    /// By reference, because a transaction that is retried runs its closure again. If it fails, return the error, so that the
-    /// transaction is rolled back. A worker's handler returns [`JobOutcome::Completed`](crate::queue::JobOutcome::Completed) after it.
+    /// It takes the claim by reference, because a retried transaction runs its closure again. If it fails, return the error, so that the transaction
+    /// rolls back. A worker's handler then returns [`JobOutcome::Completed`](crate::queue::JobOutcome::Completed).
     ///
     /// `tx`: see [`InTransaction`]. The statement, the cancel safety and the errors are those of [`complete`](Self::complete), and
     /// `NotInTransaction` of a connection that is in none.
@@ -283,7 +280,7 @@ impl<T: Queue> Claimed<T> {
         async move { self.settle_retry("retry", db, change).await }
     }
 
-    /// Like [`retry`](Self::retry), after a time of the caller's choice: the `Retry-After` of a server, say.
+    /// Like [`retry`](Self::retry), after a time you choose: the `Retry-After` of a server, say.
     pub fn retry_after<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,
@@ -341,7 +338,7 @@ impl<T: Queue> Claimed<T> {
         async move { self.settle("release", db, Change::back(None)).await }
     }
 
-    /// Begins a new lease from now, by the clock of the database.
+    /// Begins a new lease from now, by the database's clock.
     ///
     /// One statement. Cancel safety and errors: those of [`complete`](Self::complete).
     pub fn extend<'c, DB: Backend>(
@@ -464,8 +461,8 @@ impl<T: Queue> Claimed<T> {
         Err(WriteFailure::new(at, error, false).into())
     }
 
-    /// All of this work is done, in one statement. Returns those that were not finished, each with its
-    /// error: nothing was written to them, or they are dead ([`NotReady`](FinishError::NotReady)).
+    /// All of this work is done, in one statement. Returns the rows that were not finished, each with its error: nothing was written to them, or they
+    /// are dead ([`NotReady`](FinishError::NotReady)).
     ///
     /// ```sql
     /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
@@ -475,18 +472,18 @@ impl<T: Queue> Claimed<T> {
     /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
     /// ```
     ///
-    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty
-    /// batch runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if the future is dropped, the
-    /// statement was executed completely or not at all; what was not finished comes back when its lease has ended.
+    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty batch
+    /// runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if you drop the future, the statement takes effect
+    /// completely or not at all; what was not finished comes back after its lease.
     ///
-    /// If the database refuses one of the rows, by a constraint or a trigger, each is written alone, in a statement of its own, and only that
-    /// one is returned. In a transaction of the caller the error is that of the batch; on PostgreSQL it has aborted the transaction.
+    /// If the database refuses one of the rows, by a constraint or a trigger, each is written in a statement of its own, and only the refused one is
+    /// returned. In a transaction of the caller the error is the whole batch's; on PostgreSQL it has aborted the transaction.
     ///
     /// # Errors
     ///
-    /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead,
-    /// `Ignored` if the write was dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`,
-    /// `Database`; the rows that were not finished come back when their leases have ended.
+    /// Of each row that is returned: `LeaseLost`, `NotReady` if the database does not let it be ready, so that it is dead, `Ignored` if the write was
+    /// dropped and `Database` if it was refused otherwise; then the claim still holds. Of all of them: `Serialization`, `Unknown`, `Database`; the
+    /// rows that were not finished come back after their leases.
     ///
     /// After RAISE(FAIL) in a trigger of SQLite the row is `Written`, and rows of a batch that were written before it are `LeaseLost`, as rows
     /// that are finished already. In a transaction of the caller the error is `Written`: some of the rows were.
@@ -501,8 +498,7 @@ impl<T: Queue> Claimed<T> {
         async move { Self::finish_many("complete_many", db, batch, Batch::Complete).await }
     }
 
-    /// [`retry`](Self::retry) for many rows, each with its error, in one statement. Returns those of which
-    /// that was not written.
+    /// [`retry`](Self::retry) for many rows, each with its error, in one statement. Returns the rows that were not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn retry_many<'c, DB: Backend, E: Display>(
@@ -516,8 +512,7 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("retry_many", db, batch, change)
     }
 
-    /// [`fail`](Self::fail) for many rows, each with its error, in one statement. Returns those of which
-    /// that was not written.
+    /// [`fail`](Self::fail) for many rows, each with its error, in one statement. Returns the rows that were not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn fail_many<'c, DB: Backend, E: Display>(
@@ -531,8 +526,7 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("fail_many", db, batch, change)
     }
 
-    /// [`snooze`](Self::snooze) for many rows, in one statement. Returns those of which
-    /// that was not written.
+    /// [`snooze`](Self::snooze) for many rows, in one statement. Returns the rows that were not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn snooze_many<'c, DB: Backend>(
@@ -548,8 +542,7 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("snooze_many", db, batch, change)
     }
 
-    /// [`release`](Self::release) for many rows, in one statement. Returns those of which
-    /// that was not written.
+    /// [`release`](Self::release) for many rows, in one statement. Returns the rows that were not written.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many).
     pub fn release_many<'c, DB: Backend>(
@@ -563,8 +556,8 @@ impl<T: Queue> Claimed<T> {
         Self::settle_many("release_many", db, batch, |_, ()| Change::back(None))
     }
 
-    /// Begins new leases for all of these rows, in one statement. Takes those to which that was not written out of the batch, and
-    /// returns them: claims that were lost, and rows that the database refuses to write.
+    /// Begins new leases for all of these rows, in one statement. Removes the rows that were not written from the batch and returns them: lost
+    /// claims, and rows that the database refuses to write.
     ///
     /// Cancel safety and errors: those of [`complete_many`](Self::complete_many); after an error the batch is as it was.
     pub fn extend_many<'c, DB: Backend>(

@@ -18,7 +18,7 @@ use crate::row::find_or_create::{
 use crate::row::versioned::{write_many, write_new};
 use crate::row::{FindOrCreateError, FoundOrCreated, InsertError};
 
-/// How often a unique job is inserted and looked for: what meets it can be claimed and done in between, time after time.
+/// How often a unique job is inserted and looked for: what meets it can be claimed and done in between, repeatedly.
 const ROUNDS: u32 = 50;
 
 /// How a new job gets into the table, for one database.
@@ -92,7 +92,7 @@ impl<T> When<T> {
 
 macro_rules! when {
     () => {
-        /// Due so long after now, by the clock of the database.
+        /// Due so long after now, by the database's clock.
         pub fn delay(mut self, delay: Duration) -> Self {
             self.when = When {
                 at: None,

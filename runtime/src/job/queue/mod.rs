@@ -50,7 +50,7 @@ pub(crate) use batch::dropped;
 use batch::look;
 pub(crate) use batch::{Batch, Fate, Locks};
 
-/// How long a claim holds unless it says otherwise.
+/// How long a claim holds by default.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 /// The ceilings of the random waits before the second attempt and before the last.
 const FIRST_BACKOFF: Duration = Duration::from_secs(4);

@@ -37,7 +37,7 @@ pub trait PauseSql<DB: Backend>: QueueSql<DB> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseError {
-    /// The value of this column is NULL, which in the table of pauses stands for any value. Nothing was sent.
+    /// The value of this column is NULL, which stands for any value in the table of pauses. Nothing was sent.
     #[error("{0}: {1} is NULL, and jobs with NULL there cannot be paused by it")]
     Null(Operation, &'static str),
     /// A field is not marked `#[rowlock(filter)]`. Nothing was sent.
@@ -46,7 +46,7 @@ pub enum PauseError {
     /// This column was given two values. Nothing was sent.
     #[error("{0}: {1} is given twice")]
     GivenTwice(Operation, &'static str),
-    /// The database, the connection or the pool failed. If the connection was lost, call it again: the second time changes nothing.
+    /// The database, the connection or the pool failed. If the connection was lost, call it again: a second call changes nothing.
     #[error(transparent)]
     Database(DatabaseError),
 }
@@ -55,9 +55,9 @@ pub enum PauseError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Paused {
-    /// The values, as the database writes them as texts, with their columns. None: all jobs are paused.
+    /// The values, as the database writes them as texts, with their columns. Empty: all jobs are paused.
     pub only: Vec<(&'static str, String)>,
-    /// For how long it has been, by the clock of the database.
+    /// How long it has lasted, by the database's clock.
     pub since: Duration,
 }
 
@@ -76,7 +76,7 @@ struct Given<DB: Backend> {
     push: Push<DB>,
 }
 
-/// A pause that is about to be made or ended; `.await` does it.
+/// A pause to make or end; `.await` does it.
 #[must_use = "nothing is paused or resumed until this is awaited"]
 pub struct Pause<'c, DB: Backend, T, A> {
     db: A,
@@ -141,8 +141,8 @@ fn about<'c, DB: Backend, T: PauseSql<DB>, A>(db: A, what: What) -> Pause<'c, DB
 }
 
 impl<DB: Backend, T, A> Pause<'_, DB, T, A> {
-    /// The pause of the jobs that have this value in the column, and the others that are given; each column once. It is another pause than that of all jobs, or
-    /// of fewer columns. NULL cannot be paused: [`PauseError::Null`].
+    /// Limits the pause to jobs with this value in the column, and the other given values; each column once. It is a different pause from that of all
+    /// jobs, or of fewer columns. NULL cannot be paused: [`PauseError::Null`].
     pub fn only<V, W>(mut self, field: Field<T, V, W>, value: impl Into<V>) -> Self
     where
         V: Column<DB> + Send + 'static,

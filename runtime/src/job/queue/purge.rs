@@ -15,7 +15,7 @@ use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::Statement;
 
-/// So many rows are deleted by a statement unless it says otherwise.
+/// So many rows are deleted by a statement by default.
 const BATCH: u64 = 1000;
 /// With more rows than this that cannot be deleted, the table has to be mended first.
 const MOST_REFUSED: usize = 1000;
@@ -35,7 +35,7 @@ pub trait PurgeSql<DB: Backend>: QueueSql<DB> {
     const LIST_OLD: [[&'static str; 2]; 2];
 }
 
-/// A purge that is about to be made; `.await` makes it.
+/// A purge in preparation; `.await` makes it.
 #[must_use = "nothing is deleted until this is awaited"]
 pub struct Purge<'c, DB, T, A> {
     db: A,

@@ -23,11 +23,11 @@ use crate::db::statement::Statement;
 pub struct Redriven {
     /// Rows that can be claimed again.
     pub ready: u64,
-    /// Rows that the database does not let be ready again. They are dead as they were.
+    /// Rows that the database does not let be ready again. They stay dead.
     pub refused: u64,
 }
 
-/// A redrive that is about to be made; `.await` makes it.
+/// A redrive in preparation; `.await` makes it.
 #[must_use = "nothing is made ready until this is awaited"]
 pub struct Redrive<'c, DB: Backend, T, A> {
     db: A,
@@ -81,7 +81,7 @@ impl<DB: Backend, T, A> Redrive<'_, DB, T, A> {
         self
     }
 
-    /// So many rows at most, those first that a claim would have taken first. Defaults to all.
+    /// At most so many rows, in claim order. Defaults to all.
     pub fn limit(mut self, rows: usize) -> Self {
         self.limit = rows as u64;
         self

@@ -14,14 +14,14 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueState {
-    /// It can be claimed as soon as it is due.
+    /// It can be claimed once it is due.
     #[default]
     Ready,
     /// A claim holds it until its lease ends.
     Running,
     /// The work was done.
     Done,
-    /// It was given up: by `fail`, or after its last attempt. The dead letters of the queue.
+    /// It was given up: by `fail`, by `cancel`, or after its last attempt. The dead letters of the queue.
     Dead,
 }
 

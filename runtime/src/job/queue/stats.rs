@@ -17,7 +17,7 @@ use crate::db::model::acquire;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::{Fetched, Statement};
 
-/// How many rows a queue has in which state, at one moment. Rows that are done are not counted, as no index has them.
+/// How many rows a queue has in each state, at one moment. Done rows are not counted, because no index has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueStats {
@@ -25,18 +25,17 @@ pub struct QueueStats {
     pub ready: u64,
     /// Those of them that can be claimed now.
     pub due: u64,
-    /// For how long the oldest of these has been due, by the clock of the database; `None` if none is due. A row whose time is NULL does
-    /// not say, and counts as due since now.
+    /// How long the oldest of these has been due, by the database's clock; `None` if none is due. A row whose time is NULL counts as due since now.
     pub oldest_due: Option<Duration>,
     /// Rows that a claim holds.
     pub running: u64,
-    /// Those of them whose leases have ended, and which nobody has taken back yet.
+    /// Those of them whose leases have ended, and which no rescue has taken back yet.
     pub overdue: u64,
     /// Rows that were given up.
     pub dead: u64,
 }
 
-/// A look at a queue that is about to be made; `.await` makes it.
+/// A query of a queue's counts; `.await` runs it.
 #[must_use = "nothing is read until this is awaited"]
 pub struct ReadStats<'c, DB: Backend, T, A> {
     db: A,

@@ -16,33 +16,33 @@ use tracing::Instrument;
 
 /// A row that a handler works on. Dereferences to the claim, and so to the row.
 ///
-/// It is the worker that finishes the row, as the handler's [`HandlerOutcome`](super::HandlerOutcome) says.
+/// The worker finishes the row, as the handler's [`HandlerOutcome`](super::HandlerOutcome) says.
 pub struct Job<T> {
     pub(super) held: Arc<Held<T>>,
     pub(super) deadline: Instant,
 }
 
 impl<T> Job<T> {
-    /// Whether the work is to stop: the claim holds no more, because the job was cancelled or its lease ended; the handler took too long; the
-    /// worker stops and has waited long enough; or the handler has ended.
+    /// Whether the work should stop: the claim no longer holds, because the job was cancelled or its lease ended; the handler took too long; the
+    /// worker is stopping and has waited long enough; or the handler has ended.
     ///
-    /// The handler itself is dropped at its next `.await` then. What it has given to `spawn_blocking` or to another task goes on: let that
-    /// look here from time to time, with a clone of the job.
+    /// The handler itself is then dropped at its next `.await`. What it has given to `spawn_blocking` or to another task goes on: check this there
+    /// from time to time, on a clone of the job.
     pub fn is_stopped(&self) -> bool {
         self.held.stop.is_told()
     }
 
-    /// When the handler is dropped at the latest: [`handler_timeout`](super::Worker::handler_timeout) after it has begun.
+    /// When the handler is dropped at the latest: [`handler_timeout`](super::Worker::handler_timeout) after its start.
     ///
     /// Earlier if the job is cancelled, its lease is lost, or the worker stops and has waited long enough.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Until when the claim holds for sure, by the clock of this process; each heartbeat moves it.
+    /// Until when the claim certainly holds, by this process's clock; each heartbeat moves it.
     ///
-    /// Counted from before the claim or the heartbeat was sent, so the database says a little later. A job that was cancelled holds no more, whatever
-    /// this says: see [`is_stopped`](Self::is_stopped).
+    /// It counts from before the claim or the heartbeat was sent, so the database's value is a little later. The claim of a cancelled job no longer
+    /// holds, whatever this says: see [`is_stopped`](Self::is_stopped).
     pub fn leased_until(&self) -> Instant {
         self.held.until()
     }

@@ -14,17 +14,17 @@ use crate::job::queue::Queue;
 
 pub(super) type Hook<T> = Box<dyn Fn(Job<T>, Next) -> BoxFuture<'static, JobOutcome> + Send + Sync>;
 
-/// What a hook is [`around`](super::Worker::around): the hooks that were added after it, and the handler.
+/// The inside of a hook of [`around`](super::Worker::around): the hooks added after it, and the handler.
 #[must_use = "without `run` the handler does not run"]
 pub struct Next(BoxFuture<'static, JobOutcome>);
 
 impl Next {
-    /// Runs the handler, and returns what it came to: its outcome; after a panic or at the [`deadline`](Job::deadline) a
-    /// [`Retry`](JobOutcome::Retry), with what is stored as the last error.
+    /// Runs the handler, and returns its outcome; after a panic or at the [`deadline`](Job::deadline) a [`Retry`](JobOutcome::Retry), with the text
+    /// to store as the last error.
     ///
-    /// A hook can give this to a task of its own: it ends with the job all the same.
+    /// A hook can move this into a task of its own: it still ends with the job.
     ///
-    /// Cancel safety: if the future is dropped, the handler is dropped at once, and the hook says what becomes of the job.
+    /// Cancel safety: if you drop the future, the handler is dropped at once, and the hook decides what becomes of the job.
     pub async fn run(self) -> JobOutcome {
         self.0.await
     }

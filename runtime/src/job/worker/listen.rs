@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 impl<T: QueueSql<sqlx::Postgres>> Worker<sqlx::Postgres, T> {
-    /// Looks for rows as soon as the trigger of `notify_ddl` says that some were added, over a connection of its own besides those of
-    /// the pool. Without it, and whenever that connection is lost, rows are found at the next [`poll`](Self::poll).
+    /// Looks for rows when the trigger of `notify_ddl` reports new ones, over an additional connection of its own. Without it, and whenever that
+    /// connection is lost, the worker finds rows at the next [`poll`](Self::poll).
     ///
-    /// Not behind a pooler in transaction mode, which passes no notifications on.
+    /// Does not work behind a pooler in transaction mode, which passes no notifications on.
     pub fn listen(mut self) -> Self {
         let pool = self.pool.clone();
         self.listener = Some(Box::new(move |wake| {

@@ -59,16 +59,16 @@ const LAST_STATEMENTS: Duration = Duration::from_secs(5);
 /// What a longer time comes to: instants cannot be further away.
 const AGES: Duration = Duration::from_secs(86_400 * 365 * 10);
 
-/// Why a worker stopped before it was told to.
+/// Why a worker stopped early.
 ///
-/// Errors that can pass (a lost connection, a restarted server, an exhausted pool) do not stop it.
+/// Temporary errors (a lost connection, a restarted server, an exhausted pool) do not stop it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// The statement can never succeed: a table or a column is missing or of another type, or the pool was closed.
     #[error(transparent)]
     Database(DatabaseError),
-    /// The table lacks the unique index without which two jobs of one value of the `per` column can run at once. `ddl` makes it.
+    /// The table lacks the unique index that keeps two jobs of one value of the `per` column from running at once. `ddl` makes it.
     #[error(
         "{at}: the table has no index `{index}`, which lets no two jobs of one value run; run the statements of `ddl()`"
     )]
@@ -198,32 +198,31 @@ async fn missing_index<DB: Backend, T: QueueSql<DB>>(pool: &Pool<DB>) -> Option<
 }
 
 impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
-    /// How many handlers run at once; 8 if nothing else is said, 1 at least. There is no other limit: with `usize::MAX` a claim takes all
-    /// rows that are due. If they use the worker's pool, it should have some more connections than that: claims and heartbeats need
-    /// one too.
+    /// How many handlers run at once; defaults to 8; minimum 1. There is no maximum: with `usize::MAX` a claim takes all due rows. If handlers use
+    /// the worker's pool, give it a few connections more than that: claims and heartbeats need one too.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.limits.concurrency = handlers.max(1);
         self
     }
 
-    /// How many rows may be held besides those that are being handled: claimed in advance, or handled and not yet finished in
-    /// the database. Defaults to 0; there is no maximum.
+    /// How many rows to hold besides those being handled: claimed in advance, or handled and not yet finished in the database. Defaults to 0; there
+    /// is no maximum.
     ///
-    /// For short jobs of which few may run at once: with rows in advance, handlers go on while the next claim is under way. Where more may, a
-    /// higher [`concurrency`](Self::concurrency) is faster. Long jobs should have none: a row that waits here could be handled by another worker.
+    /// For short jobs with few concurrent handlers: with rows in advance, handlers go on during the next claim. If more may run at once, a higher
+    /// [`concurrency`](Self::concurrency) is faster. Do not use it for long jobs: another worker could handle a row that waits here.
     ///
-    /// The attempt of a row that is claimed for a handler which is free counts from the claim, also if the claim's answer is lost and no
-    /// handler starts. That of one that was claimed in advance counts when its handler starts, and costs one more write: handlers
-    /// that become free start together, after one statement that counts the attempts of their rows. So a process that dies costs
-    /// no row an attempt but those whose handlers had started, and those of a claim under way for handlers that were free.
+    /// The attempt of a row claimed for a free handler counts from the claim, even if the claim's answer is lost and no handler starts. The attempt
+    /// of a prefetched row counts when its handler starts, at the cost of one more write: handlers that become free start together, after one
+    /// statement that counts the attempts of their rows. So a dying process costs an attempt only of rows whose handlers had started, and of those in
+    /// a claim in flight for free handlers.
     pub fn prefetch(mut self, rows: usize) -> Self {
         self.limits.prefetch = rows;
         self
     }
 
-    /// How long a claim holds without a heartbeat, by the clock of the database; a minute if nothing else is said, a second at
-    /// least. A worker sends one heartbeat for all of its rows every third of it, so a job may take longer than that. The rows of
-    /// a worker that died are taken back by another one, with the same lease, after one and a half leases at most.
+    /// How long a claim holds without a heartbeat, by the database's clock; defaults to one minute; minimum one second. A worker sends one heartbeat
+    /// for all of its rows after every third of it, so a job may take longer. Another worker with the same lease takes back the rows of a dead one
+    /// after at most one and a half leases.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.claims.lease = lease.clamp(Duration::from_secs(1), AGES);
         self
@@ -249,40 +248,40 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self
     }
 
-    /// How long a failed job waits at most after its first attempt, and at most at all: 4 seconds and an hour if nothing else is
-    /// said. The wait is random between zero and a ceiling that doubles with every attempt.
+    /// The ceilings of a failed job's wait, after its first attempt and overall; default to 4 seconds and one hour. The wait is random between zero
+    /// and a ceiling that doubles with every attempt.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.claims.backoff = Backoff { first, longest };
         self
     }
 
-    /// How often to look for rows while there are none; a second if nothing else is said. Half as long to one and a half times
-    /// as long in fact, at random, so that workers do not come all at once.
+    /// How often an idle worker looks for rows; defaults to one second. Each wait is randomly 0.5 to 1.5 times this, so that workers do not all look
+    /// at once.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.limits.poll = interval.clamp(Duration::from_millis(1), AGES);
         self
     }
 
-    /// How long a handled row waits at most for others, to be finished in one statement with them; 5 ms if nothing else is said.
-    /// It does not wait if no handler is running.
+    /// How long a handled row waits at most for others, to be finished in one statement with them; defaults to 5 ms. It does not wait if no handler
+    /// is running.
     pub fn flush_after(mut self, delay: Duration) -> Self {
         self.limits.flush = delay.min(AGES);
         self
     }
 
-    /// How long a handler may take; 5 minutes if nothing else is said. Then it is dropped and the attempt has failed.
+    /// How long a handler may take; defaults to 5 minutes. After that it is dropped, and the attempt has failed.
     pub fn handler_timeout(mut self, limit: Duration) -> Self {
         self.limits.handler_timeout = limit.min(AGES);
         self
     }
 
-    /// Runs `hook` around each job. Of several, the first that was added is the outermost.
+    /// Runs `hook` around each job. The first hook is the outermost.
     ///
-    /// `next.run()` runs the handler, and returns the outcome that it came to, as does a handler that [panics or takes too long](Next::run): this is the
-    /// place for spans, metrics and reports of errors. What the hook returns is what becomes of the job; if it does not call `next`, the handler
-    /// does not run. The [time limit](Self::handler_timeout) is that of all of them together, with one deadline: after it the handler is
-    /// dropped, `next.run()` returns, and a hook that then waits for anything is dropped as well. A hook that panics is like a handler that
-    /// panics. A job that is cancelled or lost drops its hooks with the handler; what is to happen then too belongs into the `Drop` of a value.
+    /// `next.run()` runs the handler and returns its outcome, also if the handler [panics or takes too long](Next::run): this is the place for spans,
+    /// metrics and error reports. What the hook returns becomes of the job; if it does not call `next`, the handler does not run. All of them share
+    /// the [time limit](Self::handler_timeout), with one deadline: after it the handler is dropped, `next.run()` returns, and a hook that then waits
+    /// for anything is dropped too. A hook that panics counts as a handler that panics. A cancelled or lost job drops its hooks with the handler; put
+    /// what must happen even then in the `Drop` of a value.
     ///
     /// A span:
     ///
@@ -299,7 +298,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// # }
     /// ```
     ///
-    /// A histogram, of a job that was dropped as well:
+    /// A histogram, which also counts dropped jobs:
     ///
     /// ```
     /// # use rowlock::queue::{Job, JobOutcome, Next};
@@ -328,7 +327,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// # }
     /// ```
     ///
-    /// A report of errors:
+    /// An error report:
     ///
     /// ```
     /// # use rowlock::queue::{Job, JobOutcome, Next};
@@ -359,8 +358,8 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self
     }
 
-    /// Stops the worker when the future is ready: rows that wait are given back at once, handlers may go on for as long as
-    /// [`shutdown_timeout`](Self::shutdown_timeout) says.
+    /// Stops the worker when the future is ready: waiting rows are given back at once, handlers may go on for
+    /// [`shutdown_timeout`](Self::shutdown_timeout).
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Box::pin(signal);
         self
@@ -377,39 +376,37 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         })
     }
 
-    /// How long handlers may go on after the signal to stop; 30 seconds if nothing else is said. What is not finished then is
-    /// dropped and given back.
+    /// How long handlers may go on after the signal to stop; defaults to 30 seconds. After that, unfinished jobs are dropped and given back.
     ///
-    /// [`run`](Self::run) ends 5 seconds after that at the latest: rows about which the database has said nothing by then count as
-    /// lost, and come back when their leases have ended. It cannot end before a handler that blocks the thread that it runs on.
+    /// [`run`](Self::run) ends at most 5 seconds later: rows without an answer from the database by then count as lost, and come back after their
+    /// leases. It cannot end before a handler that blocks its thread.
     pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
         self.limits.shutdown_timeout = limit.min(AGES);
         self
     }
 
-    /// The counts of this worker, to be looked at while it runs.
+    /// The counts of this worker, readable while it runs.
     pub fn stats(&self) -> WorkerStats {
         self.stats.clone()
     }
 
     /// Runs `handler` for each row, in tasks of their own, until the signal of [`shutdown`](Self::shutdown), and returns the counts.
     ///
-    /// The handler returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is stored (`{:#}`, up to 8 KiB). What
-    /// it needs besides the job it clones for each: `move |job| { let pool = pool.clone(); async move { … } }`. A panic is a failed
-    /// attempt. If the claim is lost, the handler is dropped at its next await
-    /// point; what it wrote outside of a transaction with [`Claimed::complete_in`](crate::queue::Claimed::complete_in) stays.
+    /// The handler returns `()`, a [`JobOutcome`], or a `Result` of either, whose error's text is stored (`{:#}`, up to 8 KiB). Clone what else it
+    /// needs for each job: `move |job| { let pool = pool.clone(); async move { … } }`. A panic is a failed attempt. If the claim is lost, the handler
+    /// is dropped at its next await point; what it wrote outside a transaction with [`Claimed::complete_in`](crate::queue::Claimed::complete_in)
+    /// stays.
     ///
-    /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their like, `rescue`, one that counts the
-    /// attempts of rows which were claimed in advance, and a heartbeat. On PostgreSQL they wait for no lock of a row, or for 100 ms, so
-    /// a handler may lock the row that it works on for as long as a lease, and a row that is locked keeps no other.
+    /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their relatives, `rescue`, one that counts the attempts of
+    /// prefetched rows, and a heartbeat. On PostgreSQL they wait for no row lock, or for 100 ms, so a handler may lock the row that it works on for
+    /// as long as a lease, and a locked row holds up no other.
     ///
-    /// Cancel safety: if the future is dropped, handlers are dropped at their next await point, and their rows come back when
-    /// their leases have ended.
+    /// Cancel safety: if you drop the future, handlers are dropped at their next await point, and their rows come back after their leases.
     ///
     /// # Errors
     ///
-    /// `Database` for an error that cannot pass; all others are logged and waited out. `MissingIndex`, before anything is claimed, if a queue with a
-    /// `per` column lacks the unique index of `ddl()`.
+    /// `Database` for a permanent error; all others are logged and waited out. `MissingIndex`, before anything is claimed, if a queue with a `per`
+    /// column lacks the unique index of `ddl()`.
     pub fn run<F, R>(
         self,
         handler: F,
@@ -421,11 +418,12 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self.run_with(Each(handler))
     }
 
-    /// Runs `handler` for up to `size` rows at a time, at least 1, and [`concurrency`](Self::concurrency) such batches at once; otherwise like [`run`](Self::run).
+    /// Runs `handler` for up to `size` rows at a time, minimum 1, with [`concurrency`](Self::concurrency) such batches at once; otherwise like
+    /// [`run`](Self::run).
     ///
-    /// The handler returns one outcome for all of its jobs, as in `run`, or a `Vec` of outcomes, one for each in their order, or a `Result` of that. A wrong number of
-    /// outcomes is a failed attempt of all. **A batch that fails, panics or takes too long is a failed attempt of each of its jobs**, of the good ones too: if
-    /// one job can fail by itself, return an outcome for each.
+    /// The handler returns one outcome for all of its jobs, as in `run`, or a `Vec` of outcomes, one per job in order, or a `Result` of that. A wrong
+    /// number of outcomes is a failed attempt of all. **A batch that fails, panics or takes too long is a failed attempt of each of its jobs**, the
+    /// good ones included: if one job can fail alone, return an outcome for each.
     ///
     /// ```
     /// # use rowlock::queue::{Job, JobOutcome};
@@ -446,13 +444,13 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// # }
     /// ```
     ///
-    /// A batch has the rows that are there; fewer than `size` wait up to 5 ms for more. Rows whose claim was under way when a smaller batch started
-    /// wait for the next handler, with attempts that count from the claim. [`prefetch`](Self::prefetch) counts rows, and the counts are those of rows too. Hooks run around each job,
-    /// and the handler begins when those of all its jobs have called `next`, or have ended. A hook that hangs for one job is a failed attempt of all jobs of
-    /// its batch, whose handler does not begin.
+    /// A batch takes the available rows; fewer than `size` wait up to 5 ms for more. Rows whose claim was in flight when a smaller batch started wait
+    /// for the next handler, with attempts that count from the claim. [`prefetch`](Self::prefetch) and the counts count rows. Hooks run around each
+    /// job, and the handler begins when those of all its jobs have called `next` or have ended. A hook that hangs for one job is a failed attempt of
+    /// all jobs of its batch, whose handler does not begin.
     ///
-    /// A job of a batch that is cancelled or lost does not end it: the handler sees [`is_stopped`](Job::is_stopped), and what it says of that job is not written. When all of them are, at the
-    /// deadline and when the worker gives up waiting, the handler is dropped at its next await point.
+    /// A cancelled or lost job of a batch does not end it: the handler sees [`is_stopped`](Job::is_stopped), and its outcome for that job is not
+    /// written. When all of them are lost, at the deadline, and when the worker gives up waiting, the handler is dropped at its next await point.
     ///
     /// Statements, cancel safety and errors: those of [`run`](Self::run).
     pub fn run_batch<F, R>(

@@ -4,7 +4,7 @@ use crate::job::queue::stored;
 use std::fmt::Display;
 use std::time::Duration;
 
-/// What becomes of a job, as its handler says.
+/// What a job becomes, as its handler says.
 ///
 /// A handler may return `()`, this, or a `Result` of either: an error means `Retry`, with its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,17 +12,17 @@ use std::time::Duration;
 pub enum JobOutcome {
     /// The work is done.
     Complete,
-    /// The handler has completed the row itself, with [`Claimed::complete_in`](crate::queue::Claimed::complete_in), as the last thing it did: what it does after the
-    /// commit can be stopped by the next heartbeat, which finds that the claim holds no more.
+    /// The handler has completed the row itself, with [`Claimed::complete_in`](crate::queue::Claimed::complete_in), as its last action: the next
+    /// heartbeat, which finds that the claim no longer holds, can stop what it does after the commit.
     ///
-    /// Without a `complete_in` that wrote the row, this is a failed attempt. That its transaction was committed is believed: if it was
-    /// rolled back, the row comes back when its lease has ended.
+    /// Without a `complete_in` that wrote the row, this is a failed attempt. The worker trusts that its transaction was committed: if it was rolled
+    /// back, the row comes back after its lease.
     Completed,
     /// The attempt failed.
     Retry {
         /// What is stored as the last error.
         error: String,
-        /// When it is due again; `None` for the worker's backoff.
+        /// When it is due again; `None` uses the worker's backoff.
         after: Option<Duration>,
     },
     /// The job can never succeed.

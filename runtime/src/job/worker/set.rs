@@ -18,7 +18,7 @@ use super::{Worker, WorkerError};
 use crate::db::Backend;
 use crate::job::queue::QueueSql;
 
-/// Why a [`WorkerSet`] stopped before it was told to: what the first of its members that failed says.
+/// Why a [`WorkerSet`] stopped early: the error of its first failed member.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerSetError {
@@ -105,8 +105,8 @@ pub enum WorkerSetError {
 /// # }
 /// ```
 ///
-/// Each worker claims for itself, with its own settings and its own heartbeat, so a pool needs connections for all of them: two for each, and
-/// those that handlers take.
+/// Each worker claims for itself, with its own settings and heartbeat, so a pool needs connections for all of them: two each, and those of the
+/// handlers.
 #[must_use = "nothing happens before `run`"]
 pub struct WorkerSet {
     members: Vec<Member>,
@@ -164,9 +164,9 @@ impl WorkerSet {
         })
     }
 
-    /// Adds anything else that runs until it is told to stop. `run` gets the future that tells it.
+    /// Adds any other task that runs until it is told to stop. `run` gets the future that tells it.
     ///
-    /// An error stops the set; the name is for that. A task may end earlier: the others go on.
+    /// An error stops the set and shows the name. A task may end earlier: the others go on.
     ///
     /// ```
     /// # use rowlock::queue::WorkerSet;
@@ -237,13 +237,12 @@ impl WorkerSet {
     /// Runs all members, in tasks of their own, until all of them have ended. Returns the table and the counts of each worker, in
     /// the order in which they were added.
     ///
-    /// Cancel safety: if the future is dropped, all members are dropped at their next await point; see [`Worker::run`].
+    /// Cancel safety: if you drop the future, all members are dropped at their next await point; see [`Worker::run`].
     ///
     /// # Errors
     ///
-    /// `Worker` or `Task`, of the first member that failed. The others are stopped then as by [`shutdown`](Self::shutdown), and waited for;
-    /// [`Worker::stats`] has their counts. Further errors are logged. If a member panics, the others are stopped in the same way before
-    /// the panic goes on here.
+    /// `Worker` or `Task`, of the first failed member. The others are then stopped as by [`shutdown`](Self::shutdown) and awaited; [`Worker::stats`]
+    /// has their counts. Further errors are logged. If a member panics, the others are stopped in the same way before the panic propagates.
     pub fn run(
         self,
     ) -> impl Future<Output = Result<Vec<(&'static str, WorkerCounts)>, WorkerSetError>> + Send

@@ -12,7 +12,7 @@ use crate::observe;
 pub struct WorkerCounts {
     /// Rows claimed and held.
     pub claimed: u64,
-    /// Rows that became done, by this worker or by the handler itself, however that ended after its `complete_in`.
+    /// Rows that became done, by this worker or by the handler itself, however the handler ended after its `complete_in`.
     pub completed: u64,
     /// Rows put back after a failed attempt.
     pub retried: u64,
@@ -22,36 +22,35 @@ pub struct WorkerCounts {
     pub snoozed: u64,
     /// Rows given back unfinished because the worker stopped.
     pub released: u64,
-    /// Claims that were lost before the row was finished, or that end unfinished as the database refuses the row; the work may be done
-    /// twice. Also claims of jobs that were cancelled, whose work is not done again.
+    /// Claims that were lost before the row was finished, or that end unfinished because the database refuses the row; the work may be done twice.
+    /// Also claims of cancelled jobs, whose work is not done again.
     pub lease_lost: u64,
     /// Rows of any worker whose leases had ended and which were taken back.
     pub rescued: u64,
-    /// Rows that could not be given to a handler, because they do not fit the model or the database refuses to write them; each
-    /// that could be put off is also in `retried`, or in `dead`.
+    /// Rows that could not be given to a handler, because they do not fit the model or the database refuses to write them; those that could be put
+    /// off also count in `retried` or `dead`.
     pub bad: u64,
-    /// How often the database refused, or a trigger dropped, the write of a row that was to be finished or rescued. Such a row is left as it
-    /// is.
+    /// How often the database refused, or a trigger dropped, the write of a row to be finished or rescued. Such a row stays as it is.
     pub refused: u64,
-    /// Handlers, or their hooks, that were stopped because of the time limit; each is also in `retried` or `dead`, or in `completed` if it had
-    /// completed the row itself, or in `lease_lost`, or where a hook says. Of a batch each job counts.
+    /// Handlers, or their hooks, that exceeded the time limit; each also counts in `retried` or `dead`, in `completed` if it had completed the row
+    /// itself, in `lease_lost`, or as a hook decides. In a batch each job counts.
     pub timed_out: u64,
-    /// Handlers, or their hooks, that panicked; each is also in one of the same. Of a batch each job counts.
+    /// Handlers, or their hooks, that panicked; each also counts in one of the same. In a batch each job counts.
     pub panicked: u64,
-    /// Handlers that kept a thread of the runtime for longer than a third of the lease without an `.await`. If they keep all of
-    /// them, no heartbeat is sent, and the leases of all rows of this worker can end.
+    /// Handlers that occupied a thread of the runtime for longer than a third of the lease without an `.await`. If they occupy all of them, no
+    /// heartbeat is sent, and the leases of all rows of this worker can end.
     pub blocked: u64,
-    /// Handlers that were started, or their hooks.
+    /// Handlers, or their hooks, that were started.
     pub started: u64,
-    /// How long the started rows had been due, in all.
+    /// How long the started rows had been due, in total.
     pub waited: Duration,
-    /// How long one of them had been due at most.
+    /// The longest time that one of them had been due.
     pub longest_wait: Duration,
-    /// How long handlers ran, in all.
+    /// How long handlers ran, in total.
     pub ran: Duration,
 }
 
-/// Counts while the worker runs. Cloning gives another view of the same counts.
+/// Counts while the worker runs. A clone reads the same counts.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerStats(pub(super) Arc<Counters>);
 

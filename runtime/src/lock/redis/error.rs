@@ -4,24 +4,24 @@ use crate::db::error::{DatabaseError, Operation};
 use ::redis::RedisError;
 use std::time::Duration;
 
-/// Why the lock was not taken, or could not be relied on any more.
+/// Why the lock was not taken, or was lost.
 ///
-/// Texts have the mutex's name and the kind of Redis's error; [`source`](std::error::Error::source) is that error.
+/// `Display` shows the mutex's name and the kind of Redis's error; [`source`](std::error::Error::source) is that error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MutexError {
-    /// Somebody else held the lock until the timeout.
+    /// Another holder kept the lock until the timeout.
     #[error("{0}: somebody else held it until the timeout")]
     Held(Operation),
-    /// The lock was lost while the work ran: it expired, or somebody deleted the key.
+    /// The lock was lost while the work ran: it expired, or the key was deleted.
     #[error("{0}: the lock was lost")]
     Lost(Operation),
-    /// Redis did not answer in time, or only with errors that may pass: it starts, is busy with a script, has too many
-    /// clients, is no master, has too few replicas, cannot write its disk. If a command was under way, a task deletes the key.
+    /// Redis did not answer in time, or only with temporary errors: it is starting, busy with a script, has too many clients, is no master, has too
+    /// few replicas, cannot write its disk. If a command was in flight, a task deletes the key.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
     Unavailable(Operation, #[source] RedisError),
-    /// Redis answered with an error that trying again would not mend: no permission, wrong password, a key of another
-    /// type, no memory. Errors that may pass are [`Unavailable`](Self::Unavailable), at the end of the time.
+    /// Redis answered with a permanent error: no permission, wrong password, a key of another type, no memory. Temporary errors are
+    /// [`Unavailable`](Self::Unavailable), at the end of the time.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
     Refused(Operation, #[source] RedisError),
     /// The ttl is not between 100 milliseconds and 30 days.
@@ -36,7 +36,7 @@ pub enum MutexError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// The key was not ours any more: it expired, or somebody deleted it. Others may have held the lock meanwhile.
+    /// The key was lost before: it expired, or it was deleted. Others may have held the lock meanwhile.
     #[error("{0}: the lock was lost before")]
     NotHeld(Operation),
     /// The key is gone, but the answer to an earlier try was lost: either that try released the lock, or it was lost
@@ -46,7 +46,7 @@ pub enum ReleaseError {
     /// Redis did not answer in time. A task goes on trying; the key stays for its ttl at worst.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
     Unavailable(Operation, #[source] RedisError),
-    /// Redis answered with an error that trying again would not mend. The key stays for its ttl.
+    /// Redis answered with a permanent error. The key stays for its ttl.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
     Refused(Operation, #[source] RedisError),
 }
@@ -55,7 +55,7 @@ pub enum ReleaseError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FenceError {
-    /// The lock is lost: somebody else may hold it by now.
+    /// The lock is lost: another holder may have it by now.
     #[error("{0}: the lock was lost")]
     Lost(Operation),
     /// The connection is inside a transaction. If that were rolled back, the next holder would get the same number.
@@ -67,10 +67,10 @@ pub enum FenceError {
     /// The database or the connection failed.
     #[error(transparent)]
     Database(DatabaseError),
-    /// Redis could not be asked, for as long as the lock lasted, whether the lock is still ours.
+    /// Redis could not be asked, for as long as the lock lasted, whether this guard still has the lock.
     #[error("{0}: Redis did not answer in time ({kind})", kind = .1.category())]
     Unavailable(Operation, #[source] RedisError),
-    /// Redis answered with an error that trying again would not mend.
+    /// Redis answered with a permanent error.
     #[error("{0}: Redis refused ({kind})", kind = .1.category())]
     Refused(Operation, #[source] RedisError),
 }

@@ -24,11 +24,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// The lock, held until [`release`](Self::release) or drop.
 ///
-/// A task renews the key every third of its ttl, each try bounded in time, reconnecting as necessary: two full tries, or
-/// more that fail quickly, before the lock counts as lost. It ends before the key is deleted, and renews nothing after.
+/// A task renews the key after every third of its ttl. Each try is bounded in time and reconnects if necessary; there is time for two full tries, or
+/// more that fail quickly, before the lock counts as lost. The task ends before the key is deleted, and renews nothing afterwards.
 ///
-/// Dropping the guard ends the renewal at once and deletes the key in a task of its own, which nobody hears about; at
-/// worst, when Redis is away or the runtime ends, the key stays for its ttl.
+/// Dropping the guard ends the renewal at once and deletes the key in a background task. If Redis is away or the runtime ends, the key stays for its
+/// ttl at worst.
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct Guard {
     key: Arc<Key>,
@@ -72,19 +72,17 @@ impl Guard {
         &self.key.name
     }
 
-    /// Whether the lock can no longer be relied on. It never becomes `false` again.
+    /// Whether the lock is lost. It never becomes `false` again.
     ///
-    /// Looks at the clock, not at Redis: somebody who deleted the key is noticed by the next renewal.
+    /// Looks at the clock, not at Redis: the next renewal notices a deleted key.
     pub fn is_lost(&self) -> bool {
         is_lost(&self.valid)
     }
 
-    /// Completes when the lock is lost, to cancel the work it protects: as soon as a renewal says that the key is not ours
-    /// any more, and when no renewal has succeeded for the ttl less its margin of 11 % and 2 ms, so before the key can
-    /// expire.
+    /// Completes when the lock is lost, to cancel the work it protects: when a renewal finds that the key is no longer this guard's, or when no
+    /// renewal has succeeded for the ttl less its margin of 11 % and 2 ms, so before the key can expire.
     ///
-    /// The future does not borrow the guard: it can go into another task, and completes as well when the guard is released
-    /// or dropped. Cancel safe.
+    /// The future does not borrow the guard: you can move it into another task. It also completes when the guard is released or dropped. Cancel safe.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut valid = self.valid.clone();
         async move {
@@ -98,7 +96,7 @@ impl Guard {
         }
     }
 
-    /// Runs `work` for as long as the lock is held, and drops it at an await point when the lock is lost.
+    /// Runs `work` while the lock is held, and drops it at an await point when the lock is lost.
     ///
     /// # Errors
     ///
@@ -116,15 +114,15 @@ impl Guard {
         }
     }
 
-    /// A number greater than that of every earlier holder, out of the database whose rows it protects.
+    /// A number greater than that of every earlier holder, from the database whose rows it protects.
     ///
-    /// Call it once, before the first write, and use the number for all writes under this guard: a second call gives a
-    /// greater one, and a row that has it refuses the first. `db` is a pool or a connection outside a transaction. The
-    /// database needs the table of [`Fence::ddl`]. Several databases count on their own.
+    /// Call it once, before the first write, and use the number for all writes under this guard: a second call returns a greater one, and a row that
+    /// has seen it refuses the first. `db` is a pool or a connection outside a transaction. The database needs the table of [`Fence::ddl`]. Several
+    /// databases count separately.
     ///
-    /// One upsert on the database, then `GET` on Redis. `GET` comes second so that the numbers are in the order of
-    /// holding: a holder that was paused before the upsert might get a greater number than its successor, but finds then
-    /// that the lock is lost, and gets no number. It ends when the lock is lost, whatever the database does.
+    /// One upsert on the database, then `GET` on Redis. `GET` comes second so that the numbers follow the order of holding: a holder that was paused
+    /// before the upsert might get a greater number than its successor, but then finds that the lock is lost, and gets no number. It ends when the
+    /// lock is lost, whatever the database does.
     ///
     /// # Errors
     ///
@@ -168,7 +166,7 @@ impl Guard {
                 Either::Right((fence, _)) => fence?,
             };
             // The token is ours alone and set once. If it is there now, the lock was ours when the number was made, and
-            // who comes after us makes theirs after now. If it is not, somebody may have come, and made a smaller number,
+            // who comes after us makes theirs after now. If it is not, another holder may have come, and made a smaller number,
             // before ours was made.
             loop {
                 let Some(until) = *self.valid.borrow() else {
@@ -190,10 +188,9 @@ impl Guard {
         }
     }
 
-    /// Gives the lock back. `Ok` says that the key was there with our token until now.
+    /// Gives the lock back. `Ok` means that the key still had this guard's token.
     ///
-    /// Ends the renewal, then compares and deletes in one script, again if there is no answer, for as long as the mutex's
-    /// timeout and the ttl last.
+    /// Ends the renewal, then compares and deletes in one script; tries again without an answer, within the mutex's timeout and the ttl.
     ///
     /// # Errors
     ///
@@ -207,7 +204,7 @@ impl Guard {
         let mut guard = self;
         async move {
             let deadline = Instant::now() + guard.key.lock_timeout.min(guard.key.ttl);
-            // No renewal may come behind the release. What the task has sent goes before it, on the same connection; and
+            // No renewal may come after the release. What the task has sent goes before it, on the same connection; and
             // elsewhere it finds no key with our token.
             if let Some(renewal) = guard.renewal.as_mut() {
                 renewal.abort();

@@ -15,7 +15,7 @@
 //! sqlx::query("UPDATE reports SET total = 7, fence = $1 WHERE id = 1 AND fence <= $1")
 //!     .bind(fence)
 //!     .execute(pool)
-//!     .await?; // 0 rows: somebody else has written since
+//!     .await?; // 0 rows: a later holder has written since
 //! guard.release().await?;
 //! # Ok(())
 //! # }
@@ -23,38 +23,36 @@
 //!
 //! # What holds
 //!
-//! - Two guards of one name exist at the same time only in the cases below. A guard is renewed every third of its ttl by
-//!   a task of its own, and says that it is lost before its key can expire.
-//! - Only the holder's random token releases or renews the key: compared and done in one Lua script.
-//! - Every call ends within its time, whether Redis is down, hangs, restarts or was flushed, with a typed error.
+//! - Two guards of one name exist at the same time only in the cases below. A task renews each guard after every third of its ttl, and the guard
+//!   reports its loss before its key can expire.
+//! - Only the holder's random token releases or renews the key: one Lua script compares and acts.
+//! - Every call ends in time with a typed error, whether Redis is down, hangs, restarts or was flushed.
 //!
 //! # What does not hold
 //!
 //! A lock that ends by time saves work; it does not make a write safe. These give two holders:
 //!
 //! - **A pause.** The holder's process, machine or disk stops for longer than the ttl, and goes on without knowing.
-//! - **A failover or a restart** of Redis that loses its last writes: replication is asynchronous, and this is one node's
-//!   lock, not a quorum of several.
+//! - **A failover or a restart** of Redis that loses its last writes: replication is asynchronous, and this lock uses one node, not a quorum.
 //! - **FLUSHALL, DEL or eviction** of the key. The next renewal notices, at most a third of the ttl later. Use
 //!   `maxmemory-policy noeviction`.
-//! - **The clock of Redis is set forward**, by NTP or by hand. Redis ends keys by the time of day, so the key is gone at once. The
-//!   next renewal notices, at most a third of the ttl later; until then there are two guards. Set back, it keeps a key for longer.
-//! - **Clocks** that run at different speeds by more than a hundredth; or that of a machine which is suspended, whose
-//!   monotonic clock may stop meanwhile.
+//! - **The clock of Redis is set forward**, by NTP or by hand. Redis expires keys by the time of day, so the key is gone at once. The next renewal
+//!   notices, at most a third of the ttl later; until then there are two guards. If the clock is set back, Redis keeps the key for longer.
+//! - **Clocks** whose speeds differ by more than one percent; or the clock of a suspended machine, whose monotonic clock may stop meanwhile.
 //!
-//! So let the row decide: [`Guard::fence`], and `WHERE fence <= $fence` in every write. It holds in all these cases: a guard whose key
-//! is gone gets no fence any more, and the one that it has is lower than its successor's. Where all the work is in the SQL
-//! database, a row lock or an advisory lock of that database needs no Redis.
+//! So let the row decide: [`Guard::fence`], and `WHERE fence <= $fence` in every write. That holds in all these cases: a guard whose key is gone gets
+//! no fence, and the one it has is lower than its successor's. If all the work is in the SQL database, use a row lock or an advisory lock of that
+//! database instead.
 //!
 //! # Commands
 //!
-//! The key is `rowlock:{name}`, with the braces. Redis Cluster is not supported: a node that does not have the key's slot answers
-//! `MOVED` or `CLUSTERDOWN`, and the lock is `Refused` or `Unavailable`. The commands are `EVALSHA` of scripts
-//! with one key, and `SCRIPT LOAD` where Redis does not know one yet. In them: `GET`; `SET` with `NX PX`; `PEXPIRE`; `DEL`;
-//! `PTTL`. An ACL must allow these, and what the client sends when it connects. For TLS enable a feature of the crate
-//! `redis` 1, such as `tokio-rustls-comp`, in your own `Cargo.toml`. The pattern is that of `SET` in the Redis documentation ("Distributed Locks with Redis", one instance).
+//! The key is `rowlock:{name}`, with the braces. Redis Cluster is not supported: a node without the key's slot answers `MOVED` or `CLUSTERDOWN`, and
+//! the lock is `Refused` or `Unavailable`. The commands are `EVALSHA` of scripts with one key, and `SCRIPT LOAD` if Redis does not know one yet. The
+//! scripts use `GET`; `SET` with `NX PX`; `PEXPIRE`; `DEL`; `PTTL`. An ACL must allow these, and what the client sends when it connects. For TLS
+//! enable a feature of the crate `redis` 1, such as `tokio-rustls-comp`, in your own `Cargo.toml`. The pattern is that of `SET` in the Redis
+//! documentation ("Distributed Locks with Redis", one instance).
 //!
-//! Needs a Tokio runtime with time and I/O enabled, and panics without one, as sqlx's does.
+//! Needs a Tokio runtime with time and I/O enabled, and panics without one, like sqlx.
 
 mod connections;
 mod error;
@@ -92,11 +90,11 @@ const LONGEST_CLEANUP: Duration = Duration::from_secs(10);
 
 /// A named lock in Redis: one holder at a time, among all processes that use this Redis.
 ///
-/// Made once and shared: clones, and the mutexes of other names from [`named`](Self::named), share one connection, which is
-/// opened by the first call and again after it broke. [`new`](Self::new) makes one more connection each time, so a lock per
-/// entity is `named` of one mutex. `Debug` shows the name and the durations, never the connection's URL. The name appears in errors and logs; keep secrets out.
+/// Create it once and share it: clones, and the mutexes of other names from [`named`](Self::named), share one connection. The first call opens it,
+/// and it reconnects after it broke. [`new`](Self::new) makes another connection each time, so use `named` for a lock per entity. `Debug` shows the
+/// name and the durations, never the connection's URL. The name appears in errors and logs; keep secrets out.
 ///
-/// See the [module](self) for what such a lock is good for, and for an example.
+/// The [module](self) says what such a lock is good for, with an example.
 #[derive(Clone)]
 pub struct Mutex {
     connections: Arc<Connections>,
@@ -118,7 +116,7 @@ impl fmt::Debug for Mutex {
 impl Mutex {
     /// A mutex of this name. Sends nothing yet.
     ///
-    /// The ttl is 10 seconds and the lock_timeout 5 seconds until set otherwise. The client's own timeouts do not count.
+    /// The ttl defaults to 10 seconds and the lock_timeout to 5 seconds. The client's own timeouts do not apply.
     pub fn new(client: &Client, name: impl Into<String>) -> Self {
         Self {
             connections: Arc::new(Connections::new(client)),
@@ -139,20 +137,19 @@ impl Mutex {
 
     /// How long the key lives without a renewal, from 100 milliseconds to 30 days, in whole milliseconds.
     ///
-    /// It is how long others wait when a holder dies, and how long a holder may be cut off from Redis: 11 % and 2
-    /// milliseconds before the end, a margin for the work to stop and for clocks, the guard is lost. Another duration is
-    /// [`MutexError::Ttl`] when the lock is taken.
+    /// Others wait this long when a holder dies. A holder may be cut off from Redis for almost as long: the guard is lost 11 % and 2 milliseconds
+    /// before the end, a margin for the work to stop and for clocks. A ttl out of range is [`MutexError::Ttl`] when the lock is taken.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long [`acquire`](Self::acquire) waits in total, connecting included. It bounds
-    /// [`try_acquire`](Self::try_acquire) and [`Guard::release`] as well, which do not wait for others but for Redis.
+    /// How long [`acquire`](Self::acquire) waits in total, including connecting. It also bounds [`try_acquire`](Self::try_acquire) and
+    /// [`Guard::release`], which do not wait for other holders but for Redis.
     ///
-    /// [`Duration::ZERO`] allows no call at all: every attempt is [`Unavailable`](MutexError::Unavailable). Not to wait for
-    /// others is `try_acquire`.
+    /// [`Duration::ZERO`] allows no call at all: every attempt is [`Unavailable`](MutexError::Unavailable). Use `try_acquire` to not wait for other
+    /// holders.
     #[must_use]
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
@@ -164,24 +161,22 @@ impl Mutex {
         &self.name
     }
 
-    /// Takes the lock, and waits up to the [`lock_timeout`](Self::lock_timeout) while somebody else holds it.
+    /// Takes the lock, and waits up to the [`lock_timeout`](Self::lock_timeout) while another holder has it.
     ///
-    /// Runs one script per try: `GET`, and `SET … NX PX` if there is no key; a key that has our own token already, because
-    /// the answer to an earlier try was lost, is ours. Between the tries it waits for a random time, which is at most 200
-    /// milliseconds and never longer than the holder's key lives. Who waits longest is not preferred.
+    /// Runs one script per try: `GET`, and `SET … NX PX` if there is no key. A key that already has this call's token, because the answer to an
+    /// earlier try was lost, counts as taken by it. Between tries it waits for a random time of at most 200 milliseconds, and never longer than the
+    /// holder's key lives. The longest waiter has no priority.
     ///
     /// # Errors
     ///
-    /// [`Held`](MutexError::Held) when somebody else had the lock until the end; [`Unavailable`](MutexError::Unavailable)
-    /// when Redis did not answer in time; [`Refused`](MutexError::Refused) when it answered with an error that another try
-    /// would meet again; [`Ttl`](MutexError::Ttl); [`Random`](MutexError::Random).
+    /// [`Held`](MutexError::Held) if another holder had the lock until the end; [`Unavailable`](MutexError::Unavailable) if Redis did not answer in
+    /// time; [`Refused`](MutexError::Refused) if it answered with a permanent error; [`Ttl`](MutexError::Ttl); [`Random`](MutexError::Random).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves no lock behind: a task deletes the key if a command was under way, on the same
-    /// connection, so that it cannot come first. Where it cannot, for the runtime ends or Redis does not answer, the key
-    /// stays for its ttl at worst. So it does when a command that got no answer arrives after all, behind the release of
-    /// a lock that a later try took.
+    /// Dropping the future leaves no lock: if a command was in flight, a task deletes the key on the same connection, so in order. If it cannot,
+    /// because the runtime ends or Redis does not answer, the key stays for its ttl at worst. The same happens if a command without an answer arrives
+    /// after all, after the release of a lock that a later try took.
     pub fn acquire(&self) -> impl Future<Output = Result<Guard, MutexError>> + Send {
         async move {
             match self.take(true).await? {
@@ -191,10 +186,10 @@ impl Mutex {
         }
     }
 
-    /// Takes the lock if it is free; `None` if somebody else holds it.
+    /// Takes the lock if it is free; `None` if another holder has it.
     ///
-    /// Asks once. It asks again, with the same token and within the [`lock_timeout`](Self::lock_timeout), only if Redis did not
-    /// answer. Errors and cancel safety are those of [`acquire`](Self::acquire), without `Held`.
+    /// Asks once. It asks again, with the same token and within the [`lock_timeout`](Self::lock_timeout), only if Redis did not answer. Errors and
+    /// cancel safety are those of [`acquire`](Self::acquire), without `Held`.
     pub fn try_acquire(&self) -> impl Future<Output = Result<Option<Guard>, MutexError>> + Send {
         self.take(false)
     }

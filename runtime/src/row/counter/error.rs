@@ -6,12 +6,12 @@ use crate::db::error::{DatabaseError, Operation};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CounterError {
-    /// The total would leave the declared bounds. Nothing was changed, in a batch nothing of the whole batch.
+    /// The total would leave the declared bounds. Nothing was changed: in a batch, nothing of the whole batch.
     #[error("{0}")]
     OutOfBounds(Box<OutOfBounds>),
-    /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed.
-    /// In a transaction of PostgreSQL that a batch has aborted nobody can tell a total from a key that does not fit its column: that is
-    /// `Database`, with [`Fault::NumericOutOfRange`](crate::Fault::NumericOutOfRange).
+    /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed. In a PostgreSQL transaction that a
+    /// batch has aborted, a total cannot be told from a key that does not fit its column: both are `Database`, with
+    /// [`Fault::NumericOutOfRange`](crate::Fault::NumericOutOfRange).
     #[error("{0}: the total does not fit the counter's type")]
     Overflow(Operation),
     /// The row does not exist, and the model is declared with `existing_rows`. Nothing was changed.
@@ -20,9 +20,8 @@ pub enum CounterError {
     /// The counter is NULL in the database, and NULL + 1 is NULL. Nothing was changed.
     #[error("{0}: the counter is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullValue(Operation),
-    /// The database changed nothing, although a look right after says that it could: another caller moved the counter in
-    /// between, or a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write. Nothing was
-    /// changed; call again.
+    /// The database changed nothing, although a read right afterwards shows room: a concurrent caller changed the counter in between, or a trigger, a
+    /// row security policy or ON CONFLICT IGNORE (SQLite) dropped the write. Nothing was changed; call again.
     #[error("{0}: nothing was changed, although there would be room by now")]
     Contended(Operation),
     /// The key is not unique in the database. Nothing was changed.
@@ -31,9 +30,8 @@ pub enum CounterError {
     /// The database has no unique index on exactly the columns of the key, so it cannot tell whether the row is there. Nothing was changed.
     #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
-    /// The addition was made, and the total that the database returned is NULL or does not fit the field; or on SQLite, a trigger
-    /// failed after it in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is
-    /// committed. A batch is then undone, and its error is `Database`.
+    /// The addition was made, but the returned total is NULL or does not fit the field; or on SQLite, a trigger failed afterwards and kept it:
+    /// RAISE(FAIL) or ON CONFLICT FAIL. In a transaction it takes effect at COMMIT. A batch is then undone, and its error is `Database`.
     #[error("{0}; the addition was made")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -52,14 +50,13 @@ pub enum CounterError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutOfBounds {
-    /// What was attempted.
+    /// The attempted operation.
     pub operation: Operation,
     /// The counter's field.
     pub field: &'static str,
-    /// What should have been added.
+    /// The refused addition.
     pub delta: i64,
-    /// The value when it was looked at right after, which another caller may have changed in between. `None` if there
-    /// is no row.
+    /// The value read right afterwards, which a concurrent caller may have changed in between. `None` if there is no row.
     pub current: Option<i64>,
     /// The declared lower bound.
     pub min: Option<i64>,

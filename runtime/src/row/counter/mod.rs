@@ -55,7 +55,7 @@ pub trait CounterRowSql<DB: Backend>: CounterRow {
     const GET: &'static str;
     /// Locks the rows of a batch that exist; `None` where there are no row locks.
     const LOCK_BATCH: Option<&'static str>;
-    /// Says which of many rows somebody has locked, for [`Lanes`](crate::Lanes).
+    /// Says which of many rows another session has locked, for [`Lanes`](crate::Lanes).
     const HELD: Option<&'static str> = None;
     /// Binds the key as `$1…`.
     fn bind_key(key: &Self::Key<'_>, to: &mut impl Bind<DB>);

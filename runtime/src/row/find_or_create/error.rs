@@ -19,9 +19,8 @@ pub enum FindError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindOrCreateError {
-    /// The database says that the key is taken, and yet no row with this key can be seen, time after time. The holder is
-    /// hidden by a row security policy, or a trigger or the column's type changes the key on its way in, so that the
-    /// stored key is not the one that was asked for. Nothing was written.
+    /// The database repeatedly reports that the key is taken, but no row with this key is visible. The holder is hidden by a row security policy, or
+    /// a trigger or the column's type changes the key on its way in, so that the stored key is not the requested one. Nothing was written.
     #[error(
         "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]
@@ -35,8 +34,8 @@ pub enum FindOrCreateError {
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     #[error(transparent)]
     Serialization(DatabaseError),
-    /// The row was created, and what the database returned does not fit the model; or on SQLite, a trigger failed after that in a way
-    /// that keeps the row: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it is there once that is committed.
+    /// The row was created, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
+    /// CONFLICT FAIL. In a transaction it takes effect at COMMIT.
     #[error("{0}; the row was created")]
     Written(#[source] DatabaseError),
     /// The connection was lost before the answer came. The row was created or it was not: call again to find out.
@@ -52,8 +51,8 @@ pub enum FindOrCreateError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpsertError {
-    /// The key is one on a generated column, and the row of another key has the value that this one makes; see
-    /// [`FindOrCreateError::KeyTaken`] too. Nothing was written.
+    /// The key is on a generated column, and another key's row has the value that this one computes; see also [`FindOrCreateError::KeyTaken`].
+    /// Nothing was written.
     #[error(
         "{0}: the key is taken by a row that a lookup of this key does not find, or the insert was dropped (by row security, a trigger, or ON CONFLICT IGNORE)"
     )]
@@ -64,20 +63,20 @@ pub enum UpsertError {
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
     #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
-    /// The row exists, and has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    /// The row exists, and was written with a higher fence: another holder has the lock. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
     Fenced(Operation, Fence),
-    /// The row exists, and its version is NULL or the highest that its type can hold. Nothing was written.
+    /// The row exists, and its version is NULL or the highest of its type. Nothing was written.
     #[error("{0}: the row's version is NULL or cannot go any higher")]
     VersionOverflow(Operation),
-    /// Nothing was written. A trigger or a constraint with ON CONFLICT IGNORE (SQLite) dropped the write; or a concurrent writer changed the
-    /// row between the write and the look for the reason, of `upsert_if`, and of `update_or_create` on SQLite, in each of five rounds. A row that a policy protects is [`Fault::PermissionDenied`](crate::Fault::PermissionDenied).
+    /// Nothing was written. A trigger or ON CONFLICT IGNORE (SQLite) dropped the write; or concurrent writers changed the row in each of five rounds
+    /// (`upsert_if`, and `update_or_create` on SQLite). A row that a policy protects is [`Fault::PermissionDenied`](crate::Fault::PermissionDenied).
     #[error(
         "{0}: nothing was written: a trigger or ON CONFLICT IGNORE dropped it, or concurrent writers changed the row in between"
     )]
     Ignored(Operation),
-    /// The row was created or overwritten, and what the database returned does not fit the model; or on SQLite, a trigger failed after
-    /// that in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it counts once that is committed.
+    /// The row was created or overwritten, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it:
+    /// RAISE(FAIL) or ON CONFLICT FAIL. In a transaction it takes effect at COMMIT.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -99,8 +98,8 @@ pub enum CreateError {
     /// The database has no unique index on exactly the columns of the key. Nothing was written.
     #[error("{0}: the database has no unique index on ({1}); create one")]
     MissingUniqueIndex(Operation, &'static str),
-    /// The row was created, and what the database returned does not fit the model; or on SQLite, a trigger failed after that in a way
-    /// that keeps the row: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction it is there once that is committed.
+    /// The row was created, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
+    /// CONFLICT FAIL. In a transaction it takes effect at COMMIT.
     #[error("{0}; the row was created")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.

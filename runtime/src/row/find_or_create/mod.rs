@@ -242,7 +242,7 @@ pub(crate) async fn find_or_insert<DB: Backend, const N: usize, T: UniqueKeySql<
                 })?;
                 return Ok(FoundOrCreated::Created(row));
             }
-            // Somebody else was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
+            // A concurrent caller was faster, and the next lookup, a new statement, sees the row; or has deleted it again.
             Ok(Fetched::None | Fetched::Several) => {}
             Err(error) if DB::has_written(connection, &error).await => {
                 let error = DatabaseError::new(operation(), error);

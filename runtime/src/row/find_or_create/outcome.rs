@@ -2,10 +2,10 @@
 
 use std::ops::Deref;
 
-/// Whether a row was there or is new. It dereferences to the row.
+/// Whether the row existed or is new. It dereferences to the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FoundOrCreated<T> {
-    /// The row was there. Nothing was written, and the given values other than the key were ignored.
+    /// The row existed. Nothing was written, and the other given values were ignored.
     Found(T),
     /// This call created the row.
     Created(T),
@@ -37,7 +37,7 @@ impl<T> Deref for FoundOrCreated<T> {
 /// Whether an upsert overwrote a row or made a new one. It dereferences to the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UpdatedOrCreated<T> {
-    /// The row was there, and has the given values now.
+    /// The row existed, and now has the given values.
     Updated(T),
     /// This call created the row.
     Created(T),
@@ -72,15 +72,15 @@ impl<T> Deref for UpdatedOrCreated<T> {
 pub enum Upserted<T> {
     /// There was no row with the key: this call created it.
     Created(T),
-    /// The row was there and met the condition. It has the given values now.
+    /// The row existed and met the condition. It now has the given values.
     Updated(T),
-    /// The row is there and does not meet the condition. Nothing was written. This is the row as it is now: it was read after the
-    /// refusal, by a statement that has seen that it does not meet the condition.
+    /// The row does not meet the condition. Nothing was written. This is the current row: a statement read it after the refusal and saw that it does
+    /// not meet the condition.
     Refused(T),
 }
 
 impl<T> Upserted<T> {
-    /// The row as it now is, whether it was written or not.
+    /// The current row, whether it was written or not.
     pub fn into_inner(self) -> T {
         match self {
             Self::Created(row) | Self::Updated(row) | Self::Refused(row) => row,

@@ -11,28 +11,27 @@ pub enum GuardError<T> {
     /// No row has this key.
     #[error("{0}: no such row")]
     NotFound(Operation),
-    /// The row does not meet the condition, or an addition would leave the bounds of its counter or the range of its type. Nothing was
-    /// written. It has the row as it is now.
+    /// The row does not meet the condition, or an addition would leave the bounds of its counter or the range of its type. Nothing was written. Has
+    /// the current row.
     #[error("{}: the row does not meet the condition", .0.operation)]
     Refused(Box<Refusal<T>>),
-    /// The row meets the condition, and its version is NULL in the database, so that it cannot go up. Nothing was written.
+    /// The row meets the condition, but its version is NULL in the database and cannot go up. Nothing was written.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Operation),
-    /// The row meets the condition, and its version is the highest that its type can hold. Nothing was written.
+    /// The row meets the condition, but its version is the highest of its type. Nothing was written.
     #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Operation),
     /// The closure sets this column twice. Nothing was sent.
     #[error("{0}: {1} is set twice")]
     SetTwice(Operation, &'static str),
-    /// The row meets the condition, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
-    /// write.
+    /// The row meets the condition, but a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the write.
     #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
     Ignored(Operation),
     /// Several rows have this key: it is not unique in the database. Nothing was written.
     #[error("{0}: several rows have this key")]
     NotUnique(Operation),
-    /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
-    /// a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the write counts once that is committed.
+    /// The row was written, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
+    /// CONFLICT FAIL. In a transaction the write takes effect at COMMIT.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -51,12 +50,12 @@ pub enum GuardError<T> {
 pub struct Refusal<T> {
     /// What was refused.
     pub operation: Operation,
-    /// The row as it is now. Read after the refusal, so a concurrent writer can have changed it once more in between; that it did not
-    /// meet the condition was seen by the statement that read it.
+    /// The current row. It was read after the refusal, by a statement that saw it fail the condition; a concurrent writer can have changed it in
+    /// between.
     pub current: T,
 }
 
-/// Without the row: it does not belong into a log.
+/// Without the row: it does not belong in a log.
 impl<T> fmt::Debug for Refusal<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Refusal")
@@ -65,7 +64,7 @@ impl<T> fmt::Debug for Refusal<T> {
     }
 }
 
-/// Without the row: it does not belong into a log.
+/// Without the row: it does not belong in a log.
 impl<T> fmt::Debug for GuardError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (variant, inner): (_, &dyn fmt::Debug) = match self {

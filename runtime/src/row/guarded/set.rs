@@ -11,10 +11,9 @@ use crate::db::condition::{
 };
 use crate::db::statement::{Bind, Statement};
 
-/// What an update writes: the closure of `update_if` and of `patch` gets it.
+/// What an update writes: the argument of the closure of `update_if` and `patch`.
 ///
-/// It has no way to set the key, the version, or what the database or another derive writes. The version of a model that has one goes
-/// up by itself.
+/// It cannot set the key, the version, or columns that the database or another derive writes. A version goes up by itself.
 pub struct Set<DB: Backend, T> {
     statement: Statement<DB>,
     fields: Vec<usize>,
@@ -46,9 +45,9 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
         }
     }
 
-    /// Writes a value into a column, or what another column has.
+    /// Sets a column to a value, or to another column.
     ///
-    /// A column that is set twice is [`SetTwice`](crate::row::GuardError::SetTwice), and nothing is sent.
+    /// Setting a column twice is [`SetTwice`](crate::row::GuardError::SetTwice), and nothing is sent.
     pub fn set<V: Column<DB>, A: TakesSet>(
         &mut self,
         field: Field<T, V, A>,
@@ -75,7 +74,7 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
         self.statement
     }
 
-    /// The same with a value that may not be given: `None` leaves the column as it is. To write NULL, give `Some(None)`.
+    /// Sets the column if there is a value: `None` leaves it as it is. To write NULL, pass `Some(None)`.
     pub fn set_if_some<V: Column<DB>, A: TakesSet>(
         &mut self,
         field: Field<T, V, A>,

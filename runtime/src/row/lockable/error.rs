@@ -16,15 +16,15 @@ pub enum LockError {
     /// Several rows have this key. `save` has written none of them.
     #[error("{0}: several rows have this key")]
     NotUnique(Operation),
-    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    /// The row was written with a higher fence: another holder has the lock. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
     Fenced(Operation, Fence),
-    /// Somebody else holds the row, and the call was not to wait (any longer).
+    /// Another transaction holds the row, and the call was not to wait (any longer).
     #[error("{0}")]
     NotAvailable(#[source] DatabaseError),
-    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, which does not protect them
-    /// then. Use READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row counts. The row is locked all the same, unless
-    /// none was found: there may be one that the snapshot does not have.
+    /// The transaction is REPEATABLE READ or SERIALIZABLE: it reads other rows as they were before the lock, so the lock does not protect them. Use
+    /// READ COMMITTED, or [`only_itself`](crate::row::Lock::only_itself) if only the locked row matters. The row is locked all the same, unless none
+    /// was found: there may be one that the snapshot does not show.
     #[error(
         "{0}: in REPEATABLE READ and SERIALIZABLE the snapshot is older than the lock; use READ COMMITTED, or `only_itself`"
     )]
@@ -39,17 +39,16 @@ pub enum LockError {
     /// The row belongs to another transaction than the one it was locked in.
     #[error("{0}: the row was locked in another transaction")]
     OtherTransaction(Operation),
-    /// The connection that was given is in no transaction, where a lock would end with its statement. Nothing was locked or written. Begin one.
+    /// The connection is in no transaction, where a lock would end with its statement. Nothing was locked or written. Begin one.
     #[error(
         "{0}: the connection is not in a transaction; begin one, and pass it or its connection"
     )]
     NotInTransaction(Operation),
-    /// `save`: the row is there, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the
-    /// write, or a trigger returned OLD.
+    /// `save`: the row exists, but a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the write, or a trigger returned OLD.
     #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
     Ignored(Operation),
-    /// `save`: the row was written, as far as this transaction is committed, and what the database returned does not fit the
-    /// model; or on SQLite, a trigger failed after the write in a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL.
+    /// `save`: the row was written, as far as this transaction commits, but the returned row does not fit the model; or on SQLite, a trigger failed
+    /// afterwards and kept it: RAISE(FAIL) or ON CONFLICT FAIL.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The transaction lost against a concurrent one: run it again from its start.
@@ -80,7 +79,7 @@ impl LockError {
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LockCheckedError<T> {
-    /// Somebody changed the row since this copy was read. The row as it is now is locked.
+    /// The row changed since this copy was read, by a concurrent writer or by your own earlier write. The current row is locked.
     #[error("{0}")]
     Stale(Box<Conflict<T>>),
     /// The row was not locked.

@@ -21,15 +21,15 @@ use std::sync::Arc;
 pub struct Transaction {
     /// Of those of rowlock, which one it is, or which savepoint.
     pub(super) scope: Option<u64>,
-    /// Where there are row locks, when it began, by the clock of the database.
+    /// Where there are row locks, when it began, by the database's clock.
     pub(super) began: Option<i64>,
 }
 
 /// A row that nobody else can change until the transaction ends. It dereferences to the row.
 ///
-/// The lock belongs to the transaction, not to this value: dropping it releases nothing. After a rollback this value has what was not
-/// written, with a raised version, and so has the row that [`into_inner`](Self::into_inner) returns: let the closure of
-/// `rowlock::transaction` return rows, so that they get out by `Ok` only.
+/// The lock belongs to the transaction, not to this value: dropping it releases nothing. After a rollback this value holds what was not written, with
+/// a raised version, and so does the row from [`into_inner`](Self::into_inner): return rows from the closure of `rowlock::transaction`, which lets
+/// them out with `Ok` only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Locked<T> {
     pub(super) row: T,
@@ -88,13 +88,13 @@ impl<T> Shared<T> {
 }
 
 impl<T> Locked<T> {
-    /// The row, without the proof that it is locked. What was saved is part of it, whether the transaction is committed or not.
+    /// The row, without the proof that it is locked. It includes what was saved, whether the transaction commits or not.
     pub fn into_inner(self) -> T {
         self.row
     }
 
-    /// Writes all columns. A version is checked and goes up: nobody else can have changed the row, but this transaction can, through
-    /// another `Locked` of it. Without a version column the last save of a transaction wins.
+    /// Writes all columns. It checks and raises the version: no other transaction can have changed the row, but this one can, through another
+    /// `Locked` of it. Without a version column the last save of a transaction wins.
     ///
     /// # Errors
     ///
@@ -104,9 +104,9 @@ impl<T> Locked<T> {
     /// [`LockError::NotUnique`] if several rows have this key by now, and [`LockError::Ignored`] if a trigger or a row security policy
     /// dropped the write, or a trigger returned OLD. Nothing was written.
     ///
-    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row, or if the row was locked in a savepoint
-    /// of `rowlock::Tx` that was undone. Transactions of `rowlock::transaction` are told apart, on PostgreSQL also those of sqlx, by the
-    /// time at which they began. Two of sqlx on SQLite are not: passing the right one is up to the caller.
+    /// [`LockError::OtherTransaction`] if `tx` is not the transaction that locked the row, or if the row was locked in a savepoint of `rowlock::Tx`
+    /// that was undone. It tells transactions of `rowlock::transaction` apart, and on PostgreSQL also those of sqlx, by the time at which they began.
+    /// It cannot tell two sqlx transactions on SQLite apart: pass the right one.
     pub fn save<'t, DB: Backend>(
         &mut self,
         tx: impl InTransaction<'t, Database = DB>,

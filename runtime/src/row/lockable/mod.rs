@@ -89,7 +89,7 @@ impl RowLocks for sqlx::Postgres {}
 /// Says what a lock is of without holding it.
 type Kind<T, G, W> = PhantomData<fn() -> (T, G, W)>;
 
-/// The lock that was asked for; `.await` takes it.
+/// A lock to take; `.await` takes it.
 #[must_use = "a lock is taken when it is awaited"]
 pub struct Lock<'t, DB: Backend, T, Q, G = Exclusive, W = Wait> {
     link: Link<'t, DB>,
@@ -172,28 +172,27 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         }
     }
 
-    /// How long to wait for a lock that somebody holds, in whole milliseconds, at least one. After that it is
-    /// [`LockError::NotAvailable`].
+    /// How long to wait for a held lock, in whole milliseconds; minimum 1. After that it is [`LockError::NotAvailable`].
     ///
-    /// Two more round trips on PostgreSQL, which set `lock_timeout` for the one statement; a timeout for the whole
-    /// transaction costs none (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
+    /// Costs two more round trips on PostgreSQL, which set `lock_timeout` for this statement; a timeout for the whole transaction costs none
+    /// (`TransactionBuilder::lock_timeout`). On SQLite, the busy timeout.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The lock is to guard the locked row and nothing else, so it may be taken in REPEATABLE READ and SERIALIZABLE, too.
+    /// The lock guards the locked row and nothing else, so it may also be taken under REPEATABLE READ and SERIALIZABLE.
     ///
-    /// There the transaction reads all other rows as they were before its first statement, hence before the lock: a sum over the rows that
-    /// refer to the locked one, say, can be old. Without this option that is [`LockError::FixedSnapshot`]. The locked row itself is the
-    /// newest one at every level, or the lock is [`LockError::Serialization`]. A row that was created since, or that has come to meet the
-    /// condition of `lock_where`, is none: `NotFound`, or not among the locked ones.
+    /// There the transaction reads all other rows as they were before its first statement, hence before the lock: a sum over the rows that refer to
+    /// the locked one can be outdated. Without this option that is [`LockError::FixedSnapshot`]. The locked row itself is the newest one at every
+    /// level, or the lock is [`LockError::Serialization`]. A row that was created since, or now meets the condition of `lock_where`, is not found:
+    /// `NotFound`, or not among the locked ones.
     pub fn only_itself(mut self) -> Self {
         self.only_itself = true;
         self
     }
 
-    /// FOR NO KEY UPDATE: others can still insert rows that refer to this one. For changes that leave the key alone.
+    /// FOR NO KEY UPDATE: others can still insert rows that refer to this one. For changes that do not touch the key.
     pub fn no_key(mut self) -> Self
     where
         G: NotShared,
@@ -211,9 +210,9 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         self.into_kind()
     }
 
-    /// NOWAIT: a row that somebody holds is [`LockError::NotAvailable`] at once.
+    /// NOWAIT: a held row is [`LockError::NotAvailable`] at once.
     ///
-    /// On PostgreSQL the transaction is then aborted like after any error; to go on with it, take the lock inside a savepoint.
+    /// On PostgreSQL this aborts the transaction, like any error; to go on with it, take the lock inside a savepoint.
     pub fn nowait(self) -> Lock<'t, DB, T, Q, G, NoWait>
     where
         W: NotDecided,
@@ -221,8 +220,7 @@ impl<'t, DB: Backend, T, Q, G, W> Lock<'t, DB, T, Q, G, W> {
         self.into_kind()
     }
 
-    /// SKIP LOCKED: a row that somebody holds is left out. `lock` yields `None` for it, and still an error for a row that
-    /// does not exist.
+    /// SKIP LOCKED: a held row is left out. `lock` yields `None` for it, and still an error for a row that does not exist.
     pub fn skip_locked(self) -> Lock<'t, DB, T, Q, G, SkipLocked>
     where
         DB: RowLocks,

@@ -71,7 +71,7 @@ pub trait Patience: Send + 'static {
     /// What a single lock yields.
     type Outcome<G: Send>: Send;
     const CLAUSE: &'static str;
-    /// Whether a row that is locked by somebody else is left out.
+    /// Whether a row that another session has locked is left out.
     const SKIPS: bool;
     fn locked<G: Send>(guard: G) -> Self::Outcome<G>;
     /// `None` if a row cannot be skipped.

@@ -13,9 +13,9 @@ use std::fmt;
 /// Resolve it in one of three ways: take theirs, which is [`current`](Self::current); write yours over it with
 /// [`keep_mine`](Self::keep_mine); or [`merge`](Self::merge).
 pub struct Conflict<T> {
-    /// The row as it is now, by somebody else.
+    /// The current row, as the other writer left it.
     pub current: T,
-    /// The row as it should have been written.
+    /// The row you tried to write.
     pub mine: T,
     pub(super) base: Option<T>,
     /// In the database that the conflict is from.
@@ -61,17 +61,17 @@ impl<T> Conflict<T> {
         }
     }
 
-    /// What was attempted, on which row.
+    /// The attempted operation and its row.
     pub fn operation(&self) -> &Operation {
         &self.clash.operation
     }
 
-    /// The version that the write was based on. 0 on a model with `check` fields, which has none.
+    /// The version that the write was based on. 0 on a model with `check` fields.
     pub fn expected_version(&self) -> i64 {
         self.clash.expected
     }
 
-    /// The version of the row as it is now. 1 on a model with `check` fields, which has none.
+    /// The version of the current row. 1 on a model with `check` fields.
     pub fn current_version(&self) -> i64 {
         self.clash.found
     }
@@ -132,7 +132,7 @@ impl<T> fmt::Display for Conflict<T> {
     }
 }
 
-/// Without the rows: they do not belong into a log.
+/// Without the rows: they do not belong in a log.
 impl<T> fmt::Debug for Conflict<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.clash, f)
@@ -168,7 +168,7 @@ impl fmt::Debug for Clash {
 pub enum MergeError {
     /// Both writers changed these fields, to different values.
     Overlap(Vec<&'static str>),
-    /// It is not known what the write was based on.
+    /// The row that the write was based on is unknown.
     NoBase,
 }
 

@@ -17,10 +17,10 @@ use crate::db::statement::{Bind, Statement};
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 
-/// A copy of a row to change, that remembers how the row was.
+/// A copy of a row to change, which remembers the original.
 ///
-/// Made by the generated method `edit`. It dereferences to the model. The key stays the row's: once it was edited, every method
-/// here is refused with `KeyChanged` and sends nothing.
+/// Made by the generated method `edit`. It dereferences to the model. Do not change the key: every method then returns `KeyChanged` and sends
+/// nothing.
 #[derive(Debug, Clone)]
 #[must_use = "an edit does nothing until it is saved"]
 pub struct Edit<T> {
@@ -55,15 +55,15 @@ impl<T: Versioned> Edit<T> {
         &self.base
     }
 
-    /// The fields that were changed so far, so that a database of the model would store something else.
+    /// The fields changed so far: those of which a database of the model would store something else.
     pub fn changed_fields(&self) -> Vec<&'static str> {
         self.base.changes(&self.mine).names(T::COLUMNS)
     }
 
-    /// Writes the changed columns if the row still has the version it was read with, and returns the row as it now is.
+    /// Writes the changed columns if the row still has the version it was read with, and returns the new row.
     ///
-    /// If nothing was changed, nothing is sent and the row is returned as it was read. Two edits of different columns
-    /// still conflict: [`Conflict::merge`](crate::row::Conflict::merge) puts them together.
+    /// Without changes it sends nothing and returns the row as it was read. Two edits of different columns still conflict:
+    /// [`Conflict::merge`](crate::row::Conflict::merge) combines them.
     ///
     /// # SQL
     ///
@@ -76,7 +76,7 @@ impl<T: Versioned> Edit<T> {
     ///
     /// # Cancel safety
     ///
-    /// One statement: if the future is dropped, it was executed completely or not at all.
+    /// One statement: if you drop the future, it takes effect completely or not at all.
     pub fn save<'c, DB: Backend>(
         &self,
         db: impl Source<'c, DB>,
@@ -102,7 +102,7 @@ impl<T: Versioned> Edit<T> {
         })
     }
 
-    /// The model's `update`, with the edited values: writes all columns, changed or not. Not of a model with `check` fields.
+    /// The model's `update`, with the edited values: writes all columns, changed or not. Not on a model with `check` fields.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
-    /// The model's `touch`: raises the version and writes nothing else. Not of a model with `check` fields.
+    /// The model's `touch`: raises the version and writes nothing else. Not on a model with `check` fields.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl<T: Versioned> Edit<T> {
         }
     }
 
-    /// The model's `reload`: reads the row as it now is.
+    /// The model's `reload`: reads the current row.
     ///
     /// # Errors
     ///
@@ -182,8 +182,8 @@ impl<T: Versioned> Edit<T> {
         })
     }
 
-    /// Puts a condition beside the version check of the next `save` or `delete`: `edit.only_if(Row::CONSUMED_AT.is_null()).save(db)`. The
-    /// model derives [`Guarded`](derive@crate::Guarded) as well, which generates the constants.
+    /// Adds a condition to the version check of the next `save` or `delete`: `edit.only_if(Row::CONSUMED_AT.is_null()).save(db)`. The model also
+    /// derives [`Guarded`](derive@crate::Guarded), which generates the constants.
     pub fn only_if<E>(&self, condition: Condition<T, E>) -> OnlyIf<'_, T, E> {
         OnlyIf::new(self, condition)
     }

@@ -15,9 +15,9 @@ use crate::db::source::Source;
 use crate::db::statement::{Compared, Statement};
 use crate::row::guarded::{GuardedSql, Set};
 
-/// What is to be written to a row that has a version: made by the generated `edit_at`.
+/// An edit of the row at a version: made by the generated `edit_at`.
 ///
-/// `A` grows with every column that is set.
+/// `A` grows with every column you set.
 #[must_use = "an edit does nothing until it is saved"]
 pub struct EditAt<'k, T: Versioned, A = ()> {
     key: <T as Model<Derive>>::Key<'k>,
@@ -25,7 +25,7 @@ pub struct EditAt<'k, T: Versioned, A = ()> {
     assignments: A,
 }
 
-/// Without the values: they do not belong into a log.
+/// Without the values: they do not belong in a log.
 impl<T: Versioned, A> fmt::Debug for EditAt<'_, T, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EditAt")
@@ -106,9 +106,9 @@ where
 }
 
 impl<'k, T: Versioned, A> EditAt<'k, T, A> {
-    /// Writes a value into a column, or what another column has.
+    /// Sets a column to a value, or to another column.
     ///
-    /// A column that is set twice is [`SetTwice`](EditAtError::SetTwice), and nothing is sent.
+    /// Setting a column twice is [`SetTwice`](EditAtError::SetTwice), and nothing is sent.
     pub fn set<V, C: TakesSet>(
         self,
         field: Field<T, V, C>,
@@ -117,7 +117,7 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
         self.assign(field, Some(value.into_side()))
     }
 
-    /// The same with a value that may not be given: `None` leaves the column as it is. To write NULL, give `Some(None)`.
+    /// Sets the column if there is a value: `None` leaves it as it is. To write NULL, pass `Some(None)`.
     pub fn set_if_some<V, C: TakesSet>(
         self,
         field: Field<T, V, C>,
@@ -139,9 +139,9 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
         }
     }
 
-    /// Writes what was set if the row has the version, raises that, and returns the row as it now is.
+    /// Writes what was set if the row has the version, raises the version, and returns the new row.
     ///
-    /// If nothing was set, nothing is written, and the row is returned if it has the version.
+    /// If nothing was set, it writes nothing and returns the row if it has the version.
     ///
     /// # SQL
     ///
@@ -154,7 +154,7 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
     ///
     /// # Cancel safety
     ///
-    /// One statement: if the future is dropped, it was executed completely or not at all.
+    /// One statement: if you drop the future, it takes effect completely or not at all.
     pub fn save<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,
@@ -255,22 +255,22 @@ where
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum EditAtError<T> {
-    /// The row has another version. Nothing was written. It has the row as it is now.
+    /// The row has another version. Nothing was written. Has the current row.
     #[error("{}: the row was changed since it was read: its version is {}, expected {}", .0.operation, .0.current_version, .0.expected_version)]
     Stale(Box<Outdated<T>>),
-    /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
+    /// The row does not exist: it was deleted, or never existed. Nothing was written.
     #[error("{0}: the row does not exist (any more)")]
     Gone(Operation),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Operation),
-    /// The version is the highest its type can hold. Nothing was written.
+    /// The version is the highest of its type. Nothing was written.
     #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Operation),
     /// This column is set twice. Nothing was sent.
     #[error("{0}: {1} is set twice")]
     SetTwice(Operation, &'static str),
-    /// The row has the version, and a trigger, a row security policy or a constraint with ON CONFLICT IGNORE (SQLite) dropped the update.
+    /// The row has this version, but a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the update.
     #[error(
         "{0}: the version matches, but a trigger, a row security policy or ON CONFLICT IGNORE dropped the write"
     )]
@@ -278,8 +278,8 @@ pub enum EditAtError<T> {
     /// The key is not unique in the database. Nothing was written.
     #[error("{0}: several rows have this key")]
     NotUnique(Operation),
-    /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
-    /// a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the write counts once that is committed.
+    /// The row was written, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
+    /// CONFLICT FAIL. In a transaction the write takes effect at COMMIT.
     #[error("{0}; the row was written")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
@@ -293,20 +293,20 @@ pub enum EditAtError<T> {
     Database(DatabaseError),
 }
 
-/// A row whose version is another one than that of [`edit_at`](EditAt). Nobody knows what the caller has seen: there is nothing to merge.
+/// A row at another version than that of [`edit_at`](EditAt). What the caller has seen is unknown, so there is nothing to merge.
 #[non_exhaustive]
 pub struct Outdated<T> {
-    /// What was attempted, on which row.
+    /// The attempted operation and its row.
     pub operation: Operation,
     /// The version that was given.
     pub expected_version: i64,
     /// The version of the row as it is now.
     pub current_version: i64,
-    /// The row as it is now.
+    /// The current row.
     pub current: T,
 }
 
-/// Without the row: it does not belong into a log.
+/// Without the row: it does not belong in a log.
 impl<T> fmt::Debug for Outdated<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outdated")
@@ -317,7 +317,7 @@ impl<T> fmt::Debug for Outdated<T> {
     }
 }
 
-/// Without the row: it does not belong into a log.
+/// Without the row: it does not belong in a log.
 impl<T> fmt::Debug for EditAtError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (variant, inner): (_, &dyn fmt::Debug) = match self {

@@ -17,7 +17,7 @@ pub enum LoadError {
     /// No row has this key.
     #[error("{0}: no such row")]
     NotFound(Operation),
-    /// The row's version is NULL, so nothing could ever be checked against it.
+    /// The row's version is NULL, so no write could be checked against it.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Operation),
     /// Several rows have this key: it is not unique in the database.
@@ -34,29 +34,30 @@ pub enum LoadError {
 /// Why an update did not happen.
 #[non_exhaustive]
 pub enum UpdateError<T> {
-    /// Somebody changed the row since this copy was read. Nothing was written. The conflict has the row as it is now.
+    /// The row changed since this copy was read, by a concurrent writer or by your own earlier write. Nothing was written. The conflict has the
+    /// current row.
     Stale(Box<Conflict<T>>),
-    /// The row has the expected version and does not meet the condition of [`only_if`](crate::row::Edit::only_if). Nothing was written.
-    /// It has the row as it is now.
+    /// The row has the expected version and does not meet the condition of [`only_if`](crate::row::Edit::only_if). Nothing was written. Has the
+    /// current row.
     Refused(Box<Refusal<T>>),
-    /// The row does not exist: somebody deleted it, or it never did. Nothing was written.
+    /// The row does not exist: it was deleted, or never existed. Nothing was written.
     Gone(Operation),
-    /// The row has been written with a higher fence: the lock was lost to another holder. Nothing was written.
+    /// The row was written with a higher fence: another holder has the lock. Nothing was written.
     Fenced(Operation, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. Nothing was written.
     NullVersion(Operation),
-    /// The version is the highest its type can hold. Nothing was written.
+    /// The version is the highest of its type. Nothing was written.
     VersionOverflow(Operation),
-    /// The row has the expected version, and has kept it: a trigger, a row security policy or a constraint with ON CONFLICT IGNORE
-    /// (SQLite) dropped the update, or a trigger returned OLD.
+    /// The row has the expected version and kept it: a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the update, or a trigger
+    /// returned OLD.
     Ignored(Operation),
     /// The key is not unique in the database. Nothing was written. Add the unique index, or name the column that is missing
     /// from the key.
     NotUnique(Operation),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
     KeyChanged(Operation),
-    /// The row was written, and what the database returned does not fit the model; or on SQLite, a trigger failed after the write in
-    /// a way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the write counts once that is committed.
+    /// The row was written, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
+    /// CONFLICT FAIL. In a transaction the write takes effect at COMMIT.
     Written(DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     Serialization(DatabaseError),
@@ -69,27 +70,26 @@ pub enum UpdateError<T> {
 /// Why a delete did not happen.
 #[non_exhaustive]
 pub enum DeleteError<T> {
-    /// Somebody changed the row since this copy was read. It is still there.
+    /// The row changed since this copy was read, by a concurrent writer or by your own earlier write. It is still there.
     Stale(Box<Conflict<T>>),
-    /// The row has the expected version and does not meet the condition of [`only_if`](crate::row::Edit::only_if). It is still there, as
-    /// it is now.
+    /// The row has the expected version and does not meet the condition of [`only_if`](crate::row::Edit::only_if). It is still there; has the current
+    /// row.
     Refused(Box<Refusal<T>>),
-    /// The row does not exist: somebody else deleted it, or it never did.
+    /// The row does not exist: it was deleted, or never existed.
     Gone(Operation),
-    /// The row has been written with a higher fence: the lock was lost to another holder. It is still there.
+    /// The row was written with a higher fence: another holder has the lock. It is still there.
     Fenced(Operation, Fence),
     /// The row's version is NULL in the database, so it cannot be checked. It is still there.
     NullVersion(Operation),
-    /// The row has the expected version, and yet the database kept it: a trigger or a row security policy dropped the
-    /// delete.
+    /// The row has the expected version, but the database kept it: a trigger or a row security policy dropped the delete.
     Ignored(Operation),
     /// The key is not unique in the database. Nothing was deleted. Add the unique index, or name the column that is missing
     /// from the key.
     NotUnique(Operation),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
     KeyChanged(Operation),
-    /// The row was deleted, and then a trigger of SQLite failed in a way that keeps that: RAISE(FAIL), or ON CONFLICT FAIL. Inside a
-    /// transaction it is gone once that is committed.
+    /// The row was deleted, and then an SQLite trigger failed and kept that: RAISE(FAIL) or ON CONFLICT FAIL. In a transaction it takes effect at
+    /// COMMIT.
     Written(DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.
     Serialization(DatabaseError),
@@ -215,7 +215,7 @@ macro_rules! errors {
             }
         }
 
-        /// Without the rows: they do not belong into a log.
+        /// Without the rows: they do not belong in a log.
         impl<T> fmt::Debug for $error<T> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.said().debug(f)

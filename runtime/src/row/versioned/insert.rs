@@ -20,15 +20,15 @@ use crate::db::statement::{Fetched, Statement, number, write_all, write_one};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InsertError {
-    /// Another row has this key, or the values of another unique index: [`DatabaseError::constraint`] is its name on PostgreSQL. Nothing
-    /// was written. Inside a transaction on PostgreSQL that is aborted by it, as by every failed statement.
+    /// Another row has this key, or the values of another unique index: [`DatabaseError::constraint`] is its name on PostgreSQL. Nothing was written.
+    /// It aborts a PostgreSQL transaction, like every failed statement.
     #[error(transparent)]
     AlreadyExists(DatabaseError),
-    /// A trigger, a rule or a constraint with ON CONFLICT IGNORE (SQLite) dropped the row.
+    /// A trigger, a rule or ON CONFLICT IGNORE (SQLite) dropped the row.
     #[error("{0}: a trigger, a rule or ON CONFLICT IGNORE dropped the row")]
     Ignored(Operation),
-    /// The row was inserted, and what the database returned does not fit the model; or on SQLite, a trigger failed after the insert in a
-    /// way that keeps it: RAISE(FAIL), or ON CONFLICT FAIL. Inside a transaction the insert counts once that is committed.
+    /// The row was inserted, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
+    /// CONFLICT FAIL. In a transaction the insert takes effect at COMMIT.
     #[error("{0}; the row was inserted")]
     Written(#[source] DatabaseError),
     /// The surrounding transaction lost against a concurrent one: run it again from its start.

@@ -107,7 +107,7 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const FOLDS: bool = true;
     /// `UPDATE_MANY` where each row is another caller's: see [`Lanes`](crate::Lanes).
     const UPDATE_FOLD: Option<&'static str> = None;
-    /// Says which of many rows somebody has locked, for [`Lanes`](crate::Lanes).
+    /// Says which of many rows another session has locked, for [`Lanes`](crate::Lanes).
     const HELD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
@@ -388,7 +388,7 @@ fn updated_copy<DB: Backend, T: VersionedSql<DB>>(
     updated::<DB, T>(method, mine, None, written)
 }
 
-/// The row as it now is.
+/// The current row.
 fn updated<DB: Backend, T: VersionedSql<DB>>(
     method: &'static str,
     mine: &T,

@@ -27,7 +27,7 @@ pub struct OnlyIf<'e, T, E> {
     condition: Condition<T, E>,
 }
 
-/// Without the rows: they do not belong into a log.
+/// Without the rows: they do not belong in a log.
 impl<T, E> fmt::Debug for OnlyIf<'_, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnlyIf").finish_non_exhaustive()
@@ -41,25 +41,23 @@ impl<'e, T, E> OnlyIf<'e, T, E> {
 }
 
 impl<T: Versioned, E> OnlyIf<'_, T, E> {
-    /// Writes the changed columns if the row still has the version it was read with and meets the condition, and returns the row as it now
-    /// is.
+    /// Writes the changed columns if the row still has the version it was read with and meets the condition, and returns the new row.
     ///
-    /// If nothing was changed, nothing is written, and the row is returned as it was read if it still has that version and meets the
-    /// condition.
+    /// Without changes it writes nothing, and returns the row as it was read if it still has that version and meets the condition.
     ///
     /// # SQL
     ///
-    /// That of [`Edit::save`] with the condition at its end. If it meets no row, one SELECT reads the row and whether it meets the
-    /// condition; if all holds by then, both are run again, three times at most.
+    /// That of [`Edit::save`] with the condition at its end. If it meets no row, one SELECT reads the row and whether it meets the condition; if
+    /// everything holds by then, both run again, at most three times.
     ///
     /// # Errors
     ///
-    /// Those of [`Edit::save`], and [`UpdateError::Refused`] if the version is the expected one and the condition is not met. If neither
-    /// holds it is `Stale`.
+    /// Those of [`Edit::save`], and [`UpdateError::Refused`] if the version is the expected one and the condition is not met. If neither holds it is
+    /// `Stale`.
     ///
     /// # Cancel safety
     ///
-    /// Each run is one statement: if the future is dropped, it was executed completely or not at all.
+    /// Each run is one statement: if you drop the future, it takes effect completely or not at all.
     pub fn save<'c, DB: Backend>(
         self,
         db: impl Source<'c, DB>,

@@ -224,7 +224,7 @@ where
         }
     }
 
-    /// When to claim, if there may be rows: at once, but not time after time while there are fewer than are wanted.
+    /// When to claim, if there may be rows: at once, but not repeatedly while there are fewer than are wanted.
     fn soon(&self) -> Instant {
         let now = Instant::now();
         match self.last_claim {

@@ -38,7 +38,7 @@ where
                 break;
             }
             if next.held.until() <= now + margin {
-                // This process was asleep. Somebody else has the row, or will have it soon.
+                // This process was asleep. Another claim has the row, or will have it soon.
                 self.lost(&next.held);
             } else if !next.counted {
                 uncounted.push(next);
