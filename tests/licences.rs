@@ -92,7 +92,11 @@ fn all_dependencies_may_be_used_like_rowlock() {
 
 #[test]
 fn a_licence_that_asks_for_more_is_seen() {
-    for licence in ["MIT OR Apache-2.0", "MIT/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0"] {
+    for licence in [
+        "MIT OR Apache-2.0",
+        "MIT/Apache-2.0",
+        "(MIT OR Apache-2.0) AND Unicode-3.0",
+    ] {
         assert!(is_permissive(licence), "{licence}");
     }
     for licence in ["GPL-3.0-only", "MIT AND MPL-2.0", ""] {

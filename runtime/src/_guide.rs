@@ -18,5 +18,5 @@ pages! {
     transactions locks
     queue worker periodic idempotent
     fan_out lanes schema
-    testing operations scale promises alternatives
+    testing first_errors observability operations scale promises alternatives
 }

@@ -10,6 +10,9 @@
 // Only documentation: a program does not compile it. `examples/lib.rs` compiles and runs its code, with dependencies that are not this crate's.
 #[cfg(all(doc, not(doctest)))]
 pub mod _guide;
+// Nor that.
+#[cfg(all(doc, not(doctest)))]
+pub mod _generated;
 mod backoff;
 mod db;
 mod error;

@@ -383,7 +383,7 @@ fn every_number_is_described() {
     let recorder = DebuggingRecorder::new();
     metrics::with_local_recorder(&recorder, rowlock::describe_metrics);
     let source = include_str!("../../runtime/src/observe.rs");
-    let page = include_str!("../../runtime/docs/observability.md");
+    let page = include_str!("../../runtime/guide/observability.md");
     let (code, described) = source.split_once("pub fn describe_metrics").unwrap();
     let names: Vec<_> = code
         .split('"')

@@ -72,6 +72,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 ///
 /// SQL: `SAVEPOINT`, and if a level stricter than READ COMMITTED, `read_only` or a limit is asked for, one SELECT on PostgreSQL that reads the settings and sets the
 /// limits, and one that sets them back.
+#[doc(alias("retry", "atomic", "begin"))]
 pub fn transaction<B: Begins>(db: B) -> TransactionBuilder<B::Database, B::Place> {
     TransactionBuilder {
         place: db.place(),
