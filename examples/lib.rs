@@ -1,5 +1,6 @@
 //! What the small programs in `examples/` share: the database they run on, and races between tasks.
 
+pub mod guide;
 pub mod postgres;
 pub mod race;
 pub mod sqlite;
@@ -12,7 +13,7 @@ use anyhow::bail;
 // The code in the guide and in the README is compiled and run.
 #[cfg(doctest)]
 #[path = "../runtime/src/_guide.rs"]
-mod guide;
+mod pages;
 
 /// The README.
 #[cfg(doctest)]
