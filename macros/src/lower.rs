@@ -113,6 +113,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 generated: has(FieldOption::Generated),
                 check: has(FieldOption::Check),
                 default: has(FieldOption::Default),
+                definition: expression(FieldOption::Definition),
                 insert_only: has(FieldOption::InsertOnly),
                 on_insert: expression(FieldOption::OnInsert),
                 on_update: expression(FieldOption::OnUpdate),

@@ -21,6 +21,9 @@ pub mod row;
 pub mod schema;
 pub mod tx;
 
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use rowlock_macros::CreateTable;
 #[cfg(feature = "idempotent")]
 pub use rowlock_macros::Idempotent;
 pub use rowlock_macros::{Counter, FindOrCreate, Guarded, Lockable, Queue, Versioned};
@@ -183,7 +186,7 @@ pub mod __private {
     /// For all of them.
     #[cfg(feature = "schema")]
     pub mod schema {
-        pub use crate::schema::{Described, Needs, NoNeeds, by, is_model};
+        pub use crate::schema::{CreateTableSql, Described, Needs, NoNeeds, by, is_model};
     }
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,

@@ -5,6 +5,7 @@
 // Its `#[tokio::test]` ends a test that hangs.
 extern crate limited_tokio as tokio;
 
+mod create_table;
 mod lookalikes;
 mod mistakes;
 

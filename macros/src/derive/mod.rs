@@ -4,6 +4,8 @@
 //! variable never does: in a struct that a `macro_rules!` made, it would not be found.
 
 mod counter;
+#[cfg(feature = "schema")]
+mod create_table;
 mod find_or_create;
 mod guarded;
 mod idempotent;
@@ -18,6 +20,8 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
+#[cfg(feature = "schema")]
+pub(crate) use self::create_table::CreateTable;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
 pub(crate) use self::guarded::Guarded;
 pub(crate) use self::idempotent::Idempotent;
@@ -47,7 +51,8 @@ pub(crate) enum Kind {
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
     type Plan<'m>;
-    const KIND: Kind;
+    /// `None` for one that asks nothing of the database.
+    const KIND: Option<Kind>;
 
     /// Checks what only this derive asks for. `None` if something is missing, which was then reported.
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Self::Plan<'m>>;
@@ -104,7 +109,8 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
     let described = lowered
         .as_ref()
         .filter(|_| plan.is_some())
-        .map(|(model, _)| described(D::KIND, model, &input, &diag));
+        .zip(D::KIND)
+        .map(|((model, _), kind)| described(kind, model, &input, &diag));
     match (diag.finish(), plan) {
         (Ok(()), Some(plan)) => {
             let mut output = D::expand(&plan);
@@ -117,7 +123,8 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
         (Ok(()), None) => TokenStream::new(),
         (Err(errors), _) => {
             let mut stub = D::stub(&input);
-            stub.impls.extend(undescribed(D::KIND, &input));
+            stub.impls
+                .extend(D::KIND.map(|kind| undescribed(kind, &input)));
             let stub = stub.tokens(&input);
             quote!(#errors #stub)
         }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows a rule: they are in `rowlock-schema`, where `rowlock::schema` has them from too.
 
-mod needs;
+pub(crate) mod needs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -12,10 +12,7 @@ use crate::model::{
 use crate::sql::Dialect;
 
 pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
-    let dialects = model.backends.iter().map(|dialect| match dialect {
-        Dialect::Postgres => schema::Dialect::Postgres,
-        Dialect::Sqlite => schema::Dialect::Sqlite,
-    });
+    let dialects = model.backends.iter().map(|dialect| of(*dialect));
     schema::Model {
         name: model.ident.to_string(),
         derive: format!("{kind:?}"),
@@ -33,6 +30,14 @@ pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
             Kind::Counter | Kind::Guarded | Kind::Idempotent | Kind::Queue => false,
         },
         insert: insert(kind, model),
+    }
+}
+
+/// The database, as the rules know it.
+pub(crate) fn of(dialect: Dialect) -> schema::Dialect {
+    match dialect {
+        Dialect::Postgres => schema::Dialect::Postgres,
+        Dialect::Sqlite => schema::Dialect::Sqlite,
     }
 }
 
@@ -82,7 +87,8 @@ fn field(model: &Model, column: &Column) -> schema::Field {
     }
 }
 
-fn family(column: &Column, ty: &Type) -> Family {
+/// What the column holds: `ty` is its type without `Option`.
+pub(crate) fn family(column: &Column, ty: &Type) -> Family {
     if column.json || column.json_nullable || is_json(&column.ty) {
         return Family::Json;
     }

@@ -88,6 +88,16 @@ impl Models {
     }
 }
 
+/// What `#[derive(CreateTable)]` makes for a database.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "the table of `{Self}` cannot be made on `{DB}`",
+    note = "the struct has no `#[derive(CreateTable)]`, its `backend(...)` leaves the database out, or the cargo feature of it is off"
+)]
+pub trait CreateTableSql<DB: Backend> {
+    const CREATE_TABLE: &'static str;
+}
+
 /// What the derive `D` of a struct needs of the database.
 #[doc(hidden)]
 pub trait Described<D> {

@@ -135,7 +135,11 @@ fn fits(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
         help: Some(match (field.role, help) {
             (Role::Fence, Some(ddl)) => ddl,
             (_, ddl) => format!(
-                "make the field an `i{other}`{}",
+                "make the field an `{}{other}`{}",
+                match field.family {
+                    Family::Float(_) => "f",
+                    _ => "i",
+                },
                 ddl.map_or_else(String::new, |ddl| format!(", or the column as wide: {ddl}"))
             ),
         }),

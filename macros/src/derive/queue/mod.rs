@@ -32,7 +32,7 @@ pub(crate) struct Queue;
 
 impl Derive for Queue {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Queue;
+    const KIND: Option<Kind> = Some(Kind::Queue);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

@@ -1,26 +1,16 @@
 //! What the table of a queue needs besides its columns.
 
 use super::*;
+use crate::sql::index::{KEPT, create_index};
 
 impl Queue<'_> {
     /// The indexes, and on PostgreSQL the settings of the table.
     ///
     /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
     pub(crate) fn ddl(&self, dialect: Dialect) -> String {
-        let rows = table(self.model);
-        // SQLite wants the schema at the index.
-        let (schema, on) = match (dialect, &self.model.table.schema) {
-            (Dialect::Sqlite, Some(schema)) => {
-                (format!("{}.", quote(schema)), quote(&self.model.table.name))
-            }
-            (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), rows.clone()),
-        };
         let create = |kind: &str, purpose: &str, definition: String| {
             let name = self.index_name(purpose, &definition);
-            let create = format!(
-                "CREATE {kind} IF NOT EXISTS {schema}{} ON {on} {definition};\n",
-                quote(&name)
-            );
+            let create = create_index(&self.model.table, kind, &name, &definition, dialect);
             (name, create)
         };
         let index = |purpose: &str, columns: &str, state: State| {
@@ -51,10 +41,8 @@ impl Queue<'_> {
                 }
                 // The only index of what is running: with a choice PostgreSQL may take another, and read all of it for each value.
                 let (name, definition) = self.one_running(per);
-                let create = format!(
-                    "CREATE UNIQUE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
-                    quote(&name)
-                );
+                let kind = "UNIQUE INDEX";
+                let create = create_index(&self.model.table, kind, &name, &definition, dialect);
                 indexes.push((name, create));
             }
             None => indexes.push(index("running", &names(&self.keys), State::Running)),
@@ -155,29 +143,8 @@ impl Queue<'_> {
         )
     }
 
-    /// `emails_rowlock_claim`, shortened where PostgreSQL would cut it: two names that are cut to the same are one name, and the
-    /// second index is not created.
+    /// `emails_rowlock_claim`
     fn derived_name(&self, purpose: &str) -> String {
         shortened(&self.model.table.name, purpose)
     }
-}
-
-/// A name that is made of the table's.
-pub(super) fn shortened(table: &str, purpose: &str) -> String {
-    let name = format!("{table}_rowlock_{purpose}");
-    if name.len() <= 63 {
-        return name;
-    }
-    let kept: String = table.chars().take(KEPT).collect();
-    format!("{kept}_rowlock_{:016x}", hash(&name))
-}
-
-/// So much of a long table's name is in the names that are made of it.
-const KEPT: usize = 8;
-
-/// FNV-1a: the same in every version of the compiler.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
