@@ -186,7 +186,9 @@ pub mod __private {
     /// For all of them.
     #[cfg(feature = "schema")]
     pub mod schema {
-        pub use crate::schema::{CreateTableSql, Described, Needs, NoNeeds, by, is_model};
+        pub use crate::schema::{
+            CreateTableSql, Described, Needed, Needs, NoNeeds, Of, Texts, by, is_model,
+        };
     }
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,
@@ -267,7 +269,7 @@ macro_rules! models {
             #[allow(unused_imports)]
             use $crate::__private::schema::NoNeeds as _;
             $crate::schema::Models::of(&[$({
-                const NEEDS: [::core::option::Option<&'static str>; 7] = [
+                const NEEDS: [::core::option::Option<$crate::__private::schema::Needed>; 7] = [
                     $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Counter>::NEEDS,
                     $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::FindOrCreate>::NEEDS,
                     $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Guarded>::NEEDS,

@@ -22,6 +22,14 @@ impl Dialect {
         }
     }
 
+    /// As its makers call it.
+    pub(crate) fn product(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        }
+    }
+
     /// Whether `one` and `other` name the same column or table, where both are quoted.
     pub(crate) fn same_name(self, one: &str, other: &str) -> bool {
         match self {

@@ -40,6 +40,8 @@ pub enum Place {
     Field(String),
     /// This one of the model's keys.
     Key(usize),
+    /// The server, or how the connection is set.
+    Server,
 }
 
 /// The rules.
@@ -76,6 +78,24 @@ pub enum Rule {
     Privilege,
     /// Policies decide about rows.
     RowSecurity,
+    /// The server takes the statements.
+    Statement,
+    /// It is new enough, and set as the methods need it.
+    Server,
+}
+
+impl Finding {
+    /// With nothing to add.
+    pub fn new(rule: Rule, level: Level, place: Place, message: String) -> Self {
+        Self {
+            rule,
+            level,
+            place,
+            message,
+            note: None,
+            help: None,
+        }
+    }
 }
 
 impl fmt::Display for Finding {

@@ -27,4 +27,4 @@ pub use self::family::Family;
 pub use self::file::{FileError, NAME, find};
 pub use self::finding::{Finding, Level, Place, Rule};
 pub use self::model::{Field, Insert, Key, KeyPart, KeyUse, Model, Role};
-pub use self::rules::{Source, check};
+pub use self::rules::{Server, Source, check, check_server};

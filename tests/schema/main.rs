@@ -11,9 +11,10 @@ mod mistakes;
 
 use mistakes::*;
 use rowlock::schema::{
-    Describes, Level, Models, Place, Report, Rule, VerifyError, check_file, verify,
+    Describes, Finding, Level, Models, Place, Report, Rule, VerifyError, check_file, verify,
 };
 use rowlock_tests::{postgres, sqlite};
+use sqlx::Connection;
 
 /// The tables of the mistakes, on both databases.
 const TABLES: &str = "
@@ -253,6 +254,14 @@ fn mistakes_of_sqlite() -> Vec<Mistake> {
     )]
 }
 
+/// All that is about the models.
+fn about_models(report: &Report) -> Vec<&Finding> {
+    let findings = report.findings().map(|(_, finding)| finding);
+    findings
+        .filter(|finding| finding.place != Place::Server)
+        .collect()
+}
+
 fn errors(report: &Report) -> Vec<(Rule, Place)> {
     let findings = report.findings().map(|(_, finding)| finding);
     let errors = findings.filter(|finding| finding.level == Level::Error);
@@ -354,8 +363,18 @@ async fn what_only_looks_like_a_mistake_is_none_on_postgres() {
 async fn what_only_looks_like_a_mistake_is_none_on_sqlite() {
     use lookalikes::sqlite::*;
     let database = sqlite::database(&format!("{}{TABLES}", lookalikes::TABLES)).await;
-    let own = rowlock::models![Person, Stale, Word];
+    let own = rowlock::models![Person, Word];
     nothing_is_found(&database.pool, &[all_lookalikes(), own]).await;
+    // Of a view of a table that is gone the catalogue says nothing, and the compiler neither.
+    let Err(VerifyError::Mismatch(report)) = verify(&database.pool, rowlock::models![Stale]).await
+    else {
+        panic!("the table is gone");
+    };
+    let rules = errors(&report);
+    assert!(
+        rules.iter().all(|(rule, _)| *rule == Rule::Statement),
+        "{report}"
+    );
     check_file(&database.pool, "schema/lookalikes.sqlite.json")
         .await
         .unwrap();
@@ -459,4 +478,124 @@ async fn a_file_that_differs_fails_and_is_written_on_demand() {
         assert!(said.contains(line), "{line} is not in:\n{said}");
     }
     assert!(run(other, true).0 && run(other, false).0 && !run(one, false).0);
+}
+
+/// A model's own SQL, of which the catalogue knows nothing.
+#[derive(Clone, sqlx::FromRow, rowlock::Versioned, rowlock::FindOrCreate)]
+#[rowlock(table = "notes", unique(slug))]
+struct Note {
+    #[rowlock(key)]
+    id: i64,
+    slug: String,
+    #[rowlock(on_update = "no_such_function(1)")]
+    words: i64,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+/// Its `insert` is not taken, and a program need not call it.
+#[derive(Clone, sqlx::FromRow, rowlock::Versioned)]
+#[rowlock(table = "notes")]
+struct InsertedNote {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(on_insert = "no_such_function(1)")]
+    words: i64,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+const NOTES: &str = "CREATE TABLE notes (id bigint PRIMARY KEY, slug text NOT NULL UNIQUE, words bigint NOT NULL DEFAULT 0, lock_version bigint NOT NULL)";
+
+async fn what_is_not_prepared_is_found<'c, DB: Describes>(db: impl rowlock::Source<'c, DB>) {
+    let models = rowlock::models![Note, InsertedNote];
+    let Err(VerifyError::Mismatch(report)) = verify(db, models).await else {
+        panic!("an update has a function that is not there");
+    };
+    let of_statements = report
+        .findings()
+        .filter(|(_, finding)| finding.rule == Rule::Statement);
+    let found: Vec<(&str, Level, &str)> = of_statements
+        .map(|(model, finding)| {
+            assert_eq!(finding.place, Place::Struct);
+            assert!(finding.message.contains("no_such_function"), "{report}");
+            let method = finding.message.split(' ').next().unwrap();
+            (model, finding.level, method)
+        })
+        .collect();
+    let note = "Note (table `notes`)";
+    let inserted = "InsertedNote (table `notes`)";
+    assert!(
+        found.contains(&(note, Level::Error, "`update`")),
+        "{report}"
+    );
+    assert!(
+        found.contains(&(note, Level::Error, "`upsert`")),
+        "{report}"
+    );
+    assert!(
+        found.contains(&(inserted, Level::Note, "`insert`")),
+        "{report}"
+    );
+    assert!(!report.to_string().contains("`load`") && !report.to_string().contains("`delete`"));
+}
+
+#[tokio::test]
+async fn statements_that_the_server_does_not_take_are_found() {
+    let database = sqlite::database(NOTES).await;
+    what_is_not_prepared_is_found(&database.pool).await;
+
+    let pool = of_its_own(NOTES).await;
+    what_is_not_prepared_is_found(&pool).await;
+    // In a transaction, which goes on.
+    let mut transaction = pool.begin().await.unwrap();
+    what_is_not_prepared_is_found(&mut *transaction).await;
+    // What was prepared without the types of a call is not used for one.
+    assert_eq!(transaction.cached_statements_size(), 0);
+    let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM notes");
+    assert_eq!(count.fetch_one(&mut *transaction).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_a_connection_is_set_to_is_a_note() {
+    let settings = async |db: &mut postgres::Connection| {
+        let report = verify(db, rowlock::models![lookalikes::Swapped])
+            .await
+            .unwrap();
+        let findings = report
+            .findings()
+            .filter(|(_, finding)| finding.place == Place::Server);
+        let texts = findings.map(|(_, finding)| finding.message.clone());
+        texts.collect::<Vec<_>>()
+    };
+    let tables = "CREATE TABLE swapped (id {id}, slug text NOT NULL, tenant_id bigint NOT NULL, lock_version bigint NOT NULL, UNIQUE (slug, tenant_id))";
+    let pool = of_its_own(tables).await;
+    let mut connection = pool.acquire().await.unwrap();
+    let sql = "SET synchronous_commit = on";
+    sqlx::raw_sql(sql).execute(&mut *connection).await.unwrap();
+    assert_eq!(settings(&mut connection).await, [] as [&str; 0]);
+    let sql = "SET default_transaction_isolation = 'serializable'; SET synchronous_commit = off; SET default_transaction_read_only = on";
+    sqlx::raw_sql(sql).execute(&mut *connection).await.unwrap();
+    assert_eq!(
+        settings(&mut connection).await,
+        [
+            "this connection may not write: `default_transaction_read_only` is on",
+            "`default_transaction_isolation` is `serializable`",
+            "`synchronous_commit` is `off`",
+        ]
+    );
+
+    let database = sqlite::database(tables).await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    sqlx::raw_sql("PRAGMA query_only = on")
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let report = verify(&mut *connection, rowlock::models![lookalikes::Swapped])
+        .await
+        .unwrap();
+    assert!(
+        report.to_string().contains("`query_only` is on"),
+        "{report}"
+    );
 }

@@ -141,7 +141,8 @@ fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> Tok
 #[cfg(feature = "schema")]
 fn undescribed(kind: Kind, input: &DeriveInput) -> TokenStream {
     let is_struct = stub_fields(input).is_some();
-    let needs = is_struct.then(|| crate::schema::implementation(kind, &input.ident, ""));
+    let needs = is_struct
+        .then(|| crate::schema::implementation(kind, &input.ident, "", &TokenStream::new()));
     needs.unwrap_or_default()
 }
 
@@ -256,7 +257,7 @@ impl Method<'_> {
 }
 
 /// Wraps an impl so that it exists only if the runtime was built for the database.
-fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
+pub(crate) fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
     let wrapper = wrapper(dialect);
     quote!(__rt::#wrapper! { #code })
 }
@@ -270,7 +271,7 @@ fn wrapper(dialect: Dialect) -> Ident {
 }
 
 /// sqlx's type for the database.
-fn database(dialect: Dialect) -> TokenStream {
+pub(crate) fn database(dialect: Dialect) -> TokenStream {
     let name = format_ident!("{}", dialect.name());
     quote!(__rt::#name)
 }

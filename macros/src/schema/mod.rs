@@ -17,9 +17,10 @@ use syn::{DeriveInput, LitStr};
 
 use self::needs::needs;
 use crate::attr::{SchemaAttr, StructAttrs};
-use crate::derive::{Kind, raw};
+use crate::derive::{Kind, database, for_backend, raw};
 use crate::diag::Diag;
 use crate::model::{Column, Model, last_segment};
+use crate::sql::Dialect;
 
 /// Reports what the catalogue has not, and says in the expansion what the model needs.
 pub(crate) fn described(
@@ -34,7 +35,8 @@ pub(crate) fn described(
     }
     let needs = needs(kind, model);
     let text = serde_json::to_string(&needs).unwrap_or_default();
-    let described = implementation(kind, &model.ident, &text);
+    let statements = statements(kind, model);
+    let described = implementation(kind, &model.ident, &text, &statements);
     let quiet = Diag::new();
     let attrs = StructAttrs::read(&input.attrs, &quiet);
     let _ = quiet.finish();
@@ -88,14 +90,54 @@ fn tracked<'p>(files: impl Iterator<Item = &'p Path>) -> TokenStream {
 }
 
 /// What `rowlock::models!` finds.
-pub(crate) fn implementation(kind: Kind, ident: &Ident, needs: &str) -> TokenStream {
+pub(crate) fn implementation(
+    kind: Kind,
+    ident: &Ident,
+    needs: &str,
+    statements: &TokenStream,
+) -> TokenStream {
     let derive = format_ident!("{kind:?}");
     let needs = raw(needs);
     quote! {
         #[automatically_derived]
         impl __rt::schema::Described<__rt::schema::by::#derive> for #ident {
             const NEEDS: &'static str = #needs;
+            #statements
         }
+    }
+}
+
+/// Where the runtime has the statements, which the derive printed already.
+fn statements(kind: Kind, model: &Model) -> TokenStream {
+    let (all, each) = match kind {
+        Kind::Counter => ("COUNTERS", Some(("COUNTER", model.counters().len()))),
+        Kind::FindOrCreate => ("NEW", Some(("UNIQUE", model.unique.len()))),
+        Kind::Guarded => ("GUARDED", None),
+        Kind::Idempotent => ("IDEMPOTENT", None),
+        Kind::Lockable => ("LOCKABLE", None),
+        Kind::Queue => ("QUEUE", None),
+        Kind::Versioned => ("VERSIONED", None),
+    };
+    let of_backend = |dialect: &Dialect| {
+        let (name, database) = (constant(*dialect), database(*dialect));
+        let all = format_ident!("{all}");
+        let each = each.map(|(each, count)| {
+            let each = format_ident!("{each}");
+            let numbers = 0..count;
+            quote!(#(__rt::schema::Of::<#database, Self, #numbers>::#each),*)
+        });
+        let code = quote! {
+            const #name: __rt::schema::Texts = &[__rt::schema::Of::<#database, Self>::#all, #each];
+        };
+        for_backend(*dialect, &code)
+    };
+    model.backends.iter().map(of_backend).collect()
+}
+
+fn constant(dialect: Dialect) -> Ident {
+    match dialect {
+        Dialect::Postgres => format_ident!("POSTGRES"),
+        Dialect::Sqlite => format_ident!("SQLITE"),
     }
 }
 
@@ -186,7 +228,7 @@ fn report(
     }
     let span = match &finding.place {
         Place::Table => attrs.table.as_ref().map(LitStr::span),
-        Place::Struct => None,
+        Place::Struct | Place::Server => None,
         Place::Field(name) => column(name).map(|column| of_column(column, finding.rule)),
         Place::Key(number) => needs::key_span(kind, model, *number),
     };

@@ -1,16 +1,17 @@
 //! The catalogue of SQLite: its pragmas, and its own text where they are silent.
 
 use rowlock_schema::{
-    Catalogue, Check, Column, Dialect, ForeignKey, Identity, Kind, Part, Table, Trigger, Unique,
-    sqlite_checks, sqlite_index, sqlite_trigger,
+    Catalogue, Check, Column, Dialect, ForeignKey, Identity, Kind, Part, Server, Table, Trigger,
+    Unique, sqlite_checks, sqlite_index, sqlite_trigger,
 };
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
-use super::{Describes, rows};
+use super::{Describes, Needed, Texts, rows};
 use crate::db::source::Link;
 
 const TABLES: &str = "SELECT schema, name, type, wr, strict FROM pragma_table_list \
      WHERE schema <> 'temp' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'";
+const SERVER: &str = "SELECT sqlite_version(), query_only FROM pragma_query_only";
 const COLUMNS: &str = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1";
 const INDEXES: &str =
     "SELECT name, origin, partial FROM pragma_index_list($1, $2) WHERE \"unique\"";
@@ -51,6 +52,21 @@ impl Describes for Sqlite {
         }
         let path = vec!["main".to_owned()];
         Ok(Catalogue::new(Dialect::Sqlite, path, tables))
+    }
+
+    async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {
+        let rows = rows(link, sqlx::query(SERVER)).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let is_read_only: bool = row.try_get(1)?;
+        Ok(Server {
+            version: row.try_get(0)?,
+            read_only: is_read_only.then(|| "`query_only` is on".to_owned()),
+            settings: Vec::new(),
+        })
+    }
+
+    fn texts(needed: &Needed) -> Texts {
+        needed.sqlite
     }
 }
 

@@ -3,9 +3,11 @@
 mod columns;
 mod inserts;
 mod keys;
+mod server;
 #[cfg(test)]
 mod tests;
 
+pub use self::server::{Server, check_server};
 use crate::catalogue::{Catalogue, Column, Dialect, Kind, Table};
 use crate::ddl::{named, table_name};
 use crate::finding::{Finding, Level, Place, Rule};
