@@ -40,6 +40,9 @@ pub use crate::fan_out::fan_out;
 #[cfg(feature = "schema")]
 #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
 pub use crate::schema::verify;
+#[cfg(feature = "registry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
+pub use crate::schema::verify_all;
 pub use crate::tx::{Tx, transaction};
 
 /// What claims, workers and their handlers take and return: see [`Queue`](derive@crate::Queue). And, with the feature `periodic`, `Periodic`, which
@@ -186,10 +189,15 @@ pub mod __private {
     /// For all of them.
     #[cfg(feature = "schema")]
     pub mod schema {
+        #[cfg(feature = "registry")]
+        pub use inventory::submit;
+
         pub use crate::schema::{
             CreateTableSql, Described, Needed, Needs, NoNeeds, Of, Texts, by, is_model,
         };
     }
+    #[cfg(feature = "schema")]
+    pub use crate::__registered as registered;
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,
     };
@@ -229,6 +237,25 @@ macro_rules! __sqlite { ($($code:tt)*) => { $($code)* }; }
 #[cfg(not(feature = "sqlite"))]
 macro_rules! __sqlite {
     ($($code:tt)*) => {};
+}
+
+/// Lists a model for [`verify_all`].
+#[doc(hidden)]
+#[macro_export]
+#[cfg(feature = "registry")]
+macro_rules! __registered {
+    ($model:ty, $derive:ty) => {
+        $crate::__private::schema::submit! {
+            $crate::__private::schema::Needed::by::<$model, $derive>()
+        }
+    };
+}
+/// Lists nothing: nobody asks.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(all(feature = "schema", not(feature = "registry")))]
+macro_rules! __registered {
+    ($model:ty, $derive:ty) => {};
 }
 
 /// The columns that differ in any of the databases that this crate was built for.

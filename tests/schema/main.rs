@@ -599,3 +599,26 @@ async fn what_a_connection_is_set_to_is_a_note() {
         "{report}"
     );
 }
+
+/// Every model of this program, those of the mistakes too.
+#[tokio::test]
+async fn all_models_of_the_program_are_looked_at() {
+    let database = sqlite::database(&format!("{}{TABLES}{SQLITE}", lookalikes::TABLES)).await;
+    let Err(VerifyError::Mismatch(report)) = rowlock::verify_all(&database.pool).await else {
+        panic!("there are mistakes");
+    };
+    let report = report.to_string();
+    for model in ["NoTable", "NullableTitle", "OtherCollation"] {
+        assert!(
+            report.contains(&format!("\n{model} (table")),
+            "{model}: {report}"
+        );
+    }
+    // Without a mistake; and of another database.
+    for model in ["Swapped", "Deferrable"] {
+        assert!(
+            !report.contains(&format!("\n{model} (table")),
+            "{model}: {report}"
+        );
+    }
+}

@@ -37,6 +37,8 @@ pub(crate) fn described(
     let text = serde_json::to_string(&needs).unwrap_or_default();
     let statements = statements(kind, model);
     let described = implementation(kind, &model.ident, &text, &statements);
+    let (ident, derive) = (&model.ident, format_ident!("{kind:?}"));
+    let registered = quote!(__rt::registered!(#ident, __rt::schema::by::#derive););
     let quiet = Diag::new();
     let attrs = StructAttrs::read(&input.attrs, &quiet);
     let _ = quiet.finish();
@@ -63,6 +65,7 @@ pub(crate) fn described(
     let tracked = tracked(files.iter().map(|(path, _)| path.as_path()));
     quote! {
         #described
+        #registered
         #tracked
         #(#unknown)*
     }

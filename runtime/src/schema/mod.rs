@@ -17,6 +17,9 @@ pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
 pub use self::file::{FileError, check_file};
 #[doc(hidden)]
 pub use self::statements::{Of, Text, Texts};
+#[cfg(feature = "registry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
+pub use self::verify::verify_all;
 pub use self::verify::{Report, VerifyError, verify};
 use crate::DatabaseError;
 use crate::db::Backend;
@@ -115,6 +118,9 @@ pub struct Needed {
     )]
     sqlite: Texts,
 }
+
+#[cfg(feature = "registry")]
+inventory::collect!(Needed);
 
 impl Needed {
     pub const fn by<T: Described<D>, D>() -> Self {

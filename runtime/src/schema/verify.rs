@@ -7,7 +7,7 @@ use std::future::Future;
 use rowlock_schema::{Finding, Level, Model, Place, Source as From, check, check_server};
 
 use super::statements::{forget, prepare};
-use super::{Describes, Models, operation};
+use super::{Describes, Models, Needed, operation};
 use crate::DatabaseError;
 use crate::db::source::{Link, Opened, Source};
 
@@ -20,8 +20,28 @@ pub fn verify<'c, DB: Describes>(
     db: impl Source<'c, DB>,
     models: Models,
 ) -> impl Future<Output = Result<Report, VerifyError>> + Send {
+    compare("verify", db, models.needs().collect())
+}
+
+/// [`verify`] with every model of the program that is for this database: every struct with a derive of this crate.
+///
+/// A model of a library of which the program uses nothing is not linked in, and not looked at. With the feature `registry`.
+#[cfg(feature = "registry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
+pub fn verify_all<'c, DB: Describes>(
+    db: impl Source<'c, DB>,
+) -> impl Future<Output = Result<Report, VerifyError>> + Send {
+    let models = inventory::iter::<Needed>.into_iter().copied();
+    compare("verify_all", db, models.collect())
+}
+
+fn compare<'c, DB: Describes>(
+    method: &'static str,
+    db: impl Source<'c, DB>,
+    models: Vec<Needed>,
+) -> impl Future<Output = Result<Report, VerifyError>> + Send {
     async move {
-        let error = |error| VerifyError::Database(DatabaseError::new(operation("verify"), error));
+        let error = |error| VerifyError::Database(DatabaseError::new(operation(method), error));
         let mut opened = db.open().await.map_err(error)?;
         let found = look(&mut opened.link(), models).await.map_err(error)?;
         let report = Report(found);
@@ -40,7 +60,7 @@ type Found = BTreeMap<String, Vec<Finding>>;
 
 async fn look<DB: Describes>(
     link: &mut Link<'_, DB>,
-    models: Models,
+    models: Vec<Needed>,
 ) -> Result<Found, sqlx::Error> {
     let server = DB::describe_server(link).await?;
     let catalogue = DB::describe_tables(link).await?;
@@ -48,7 +68,7 @@ async fn look<DB: Describes>(
     let of_server = check_server(&server, catalogue.dialect);
     found.insert("the server".to_owned(), of_server);
     let mut sound = Vec::new();
-    for needed in models.needs() {
+    for needed in models {
         let Ok(model) = serde_json::from_str::<Model>(needed.needs) else {
             continue;
         };
