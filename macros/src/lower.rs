@@ -21,6 +21,7 @@ use crate::sql::Dialect;
 use crate::sql::queue::in_states;
 
 /// Options that were misspelt, misplaced or malformed: what was meant is not reported as missing as well.
+#[derive(Default)]
 pub(crate) struct Attempted(Vec<&'static str>);
 
 impl Attempted {

@@ -74,6 +74,8 @@ fn items(table: &Table) -> BTreeSet<String> {
         .unique
         .iter()
         .map(|item| format!("unique {}", line(item)));
+    let indexes = table.indexes.iter();
+    let indexes = indexes.map(|item| format!("index {}", line(item)));
     let checks = table
         .checks
         .iter()
@@ -88,6 +90,7 @@ fn items(table: &Table) -> BTreeSet<String> {
         .into_iter()
         .chain(columns)
         .chain(unique)
+        .chain(indexes)
         .chain(checks)
         .chain(keys)
         .chain(triggers)

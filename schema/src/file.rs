@@ -148,6 +148,7 @@ fn table(table: &Table) -> String {
     let lists = [
         ("columns", lines(&table.columns)),
         ("unique", lines(&table.unique)),
+        ("indexes", lines(&table.indexes)),
         ("checks", lines(&table.checks)),
         ("foreign_keys", lines(&table.foreign_keys)),
         ("triggers", lines(&table.triggers)),
@@ -211,15 +212,12 @@ impl Formatter for Spaced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::{Column, Kind};
+    use crate::catalogue::Column;
 
     fn table(name: &str) -> Table {
         Table {
             schema: "public".into(),
             name: name.into(),
-            kind: Kind::Table,
-            row_security: false,
-            options: vec![],
             columns: vec![
                 Column {
                     name: "title".into(),
@@ -233,11 +231,7 @@ mod tests {
                     ..Column::default()
                 },
             ],
-            unique: vec![],
-            checks: vec![],
-            foreign_keys: vec![],
-            triggers: vec![],
-            denied: vec![],
+            ..Table::default()
         }
     }
 

@@ -64,6 +64,8 @@ pub enum Rule {
     Unique,
     /// The index compares as the column does.
     Collation,
+    /// A queue has the indexes by which it finds its jobs.
+    Index,
     /// The database fills what an insert leaves out.
     Default,
     /// What is `generated` is made by the database, and what is not is not.

@@ -41,6 +41,8 @@ const TABLES: &str = "
     CREATE TABLE nullable_counter (id bigint PRIMARY KEY, views bigint);
     CREATE TABLE nullable_fence (id bigint PRIMARY KEY, lock_version bigint NOT NULL, fence bigint);
     CREATE TABLE nullable_state (id bigint PRIMARY KEY, run_at {timestamp} NOT NULL, state text, attempts integer NOT NULL, fence bigint NOT NULL, leased_until {timestamp});
+    CREATE TABLE never_free (id bigint PRIMARY KEY, run_at {timestamp} NOT NULL, state text NOT NULL, attempts integer NOT NULL, fence bigint NOT NULL, leased_until {timestamp} NOT NULL);
+    CREATE TABLE none_at_a_time (id bigint PRIMARY KEY, customer bigint NOT NULL, run_at {timestamp} NOT NULL, state text NOT NULL, attempts integer NOT NULL, fence bigint NOT NULL, leased_until {timestamp});
     CREATE TABLE other_type (id bigint PRIMARY KEY, amount text NOT NULL, lock_version bigint NOT NULL);
     CREATE TABLE left_out (slug text NOT NULL UNIQUE, created_by bigint NOT NULL);
     CREATE TABLE no_default (slug text NOT NULL UNIQUE, color bigint NOT NULL);
@@ -169,6 +171,18 @@ fn mistakes() -> Vec<Mistake> {
             "nullable_state",
             Rule::NotNull,
             field("state"),
+        ),
+        (
+            models![NeverFree],
+            "never_free",
+            Rule::Null,
+            field("leased_until"),
+        ),
+        (
+            models![NoneAtATime],
+            "none_at_a_time",
+            Rule::Index,
+            Place::Table,
         ),
         (
             models![OtherType],
@@ -621,4 +635,99 @@ async fn all_models_of_the_program_are_looked_at() {
             "{model}: {report}"
         );
     }
+}
+
+/// A queue whose indexes are in another order, half of what is needed, or of its own `ddl()`.
+#[derive(Clone, sqlx::FromRow, rowlock::Queue)]
+#[rowlock(table = "claims")]
+struct Claims {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(priority(desc))]
+    priority: i64,
+    #[rowlock(run_at)]
+    run_at: chrono::DateTime<chrono::Utc>,
+    #[rowlock(state)]
+    state: rowlock::queue::QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: rowlock::Fence,
+    #[rowlock(lease)]
+    leased_until: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+async fn the_order_of_the_claim_index<DB: Describes>(pool: &sqlx::Pool<DB>, due: &str, ddl: &str)
+where
+    for<'c> &'c sqlx::Pool<DB>: rowlock::Source<'c, DB>,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    let missing = async |sql: &str| {
+        let mut connection = pool.acquire().await.unwrap();
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(&mut *connection).await.unwrap();
+        drop(connection);
+        let report = verify(pool, rowlock::models![Claims]).await.unwrap();
+        let indexes = report
+            .findings()
+            .filter(|(_, finding)| finding.rule == Rule::Index);
+        let claims = indexes.filter(|(_, finding)| finding.message.contains("priority"));
+        let claims: Vec<String> = claims.map(|(_, finding)| finding.to_string()).collect();
+        claims
+    };
+    let index = |on: &str, predicate: &str| {
+        format!("DROP INDEX IF EXISTS claims_1; CREATE INDEX claims_1 ON claims ({on}) {predicate}")
+    };
+    assert_eq!(missing("SELECT 1").await.len(), 1);
+    for (on, predicate) in [
+        (format!("{due}, priority DESC, id"), "WHERE state = 'ready'"),
+        (format!("priority, {due}, id"), "WHERE state = 'ready'"),
+        ("priority DESC".to_owned(), "WHERE state = 'ready'"),
+    ] {
+        let found = missing(&index(&on, predicate)).await;
+        assert!(
+            found.len() == 1 && found[0].contains("CREATE INDEX IF NOT EXISTS"),
+            "{on}"
+        );
+    }
+    for (on, predicate) in [
+        (format!("priority DESC, {due}, id"), "WHERE state = 'ready'"),
+        (format!("priority DESC, {due}"), "WHERE 'ready' = state"),
+        (format!("state, priority DESC, {due}, id"), ""),
+    ] {
+        assert_eq!(
+            missing(&index(&on, predicate)).await,
+            [] as [&str; 0],
+            "{on}"
+        );
+    }
+    assert_eq!(
+        missing(&format!("DROP INDEX claims_1; {ddl}")).await,
+        [] as [&str; 0]
+    );
+}
+
+const CLAIMS: &str = "CREATE TABLE claims (id bigint PRIMARY KEY, priority bigint NOT NULL, run_at {timestamp} NOT NULL, state text NOT NULL, \
+    attempts integer NOT NULL, fence bigint NOT NULL, leased_until {timestamp})";
+
+#[tokio::test]
+async fn the_claim_index_of_a_queue_is_in_the_order_of_claims() {
+    let database = sqlite::database(CLAIMS).await;
+    let ddl = Claims::ddl::<sqlx::Sqlite>();
+    the_order_of_the_claim_index(&database.pool, "julianday(run_at)", ddl).await;
+
+    let pool = of_its_own(CLAIMS).await;
+    let ddl = Claims::ddl::<sqlx::Postgres>();
+    the_order_of_the_claim_index(&pool, "run_at", ddl).await;
+    // A build that failed.
+    let sql = "UPDATE pg_index SET indisvalid = false WHERE indexrelid::regclass::text LIKE 'claims_rowlock_claim%'";
+    sqlx::query(sql).execute(&pool).await.unwrap();
+    let report = verify(&pool, rowlock::models![Claims])
+        .await
+        .unwrap()
+        .to_string();
+    assert!(
+        report.contains("is not valid") && report.contains("in this order"),
+        "{report}"
+    );
 }

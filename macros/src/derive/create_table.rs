@@ -4,7 +4,9 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::DeriveInput;
 
-use super::{Derive, Kind, Output, STUB_DOC, database, for_backend, literal, stub_impl, text_doc};
+use super::{
+    Derive, Kind, Output, STUB_DOC, database, for_backend, literal, quiet_plan, stub_impl, text_doc,
+};
 use crate::diag::Diag;
 use crate::lower::Attempted;
 use crate::model::{Column, Model, shown};
@@ -22,7 +24,7 @@ impl Derive for CreateTable {
     type Plan<'m> = Plan<'m>;
     const KIND: Option<Kind> = None;
 
-    fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
+    fn plan<'m>(model: &'m Model, _: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         for column in model.columns.iter().filter(|column| !column.is_xmin()) {
             let mut backends = model.backends.iter();
             let unknown = backends.find_map(|dialect| definition(model, column, *dialect).err());
@@ -30,15 +32,9 @@ impl Derive for CreateTable {
                 report(model, column, unknown, diag);
             }
         }
-        let queue = model.is_queue().then(|| {
-            // What a queue lacks its own derive reports.
-            let quiet = Diag::new();
-            let plan = <super::Queue as Derive>::plan(model, attempted, &quiet);
-            quiet.finish().ok().and(plan)
-        });
         Some(Plan {
             model,
-            queue: queue.flatten(),
+            queue: quiet_plan(model),
         })
     }
 

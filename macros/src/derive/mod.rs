@@ -28,6 +28,8 @@ pub(crate) use self::idempotent::Idempotent;
 use self::key::{KeyValue, key_argument, key_lifetime, passed};
 pub(crate) use self::lockable::Lockable;
 pub(crate) use self::queue::Queue;
+#[cfg(feature = "schema")]
+pub(crate) use self::queue::quiet_plan;
 pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;

@@ -1,10 +1,10 @@
 //! What a derive needs of the database, for the rules.
 
 use proc_macro2::Span;
-use rowlock_schema::{self as schema, Family, Insert, Key, KeyPart, KeyUse};
+use rowlock_schema::{self as schema, Family, Insert, Key, KeyPart, KeyUse, NeededIndex};
 use syn::Type;
 
-use crate::derive::Kind;
+use crate::derive::{Kind, quiet_plan};
 use crate::model::{
     Column, LedgerRole, Model, QueueRole, Role, State, UniqueKey, inside_option, is_bool, is_json,
     is_option, last_segment, shown,
@@ -30,7 +30,30 @@ pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
             Kind::Counter | Kind::Guarded | Kind::Idempotent | Kind::Queue => false,
         },
         insert: insert(kind, model),
+        indexes: match kind {
+            Kind::Queue => indexes(model),
+            _ => Vec::new(),
+        },
     }
+}
+
+/// Those of a queue that are no key.
+fn indexes(model: &Model) -> Vec<NeededIndex> {
+    let Some(queue) = quiet_plan(model) else {
+        return Vec::new();
+    };
+    let of_backend = |dialect: &Dialect| {
+        let indexes = queue.indexes(*dialect).into_iter();
+        let of_statements = indexes.filter(|index| index.required || !index.unique);
+        let needed = of_statements.map(|index| NeededIndex {
+            dialect: of(*dialect),
+            create: queue.create(&index, *dialect),
+            name: index.name,
+            required: index.required,
+        });
+        needed.collect::<Vec<_>>()
+    };
+    model.backends.iter().flat_map(of_backend).collect()
 }
 
 /// The database, as the rules know it.

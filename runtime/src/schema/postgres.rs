@@ -44,6 +44,17 @@ SELECT json_strip_nulls(json_build_object(
       'invalid', NOT i.indisvalid,
       'deferrable', NOT i.indimmediate))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique), '[]'),
+  'indexes', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', x.relname,
+      'on', (
+        SELECT json_agg(pg_get_indexdef(i.indexrelid, k.number::int, true)
+                        || CASE k.option & 3 WHEN 1 THEN ' DESC NULLS LAST' WHEN 3 THEN ' DESC' WHEN 2 THEN ' NULLS FIRST' ELSE '' END ORDER BY k.number)
+        FROM unnest(i.indoption::int2[]) WITH ORDINALITY AS k(option, number) WHERE k.number <= i.indnkeyatts),
+      'predicate', pg_get_expr(i.indpred, i.indrelid),
+      'method', nullif(m.amname, 'btree'),
+      'invalid', NOT i.indisvalid))
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique), '[]'),
   'checks', coalesce((
     SELECT json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid)))
     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'), '[]'),

@@ -1,6 +1,7 @@
 //! The rules: what a model needs, against what the database has. What is not known for sure is no finding.
 
 mod columns;
+mod indexes;
 mod inserts;
 mod keys;
 mod server;
@@ -58,6 +59,7 @@ impl Context<'_> {
             Kind::Table | Kind::Partitioned | Kind::Partition => {
                 keys::check(self, &mut findings);
                 inserts::check(self, &mut findings);
+                indexes::check(self, &mut findings);
             }
             // Rules and INSTEAD OF triggers write there.
             Kind::View | Kind::Foreign => {}

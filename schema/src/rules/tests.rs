@@ -9,19 +9,13 @@ fn table(schema: &str, name: &str) -> Table {
     Table {
         schema: schema.into(),
         name: name.into(),
-        kind: Kind::Table,
         row_security: true,
-        options: vec![],
         columns: vec![Column {
             name: "id".into(),
             ty: "bigint".into(),
             ..Column::default()
         }],
-        unique: vec![],
-        checks: vec![],
-        foreign_keys: vec![],
-        triggers: vec![],
-        denied: vec![],
+        ..Table::default()
     }
 }
 
@@ -48,6 +42,7 @@ fn model(schema: Option<&str>, table: &str) -> Model {
         keys: vec![],
         writes_all: true,
         insert: None,
+        indexes: vec![],
     }
 }
 

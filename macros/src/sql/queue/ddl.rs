@@ -3,19 +3,49 @@
 use super::*;
 use crate::sql::index::{KEPT, create_index};
 
+/// An index of the table.
+pub(crate) struct Index {
+    pub name: String,
+    pub unique: bool,
+    definition: String,
+    /// A worker does not begin without it.
+    pub required: bool,
+}
+
 impl Queue<'_> {
     /// The indexes, and on PostgreSQL the settings of the table.
-    ///
-    /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
     pub(crate) fn ddl(&self, dialect: Dialect) -> String {
-        let create = |kind: &str, purpose: &str, definition: String| {
-            let name = self.index_name(purpose, &definition);
-            let create = create_index(&self.model.table, kind, &name, &definition, dialect);
-            (name, create)
+        let indexes = self.indexes(dialect);
+        let create = indexes.iter().map(|index| self.create(index, dialect));
+        let mut create: String = create.collect();
+        create.extend(self.pauses_ddl(dialect));
+        match dialect {
+            Dialect::Postgres => format!("{create}{}", self.drop_other_indexes(&indexes)),
+            Dialect::Sqlite => create,
+        }
+    }
+
+    /// The statement that makes an index.
+    pub(crate) fn create(&self, index: &Index, dialect: Dialect) -> String {
+        let kind = if index.unique {
+            "UNIQUE INDEX"
+        } else {
+            "INDEX"
         };
+        let (name, definition) = (&index.name, &index.definition);
+        create_index(&self.model.table, kind, name, definition, dialect)
+    }
+
+    /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
+    pub(crate) fn indexes(&self, dialect: Dialect) -> Vec<Index> {
         let index = |purpose: &str, columns: &str, state: State| {
             let definition = format!("({columns}) WHERE {}", self.is(state));
-            create("INDEX", purpose, definition)
+            Index {
+                name: self.index_name(purpose, &definition),
+                unique: false,
+                definition,
+                required: false,
+            }
         };
         let order = self.order(dialect);
         let mut indexes = vec![index("claim", &order, State::Ready)];
@@ -41,34 +71,31 @@ impl Queue<'_> {
                 }
                 // The only index of what is running: with a choice PostgreSQL may take another, and read all of it for each value.
                 let (name, definition) = self.one_running(per);
-                let kind = "UNIQUE INDEX";
-                let create = create_index(&self.model.table, kind, &name, &definition, dialect);
-                indexes.push((name, create));
+                indexes.push(Index {
+                    name,
+                    unique: true,
+                    definition,
+                    required: true,
+                });
             }
             None => indexes.push(index("running", &names(&self.keys), State::Running)),
         }
         indexes.push(index("dead", &names(&self.keys), State::Dead));
-        for key in self
-            .model
-            .unique
-            .iter()
-            .filter(|key| !key.states.is_empty())
-        {
-            let nulls = if key.nulls_not_distinct {
-                " NULLS NOT DISTINCT"
-            } else {
-                ""
+        let of_states = self.model.unique.iter();
+        for key in of_states.filter(|key| !key.states.is_empty()) {
+            let nulls = match key.nulls_not_distinct {
+                true => " NULLS NOT DISTINCT",
+                false => "",
             };
             let definition = find_or_create::index_on(self.model, key, nulls);
-            indexes.push(create("UNIQUE INDEX", "unique", definition));
+            indexes.push(Index {
+                name: self.index_name("unique", &definition),
+                unique: true,
+                definition,
+                required: false,
+            });
         }
-        let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
-        let mut create = create.concat();
-        create.extend(self.pauses_ddl(dialect));
-        match dialect {
-            Dialect::Postgres => format!("{create}{}", self.drop_other_indexes(&names)),
-            Dialect::Sqlite => create,
-        }
+        indexes
     }
 
     /// The name and the definition of the unique index that lets no two jobs of one value run, or no two in one slot, whoever claims them.
@@ -85,8 +112,8 @@ impl Queue<'_> {
     }
 
     /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created.
-    fn drop_other_indexes(&self, names: &[String]) -> String {
-        let kept = comma(names, |name| text(name));
+    fn drop_other_indexes(&self, indexes: &[Index]) -> String {
+        let kept = comma(indexes, |index| text(&index.name));
         let begin: String = self.model.table.name.chars().take(KEPT).collect();
         format!(
             "DO $rowlock$ DECLARE \"rowlock_index\" text; BEGIN \
