@@ -6,7 +6,7 @@ use crate::catalogue::{Catalogue, Table};
 use crate::file::line;
 
 /// What is in one and not in the other: `-` is in `old` alone, `+` in `new`. Empty if they are the same.
-pub fn diff(old: &Catalogue, new: &Catalogue) -> String {
+pub fn changes(old: &Catalogue, new: &Catalogue) -> String {
     let mut text = String::new();
     let (dialects, paths) = (
         (old.dialect, new.dialect),
