@@ -9,6 +9,7 @@ mod create_table;
 mod diff;
 mod lookalikes;
 mod mistakes;
+mod project;
 mod verify;
 
 use mistakes::*;
