@@ -10,6 +10,7 @@ mod diff;
 mod lookalikes;
 mod mistakes;
 mod project;
+mod services;
 mod verify;
 
 use mistakes::*;
