@@ -52,7 +52,7 @@ pub enum FileError {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(_) => write!(f, "it cannot be read"),
+            Self::Unreadable(error) => write!(f, "it cannot be read: {error}"),
             Self::Unmerged(line) => write!(f, "line {line} is the mark of a merge conflict"),
             Self::Newer(format) => write!(
                 f,
@@ -265,7 +265,28 @@ mod tests {
         assert!(error(&newer).contains("newer rowlock"));
         assert!(error("{\"format\": 1}").contains("no catalogue"));
         assert!(error("").contains("no catalogue"));
+        for text in ["null", "[]", "{", "\u{feff}{}", "\0", &"[".repeat(10_000)] {
+            assert!(error(text).contains("no catalogue"), "{text}");
+        }
+        // Cut anywhere, and with a word that nobody knows.
+        for end in text
+            .char_indices()
+            .map(|(at, _)| at)
+            .take(text.trim_end().len() - 1)
+        {
+            assert!(error(&text[..end]).contains("no catalogue"));
+        }
+        let unknown = text.replace("\"kind\"", "\"sort\"");
+        assert!(error(&unknown).contains("sort"));
+        let dialect = text.replace("\"sqlite\"", "\"oracle\"");
+        assert!(error(&dialect).contains("oracle"));
         let twice = Catalogue::new(Dialect::Sqlite, vec![], vec![table("a"), table("a")]);
         assert!(error(&twice.to_json()).contains("twice"));
+        let path = std::env::temp_dir();
+        let unreadable = Catalogue::read(&path).unwrap_err().to_string();
+        assert!(
+            unreadable.starts_with("it cannot be read: "),
+            "{unreadable}"
+        );
     }
 }

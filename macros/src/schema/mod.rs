@@ -46,6 +46,7 @@ pub(crate) fn described(
         true => Vec::new(),
         false => files(&attrs, diag),
     };
+    of_another_database(&attrs, &needs, &files, diag);
     let mut found: Vec<Finding> = Vec::new();
     let mut unknown = Vec::new();
     for (path, catalogue) in &files {
@@ -194,6 +195,43 @@ fn read(path: &Path) -> Read {
     let read = Arc::new(Catalogue::read(path).map_err(|error| error.to_string()));
     files.insert(path.to_owned(), (stamp, Arc::clone(&read)));
     read
+}
+
+/// A file that was named is meant to be compared with.
+fn of_another_database(
+    attrs: &StructAttrs,
+    needs: &rowlock_schema::Model,
+    files: &[(PathBuf, Read)],
+    diag: &Diag,
+) {
+    let SchemaAttr::Named(file) = &attrs.schema else {
+        return;
+    };
+    let dialects = files.iter().map(|(_, read)| match read.as_ref() {
+        Ok(catalogue) => Some(catalogue.dialect),
+        Err(_) => None,
+    });
+    let others: Option<Vec<_>> = dialects.collect();
+    // One that cannot be read is reported, and could be of any.
+    let Some(others) = others.filter(|others| !others.is_empty()) else {
+        return;
+    };
+    if !others
+        .iter()
+        .any(|dialect| needs.dialects.contains(dialect))
+    {
+        let of: Vec<&str> = others.iter().map(|dialect| dialect.name()).collect();
+        diag.error(
+            file,
+            format_args!(
+                "`{}` is of {}, and the model is for another database\n\
+                 help: name the file of that, or say `backend({})`",
+                file.value(),
+                of.join(" and "),
+                of.join(", ")
+            ),
+        );
+    }
 }
 
 fn name(path: &Path) -> String {
