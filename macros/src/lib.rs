@@ -51,6 +51,13 @@ pub fn counter(input: TokenStream) -> TokenStream {
     derive::run::<derive::Counter>(input.into()).into()
 }
 
+#[cfg(feature = "schema")]
+#[doc = include_str!("../docs/create_table.md")]
+#[proc_macro_derive(CreateTable, attributes(rowlock, sqlx))]
+pub fn create_table(input: TokenStream) -> TokenStream {
+    derive::run::<derive::CreateTable>(input.into()).into()
+}
+
 #[doc = include_str!("../docs/find_or_create.md")]
 #[doc(alias("upsert", "create", "find", "get_or_create"))]
 #[proc_macro_derive(FindOrCreate, attributes(rowlock, sqlx))]

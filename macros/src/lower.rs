@@ -21,6 +21,7 @@ use crate::sql::Dialect;
 use crate::sql::queue::in_states;
 
 /// Options that were misspelt, misplaced or malformed: what was meant is not reported as missing as well.
+#[derive(Default)]
 pub(crate) struct Attempted(Vec<&'static str>);
 
 impl Attempted {
@@ -113,6 +114,7 @@ pub(crate) fn lower(input: &DeriveInput, diag: &Diag) -> Option<(Model, Attempte
                 generated: has(FieldOption::Generated),
                 check: has(FieldOption::Check),
                 default: has(FieldOption::Default),
+                definition: expression(FieldOption::Definition),
                 insert_only: has(FieldOption::InsertOnly),
                 on_insert: expression(FieldOption::OnInsert),
                 on_update: expression(FieldOption::OnUpdate),

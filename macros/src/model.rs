@@ -77,6 +77,12 @@ pub(crate) struct Column {
     pub check: bool,
     /// Filled by the database when an insert leaves it out.
     pub default: bool,
+    /// What `create_table` writes after its name.
+    #[cfg_attr(
+        not(feature = "schema"),
+        expect(dead_code, reason = "only that derive has tables made")
+    )]
+    pub definition: Option<String>,
     /// Given for a new row, and never overwritten by an upsert.
     pub insert_only: bool,
     /// The expression that a new row gets.

@@ -376,6 +376,15 @@ options! {
             },
             Rule { is: "a column with a default", flattened: true, ..PLAIN },
         ),
+        Definition => (
+            Spec {
+                name: "definition",
+                takes: Takes::Text,
+                example: "definition = \"timestamptz NOT NULL DEFAULT now()\"",
+                page: (&["CreateTable"], "What `create_table` writes after the column's name: for a type that it does not know, and for a value that the database makes up."),
+            },
+            Rule { is: "a column with a definition of its own", beside: FieldOption::ALL, flattened: true, ..PLAIN },
+        ),
         InsertOnly => (
             Spec {
                 name: "insert_only",

@@ -6,7 +6,8 @@ use quote::quote;
 use syn::{Expr, Item, Stmt};
 
 use crate::derive::{
-    Counter, Derive, FindOrCreate, Guarded, Idempotent, Lockable, Queue, Versioned, run,
+    Counter, CreateTable, Derive, FindOrCreate, Guarded, Idempotent, Lockable, Queue, Versioned,
+    run,
 };
 
 /// The items of a derive's output, formatted.
@@ -20,12 +21,13 @@ struct Printed {
 }
 
 fn is_needs(statement: &Stmt) -> bool {
-    let Stmt::Item(Item::Impl(item)) = statement else {
-        return false;
+    let path = match statement {
+        Stmt::Item(Item::Impl(item)) => item.trait_.as_ref().map(|(path, _)| path),
+        Stmt::Macro(item) => Some(&item.mac.path),
+        _ => None,
     };
-    let path = item.trait_.as_ref().map(|(path, _)| path);
     path.and_then(|path| path.segments.last())
-        .is_some_and(|last| last.ident == "Described")
+        .is_some_and(|last| last.ident == "Described" || last.ident == "registered")
 }
 
 impl Printed {
@@ -429,6 +431,16 @@ fn lockable_with_docs() {
 }
 
 #[test]
+fn create_table() {
+    let text = [
+        printed::<CreateTable>(tag()).text(),
+        printed::<CreateTable>(payment()).text(),
+        Printed::new(run::<CreateTable>(email())).text(),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
 fn idempotent_stays_within_its_budget() {
     printed::<Idempotent>(payment()).assert_within(87, 35);
 }
@@ -534,7 +546,8 @@ fn a_stub_has_the_names_of_the_real_thing() {
         printed::<Lockable>(input.clone()).text(),
         printed::<Idempotent>(input.clone()).text(),
         printed::<Queue>(input.clone()).text(),
-        printed::<Guarded>(input).text(),
+        printed::<Guarded>(input.clone()).text(),
+        printed::<CreateTable>(input).text(),
     ];
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -636,6 +649,7 @@ fn check_all(input: &str) -> Result<(), TestCaseError> {
         run::<Guarded>,
         run::<Idempotent>,
         run::<Queue>,
+        run::<CreateTable>,
     ];
     for run in runs {
         let output = run(input.clone());

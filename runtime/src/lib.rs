@@ -28,6 +28,9 @@ pub mod row;
 pub mod schema;
 pub mod tx;
 
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use rowlock_macros::CreateTable;
 #[cfg(feature = "idempotent")]
 pub use rowlock_macros::Idempotent;
 pub use rowlock_macros::{Counter, FindOrCreate, Guarded, Lockable, Queue, Versioned};
@@ -47,6 +50,9 @@ pub use crate::observe::describe_metrics;
 #[cfg(feature = "schema")]
 #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
 pub use crate::schema::verify;
+#[cfg(feature = "registry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
+pub use crate::schema::verify_all;
 pub use crate::tx::{Tx, transaction};
 
 /// Types of claims, workers and handlers: see [`Queue`](derive@crate::Queue). With the feature `periodic` also `Periodic`, which runs a closure at
@@ -193,8 +199,15 @@ pub mod __private {
     /// For all of them.
     #[cfg(feature = "schema")]
     pub mod schema {
-        pub use crate::schema::{Described, Needs, NoNeeds, by, is_model};
+        #[cfg(feature = "registry")]
+        pub use inventory::submit;
+
+        pub use crate::schema::{
+            CreateTableSql, Described, Needed, Needs, NoNeeds, Of, Texts, by, is_model,
+        };
     }
+    #[cfg(feature = "schema")]
+    pub use crate::__registered as registered;
     pub use crate::queue::{
         Cancelled, Claim, Pause, Paused, Purge, ReadStats, Redrive, Rescued, Worker,
     };
@@ -236,6 +249,25 @@ macro_rules! __sqlite {
     ($($code:tt)*) => {};
 }
 
+/// Lists a model for [`verify_all`].
+#[doc(hidden)]
+#[macro_export]
+#[cfg(feature = "registry")]
+macro_rules! __registered {
+    ($model:ty, $derive:ty) => {
+        $crate::__private::schema::submit! {
+            $crate::__private::schema::Needed::by::<$model, $derive>()
+        }
+    };
+}
+/// Lists nothing: nobody asks.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(all(feature = "schema", not(feature = "registry")))]
+macro_rules! __registered {
+    ($model:ty, $derive:ty) => {};
+}
+
 /// The columns that differ in any of the databases that this crate was built for.
 #[doc(hidden)]
 #[macro_export]
@@ -274,7 +306,7 @@ macro_rules! models {
             #[allow(unused_imports)]
             use $crate::__private::schema::NoNeeds as _;
             $crate::schema::Models::of(&[$({
-                const NEEDS: [::core::option::Option<&'static str>; 7] = [
+                const NEEDS: [::core::option::Option<$crate::__private::schema::Needed>; 7] = [
                     $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Counter>::NEEDS,
                     $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::FindOrCreate>::NEEDS,
                     $crate::__private::schema::Needs::<$model, $crate::__private::schema::by::Guarded>::NEEDS,

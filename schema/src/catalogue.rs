@@ -22,6 +22,14 @@ impl Dialect {
         }
     }
 
+    /// As its makers call it.
+    pub(crate) fn product(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        }
+    }
+
     /// Whether `one` and `other` name the same column or table, where both are quoted.
     pub(crate) fn same_name(self, one: &str, other: &str) -> bool {
         match self {
@@ -49,6 +57,7 @@ impl Catalogue {
         for table in &mut tables {
             table.columns.sort_by(|a, b| a.name.cmp(&b.name));
             table.unique.sort_by(|a, b| a.name.cmp(&b.name));
+            table.indexes.sort_by(|a, b| a.name.cmp(&b.name));
             table
                 .checks
                 .sort_by(|a, b| (&a.name, &a.expression).cmp(&(&b.name, &b.expression)));
@@ -67,7 +76,7 @@ impl Catalogue {
 }
 
 /// A table, or what can be read like one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
     /// `main` on SQLite.
@@ -89,6 +98,9 @@ pub struct Table {
     /// The unique indexes, those of constraints too.
     #[serde(default)]
     pub unique: Vec<Unique>,
+    /// The others.
+    #[serde(default)]
+    pub indexes: Vec<Index>,
     /// What a row must be.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -187,6 +199,25 @@ pub struct Unique {
     /// Of a DEFERRABLE constraint.
     #[serde(default, skip_serializing_if = "is_false")]
     pub deferrable: bool,
+}
+
+/// An index that is not unique.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// What it is on, as the database writes it, with DESC.
+    pub on: Vec<String>,
+    /// The rows that it has, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
+    /// `gin`, `hash`, …; a B-tree if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// A build that failed or is under way left it so: no statement reads it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub invalid: bool,
 }
 
 /// What an index is on: a column or an expression.

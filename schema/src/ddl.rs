@@ -59,6 +59,17 @@ pub(crate) fn set_not_null(column: &str, table: &Table, catalogue: &Catalogue) -
     }
 }
 
+pub(crate) fn drop_not_null(column: &str, table: &Table, catalogue: &Catalogue) -> Option<String> {
+    match catalogue.dialect {
+        Dialect::Postgres => Some(format!(
+            "ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL;",
+            table_name(table, catalogue),
+            quoted(column)
+        )),
+        Dialect::Sqlite => None,
+    }
+}
+
 pub(crate) fn set_type(
     column: &str,
     ty: &str,

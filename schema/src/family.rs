@@ -13,7 +13,8 @@ pub enum Family {
     Unknown,
     /// With so many bits.
     Integer(u8),
-    Float,
+    /// With so many bits.
+    Float(u8),
     Decimal,
     Text,
     Bytes,
@@ -52,7 +53,8 @@ impl Family {
             ("i16" | "u16", _) => Self::Integer(16),
             ("i32" | "u32", _) => Self::Integer(32),
             ("i64" | "Fence", _) => Self::Integer(64),
-            ("f32" | "f64", _) => Self::Float,
+            ("f32", _) => Self::Float(32),
+            ("f64", _) => Self::Float(64),
             ("Decimal" | "BigDecimal", _) => Self::Decimal,
             ("String", _) | ("Box" | "Arc" | "Rc", Some("str")) => Self::Text,
             ("Vec", Some("u8")) => Self::Bytes,
@@ -82,7 +84,8 @@ impl Family {
             "smallint" => Self::Integer(16),
             "integer" => Self::Integer(32),
             "bigint" => Self::Integer(64),
-            "real" | "double precision" => Self::Float,
+            "real" => Self::Float(32),
+            "double precision" => Self::Float(64),
             "numeric" => Self::Decimal,
             "text" | "character varying" | "character" => Self::Text,
             "bytea" => Self::Bytes,
@@ -105,13 +108,14 @@ impl Family {
                 match (self, is) {
                     (Self::Unknown, _) | (_, Self::Unknown) => true,
                     (Self::Integer(_), Self::Integer(_)) => true,
+                    (Self::Float(_), Self::Float(_)) => true,
                     (one, other) => one == other,
                 }
             }
             // What it cannot turn into the column's type SQLite stores as it came, and gives back so.
             Dialect::Sqlite => match (self, affinity(&column.ty)) {
                 (Self::Integer(_) | Self::Bool, Affinity::Text | Affinity::Real) => false,
-                (Self::Float, Affinity::Text) => false,
+                (Self::Float(_), Affinity::Text) => false,
                 // `date` and `datetime` are NUMERIC, and hold text that is no number.
                 (Self::Text, Affinity::Integer | Affinity::Real) => false,
                 _ => true,
@@ -119,11 +123,12 @@ impl Family {
         }
     }
 
-    /// The bits of the column, if both are integers of other sizes and the size matters.
+    /// The bits of the column, if both are numbers of other sizes and the size matters.
     pub(crate) fn other_width(self, column: &Column, dialect: Dialect) -> Option<(u8, u8)> {
         match dialect {
             Dialect::Postgres => match (self, Self::of_postgres(column)) {
                 (Self::Integer(one), Self::Integer(other)) if one != other => Some((one, other)),
+                (Self::Float(one), Self::Float(other)) if one != other => Some((one, other)),
                 _ => None,
             },
             // All its integers have 64.
@@ -132,13 +137,16 @@ impl Family {
     }
 
     /// A type for such values, for a migration.
-    pub(crate) fn column_type(self, dialect: Dialect) -> Option<&'static str> {
+    pub fn column_type(self, dialect: Dialect) -> Option<&'static str> {
         let (postgres, sqlite) = match self {
             Self::Unknown | Self::Enum => return None,
-            Self::Integer(8 | 16) => ("smallint", "integer"),
+            // What sqlx reads as an `i8`.
+            Self::Integer(8) => ("\"char\"", "integer"),
+            Self::Integer(16) => ("smallint", "integer"),
             Self::Integer(32) => ("integer", "integer"),
             Self::Integer(_) => ("bigint", "integer"),
-            Self::Float => ("double precision", "real"),
+            Self::Float(32) => ("real", "real"),
+            Self::Float(_) => ("double precision", "real"),
             Self::Decimal => ("numeric", "text"),
             Self::Text => ("text", "text"),
             Self::Bytes => ("bytea", "blob"),

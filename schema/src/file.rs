@@ -52,7 +52,7 @@ pub enum FileError {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(_) => write!(f, "it cannot be read"),
+            Self::Unreadable(error) => write!(f, "it cannot be read: {error}"),
             Self::Unmerged(line) => write!(f, "line {line} is the mark of a merge conflict"),
             Self::Newer(format) => write!(
                 f,
@@ -148,6 +148,7 @@ fn table(table: &Table) -> String {
     let lists = [
         ("columns", lines(&table.columns)),
         ("unique", lines(&table.unique)),
+        ("indexes", lines(&table.indexes)),
         ("checks", lines(&table.checks)),
         ("foreign_keys", lines(&table.foreign_keys)),
         ("triggers", lines(&table.triggers)),
@@ -211,15 +212,12 @@ impl Formatter for Spaced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::{Column, Kind};
+    use crate::catalogue::Column;
 
     fn table(name: &str) -> Table {
         Table {
             schema: "public".into(),
             name: name.into(),
-            kind: Kind::Table,
-            row_security: false,
-            options: vec![],
             columns: vec![
                 Column {
                     name: "title".into(),
@@ -233,11 +231,7 @@ mod tests {
                     ..Column::default()
                 },
             ],
-            unique: vec![],
-            checks: vec![],
-            foreign_keys: vec![],
-            triggers: vec![],
-            denied: vec![],
+            ..Table::default()
         }
     }
 
@@ -271,7 +265,28 @@ mod tests {
         assert!(error(&newer).contains("newer rowlock"));
         assert!(error("{\"format\": 1}").contains("no catalogue"));
         assert!(error("").contains("no catalogue"));
+        for text in ["null", "[]", "{", "\u{feff}{}", "\0", &"[".repeat(10_000)] {
+            assert!(error(text).contains("no catalogue"), "{text}");
+        }
+        // Cut anywhere, and with a word that nobody knows.
+        for end in text
+            .char_indices()
+            .map(|(at, _)| at)
+            .take(text.trim_end().len() - 1)
+        {
+            assert!(error(&text[..end]).contains("no catalogue"));
+        }
+        let unknown = text.replace("\"kind\"", "\"sort\"");
+        assert!(error(&unknown).contains("sort"));
+        let dialect = text.replace("\"sqlite\"", "\"oracle\"");
+        assert!(error(&dialect).contains("oracle"));
         let twice = Catalogue::new(Dialect::Sqlite, vec![], vec![table("a"), table("a")]);
         assert!(error(&twice.to_json()).contains("twice"));
+        let path = std::env::temp_dir();
+        let unreadable = Catalogue::read(&path).unwrap_err().to_string();
+        assert!(
+            unreadable.starts_with("it cannot be read: "),
+            "{unreadable}"
+        );
     }
 }

@@ -40,6 +40,8 @@ pub enum Place {
     Field(String),
     /// This one of the model's keys.
     Key(usize),
+    /// The server, or how the connection is set.
+    Server,
 }
 
 /// The rules.
@@ -62,6 +64,8 @@ pub enum Rule {
     Unique,
     /// The index compares as the column does.
     Collation,
+    /// A queue has the indexes by which it finds its jobs.
+    Index,
     /// The database fills what an insert leaves out.
     Default,
     /// What is `generated` is made by the database, and what is not is not.
@@ -76,6 +80,24 @@ pub enum Rule {
     Privilege,
     /// Policies decide about rows.
     RowSecurity,
+    /// The server takes the statements.
+    Statement,
+    /// It is new enough, and set as the methods need it.
+    Server,
+}
+
+impl Finding {
+    /// With nothing to add.
+    pub fn new(rule: Rule, level: Level, place: Place, message: String) -> Self {
+        Self {
+            rule,
+            level,
+            place,
+            message,
+            note: None,
+            help: None,
+        }
+    }
 }
 
 impl fmt::Display for Finding {

@@ -9,22 +9,25 @@
 )]
 
 mod catalogue;
+mod changes;
 mod ddl;
-mod diff;
 mod expression;
 mod family;
 mod file;
 mod finding;
+mod migration;
 mod model;
 mod rules;
 
 pub use self::catalogue::{
-    Catalogue, Check, Column, Dialect, ForeignKey, Identity, Kind, Part, Table, Trigger, Unique,
+    Catalogue, Check, Column, Dialect, ForeignKey, Identity, Index, Kind, Part, Table, Trigger,
+    Unique,
 };
-pub use self::diff::diff;
+pub use self::changes::changes;
 pub use self::expression::{SqliteIndex, sqlite_checks, sqlite_index, sqlite_trigger};
 pub use self::family::Family;
 pub use self::file::{FileError, NAME, find};
 pub use self::finding::{Finding, Level, Place, Rule};
-pub use self::model::{Field, Insert, Key, KeyPart, KeyUse, Model, Role};
-pub use self::rules::{Source, check};
+pub use self::migration::diff;
+pub use self::model::{Field, Insert, Key, KeyPart, KeyUse, Model, NeededIndex, Role};
+pub use self::rules::{Server, Source, check, check_server};

@@ -28,6 +28,23 @@ pub struct Model {
     /// What it inserts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insert: Option<Insert>,
+    /// The indexes by which its statements find their rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<NeededIndex>,
+}
+
+/// An index by which rows are found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeededIndex {
+    /// The database that it is for.
+    pub dialect: Dialect,
+    /// As the derive calls it.
+    pub name: String,
+    /// The statement that makes it.
+    pub create: String,
+    /// Nothing works without it, by this name. Without any other, things are slow.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub required: bool,
 }
 
 /// A field that is a column.

@@ -190,6 +190,46 @@ pub struct NullableState {
     leased_until: Option<DateTime<Utc>>,
 }
 
+/// The end of a lease is NULL where there is none.
+#[derive(Clone, sqlx::FromRow, Queue)]
+#[rowlock(table = "never_free")]
+#[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]
+pub struct NeverFree {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: rowlock::queue::QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
+/// Without its index, two jobs of one value can run.
+#[derive(Clone, sqlx::FromRow, Queue)]
+#[rowlock(table = "none_at_a_time")]
+#[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]
+pub struct NoneAtATime {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(per)]
+    customer: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: rowlock::queue::QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
 #[derive(Clone, sqlx::FromRow, Versioned)]
 #[rowlock(table = "other_type")]
 #[cfg_attr(not(test), rowlock(schema = "tests/schema/mistakes.json"))]

@@ -5,10 +5,10 @@
 
 use chrono::{DateTime, Utc};
 use rowlock::queue::QueueState;
-use rowlock::{Fence, Queue};
+use rowlock::{CreateTable, Fence, Queue};
 
 /// A mail that is to be sent.
-#[derive(Debug, sqlx::FromRow, Queue)]
+#[derive(Debug, sqlx::FromRow, CreateTable, Queue)]
 #[rowlock(table = "emails")]
 pub struct Email {
     #[rowlock(key, generated)]
@@ -31,17 +31,10 @@ pub struct Email {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// The queue, and what the mail server has seen: a row for each time that somebody handed it a mail.
+/// What the mail server has seen: a row for each time that it was handed a mail.
 ///
-/// Nothing in the second table could stop a mail from being sent twice.
+/// Nothing in this table could stop a mail from being sent twice.
 pub const TABLES: &str = "
-    CREATE TABLE emails (
-        id {id}, recipient text NOT NULL,
-        run_at {timestamp} NOT NULL DEFAULT CURRENT_TIMESTAMP,
-        state text NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'running', 'done', 'dead')),
-        attempts int NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0,
-        leased_until {timestamp}, last_error text, finished_at {timestamp}
-    );
     CREATE TABLE outbox (
         email_id bigint NOT NULL, attempt int NOT NULL, process bigint NOT NULL, accepted boolean NOT NULL
     );

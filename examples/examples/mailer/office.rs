@@ -21,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Empties the tables, runs all that there is to run, and counts.
 pub async fn run(pool: &Pool, way: Way) -> Result<Books> {
+    set_up(pool).await?;
     rowlock::verify(pool, rowlock::models![Email]).await?;
     sqlx::query("DELETE FROM emails").execute(pool).await?;
     sqlx::query("DELETE FROM outbox").execute(pool).await?;
-    set_up(pool).await?;
 
     // The workers are there first, so that they take mails out while others are put in.
     let mut crew = Crew::start(way, &whereabouts(pool).await?, WORKERS).await?;

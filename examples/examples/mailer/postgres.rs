@@ -31,9 +31,10 @@ pub async fn connect(url: &str, schema: &str) -> anyhow::Result<Pool> {
     Ok(pool.connect_with(options).await?)
 }
 
-/// The indexes, settings of the table, and a trigger that wakes the workers when mails are enqueued: usually in a migration.
+/// The table with its indexes, settings of it, and a trigger that wakes the workers when mails are enqueued: usually in a migration.
 pub async fn set_up(pool: &Pool) -> sqlx::Result<()> {
-    sqlx::raw_sql(Email::ddl::<Db>()).execute(pool).await?;
+    let table = Email::create_table::<Db>();
+    sqlx::raw_sql(table).execute(pool).await?;
     sqlx::raw_sql(Email::storage_ddl()).execute(pool).await?;
     sqlx::raw_sql(Email::notify_ddl()).execute(pool).await?;
     Ok(())

@@ -34,9 +34,10 @@ pub async fn connect(file: &str) -> anyhow::Result<Pool> {
     Ok(pool.connect_with(options).await?)
 }
 
-/// The indexes: usually in a migration.
+/// The table with its indexes: usually in a migration.
 pub async fn set_up(pool: &Pool) -> sqlx::Result<()> {
-    sqlx::raw_sql(Email::ddl::<Db>()).execute(pool).await?;
+    let table = Email::create_table::<Db>();
+    sqlx::raw_sql(table).execute(pool).await?;
     Ok(())
 }
 

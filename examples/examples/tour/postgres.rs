@@ -1,5 +1,6 @@
 //! The operations on PostgreSQL.
 
+pub type Db = sqlx::Postgres;
 pub type Pool = sqlx::PgPool;
 
 #[path = "operations/mod.rs"]

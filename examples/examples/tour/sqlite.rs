@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqlitePoolOptions;
 
+pub type Db = sqlx::Sqlite;
 pub type Pool = sqlx::SqlitePool;
 
 #[path = "operations/mod.rs"]

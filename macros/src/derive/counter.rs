@@ -39,7 +39,7 @@ impl Plan<'_> {
 
 impl Derive for Counter {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Counter;
+    const KIND: Option<Kind> = Some(Kind::Counter);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let counters = model.counters();

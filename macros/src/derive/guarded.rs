@@ -35,7 +35,7 @@ impl Plan<'_> {
 
 impl Derive for Guarded {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Guarded;
+    const KIND: Option<Kind> = Some(Kind::Guarded);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         sets_without_excluded(model, diag);

@@ -29,7 +29,7 @@ pub(crate) struct Plan<'m> {
 
 impl Derive for Idempotent {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Idempotent;
+    const KIND: Option<Kind> = Some(Kind::Idempotent);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

@@ -34,7 +34,7 @@ impl Plan<'_> {
 
 impl Derive for Lockable {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Lockable;
+    const KIND: Option<Kind> = Some(Kind::Lockable);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

@@ -4,6 +4,8 @@
 //! variable never does: in a struct that a `macro_rules!` made, it would not be found.
 
 mod counter;
+#[cfg(feature = "schema")]
+mod create_table;
 mod find_or_create;
 mod guarded;
 mod idempotent;
@@ -18,12 +20,16 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Index, Type};
 
 pub(crate) use self::counter::Counter;
+#[cfg(feature = "schema")]
+pub(crate) use self::create_table::CreateTable;
 pub(crate) use self::find_or_create::{FindOrCreate, default_new};
 pub(crate) use self::guarded::Guarded;
 pub(crate) use self::idempotent::Idempotent;
 use self::key::{KeyValue, key_argument, key_lifetime, passed};
 pub(crate) use self::lockable::Lockable;
 pub(crate) use self::queue::Queue;
+#[cfg(feature = "schema")]
+pub(crate) use self::queue::quiet_plan;
 pub(crate) use self::versioned::Versioned;
 use crate::attr::StructAttrs;
 use crate::diag::Diag;
@@ -47,7 +53,8 @@ pub(crate) enum Kind {
 /// A derive: from the model to a plan, in which nothing is left that could fail, and from the plan to tokens.
 pub(crate) trait Derive {
     type Plan<'m>;
-    const KIND: Kind;
+    /// `None` for one that asks nothing of the database.
+    const KIND: Option<Kind>;
 
     /// Checks what only this derive asks for. `None` if something is missing, which was then reported.
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Self::Plan<'m>>;
@@ -104,7 +111,8 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
     let described = lowered
         .as_ref()
         .filter(|_| plan.is_some())
-        .map(|(model, _)| described(D::KIND, model, &input, &diag));
+        .zip(D::KIND)
+        .map(|((model, _), kind)| described(kind, model, &input, &diag));
     match (diag.finish(), plan) {
         (Ok(()), Some(plan)) => {
             let mut output = D::expand(&plan);
@@ -117,7 +125,8 @@ pub(crate) fn run<D: Derive>(input: TokenStream) -> TokenStream {
         (Ok(()), None) => TokenStream::new(),
         (Err(errors), _) => {
             let mut stub = D::stub(&input);
-            stub.impls.extend(undescribed(D::KIND, &input));
+            stub.impls
+                .extend(D::KIND.map(|kind| undescribed(kind, &input)));
             let stub = stub.tokens(&input);
             quote!(#errors #stub)
         }
@@ -134,7 +143,8 @@ fn described(kind: Kind, model: &Model, input: &DeriveInput, diag: &Diag) -> Tok
 #[cfg(feature = "schema")]
 fn undescribed(kind: Kind, input: &DeriveInput) -> TokenStream {
     let is_struct = stub_fields(input).is_some();
-    let needs = is_struct.then(|| crate::schema::implementation(kind, &input.ident, ""));
+    let needs = is_struct
+        .then(|| crate::schema::implementation(kind, &input.ident, "", &TokenStream::new()));
     needs.unwrap_or_default()
 }
 
@@ -249,7 +259,7 @@ impl Method<'_> {
 }
 
 /// Wraps an impl so that it exists only if the runtime was built for the database.
-fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
+pub(crate) fn for_backend(dialect: Dialect, code: &TokenStream) -> TokenStream {
     let wrapper = wrapper(dialect);
     quote!(__rt::#wrapper! { #code })
 }
@@ -263,7 +273,7 @@ fn wrapper(dialect: Dialect) -> Ident {
 }
 
 /// sqlx's type for the database.
-fn database(dialect: Dialect) -> TokenStream {
+pub(crate) fn database(dialect: Dialect) -> TokenStream {
     let name = format_ident!("{}", dialect.name());
     quote!(__rt::#name)
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows a rule: they are in `rowlock-schema`, where `rowlock::schema` has them from too.
 
-mod needs;
+pub(crate) mod needs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,10 @@ use syn::{DeriveInput, LitStr};
 
 use self::needs::needs;
 use crate::attr::{SchemaAttr, StructAttrs};
-use crate::derive::{Kind, raw};
+use crate::derive::{Kind, database, for_backend, raw};
 use crate::diag::Diag;
 use crate::model::{Column, Model, last_segment};
+use crate::sql::Dialect;
 
 /// Reports what the catalogue has not, and says in the expansion what the model needs.
 pub(crate) fn described(
@@ -34,7 +35,10 @@ pub(crate) fn described(
     }
     let needs = needs(kind, model);
     let text = serde_json::to_string(&needs).unwrap_or_default();
-    let described = implementation(kind, &model.ident, &text);
+    let statements = statements(kind, model);
+    let described = implementation(kind, &model.ident, &text, &statements);
+    let (ident, derive) = (&model.ident, format_ident!("{kind:?}"));
+    let registered = quote!(__rt::registered!(#ident, __rt::schema::by::#derive););
     let quiet = Diag::new();
     let attrs = StructAttrs::read(&input.attrs, &quiet);
     let _ = quiet.finish();
@@ -42,6 +46,7 @@ pub(crate) fn described(
         true => Vec::new(),
         false => files(&attrs, diag),
     };
+    of_another_database(&attrs, &needs, &files, diag);
     let mut found: Vec<Finding> = Vec::new();
     let mut unknown = Vec::new();
     for (path, catalogue) in &files {
@@ -61,6 +66,7 @@ pub(crate) fn described(
     let tracked = tracked(files.iter().map(|(path, _)| path.as_path()));
     quote! {
         #described
+        #registered
         #tracked
         #(#unknown)*
     }
@@ -88,14 +94,54 @@ fn tracked<'p>(files: impl Iterator<Item = &'p Path>) -> TokenStream {
 }
 
 /// What `rowlock::models!` finds.
-pub(crate) fn implementation(kind: Kind, ident: &Ident, needs: &str) -> TokenStream {
+pub(crate) fn implementation(
+    kind: Kind,
+    ident: &Ident,
+    needs: &str,
+    statements: &TokenStream,
+) -> TokenStream {
     let derive = format_ident!("{kind:?}");
     let needs = raw(needs);
     quote! {
         #[automatically_derived]
         impl __rt::schema::Described<__rt::schema::by::#derive> for #ident {
             const NEEDS: &'static str = #needs;
+            #statements
         }
+    }
+}
+
+/// Where the runtime has the statements, which the derive printed already.
+fn statements(kind: Kind, model: &Model) -> TokenStream {
+    let (all, each) = match kind {
+        Kind::Counter => ("COUNTERS", Some(("COUNTER", model.counters().len()))),
+        Kind::FindOrCreate => ("NEW", Some(("UNIQUE", model.unique.len()))),
+        Kind::Guarded => ("GUARDED", None),
+        Kind::Idempotent => ("IDEMPOTENT", None),
+        Kind::Lockable => ("LOCKABLE", None),
+        Kind::Queue => ("QUEUE", None),
+        Kind::Versioned => ("VERSIONED", None),
+    };
+    let of_backend = |dialect: &Dialect| {
+        let (name, database) = (constant(*dialect), database(*dialect));
+        let all = format_ident!("{all}");
+        let each = each.map(|(each, count)| {
+            let each = format_ident!("{each}");
+            let numbers = 0..count;
+            quote!(#(__rt::schema::Of::<#database, Self, #numbers>::#each),*)
+        });
+        let code = quote! {
+            const #name: __rt::schema::Texts = &[__rt::schema::Of::<#database, Self>::#all, #each];
+        };
+        for_backend(*dialect, &code)
+    };
+    model.backends.iter().map(of_backend).collect()
+}
+
+fn constant(dialect: Dialect) -> Ident {
+    match dialect {
+        Dialect::Postgres => format_ident!("POSTGRES"),
+        Dialect::Sqlite => format_ident!("SQLITE"),
     }
 }
 
@@ -151,6 +197,43 @@ fn read(path: &Path) -> Read {
     read
 }
 
+/// A file that was named is meant to be compared with.
+fn of_another_database(
+    attrs: &StructAttrs,
+    needs: &rowlock_schema::Model,
+    files: &[(PathBuf, Read)],
+    diag: &Diag,
+) {
+    let SchemaAttr::Named(file) = &attrs.schema else {
+        return;
+    };
+    let dialects = files.iter().map(|(_, read)| match read.as_ref() {
+        Ok(catalogue) => Some(catalogue.dialect),
+        Err(_) => None,
+    });
+    let others: Option<Vec<_>> = dialects.collect();
+    // One that cannot be read is reported, and could be of any.
+    let Some(others) = others.filter(|others| !others.is_empty()) else {
+        return;
+    };
+    if !others
+        .iter()
+        .any(|dialect| needs.dialects.contains(dialect))
+    {
+        let of: Vec<&str> = others.iter().map(|dialect| dialect.name()).collect();
+        diag.error(
+            file,
+            format_args!(
+                "`{}` is of {}, and the model is for another database\n\
+                 help: name the file of that, or say `backend({})`",
+                file.value(),
+                of.join(" and "),
+                of.join(", ")
+            ),
+        );
+    }
+}
+
 fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
@@ -186,7 +269,7 @@ fn report(
     }
     let span = match &finding.place {
         Place::Table => attrs.table.as_ref().map(LitStr::span),
-        Place::Struct => None,
+        Place::Struct | Place::Server => None,
         Place::Field(name) => column(name).map(|column| of_column(column, finding.rule)),
         Place::Key(number) => needs::key_span(kind, model, *number),
     };

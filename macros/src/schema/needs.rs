@@ -1,10 +1,10 @@
 //! What a derive needs of the database, for the rules.
 
 use proc_macro2::Span;
-use rowlock_schema::{self as schema, Family, Insert, Key, KeyPart, KeyUse};
+use rowlock_schema::{self as schema, Family, Insert, Key, KeyPart, KeyUse, NeededIndex};
 use syn::Type;
 
-use crate::derive::Kind;
+use crate::derive::{Kind, quiet_plan};
 use crate::model::{
     Column, LedgerRole, Model, QueueRole, Role, State, UniqueKey, inside_option, is_bool, is_json,
     is_option, last_segment, shown,
@@ -12,10 +12,7 @@ use crate::model::{
 use crate::sql::Dialect;
 
 pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
-    let dialects = model.backends.iter().map(|dialect| match dialect {
-        Dialect::Postgres => schema::Dialect::Postgres,
-        Dialect::Sqlite => schema::Dialect::Sqlite,
-    });
+    let dialects = model.backends.iter().map(|dialect| of(*dialect));
     schema::Model {
         name: model.ident.to_string(),
         derive: format!("{kind:?}"),
@@ -33,6 +30,37 @@ pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
             Kind::Counter | Kind::Guarded | Kind::Idempotent | Kind::Queue => false,
         },
         insert: insert(kind, model),
+        indexes: match kind {
+            Kind::Queue => indexes(model),
+            _ => Vec::new(),
+        },
+    }
+}
+
+/// Those of a queue that are no key.
+fn indexes(model: &Model) -> Vec<NeededIndex> {
+    let Some(queue) = quiet_plan(model) else {
+        return Vec::new();
+    };
+    let of_backend = |dialect: &Dialect| {
+        let indexes = queue.indexes(*dialect).into_iter();
+        let of_statements = indexes.filter(|index| index.required || !index.unique);
+        let needed = of_statements.map(|index| NeededIndex {
+            dialect: of(*dialect),
+            create: queue.create(&index, *dialect),
+            name: index.name,
+            required: index.required,
+        });
+        needed.collect::<Vec<_>>()
+    };
+    model.backends.iter().flat_map(of_backend).collect()
+}
+
+/// The database, as the rules know it.
+pub(crate) fn of(dialect: Dialect) -> schema::Dialect {
+    match dialect {
+        Dialect::Postgres => schema::Dialect::Postgres,
+        Dialect::Sqlite => schema::Dialect::Sqlite,
     }
 }
 
@@ -82,7 +110,8 @@ fn field(model: &Model, column: &Column) -> schema::Field {
     }
 }
 
-fn family(column: &Column, ty: &Type) -> Family {
+/// What the column holds: `ty` is its type without `Option`.
+pub(crate) fn family(column: &Column, ty: &Type) -> Family {
     if column.json || column.json_nullable || is_json(&column.ty) {
         return Family::Json;
     }

@@ -7,12 +7,15 @@
 
 mod clock;
 pub(crate) mod counter;
+#[cfg(feature = "schema")]
+pub(crate) mod create_table;
 mod dialect;
 pub(crate) mod find_or_create;
 mod gap;
 mod given;
 pub(crate) mod guarded;
 pub(crate) mod idempotent;
+mod index;
 pub(crate) mod lockable;
 pub(crate) mod queue;
 mod slot;

@@ -461,6 +461,12 @@ pub(crate) fn wrote_too_few(error: &sqlx::Error) -> bool {
     has_code(error, &["2201F"])
 }
 
+/// Whether a statement was prepared whose values have no types: a call gives them.
+#[cfg(feature = "schema")]
+pub(crate) fn lacks_types(error: &sqlx::Error) -> bool {
+    has_code(error, &["42P08", "42P18", "42725"])
+}
+
 fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| codes.contains(&&*code))

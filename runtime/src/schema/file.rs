@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use rowlock_schema::{Catalogue, diff};
+use rowlock_schema::{Catalogue, changes};
 
 use super::{Describes, snapshot};
 use crate::DatabaseError;
@@ -27,7 +27,7 @@ pub fn check_file<'c, DB: Describes>(
         let read = Catalogue::read(path);
         let differs = match &read {
             Ok(read) if *read == found => return Ok(()),
-            Ok(read) => diff(read, &found),
+            Ok(read) => changes(read, &found),
             Err(error) => error.to_string(),
         };
         if std::env::var_os(VARIABLE).is_some_and(|value| value == "write") {

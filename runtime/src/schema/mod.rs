@@ -5,14 +5,21 @@ mod file;
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod statements;
 mod verify;
 
 use std::future::Future;
 use std::marker::PhantomData;
 
+use rowlock_schema::Server;
 pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
 
 pub use self::file::{FileError, check_file};
+#[doc(hidden)]
+pub use self::statements::{Of, Text, Texts};
+#[cfg(feature = "registry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
+pub use self::verify::verify_all;
 pub use self::verify::{Report, VerifyError, verify};
 use crate::DatabaseError;
 use crate::db::Backend;
@@ -26,6 +33,14 @@ pub trait Describes: Backend {
     fn describe_tables(
         link: &mut Link<'_, Self>,
     ) -> impl Future<Output = Result<Catalogue, sqlx::Error>> + Send;
+    /// The version, and how the connection is set.
+    #[doc(hidden)]
+    fn describe_server(
+        link: &mut Link<'_, Self>,
+    ) -> impl Future<Output = Result<Server, sqlx::Error>> + Send;
+    /// The statements of a model.
+    #[doc(hidden)]
+    fn texts(needed: &Needed) -> Texts;
 }
 
 /// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, and no owner and no grant.
@@ -35,7 +50,10 @@ pub fn snapshot<'c, DB: Describes>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<Catalogue, DatabaseError>> + Send {
     async move {
-        let read = read("snapshot", db).await?;
+        let error = |error| DatabaseError::new(operation("snapshot"), error);
+        let mut opened = db.open().await.map_err(error)?;
+        let read = DB::describe_tables(&mut opened.link()).await;
+        let read = read.map_err(error)?;
         let tables = read.tables.into_iter();
         // There is one more of them every month, and they are what the whole is.
         let tables = tables.filter(|table| table.kind != rowlock_schema::Kind::Partition);
@@ -51,13 +69,8 @@ pub fn snapshot<'c, DB: Describes>(
     }
 }
 
-async fn read<'c, DB: Describes>(
-    method: &'static str,
-    db: impl Source<'c, DB>,
-) -> Result<Catalogue, DatabaseError> {
-    let error = |error| DatabaseError::new(Operation::new(method, "", KeyText::default()), error);
-    let mut opened = db.open().await.map_err(error)?;
-    DB::describe_tables(&mut opened.link()).await.map_err(error)
+fn operation(method: &'static str) -> Operation {
+    Operation::new(method, "", KeyText::default())
 }
 
 /// The rows of a statement.
@@ -74,18 +87,59 @@ async fn rows<'q, DB: Backend>(
 
 /// Models to [`verify`]: `rowlock::models![Document, Tag]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Models(&'static [[Option<&'static str>; 7]]);
+pub struct Models(&'static [[Option<Needed>; 7]]);
 
 impl Models {
     #[doc(hidden)]
-    pub const fn of(needs: &'static [[Option<&'static str>; 7]]) -> Self {
+    pub const fn of(needs: &'static [[Option<Needed>; 7]]) -> Self {
         Self(needs)
     }
 
     /// What each of them needs, for each of its derives.
-    fn needs(self) -> impl Iterator<Item = &'static str> {
+    fn needs(self) -> impl Iterator<Item = Needed> {
         self.0.iter().flatten().flatten().copied()
     }
+}
+
+/// What a derive of a struct needs.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Needed {
+    /// See [`Described::NEEDS`].
+    needs: &'static str,
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "no such database")
+    )]
+    postgres: Texts,
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(dead_code, reason = "no such database")
+    )]
+    sqlite: Texts,
+}
+
+#[cfg(feature = "registry")]
+inventory::collect!(Needed);
+
+impl Needed {
+    pub const fn by<T: Described<D>, D>() -> Self {
+        Self {
+            needs: T::NEEDS,
+            postgres: T::POSTGRES,
+            sqlite: T::SQLITE,
+        }
+    }
+}
+
+/// What `#[derive(CreateTable)]` makes for a database.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "the table of `{Self}` cannot be made on `{DB}`",
+    note = "the struct has no `#[derive(CreateTable)]`, its `backend(...)` leaves the database out, or the cargo feature of it is off"
+)]
+pub trait CreateTableSql<DB: Backend> {
+    const CREATE_TABLE: &'static str;
 }
 
 /// What the derive `D` of a struct needs of the database.
@@ -93,6 +147,10 @@ impl Models {
 pub trait Described<D> {
     /// As JSON: it is read once, if at all.
     const NEEDS: &'static str;
+    /// Its statements on PostgreSQL, if it is for that.
+    const POSTGRES: Texts = &[];
+    /// And on SQLite.
+    const SQLITE: Texts = &[];
 }
 
 /// The derives.
@@ -122,17 +180,17 @@ pub struct Needs<T, D>(PhantomData<(T, D)>);
 /// The other half of [`Needs`].
 #[doc(hidden)]
 pub trait NoNeeds {
-    const NEEDS: Option<&'static str> = None;
+    const NEEDS: Option<Needed> = None;
 }
 
 impl<T: Described<D>, D> Needs<T, D> {
-    pub const NEEDS: Option<&'static str> = Some(T::NEEDS);
+    pub const NEEDS: Option<Needed> = Some(Needed::by::<T, D>());
 }
 
 impl<T, D> NoNeeds for Needs<T, D> {}
 
 /// Some of the needs are there, or the type is no model.
 #[doc(hidden)]
-pub const fn is_model(needs: &[Option<&'static str>; 7]) -> bool {
+pub const fn is_model(needs: &[Option<Needed>; 7]) -> bool {
     !matches!(needs, [None, None, None, None, None, None, None])
 }

@@ -1,9 +1,9 @@
 //! The catalogue of PostgreSQL.
 
-use rowlock_schema::{Catalogue, Dialect, Table};
+use rowlock_schema::{Catalogue, Dialect, Server, Table};
 use sqlx::{Postgres, Row};
 
-use super::{Describes, rows};
+use super::{Describes, Needed, Texts, rows};
 use crate::db::source::Link;
 
 /// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
@@ -44,6 +44,17 @@ SELECT json_strip_nulls(json_build_object(
       'invalid', NOT i.indisvalid,
       'deferrable', NOT i.indimmediate))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique), '[]'),
+  'indexes', coalesce((
+    SELECT json_agg(json_build_object(
+      'name', x.relname,
+      'on', (
+        SELECT json_agg(pg_get_indexdef(i.indexrelid, k.number::int, true)
+                        || CASE k.option & 3 WHEN 1 THEN ' DESC NULLS LAST' WHEN 3 THEN ' DESC' WHEN 2 THEN ' NULLS FIRST' ELSE '' END ORDER BY k.number)
+        FROM unnest(i.indoption::int2[]) WITH ORDINALITY AS k(option, number) WHERE k.number <= i.indnkeyatts),
+      'predicate', pg_get_expr(i.indpred, i.indrelid),
+      'method', nullif(m.amname, 'btree'),
+      'invalid', NOT i.indisvalid))
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique), '[]'),
   'checks', coalesce((
     SELECT json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid)))
     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'), '[]'),
@@ -81,6 +92,56 @@ impl Describes for Postgres {
         }
         Ok(Catalogue::new(Dialect::Postgres, parsed(&path)?, tables))
     }
+
+    async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {
+        server(link).await
+    }
+
+    fn texts(needed: &Needed) -> Texts {
+        needed.postgres
+    }
+}
+
+/// In one row, as nothing is asked twice.
+const SERVER: &str = "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on', \
+     current_setting('default_transaction_isolation'), current_setting('synchronous_commit')";
+
+async fn server(link: &mut Link<'_, Postgres>) -> Result<Server, sqlx::Error> {
+    let rows = rows(link, sqlx::query(SERVER)).await?;
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let (is_standby, is_read_only): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+    let why = match (is_standby, is_read_only) {
+        (true, _) => Some("the server is a standby"),
+        (_, true) => Some("`default_transaction_read_only` is on"),
+        (false, false) => None,
+    };
+    let mut server = Server {
+        version: row.try_get(0)?,
+        read_only: why.map(str::to_owned),
+        settings: Vec::new(),
+    };
+    let (isolation, commit): (String, String) = (row.try_get(3)?, row.try_get(4)?);
+    let mut set = |name: &str, value: String, note: &str| {
+        server
+            .settings
+            .push((name.to_owned(), value, note.to_owned()));
+    };
+    if ["repeatable read", "serializable"].contains(&isolation.as_str()) {
+        set(
+            "default_transaction_isolation",
+            isolation,
+            "outside a transaction a write that loses against a concurrent one is run again, up to ten times; \
+             row locks and advisory locks need READ COMMITTED, and refuse a transaction of another level",
+        );
+    }
+    if commit == "off" {
+        set(
+            "synchronous_commit",
+            commit,
+            "a write that returned `Ok` can be lost when the server crashes",
+        );
+    }
+    Ok(server)
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {

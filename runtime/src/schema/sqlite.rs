@@ -1,19 +1,19 @@
 //! The catalogue of SQLite: its pragmas, and its own text where they are silent.
 
 use rowlock_schema::{
-    Catalogue, Check, Column, Dialect, ForeignKey, Identity, Kind, Part, Table, Trigger, Unique,
-    sqlite_checks, sqlite_index, sqlite_trigger,
+    Catalogue, Check, Column, Dialect, ForeignKey, Identity, Index, Kind, Part, Server, Table,
+    Trigger, Unique, sqlite_checks, sqlite_index, sqlite_trigger,
 };
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
-use super::{Describes, rows};
+use super::{Describes, Needed, Texts, rows};
 use crate::db::source::Link;
 
 const TABLES: &str = "SELECT schema, name, type, wr, strict FROM pragma_table_list \
      WHERE schema <> 'temp' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'";
+const SERVER: &str = "SELECT sqlite_version(), query_only FROM pragma_query_only";
 const COLUMNS: &str = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1";
-const INDEXES: &str =
-    "SELECT name, origin, partial FROM pragma_index_list($1, $2) WHERE \"unique\"";
+const INDEXES: &str = "SELECT name, origin, partial, \"unique\" FROM pragma_index_list($1, $2)";
 const PARTS: &str = "SELECT name, coll FROM pragma_index_xinfo($1, $2) WHERE key ORDER BY seqno";
 const FOREIGN_KEYS: &str = "SELECT group_concat('\"' || \"from\" || '\"', ', '), \"table\", group_concat('\"' || \"to\" || '\"', ', '), on_update, on_delete \
      FROM (SELECT * FROM pragma_foreign_key_list($1, $2) ORDER BY id, seq) GROUP BY id, \"table\", on_update, on_delete";
@@ -37,20 +37,29 @@ impl Describes for Sqlite {
                 schema,
                 name,
                 kind,
-                row_security: false,
                 options,
-                columns: Vec::new(),
-                unique: Vec::new(),
-                checks: Vec::new(),
-                foreign_keys: Vec::new(),
-                triggers: Vec::new(),
-                denied: Vec::new(),
+                ..Table::default()
             };
             fill(link, &mut table, without_rowid).await?;
             tables.push(table);
         }
         let path = vec!["main".to_owned()];
         Ok(Catalogue::new(Dialect::Sqlite, path, tables))
+    }
+
+    async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {
+        let rows = rows(link, sqlx::query(SERVER)).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let is_read_only: bool = row.try_get(1)?;
+        Ok(Server {
+            version: row.try_get(0)?,
+            read_only: is_read_only.then(|| "`query_only` is on".to_owned()),
+            settings: Vec::new(),
+        })
+    }
+
+    fn texts(needed: &Needed) -> Texts {
+        needed.sqlite
     }
 }
 
@@ -73,7 +82,7 @@ async fn fill(
         Err(sqlx::Error::Database(_)) if table.kind == Kind::View => Vec::new(),
         read => read?,
     };
-    let by_index = unique(link, table, &texts).await?;
+    let by_index = indexes(link, table, &texts).await?;
     if let ([key], false, false) = (keys.as_slice(), by_index, without_rowid)
         && table.kind == Kind::Table
     {
@@ -187,8 +196,8 @@ async fn columns(
     Ok(keys.into_iter().filter(|name| !name.is_empty()).collect())
 }
 
-/// Reads the unique indexes, and yields whether the primary key has one.
-async fn unique(
+/// Reads the indexes, and yields whether the primary key has one.
+async fn indexes(
     link: &mut Link<'_, Sqlite>,
     table: &mut Table,
     texts: &[Text],
@@ -199,10 +208,20 @@ async fn unique(
     let mut by_index = false;
     for row in rows(link, query).await? {
         let (name, origin): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        let partial: bool = row.try_get(2)?;
+        let (partial, is_unique): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
         by_index |= origin == "pk";
         let text = texts.iter().find(|text| text.name == name);
         let text = text.and_then(|text| sqlite_index(&text.sql));
+        if !is_unique {
+            table.indexes.extend(text.map(|text| Index {
+                name,
+                on: text.parts,
+                predicate: text.predicate,
+                method: None,
+                invalid: false,
+            }));
+            continue;
+        }
         let mut on = Vec::new();
         let query = sqlx::query(PARTS)
             .bind(name.clone())

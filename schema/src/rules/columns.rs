@@ -135,7 +135,11 @@ fn fits(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
         help: Some(match (field.role, help) {
             (Role::Fence, Some(ddl)) => ddl,
             (_, ddl) => format!(
-                "make the field an `i{other}`{}",
+                "make the field an `{}{other}`{}",
+                match field.family {
+                    Family::Float(_) => "f",
+                    _ => "i",
+                },
                 ddl.map_or_else(String::new, |ddl| format!(", or the column as wide: {ddl}"))
             ),
         }),
@@ -167,6 +171,18 @@ fn null(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
     }
     let named = format!("column `{}` of `{}`", column.name, context.shown());
     let place = Place::Field(field.field.clone());
+    if !column.null && field.role == Role::Sometimes && field.option == Some(true) {
+        let again = "make the table anew with the column without NOT NULL";
+        let ddl = ddl::drop_not_null(&column.name, context.table, context.catalogue);
+        let message = format!("{named} is NOT NULL, and it has to be NULL at times");
+        return Some(Finding {
+            note: Some(
+                "what is not claimed, not finished or without an error has nothing there".into(),
+            ),
+            help: Some(ddl.unwrap_or_else(|| again.to_owned())),
+            ..Finding::new(Rule::Null, Level::Error, place, message)
+        });
+    }
     if !column.null {
         let written = field.role == Role::Plain && !field.generated && !field.key;
         return (field.option == Some(true) && written).then(|| Finding {

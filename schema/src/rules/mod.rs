@@ -1,11 +1,14 @@
 //! The rules: what a model needs, against what the database has. What is not known for sure is no finding.
 
 mod columns;
+mod indexes;
 mod inserts;
 mod keys;
+mod server;
 #[cfg(test)]
 mod tests;
 
+pub use self::server::{Server, check_server};
 use crate::catalogue::{Catalogue, Column, Dialect, Kind, Table};
 use crate::ddl::{named, table_name};
 use crate::finding::{Finding, Level, Place, Rule};
@@ -56,6 +59,7 @@ impl Context<'_> {
             Kind::Table | Kind::Partitioned | Kind::Partition => {
                 keys::check(self, &mut findings);
                 inserts::check(self, &mut findings);
+                indexes::check(self, &mut findings);
             }
             // Rules and INSTEAD OF triggers write there.
             Kind::View | Kind::Foreign => {}

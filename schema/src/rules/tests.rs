@@ -9,19 +9,13 @@ fn table(schema: &str, name: &str) -> Table {
     Table {
         schema: schema.into(),
         name: name.into(),
-        kind: Kind::Table,
         row_security: true,
-        options: vec![],
         columns: vec![Column {
             name: "id".into(),
             ty: "bigint".into(),
             ..Column::default()
         }],
-        unique: vec![],
-        checks: vec![],
-        foreign_keys: vec![],
-        triggers: vec![],
-        denied: vec![],
+        ..Table::default()
     }
 }
 
@@ -48,6 +42,7 @@ fn model(schema: Option<&str>, table: &str) -> Model {
         keys: vec![],
         writes_all: true,
         insert: None,
+        indexes: vec![],
     }
 }
 
@@ -109,4 +104,84 @@ fn a_model_of_another_database_is_not_looked_at() {
     let mut tags = model(None, "nowhere");
     tags.dialects = vec![Dialect::Sqlite];
     assert_eq!(found(&[], &tags, Source::Server), []);
+}
+
+#[test]
+fn numbers_are_of_the_same_size() {
+    let mut one = catalogue(&[("public", "tags")]);
+    for (family, ty, found) in [
+        (Family::Float(64), "real", true),
+        (Family::Float(32), "double precision", true),
+        (Family::Float(64), "double precision", false),
+        (Family::Integer(32), "bigint", true),
+        (Family::Integer(64), "bigint", false),
+    ] {
+        one.tables[0].columns[0].ty = ty.into();
+        let mut tags = model(None, "tags");
+        tags.fields[0].family = family;
+        let findings = check(&one, &tags, Source::Server);
+        let widths = findings
+            .iter()
+            .filter(|finding| finding.rule == Rule::Width);
+        let levels: Vec<Level> = widths.map(|finding| finding.level).collect();
+        assert_eq!(
+            levels,
+            vec![Level::Note; usize::from(found)],
+            "{family:?} {ty}"
+        );
+    }
+}
+
+/// What a server writes is cut anywhere: nothing is found, or something, and nothing panics.
+#[test]
+fn no_text_of_a_database_is_too_odd() {
+    const TEXTS: [&str; 4] = [
+        "((kind)::text <> 'Ätna''s \u{1f600}'::character varying(20)[]) AND (\"weird \"\"name\" >= (0)::numeric)",
+        "CREATE UNIQUE INDEX i ON t (a COLLATE NOCASE, coalesce(b, ','), [c d] DESC) WHERE x IN ('(', \")\") -- é",
+        "CREATE TABLE t (a int CHECK (a > 0 /* ü ) */), b text CHECK(length(b)<9), CONSTRAINT \"check\" CHECK (a <> 1))",
+        "CREATE TRIGGER \"before\" AFTER UPDATE OF é ON t BEGIN SELECT 1; END",
+    ];
+    for text in TEXTS {
+        for (at, _) in text.char_indices() {
+            for part in [&text[..at], &text[at..]] {
+                let mut one = catalogue(&[("public", "tags")]);
+                let table = &mut one.tables[0];
+                let expression = part.to_owned();
+                table.checks.push(crate::catalogue::Check {
+                    name: String::new(),
+                    expression,
+                });
+                table.unique.push(crate::catalogue::Unique {
+                    predicate: Some(part.to_owned()),
+                    on: vec![crate::catalogue::Part::Expression {
+                        expression: part.to_owned(),
+                    }],
+                    ..Default::default()
+                });
+                table.columns[0].ty = part.to_owned();
+                table.columns[0].default = Some(part.to_owned());
+                let mut tags = model(None, "tags");
+                tags.keys.push(crate::model::Key {
+                    on: vec![crate::model::KeyPart {
+                        column: "id".into(),
+                        expression: Some(part.to_owned()),
+                    }],
+                    predicate: Some(text.to_owned()),
+                    nulls_not_distinct: false,
+                    used: crate::model::KeyUse::Conflict,
+                });
+                tags.indexes.push(crate::model::NeededIndex {
+                    dialect: Dialect::Postgres,
+                    name: "i".into(),
+                    create: part.to_owned(),
+                    required: false,
+                });
+                check(&one, &tags, Source::Server);
+                crate::diff(&catalogue(&[("public", "tags")]), &one);
+                crate::sqlite_index(part);
+                crate::sqlite_checks(part);
+                crate::sqlite_trigger(part);
+            }
+        }
+    }
 }

@@ -35,6 +35,24 @@ struct Missing {
 }
 
 #[derive(Clone, sqlx::FromRow, Lockable)]
+#[rowlock(table = "documents", schema = "tests/schema/bad/text.json")]
+struct Text {
+    #[rowlock(key)]
+    id: i64,
+}
+
+#[derive(Clone, sqlx::FromRow, Lockable)]
+#[rowlock(
+    table = "documents",
+    schema = "tests/schema/bad/sqlite.json",
+    backend(Postgres)
+)]
+struct OtherDatabase {
+    #[rowlock(key)]
+    id: i64,
+}
+
+#[derive(Clone, sqlx::FromRow, Lockable)]
 #[rowlock(table = "documents", schema = on)]
 struct Malformed {
     #[rowlock(key)]

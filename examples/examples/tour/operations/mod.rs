@@ -13,7 +13,8 @@ mod versioned;
 
 use anyhow::Result;
 
-use super::{Pool, impatient};
+use super::{Db, Pool, impatient};
+use crate::models::{Account, ChargeRequest, Document, Mail, PageViews, Sku, Tag};
 use crate::table::Table;
 
 const TASKS: usize = 8;
@@ -26,6 +27,7 @@ const BY_HAND: i64 = 1;
 const GENERATED: i64 = 2;
 
 pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
+    create_tables(pool).await?;
     rowlock::verify(pool, crate::models::MODELS).await?;
     table.add(versioned::edit_one_field(pool).await?);
     table.add(versioned::edit_different_fields(pool).await?);
@@ -43,6 +45,23 @@ pub async fn run(pool: &Pool, table: &mut Table) -> Result<()> {
     match std::env::var("REDIS_URL") {
         Ok(url) => table.add(redis_mutex::run_nightly_by_redis(pool, &url).await?),
         Err(_) => table.note("Set REDIS_URL=redis://… for a row of `redis::Mutex`."),
+    }
+    Ok(())
+}
+
+/// The tables of the models: usually in a migration.
+async fn create_tables(pool: &Pool) -> Result<()> {
+    let tables = [
+        Document::create_table::<Db>(),
+        PageViews::create_table::<Db>(),
+        Tag::create_table::<Db>(),
+        Sku::create_table::<Db>(),
+        Account::create_table::<Db>(),
+        ChargeRequest::create_table::<Db>(),
+        Mail::create_table::<Db>(),
+    ];
+    for table in tables {
+        sqlx::raw_sql(table).execute(pool).await?;
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ impl Names {
 
 impl Derive for FindOrCreate {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::FindOrCreate;
+    const KIND: Option<Kind> = Some(Kind::FindOrCreate);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         if model.unique.is_empty() && !attempted.has("unique") {

@@ -25,6 +25,16 @@ use crate::model::{Column, LedgerRole, Model, QueueRole, Role, is_option};
 use crate::options::FieldOption;
 use crate::sql::queue::{self as sql, Queue as Plan};
 
+/// The plan of a model if it is a queue. What that lacks its own derive reports.
+#[cfg(feature = "schema")]
+pub(crate) fn quiet_plan(model: &Model) -> Option<Plan<'_>> {
+    let quiet = Diag::new();
+    let plan = model
+        .is_queue()
+        .then(|| Queue::plan(model, &Attempted::default(), &quiet));
+    quiet.finish().ok().and(plan?)
+}
+
 /// After so many attempts a job is dead, unless the attribute says otherwise.
 const MAX_ATTEMPTS: i64 = 20;
 
@@ -32,7 +42,7 @@ pub(crate) struct Queue;
 
 impl Derive for Queue {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Queue;
+    const KIND: Option<Kind> = Some(Kind::Queue);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         let keys = model.keys();

@@ -39,7 +39,7 @@ impl Plan<'_> {
 
 impl Derive for Versioned {
     type Plan<'m> = Plan<'m>;
-    const KIND: Kind = Kind::Versioned;
+    const KIND: Option<Kind> = Some(Kind::Versioned);
 
     fn plan<'m>(model: &'m Model, attempted: &Attempted, diag: &Diag) -> Option<Plan<'m>> {
         sets_without_excluded(model, diag);

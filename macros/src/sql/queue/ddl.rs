@@ -1,31 +1,51 @@
 //! What the table of a queue needs besides its columns.
 
 use super::*;
+use crate::sql::index::{KEPT, create_index};
+
+/// An index of the table.
+pub(crate) struct Index {
+    pub name: String,
+    pub unique: bool,
+    definition: String,
+    /// A worker does not begin without it.
+    pub required: bool,
+}
 
 impl Queue<'_> {
     /// The indexes, and on PostgreSQL the settings of the table.
-    ///
-    /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
     pub(crate) fn ddl(&self, dialect: Dialect) -> String {
-        let rows = table(self.model);
-        // SQLite wants the schema at the index.
-        let (schema, on) = match (dialect, &self.model.table.schema) {
-            (Dialect::Sqlite, Some(schema)) => {
-                (format!("{}.", quote(schema)), quote(&self.model.table.name))
-            }
-            (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), rows.clone()),
+        let indexes = self.indexes(dialect);
+        let create = indexes.iter().map(|index| self.create(index, dialect));
+        let mut create: String = create.collect();
+        create.extend(self.pauses_ddl(dialect));
+        match dialect {
+            Dialect::Postgres => format!("{create}{}", self.drop_other_indexes(&indexes)),
+            Dialect::Sqlite => create,
+        }
+    }
+
+    /// The statement that makes an index.
+    pub(crate) fn create(&self, index: &Index, dialect: Dialect) -> String {
+        let kind = if index.unique {
+            "UNIQUE INDEX"
+        } else {
+            "INDEX"
         };
-        let create = |kind: &str, purpose: &str, definition: String| {
-            let name = self.index_name(purpose, &definition);
-            let create = format!(
-                "CREATE {kind} IF NOT EXISTS {schema}{} ON {on} {definition};\n",
-                quote(&name)
-            );
-            (name, create)
-        };
+        let (name, definition) = (&index.name, &index.definition);
+        create_index(&self.model.table, kind, name, definition, dialect)
+    }
+
+    /// No index has the lease: a heartbeat that changes no index is a heap-only update, as long as the page has room.
+    pub(crate) fn indexes(&self, dialect: Dialect) -> Vec<Index> {
         let index = |purpose: &str, columns: &str, state: State| {
             let definition = format!("({columns}) WHERE {}", self.is(state));
-            create("INDEX", purpose, definition)
+            Index {
+                name: self.index_name(purpose, &definition),
+                unique: false,
+                definition,
+                required: false,
+            }
         };
         let order = self.order(dialect);
         let mut indexes = vec![index("claim", &order, State::Ready)];
@@ -51,36 +71,31 @@ impl Queue<'_> {
                 }
                 // The only index of what is running: with a choice PostgreSQL may take another, and read all of it for each value.
                 let (name, definition) = self.one_running(per);
-                let create = format!(
-                    "CREATE UNIQUE INDEX IF NOT EXISTS {schema}{} ON {on} {definition};\n",
-                    quote(&name)
-                );
-                indexes.push((name, create));
+                indexes.push(Index {
+                    name,
+                    unique: true,
+                    definition,
+                    required: true,
+                });
             }
             None => indexes.push(index("running", &names(&self.keys), State::Running)),
         }
         indexes.push(index("dead", &names(&self.keys), State::Dead));
-        for key in self
-            .model
-            .unique
-            .iter()
-            .filter(|key| !key.states.is_empty())
-        {
-            let nulls = if key.nulls_not_distinct {
-                " NULLS NOT DISTINCT"
-            } else {
-                ""
+        let of_states = self.model.unique.iter();
+        for key in of_states.filter(|key| !key.states.is_empty()) {
+            let nulls = match key.nulls_not_distinct {
+                true => " NULLS NOT DISTINCT",
+                false => "",
             };
             let definition = find_or_create::index_on(self.model, key, nulls);
-            indexes.push(create("UNIQUE INDEX", "unique", definition));
+            indexes.push(Index {
+                name: self.index_name("unique", &definition),
+                unique: true,
+                definition,
+                required: false,
+            });
         }
-        let (names, create): (Vec<String>, Vec<String>) = indexes.into_iter().unzip();
-        let mut create = create.concat();
-        create.extend(self.pauses_ddl(dialect));
-        match dialect {
-            Dialect::Postgres => format!("{create}{}", self.drop_other_indexes(&names)),
-            Dialect::Sqlite => create,
-        }
+        indexes
     }
 
     /// The name and the definition of the unique index that lets no two jobs of one value run, or no two in one slot, whoever claims them.
@@ -97,8 +112,8 @@ impl Queue<'_> {
     }
 
     /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created.
-    fn drop_other_indexes(&self, names: &[String]) -> String {
-        let kept = comma(names, |name| text(name));
+    fn drop_other_indexes(&self, indexes: &[Index]) -> String {
+        let kept = comma(indexes, |index| text(&index.name));
         let begin: String = self.model.table.name.chars().take(KEPT).collect();
         format!(
             "DO $rowlock$ DECLARE \"rowlock_index\" text; BEGIN \
@@ -155,29 +170,8 @@ impl Queue<'_> {
         )
     }
 
-    /// `emails_rowlock_claim`, shortened where PostgreSQL would cut it: two names that are cut to the same are one name, and the
-    /// second index is not created.
+    /// `emails_rowlock_claim`
     fn derived_name(&self, purpose: &str) -> String {
         shortened(&self.model.table.name, purpose)
     }
-}
-
-/// A name that is made of the table's.
-pub(super) fn shortened(table: &str, purpose: &str) -> String {
-    let name = format!("{table}_rowlock_{purpose}");
-    if name.len() <= 63 {
-        return name;
-    }
-    let kept: String = table.chars().take(KEPT).collect();
-    format!("{kept}_rowlock_{:016x}", hash(&name))
-}
-
-/// So much of a long table's name is in the names that are made of it.
-const KEPT: usize = 8;
-
-/// FNV-1a: the same in every version of the compiler.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }

@@ -11,9 +11,9 @@ mod pause;
 mod per;
 mod states;
 
-use self::ddl::{hash, shortened};
 use super::clock::{next_fence, now, now_and};
 use super::given::{of_json, parts, same_key};
+use super::index::{hash, shortened};
 use super::*;
 use crate::model::{Priority, QueueRole, State, is_bool, is_option, last_segment};
 

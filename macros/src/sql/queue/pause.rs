@@ -1,6 +1,7 @@
 //! Pauses: rows of a table beside that of the queue, each of which keeps the jobs that match it from being claimed.
 
 use super::*;
+use crate::sql::index::create_index;
 
 /// The name of a pause in the conditions.
 const PAUSE: &str = "\"rowlock_pause\"";
@@ -54,19 +55,12 @@ impl Queue<'_> {
             terms.push("(\"paused_at\" IS NULL)".to_owned());
         }
         let terms = terms.join(", ");
-        let index = quote(&shortened(
-            &table_of_pauses.name,
-            &format!("once_{:08x}", hash(&terms) as u32),
-        ));
-        let (schema, on) = match (dialect, &table_of_pauses.schema) {
-            (Dialect::Sqlite, Some(schema)) => {
-                (format!("{}.", quote(schema)), quote(&table_of_pauses.name))
-            }
-            (Dialect::Sqlite, None) | (Dialect::Postgres, _) => (String::new(), pauses.clone()),
-        };
+        let name = format!("once_{:08x}", hash(&terms) as u32);
+        let name = shortened(&table_of_pauses.name, &name);
+        let definition = format!("({terms})");
+        let index = create_index(table_of_pauses, "UNIQUE INDEX", &name, &definition, dialect);
         Some(format!(
-            "CREATE TABLE IF NOT EXISTS {pauses} AS SELECT {columns}{} AS \"paused_at\" FROM {} WHERE false;\n\
-             CREATE UNIQUE INDEX IF NOT EXISTS {schema}{index} ON {on} ({terms});\n",
+            "CREATE TABLE IF NOT EXISTS {pauses} AS SELECT {columns}{} AS \"paused_at\" FROM {} WHERE false;\n{index}",
             now(dialect),
             table(self.model),
         ))

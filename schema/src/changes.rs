@@ -6,7 +6,7 @@ use crate::catalogue::{Catalogue, Table};
 use crate::file::line;
 
 /// What is in one and not in the other: `-` is in `old` alone, `+` in `new`. Empty if they are the same.
-pub fn diff(old: &Catalogue, new: &Catalogue) -> String {
+pub fn changes(old: &Catalogue, new: &Catalogue) -> String {
     let mut text = String::new();
     let (dialects, paths) = (
         (old.dialect, new.dialect),
@@ -74,6 +74,8 @@ fn items(table: &Table) -> BTreeSet<String> {
         .unique
         .iter()
         .map(|item| format!("unique {}", line(item)));
+    let indexes = table.indexes.iter();
+    let indexes = indexes.map(|item| format!("index {}", line(item)));
     let checks = table
         .checks
         .iter()
@@ -88,6 +90,7 @@ fn items(table: &Table) -> BTreeSet<String> {
         .into_iter()
         .chain(columns)
         .chain(unique)
+        .chain(indexes)
         .chain(checks)
         .chain(keys)
         .chain(triggers)

@@ -1,0 +1,211 @@
+//! The tables that `create_table` makes are what the models need, to the last note.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use rowlock::schema::{Describes, Finding, Models, verify};
+use rowlock::{Counter, CreateTable, Fence, FindOrCreate, Idempotent, Lockable, Queue, Versioned};
+use rowlock_tests::sqlite;
+use sqlx::types::{Json, Uuid};
+
+use super::{about_models, of_its_own};
+
+/// Keys of all kinds, one of which is the primary key.
+#[derive(Clone, sqlx::FromRow, CreateTable, Versioned, Lockable, FindOrCreate)]
+#[rowlock(
+    table = "articles",
+    unique(tenant_id, slug, where = "deleted_at IS NULL"),
+    unique(lower(slug)),
+    unique(tenant_id, token)
+)]
+struct Article {
+    #[rowlock(key)]
+    id: i64,
+    tenant_id: i32,
+    slug: String,
+    #[rowlock(unique)]
+    token: String,
+    deleted_at: Option<DateTime<Utc>>,
+    on: NaiveDate,
+    #[sqlx(rename = "Raw \"data\"")]
+    raw: Vec<u8>,
+    rating: f64,
+    labels: Json<Vec<String>>,
+    public: bool,
+    author: Option<Uuid>,
+    #[rowlock(generated, definition = "timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP")]
+    created_at: chrono::NaiveDateTime,
+    #[rowlock(version)]
+    lock_version: i32,
+}
+
+/// No `generated` key, and two of the key.
+#[derive(Clone, sqlx::FromRow, CreateTable, Counter)]
+#[rowlock(table = "Stock per Shop")]
+struct Stock {
+    #[rowlock(key)]
+    shop: String,
+    #[rowlock(key)]
+    sku: i64,
+    #[rowlock(counter(min = 1, max = 1000))]
+    units: i64,
+    #[rowlock(counter)]
+    sold: i32,
+    #[rowlock(default)]
+    note: Option<String>,
+}
+
+#[derive(Clone, sqlx::FromRow, CreateTable, Idempotent)]
+#[rowlock(table = "requests")]
+struct Request {
+    #[rowlock(key)]
+    tenant: i64,
+    #[rowlock(key)]
+    name: String,
+    #[rowlock(fingerprint)]
+    fingerprint: Vec<u8>,
+    #[rowlock(outcome)]
+    #[sqlx(json(nullable))]
+    outcome: Option<Vec<i64>>,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+    #[rowlock(finished)]
+    finished_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, sqlx::FromRow, CreateTable, Queue)]
+#[rowlock(
+    table = "jobs",
+    unique(kind, target, while(ready, running)),
+    unique(target, kind, priority)
+)]
+struct Job {
+    #[rowlock(key, generated)]
+    id: i64,
+    kind: String,
+    target: i64,
+    #[rowlock(priority(desc))]
+    priority: i16,
+    #[rowlock(run_at, default)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state(ready = "queued"))]
+    state: String,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+    #[rowlock(last_error)]
+    last_error: Option<String>,
+    #[rowlock(finished)]
+    finished_at: Option<DateTime<Utc>>,
+}
+
+const MODELS: Models = rowlock::models![Article, Stock, Request, Job];
+
+fn tables<DB>() -> String
+where
+    DB: rowlock::Backend,
+    Article: rowlock::__private::schema::CreateTableSql<DB>,
+    Stock: rowlock::__private::schema::CreateTableSql<DB>,
+    Request: rowlock::__private::schema::CreateTableSql<DB>,
+    Job: rowlock::__private::schema::CreateTableSql<DB>,
+{
+    [
+        Article::create_table::<DB>(),
+        Stock::create_table::<DB>(),
+        Request::create_table::<DB>(),
+        Job::create_table::<DB>(),
+    ]
+    .concat()
+}
+
+/// Nothing is found, no note either, and a second run changes nothing.
+async fn is_all_that_is_needed<DB: Describes>(pool: &sqlx::Pool<DB>, again: &str, models: Models)
+where
+    for<'c> &'c sqlx::Pool<DB>: rowlock::Source<'c, DB>,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    let report = verify(pool, models).await.unwrap();
+    assert_eq!(about_models(&report), [] as [&Finding; 0]);
+    let before = rowlock::schema::snapshot(pool).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let again = sqlx::raw_sql(sqlx::AssertSqlSafe(again.to_owned()));
+    again.execute(&mut *connection).await.unwrap();
+    drop(connection);
+    assert_eq!(rowlock::schema::snapshot(pool).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_table_that_was_made_is_all_that_the_model_needs_on_postgres() {
+    let tables = tables::<sqlx::Postgres>();
+    let own = postgres::Typed::create_table::<sqlx::Postgres>();
+    let pool = of_its_own(&format!(
+        "CREATE TYPE mood AS ENUM ('glad', 'sad'); {tables} {own}"
+    ))
+    .await;
+    is_all_that_is_needed(&pool, &tables, MODELS).await;
+    let report = verify(&pool, rowlock::models![postgres::Typed])
+        .await
+        .unwrap();
+    assert_eq!(about_models(&report), [] as [&Finding; 0]);
+
+    // A row of another program has what a new row starts with.
+    let sql = "INSERT INTO jobs (kind, target, priority) VALUES ('mail', 1, 2)";
+    sqlx::query(sql).execute(&pool).await.unwrap();
+    assert_eq!(Job::claim(&pool, 1).await.unwrap().len(), 1);
+    let stock = Stock::add_units(&pool, ("north", 1), 999).await.unwrap();
+    assert_eq!(stock, 1000);
+}
+
+#[tokio::test]
+async fn a_table_that_was_made_is_all_that_the_model_needs_on_sqlite() {
+    let tables = tables::<sqlx::Sqlite>();
+    let database = sqlite::database(&tables).await;
+    is_all_that_is_needed(&database.pool, &tables, MODELS).await;
+
+    // The number of a row that was deleted is not given to another.
+    let insert = async || {
+        let sql = "INSERT INTO jobs (kind, target, priority) VALUES ('mail', 1, 2) RETURNING id";
+        let id: i64 = sqlx::query_scalar(sql)
+            .fetch_one(&database.pool)
+            .await
+            .unwrap();
+        id
+    };
+    let first = insert().await;
+    sqlx::query("DELETE FROM jobs")
+        .execute(&database.pool)
+        .await
+        .unwrap();
+    assert!(insert().await > first);
+    assert_eq!(Job::claim(&database.pool, 1).await.unwrap().len(), 1);
+}
+
+mod postgres {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, sqlx::Type)]
+    #[sqlx(type_name = "mood", rename_all = "lowercase")]
+    pub enum Mood {
+        Glad,
+        Sad,
+    }
+
+    /// Types that one database has, and those of the user.
+    #[derive(Clone, sqlx::FromRow, CreateTable, Versioned)]
+    #[rowlock(table = "typed", backend(Postgres))]
+    pub struct Typed {
+        #[rowlock(key, generated)]
+        id: Uuid,
+        #[rowlock(definition = "mood NOT NULL")]
+        mood: Mood,
+        labels: Vec<String>,
+        scores: Option<Vec<f32>>,
+        price: sqlx::types::Decimal,
+        at: chrono::NaiveTime,
+        #[rowlock(version)]
+        version: rowlock::Xmin,
+    }
+}
