@@ -1,0 +1,116 @@
+//! The application, on the database of the module around it.
+
+mod api;
+mod edits;
+mod jobs;
+mod pages;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::StatusCode;
+use rowlock::{Lanes, transaction};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{Db, MIGRATIONS, Options, Pool, PoolOptions};
+use crate::http::Problem;
+use crate::metrics::Numbers;
+use crate::model::{MODELS, Notice, Page};
+
+/// What every request has. A clone is the same application.
+#[derive(Clone)]
+pub struct App {
+    pool: Pool,
+    /// For what many requests do at once to one row: they become one statement.
+    lanes: Lanes<Db>,
+    http: reqwest::Client,
+    numbers: Numbers,
+}
+
+/// Serves until it is told to stop, and then ends what has begun.
+pub async fn run(
+    database: Options,
+    listener: TcpListener,
+    numbers: Numbers,
+    report_every: Duration,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let app = App::open(database, numbers).await?;
+    app.welcome().await?;
+    let jobs = tokio::spawn(jobs::run(app.clone(), report_every, stopped(stop.clone())));
+
+    println!("http://{}", listener.local_addr()?);
+    let routes = Router::new().merge(pages::routes()).merge(api::routes());
+    axum::serve(listener, routes.with_state(app.clone()))
+        .with_graceful_shutdown(stopped(stop))
+        .await?;
+    jobs.await??;
+    app.lanes.close().await;
+    app.pool.close().await;
+    println!("stopped");
+    Ok(())
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender is gone only if the runtime is.
+    _ = stop.wait_for(|stop| *stop).await;
+}
+
+impl App {
+    /// Connects, brings the tables up to date, and compares them with the models.
+    async fn open(database: Options, numbers: Numbers) -> anyhow::Result<Self> {
+        let pool = PoolOptions::new()
+            .max_connections(16)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(database)
+            .await
+            .context("cannot connect to the database")?;
+        MIGRATIONS.run(&pool).await?;
+        sqlx::raw_sql(Notice::ddl::<Db>()).execute(&pool).await?;
+        rowlock::verify(&pool, MODELS).await?;
+        let lanes = Lanes::new(&pool, 2).await?;
+        let http = reqwest::Client::new();
+        Ok(Self { pool, lanes, http, numbers })
+    }
+
+    /// A new wiki has one page.
+    async fn welcome(&self) -> anyhow::Result<()> {
+        let draft = edits::Draft {
+            title: "Welcome".into(),
+            tags: "help".into(),
+            body: "Open this page in two windows, edit it in both, and save both.".into(),
+            author: "wiki".into(),
+        };
+        transaction(&self.pool)
+            .run(async |tx| edits::create(tx, "welcome", &draft).await)
+            .await?;
+        Ok(())
+    }
+
+    /// The page that is called so.
+    async fn page(&self, slug: &str) -> Result<Page, Problem> {
+        let page = Page::find_by_slug(&self.lanes, slug).await;
+        page.map_err(rowlock::Error::from)?.ok_or_else(Problem::not_found)
+    }
+}
+
+/// What no page and no author can be called.
+fn check(slug: &str, title: &str, author: &str) -> Result<(), Problem> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let refused = if slug.is_empty() || slug.len() > 64 || !slug.chars().all(plain) {
+        "The name in the address has up to 64 of a–z, 0–9 and hyphens."
+    } else if title.trim().is_empty() {
+        "A page has a title."
+    } else if author.trim().is_empty() || author.len() > 64 {
+        "An author has a name of up to 64 bytes."
+    } else {
+        return Ok(());
+    };
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, refused))
+}
+
+fn slug_taken() -> Problem {
+    Problem::new(StatusCode::CONFLICT, "There is a page of this name.")
+}
