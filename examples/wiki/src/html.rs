@@ -29,31 +29,37 @@ fn layout(title: &str, content: Markup) -> Markup {
 }
 
 pub fn index(title: &str, pages: &[(String, String)], report: &[(String, i64)]) -> Markup {
-    layout(title, html! {
-        ul { @for (slug, title) in pages { li { a href={ "/pages/" (slug) } { (title) } } } }
-        @if !report.is_empty() {
-            h2 { "Most edited" }
-            ol { @for (slug, edits) in report { li { a href={ "/pages/" (slug) } { (slug) } ": " (edits) } } }
-        }
-    })
+    layout(
+        title,
+        html! {
+            ul { @for (slug, title) in pages { li { a href={ "/pages/" (slug) } { (title) } } } }
+            @if !report.is_empty() {
+                h2 { "Most edited" }
+                ol { @for (slug, edits) in report { li { a href={ "/pages/" (slug) } { (slug) } ": " (edits) } } }
+            }
+        },
+    )
 }
 
 pub fn page(page: &Page, views: i64) -> Markup {
-    layout(&page.title, html! {
-        p.body #body { (page.body) }
-        p {
-            @for tag in page.tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
-                a.tag href={ "/tags/" (tag.to_lowercase()) } { (tag) }
+    layout(
+        &page.title,
+        html! {
+            p.body #body { (page.body) }
+            p {
+                @for tag in page.tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+                    a.tag href={ "/tags/" (tag.to_lowercase()) } { (tag) }
+                }
             }
-        }
-        p.small { "Version " (page.lock_version) ", seen " (views) " times" }
-        p {
-            a #edit href={ "/pages/" (page.slug) "/edit" } { "Edit" } " · "
-            a href={ "/pages/" (page.slug) "/links" } { "Check its links" }
-        }
-        (watch_form(page))
-        (delete_form(page))
-    })
+            p.small { "Version " (page.lock_version) ", seen " (views) " times" }
+            p {
+                a #edit href={ "/pages/" (page.slug) "/edit" } { "Edit" } " · "
+                a href={ "/pages/" (page.slug) "/links" } { "Check its links" }
+            }
+            (watch_form(page))
+            (delete_form(page))
+        },
+    )
 }
 
 fn watch_form(page: &Page) -> Markup {
@@ -85,21 +91,26 @@ fn seen(page: &Page) -> Markup {
 
 pub fn editor(page: Option<&Page>) -> Markup {
     let title = page.map_or("New page".to_owned(), |page| format!("Edit {}", page.title));
-    let action = page.map_or("/new".to_owned(), |page| format!("/pages/{}/edit", page.slug));
+    let action = page.map_or("/new".to_owned(), |page| {
+        format!("/pages/{}/edit", page.slug)
+    });
     let text = |of: fn(&Page) -> &str| page.map_or("", of);
-    layout(&title, html! {
-        form.editor method="post" action=(action) {
-            @match page {
-                Some(page) => (seen(page)),
-                None => label { "Name in the address" input name="slug" pattern="[a-z0-9-]+" required; },
+    layout(
+        &title,
+        html! {
+            form.editor method="post" action=(action) {
+                @match page {
+                    Some(page) => (seen(page)),
+                    None => label { "Name in the address" input name="slug" pattern="[a-z0-9-]+" required; },
+                }
+                label { "Title" input name="title" value=(text(|page| &page.title)) required; }
+                label { "Tags" input name="tags" value=(text(|page| &page.tags)); }
+                label { "Text" textarea name="body" rows="12" { (text(|page| &page.body)) } }
+                (author(""))
+                button #save { "Save" }
             }
-            label { "Title" input name="title" value=(text(|page| &page.title)) required; }
-            label { "Tags" input name="tags" value=(text(|page| &page.tags)); }
-            label { "Text" textarea name="body" rows="12" { (text(|page| &page.body)) } }
-            (author(""))
-            button #save { "Save" }
-        }
-    })
+        },
+    )
 }
 
 fn author(name: &str) -> Markup {
@@ -108,18 +119,21 @@ fn author(name: &str) -> Markup {
 
 /// Three columns for each field, and below them what will be saved.
 pub fn conflict(current: &Page, fields: &[Merge<'_>], name: &str) -> Markup {
-    layout("Somebody else was faster", html! {
-        p {
-            "Your edit is not saved yet: the page has been changed since you opened it. "
-            "What only one of you changed is merged below. Decide what both of you changed."
-        }
-        form method="post" action={ "/pages/" (current.slug) "/edit" } {
-            (seen(current))
-            @for merge in fields { (field(merge)) }
-            (author(name))
-            button #save { "Save the merge" }
-        }
-    })
+    layout(
+        "Somebody else was faster",
+        html! {
+            p {
+                "Your edit is not saved yet: the page has been changed since you opened it. "
+                "What only one of you changed is merged below. Decide what both of you changed."
+            }
+            form method="post" action={ "/pages/" (current.slug) "/edit" } {
+                (seen(current))
+                @for merge in fields { (field(merge)) }
+                (author(name))
+                button #save { "Save the merge" }
+            }
+        },
+    )
 }
 
 fn field(merge: &Merge<'_>) -> Markup {
@@ -145,41 +159,53 @@ fn field(merge: &Merge<'_>) -> Markup {
 }
 
 pub fn gone(mine: &Page, name: &str) -> Markup {
-    layout("This page was deleted", html! {
-        p { "Somebody deleted it while you were writing. Here is your text; you can make the page anew." }
-        form.editor method="post" action="/new" {
-            input type="hidden" name="slug" value=(mine.slug);
-            label { "Title" input name="title" value=(mine.title) required; }
-            label { "Tags" input name="tags" value=(mine.tags); }
-            label { "Text" textarea name="body" rows="12" { (mine.body) } }
-            (author(name))
-            button #save { "Make it anew" }
-        }
-    })
+    layout(
+        "This page was deleted",
+        html! {
+            p { "Somebody deleted it while you were writing. Here is your text; you can make the page anew." }
+            form.editor method="post" action="/new" {
+                input type="hidden" name="slug" value=(mine.slug);
+                label { "Title" input name="title" value=(mine.title) required; }
+                label { "Tags" input name="tags" value=(mine.tags); }
+                label { "Text" textarea name="body" rows="12" { (mine.body) } }
+                (author(name))
+                button #save { "Make it anew" }
+            }
+        },
+    )
 }
 
 pub fn changed_before_delete(current: &Page) -> Markup {
-    layout("The page has changed", html! {
-        p { "It is not deleted: somebody has edited it since you opened it. This is what it says now." }
-        p.body { (current.body) }
-        (delete_form(current))
-    })
+    layout(
+        "The page has changed",
+        html! {
+            p { "It is not deleted: somebody has edited it since you opened it. This is what it says now." }
+            p.body { (current.body) }
+            (delete_form(current))
+        },
+    )
 }
 
 pub fn links(page: &Page, links: &[(String, Result<u16, String>)]) -> Markup {
-    layout(&format!("Links of {}", page.title), html! {
-        table { @for (link, outcome) in links {
-            tr { td { (link) } td { @match outcome { Ok(status) => (status), Err(error) => (error) } } }
-        } }
-    })
+    layout(
+        &format!("Links of {}", page.title),
+        html! {
+            table { @for (link, outcome) in links {
+                tr { td { (link) } td { @match outcome { Ok(status) => (status), Err(error) => (error) } } }
+            } }
+        },
+    )
 }
 
 pub fn inbox(name: &str, notices: &[(String, i64, String)]) -> Markup {
-    layout(&format!("Inbox of {name}"), html! {
-        ul { @for (slug, version, text) in notices {
-            li { a href={ "/pages/" (slug) } { (text) } " (version " (version) ")" }
-        } }
-    })
+    layout(
+        &format!("Inbox of {name}"),
+        html! {
+            ul { @for (slug, version, text) in notices {
+                li { a href={ "/pages/" (slug) } { (text) } " (version " (version) ")" }
+            } }
+        },
+    )
 }
 
 pub fn problem(problem: &Problem) -> Markup {
@@ -188,25 +214,29 @@ pub fn problem(problem: &Problem) -> Markup {
 
 /// The page asks for itself every two seconds.
 pub fn live(lines: &[Line], queue: &QueueStats) -> Markup {
-    layout("Live", html! {
-        meta http-equiv="refresh" content="2";
-        table {
-            tr { th { "since the start" } th { } th { "in each of the last " (SAMPLES) " seconds" } }
-            @for line in lines {
-                tr { td { (line.name) } td.number { (line.total) } td { (chart(&line.growth)) } }
+    layout(
+        "Live",
+        html! {
+            meta http-equiv="refresh" content="2";
+            table {
+                tr { th { "since the start" } th { } th { "in each of the last " (SAMPLES) " seconds" } }
+                @for line in lines {
+                    tr { td { (line.name) } td.number { (line.total) } td { (chart(&line.growth)) } }
+                }
             }
-        }
-        p { "Notices: " (queue.ready) " ready, " (queue.running) " running, " (queue.dead) " dead" }
-    })
+            p { "Notices: " (queue.ready) " ready, " (queue.running) " running, " (queue.dead) " dead" }
+        },
+    )
 }
 
 /// Bars, the newest on the right. The highest one is as high as the chart.
 fn chart(growth: &[u64]) -> Markup {
     let highest = growth.iter().copied().max().unwrap_or(0).max(1);
     let height = |n: u64| n * 30 / highest;
+    let free = SAMPLES - growth.len();
     html! {
         svg width=(SAMPLES * 5) height="30" {
-            @for (at, &n) in growth.iter().enumerate() {
+            @for (at, &n) in (free..).zip(growth) {
                 rect x=(at * 5) y=(30 - height(n)) width="4" height=(height(n)) {}
             }
         }

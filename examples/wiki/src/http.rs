@@ -59,7 +59,10 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
         };
         let tag = tag.to_str().ok().and_then(EntityTag::parse);
         tag.map(Self).ok_or_else(|| {
-            Problem::new(StatusCode::BAD_REQUEST, "If-Match must be one ETag of a page.")
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "If-Match must be one ETag of a page.",
+            )
         })
     }
 }

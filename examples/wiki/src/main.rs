@@ -30,7 +30,10 @@ use crate::metrics::Numbers;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).init();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
     let config = Config::from_env()?;
     let numbers = Numbers::default();
     ::metrics::set_global_recorder(numbers.clone()).context("metrics are recorded twice")?;
@@ -39,8 +42,12 @@ async fn main() -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let stop = stop_signal()?;
     match config.database {
-        Database::Postgres(to) => postgres::app::run(to, listener, numbers, config.report_every, stop).await,
-        Database::Sqlite(to) => sqlite::app::run(to, listener, numbers, config.report_every, stop).await,
+        Database::Postgres(to) => {
+            postgres::app::run(to, listener, numbers, config.report_every, stop).await
+        }
+        Database::Sqlite(to) => {
+            sqlite::app::run(to, listener, numbers, config.report_every, stop).await
+        }
     }
 }
 

@@ -12,7 +12,11 @@ pub const SAMPLES: usize = 60;
 /// The lines of the live page: what they are called, the counter, and the label that it must have.
 const LINES: [(&str, &str, Option<(&str, &str)>); 7] = [
     ("conflicts", "rowlock.conflicts", None),
-    ("merged by themselves", "rowlock.merges", Some(("outcome", "clean"))),
+    (
+        "merged by themselves",
+        "rowlock.merges",
+        Some(("outcome", "clean")),
+    ),
     ("overlaps", "rowlock.merges", Some(("outcome", "overlap"))),
     ("retries", "rowlock.retries", None),
     ("calls on lanes", "rowlock.lanes.calls", None),
@@ -56,7 +60,9 @@ impl Numbers {
         let line = |(at, (name, ..)): (usize, &(&'static str, _, _))| Line {
             name,
             total: totals[at],
-            growth: pairs().map(|(before, after)| after[at] - before[at]).collect(),
+            growth: pairs()
+                .map(|(before, after)| after[at] - before[at])
+                .collect(),
         };
         LINES.iter().enumerate().map(line).collect()
     }

@@ -7,8 +7,17 @@ use rowlock::{Counter, Fence, FindOrCreate, Guarded, Idempotent, Queue, Versione
 use serde::{Deserialize, Serialize};
 
 /// What is compared with the database when the program starts.
-pub const MODELS: Models =
-    rowlock::models![Page, Revision, Tag, PageTag, Watcher, PageViews, Quota, Notice, CreateRequest];
+pub const MODELS: Models = rowlock::models![
+    Page,
+    Revision,
+    Tag,
+    PageTag,
+    Watcher,
+    PageViews,
+    Quota,
+    Notice,
+    CreateRequest
+];
 
 /// A page that several people edit. The version says whether somebody else was faster.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow, Versioned, FindOrCreate, Guarded)]

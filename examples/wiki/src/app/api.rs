@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::edits::{self, Draft, Patch};
-use crate::http::{IdempotencyKey, IfMatch, EntityTag, Problem};
+use crate::http::{EntityTag, IdempotencyKey, IfMatch, Problem};
 use crate::model::{CreateRequest, Created, Page};
 
 pub fn routes() -> Router<App> {
@@ -82,9 +82,10 @@ async fn change(
     match edits::patch(&app.pool, page.id, seen.version, &patch).await {
         Ok(saved) => Ok(represent(StatusCode::OK, &saved)),
         Err(error) => match error.downcast_ref::<EditAtError<Page>>() {
-            Some(EditAtError::Stale(outdated)) => {
-                Ok(represent(StatusCode::PRECONDITION_FAILED, &outdated.current))
-            }
+            Some(EditAtError::Stale(outdated)) => Ok(represent(
+                StatusCode::PRECONDITION_FAILED,
+                &outdated.current,
+            )),
             _ => Err(error.into()),
         },
     }
@@ -108,9 +109,10 @@ async fn remove(
     match edits::delete(&app.pool, &page, &by.author).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(error) => match error.downcast_ref::<DeleteError<Page>>() {
-            Some(DeleteError::Stale(conflict)) => {
-                Ok(represent(StatusCode::PRECONDITION_FAILED, &conflict.current))
-            }
+            Some(DeleteError::Stale(conflict)) => Ok(represent(
+                StatusCode::PRECONDITION_FAILED,
+                &conflict.current,
+            )),
             _ => Err(error.into()),
         },
     }

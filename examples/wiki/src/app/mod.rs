@@ -72,7 +72,12 @@ impl App {
         rowlock::verify(&pool, MODELS).await?;
         let lanes = Lanes::new(&pool, 2).await?;
         let http = reqwest::Client::new();
-        Ok(Self { pool, lanes, http, numbers })
+        Ok(Self {
+            pool,
+            lanes,
+            http,
+            numbers,
+        })
     }
 
     /// A new wiki has one page.
@@ -92,7 +97,8 @@ impl App {
     /// The page that is called so.
     async fn page(&self, slug: &str) -> Result<Page, Problem> {
         let page = Page::find_by_slug(&self.lanes, slug).await;
-        page.map_err(rowlock::Error::from)?.ok_or_else(Problem::not_found)
+        page.map_err(rowlock::Error::from)?
+            .ok_or_else(Problem::not_found)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The pages for people: plain HTML forms.
 
+use axum::Router;
 use axum::extract::{Form, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use maud::Markup;
 use rowlock::row::{DeleteError, UpdateError};
 use rowlock::transaction;
@@ -47,9 +47,10 @@ impl IntoResponse for Told {
 }
 
 async fn index(State(app): State<App>) -> Result<Markup, Told> {
-    let pages: Vec<(String, String)> = sqlx::query_as("SELECT slug, title FROM pages ORDER BY title")
-        .fetch_all(&app.pool)
-        .await?;
+    let pages: Vec<(String, String)> =
+        sqlx::query_as("SELECT slug, title FROM pages ORDER BY title")
+            .fetch_all(&app.pool)
+            .await?;
     let report: Vec<(String, i64)> = sqlx::query_as(
         "SELECT slug, edits FROM reports WHERE day = (SELECT max(day) FROM reports) ORDER BY edits DESC, slug",
     )
@@ -85,7 +86,8 @@ struct NewForm {
 
 async fn create(State(app): State<App>, Form(form): Form<NewForm>) -> Result<Redirect, Told> {
     super::check(&form.slug, &form.draft.title, &form.draft.author)?;
-    let created = transaction(&app.pool).run(async |tx| edits::create(tx, &form.slug, &form.draft).await);
+    let created =
+        transaction(&app.pool).run(async |tx| edits::create(tx, &form.slug, &form.draft).await);
     match created.await.map_err(rowlock::Error::from)? {
         Some(page) => Ok(to(&page.slug)),
         None => Err(super::slug_taken().into()),
@@ -195,7 +197,9 @@ async fn inbox(State(app): State<App>, Path(name): Path<String>) -> Result<Marku
 }
 
 async fn live(State(app): State<App>) -> Result<Markup, Told> {
-    let queue = Notice::stats(&app.pool).await.map_err(rowlock::Error::from)?;
+    let queue = Notice::stats(&app.pool)
+        .await
+        .map_err(rowlock::Error::from)?;
     Ok(html::live(&app.numbers.lines(), &queue))
 }
 

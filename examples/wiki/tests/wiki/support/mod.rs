@@ -1,0 +1,97 @@
+//! The program, running.
+
+mod program;
+pub mod webdriver;
+
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use self::program::Program;
+
+/// A wiki of its own, which ends with this value.
+pub struct Wiki {
+    pub url: String,
+    pub http: Client,
+    program: Program,
+    // After the program, which has a file in it.
+    _directory: TempDir,
+}
+
+impl Wiki {
+    pub fn on_sqlite() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let url = format!("sqlite:{}/wiki.db", directory.path().display());
+        Self::start(&url, directory)
+    }
+
+    pub async fn on_postgres() -> Self {
+        let url = rowlock_tests::postgres::fresh_url().await;
+        Self::start(&url, tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn start(database: &str, directory: TempDir) -> Self {
+        let variables = [("WIKI_LISTEN", "127.0.0.1:0"), ("DATABASE_URL", database)];
+        let mut program = Program::start(env!("CARGO_BIN_EXE_rowlock-wiki"), &[], &variables);
+        Self {
+            url: program.says().expect("the wiki says where it is"),
+            http: Client::new(),
+            program,
+            _directory: directory,
+        }
+    }
+
+    /// What it says at its end after SIGTERM, and whether it ended well.
+    pub fn terminate(&mut self) -> (Option<String>, bool) {
+        let well = self.program.terminate();
+        (self.program.says(), well)
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        let request = self.http.get(format!("{}{path}", self.url));
+        request.send().await.expect("an answer")
+    }
+
+    /// The text of a page, which must be there.
+    pub async fn text(&self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.text().await.expect("text")
+    }
+
+    pub async fn post_form(&self, path: &str, form: &[(&str, &str)]) -> Response {
+        let request = self.http.post(format!("{}{path}", self.url)).form(form);
+        request.send().await.expect("an answer")
+    }
+
+    /// Creates a page by the API.
+    pub async fn create(&self, key: &str, slug: &str, body: &str) -> Response {
+        let page =
+            json!({ "slug": slug, "title": slug, "tags": "", "body": body, "author": "creator" });
+        let request = self.http.post(format!("{}/api/pages", self.url));
+        let request = request.header("idempotency-key", key).json(&page);
+        request.send().await.expect("an answer")
+    }
+
+    pub async fn patch(&self, slug: &str, etag: Option<&str>, change: &Value) -> Response {
+        let mut request = self.http.patch(format!("{}/api/pages/{slug}", self.url));
+        if let Some(etag) = etag {
+            request = request.header("if-match", etag);
+        }
+        request.json(change).send().await.expect("an answer")
+    }
+
+    /// The number before a word on a page, as in `seen 3 times`.
+    pub async fn number_before(&self, path: &str, word: &str) -> u64 {
+        let text = self.text(path).await;
+        let before = text.split_once(word).expect("the word is there").0;
+        let number = before.rsplit(|c: char| !c.is_ascii_digit()).next();
+        number.expect("a part").parse().expect("a number")
+    }
+}
+
+/// The `ETag` of an answer.
+pub fn etag(answer: &Response) -> String {
+    let tag = answer.headers().get("etag").expect("an ETag");
+    tag.to_str().expect("text").to_owned()
+}
