@@ -175,17 +175,6 @@ pub fn gone(mine: &Page, name: &str) -> Markup {
     )
 }
 
-pub fn changed_before_delete(current: &Page) -> Markup {
-    layout(
-        "The page has changed",
-        html! {
-            p { "It is not deleted: somebody has edited it since you opened it. This is what it says now." }
-            p.body { (current.body) }
-            (delete_form(current))
-        },
-    )
-}
-
 pub fn links(page: &Page, links: &[(String, Result<u16, String>)]) -> Markup {
     layout(
         &format!("Links of {}", page.title),

@@ -121,8 +121,13 @@ impl Problem {
     }
 }
 
-impl From<rowlock::Error> for Problem {
-    fn from(error: rowlock::Error) -> Self {
+/// For every error of rowlock, and of sqlx.
+impl<E> From<E> for Problem
+where
+    rowlock::Error: From<E>,
+{
+    fn from(error: E) -> Self {
+        let error = rowlock::Error::from(error);
         if is_gone(&error) {
             return Self::new(StatusCode::GONE, "The page was deleted meanwhile.");
         }
@@ -154,12 +159,6 @@ pub fn is_gone(error: &rowlock::Error) -> bool {
     let by_patch = matches!(error.downcast_ref(), Some(EditAtError::<Page>::Gone(_)));
     let by_delete = matches!(error.downcast_ref(), Some(DeleteError::<Page>::Gone(_)));
     by_edit || by_patch || by_delete
-}
-
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        rowlock::Error::from(error).into()
-    }
 }
 
 impl IntoResponse for Problem {

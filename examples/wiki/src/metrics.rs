@@ -9,8 +9,10 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 /// How many samples the chart has.
 pub const SAMPLES: usize = 60;
 
+type Label = (&'static str, &'static str);
+
 /// The lines of the live page: what they are called, the counter, and the label that it must have.
-const LINES: [(&str, &str, Option<(&str, &str)>); 7] = [
+const LINES: [(&str, &str, Option<Label>); 7] = [
     ("conflicts", "rowlock.conflicts", None),
     (
         "merged by themselves",

@@ -7,5 +7,7 @@ pub type PoolOptions = sqlx::postgres::PgPoolOptions;
 
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/postgres");
 
+// On purpose: the same application for each database.
+#[allow(clippy::duplicate_mod)]
 #[path = "app/mod.rs"]
 pub mod app;

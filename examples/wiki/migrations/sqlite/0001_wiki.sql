@@ -78,3 +78,10 @@ CREATE TABLE create_requests (
 );
 
 CREATE TABLE reports (day text NOT NULL, slug text NOT NULL, edits bigint NOT NULL, PRIMARY KEY (day, slug));
+
+-- A new wiki has one page.
+INSERT INTO pages (slug, title, tags, body, lock_version)
+    VALUES ('welcome', 'Welcome', 'help', 'Open this page in two windows, edit it in both, and save both.', 0);
+INSERT INTO revisions SELECT id, 0, title, tags, body, 'wiki', CURRENT_TIMESTAMP FROM pages;
+INSERT INTO tags (name) VALUES ('help');
+INSERT INTO page_tags SELECT pages.id, tags.id FROM pages, tags;

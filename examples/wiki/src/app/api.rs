@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use rowlock::idempotent::{Once, OnceError};
-use rowlock::row::{DeleteError, EditAtError};
+use rowlock::row::EditAtError;
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -18,7 +18,7 @@ use crate::model::{CreateRequest, Created, Page};
 pub fn routes() -> Router<App> {
     Router::new()
         .route("/api/pages", post(create))
-        .route("/api/pages/{slug}", get(read).patch(change).delete(remove))
+        .route("/api/pages/{slug}", get(read).patch(change))
 }
 
 /// The body of a `POST`: a draft, and what it is to be called.
@@ -52,7 +52,7 @@ async fn create(
             let other = "This Idempotency-Key was used for another request.";
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, other));
         }
-        Err(error) => return Err(rowlock::Error::from(error).into()),
+        Err(error) => return Err(error.into()),
     };
     match created {
         Created::Page { id } => {
@@ -85,33 +85,6 @@ async fn change(
             Some(EditAtError::Stale(outdated)) => Ok(represent(
                 StatusCode::PRECONDITION_FAILED,
                 &outdated.current,
-            )),
-            _ => Err(error.into()),
-        },
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct By {
-    author: String,
-}
-
-async fn remove(
-    State(app): State<App>,
-    Path(slug): Path<String>,
-    IfMatch(seen): IfMatch,
-    Json(by): Json<By>,
-) -> Result<Response, Problem> {
-    let page = app.page(&slug).await?;
-    if seen != EntityTag::of(&page) {
-        return Ok(represent(StatusCode::PRECONDITION_FAILED, &page));
-    }
-    match edits::delete(&app.pool, &page, &by.author).await {
-        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Err(error) => match error.downcast_ref::<DeleteError<Page>>() {
-            Some(DeleteError::Stale(conflict)) => Ok(represent(
-                StatusCode::PRECONDITION_FAILED,
-                &conflict.current,
             )),
             _ => Err(error.into()),
         },

@@ -6,6 +6,7 @@ use rowlock::{Tx, transaction};
 use serde::{Deserialize, Serialize};
 
 use super::{Db, Pool};
+use crate::http::Problem;
 use crate::model::*;
 
 /// What an author sends.
@@ -90,22 +91,18 @@ pub async fn delete(pool: &Pool, seen: &Page, author: &str) -> Result<(), rowloc
     Ok(deleted.await?)
 }
 
-/// The page as it was at a version, which is what an editor started from.
-pub async fn as_it_was(
-    pool: &Pool,
-    slug: &str,
-    id: i64,
-    version: i64,
-) -> Result<Option<Page>, rowlock::Error> {
+/// The page as it was at a version, which is what an editor started from. Also of one that is deleted.
+pub async fn as_it_was(pool: &Pool, slug: &str, id: i64, version: i64) -> Result<Page, Problem> {
     let revision = Revision::find_by_page_id_and_version(pool, id, version).await?;
-    Ok(revision.map(|revision| Page {
+    let revision = revision.ok_or_else(Problem::not_found)?;
+    Ok(Page {
         id,
         slug: slug.to_owned(),
         title: revision.title,
         tags: revision.tags,
         body: revision.body,
         lock_version: version,
-    }))
+    })
 }
 
 async fn record(tx: &mut Tx<Db>, page: &Page, author: &str) -> Result<(), rowlock::Error> {

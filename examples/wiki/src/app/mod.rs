@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::http::StatusCode;
-use rowlock::{Lanes, transaction};
+use rowlock::Lanes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -38,7 +38,6 @@ pub async fn run(
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let app = App::open(database, numbers).await?;
-    app.welcome().await?;
     let jobs = tokio::spawn(jobs::run(app.clone(), report_every, stopped(stop.clone())));
 
     println!("http://{}", listener.local_addr()?);
@@ -80,25 +79,10 @@ impl App {
         })
     }
 
-    /// A new wiki has one page.
-    async fn welcome(&self) -> anyhow::Result<()> {
-        let draft = edits::Draft {
-            title: "Welcome".into(),
-            tags: "help".into(),
-            body: "Open this page in two windows, edit it in both, and save both.".into(),
-            author: "wiki".into(),
-        };
-        transaction(&self.pool)
-            .run(async |tx| edits::create(tx, "welcome", &draft).await)
-            .await?;
-        Ok(())
-    }
-
     /// The page that is called so.
     async fn page(&self, slug: &str) -> Result<Page, Problem> {
         let page = Page::find_by_slug(&self.lanes, slug).await;
-        page.map_err(rowlock::Error::from)?
-            .ok_or_else(Problem::not_found)
+        page?.ok_or_else(Problem::not_found)
     }
 }
 

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use maud::Markup;
-use rowlock::row::{DeleteError, UpdateError};
+use rowlock::row::UpdateError;
 use rowlock::transaction;
 use serde::Deserialize;
 
@@ -74,7 +74,7 @@ async fn tagged(State(app): State<App>, Path(tag): Path<String>) -> Result<Marku
 async fn show(State(app): State<App>, Path(slug): Path<String>) -> Result<Markup, Told> {
     let page = app.page(&slug).await?;
     let views = PageViews::add_views(&app.lanes, page.id, 1).await;
-    Ok(html::page(&page, views.map_err(rowlock::Error::from)?))
+    Ok(html::page(&page, views?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,7 +88,7 @@ async fn create(State(app): State<App>, Form(form): Form<NewForm>) -> Result<Red
     super::check(&form.slug, &form.draft.title, &form.draft.author)?;
     let created =
         transaction(&app.pool).run(async |tx| edits::create(tx, &form.slug, &form.draft).await);
-    match created.await.map_err(rowlock::Error::from)? {
+    match created.await? {
         Some(page) => Ok(to(&page.slug)),
         None => Err(super::slug_taken().into()),
     }
@@ -114,7 +114,6 @@ async fn save(
 ) -> Result<Response, Told> {
     super::check(&slug, &draft.title, &draft.author)?;
     let base = edits::as_it_was(&app.pool, &slug, id, version).await?;
-    let base = base.ok_or_else(Problem::not_found)?;
     let mut edit = base.edit();
     edit.title = draft.title.clone();
     edit.tags = draft.tags.clone();
@@ -148,20 +147,12 @@ async fn delete(
     State(app): State<App>,
     Path(slug): Path<String>,
     Form(form): Form<DeleteForm>,
-) -> Result<Response, Told> {
+) -> Result<Redirect, Told> {
     super::check(&slug, "-", &form.author)?;
+    // One that was edited meanwhile is a conflict, and stays.
     let seen = edits::as_it_was(&app.pool, &slug, form.id, form.version).await?;
-    let seen = seen.ok_or_else(Problem::not_found)?;
-    match edits::delete(&app.pool, &seen, &form.author).await {
-        Ok(()) => Ok(Redirect::to("/").into_response()),
-        Err(error) => match error.downcast_ref::<DeleteError<Page>>() {
-            Some(DeleteError::Stale(conflict)) => {
-                let page = html::changed_before_delete(&conflict.current);
-                Ok((StatusCode::CONFLICT, page).into_response())
-            }
-            _ => Err(error.into()),
-        },
-    }
+    edits::delete(&app.pool, &seen, &form.author).await?;
+    Ok(Redirect::to("/"))
 }
 
 #[derive(Debug, Deserialize)]
@@ -177,7 +168,7 @@ async fn watch(
     super::check(&slug, "-", &name)?;
     let page_id = app.page(&slug).await?.id;
     let watcher = Watcher::find_or_create(&app.pool, NewWatcher { page_id, name }).await;
-    watcher.map_err(rowlock::Error::from)?;
+    watcher?;
     Ok(to(&slug))
 }
 
@@ -197,9 +188,7 @@ async fn inbox(State(app): State<App>, Path(name): Path<String>) -> Result<Marku
 }
 
 async fn live(State(app): State<App>) -> Result<Markup, Told> {
-    let queue = Notice::stats(&app.pool)
-        .await
-        .map_err(rowlock::Error::from)?;
+    let queue = Notice::stats(&app.pool).await?;
     Ok(html::live(&app.numbers.lines(), &queue))
 }
 

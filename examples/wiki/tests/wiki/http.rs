@@ -48,27 +48,32 @@ on_both!(a_tag_of_a_deleted_page_is_none_of_its_successor);
 async fn a_tag_of_a_deleted_page_is_none_of_its_successor(wiki: &mut Wiki) {
     wiki.create("first", "page", "one").await;
     let seen = etag(&wiki.get("/api/pages/page").await);
-    let delete = |tag: String| {
-        let request = wiki.http.delete(format!("{}/api/pages/page", wiki.url));
-        request
-            .header("if-match", tag)
-            .json(&json!({ "author": "eve" }))
-            .send()
+    let page: Value = wiki
+        .get("/api/pages/page")
+        .await
+        .json()
+        .await
+        .expect("JSON");
+    let id = page["id"].to_string();
+    let delete = async |wiki: &Wiki| {
+        let seen = [("id", id.as_str()), ("version", "0"), ("author", "eve")];
+        wiki.post_form("/pages/page/delete", &seen).await.status()
     };
-    assert_eq!(delete(seen.clone()).await.expect("an answer").status(), 204);
+    assert_eq!(delete(wiki).await, 200);
     assert_eq!(wiki.get("/api/pages/page").await.status(), 404);
 
     // Both are of version 0.
     wiki.create("second", "page", "two").await;
-    let late = wiki
-        .patch(
-            "page",
-            Some(&seen),
-            &json!({ "body": "x", "author": "ann" }),
-        )
-        .await;
-    assert_eq!(late.status(), 412);
-    assert_eq!(delete(seen).await.expect("an answer").status(), 412);
+    let change = json!({ "body": "x", "author": "ann" });
+    assert_eq!(wiki.patch("page", Some(&seen), &change).await.status(), 412);
+    assert_eq!(delete(wiki).await, 410);
+    let page: Value = wiki
+        .get("/api/pages/page")
+        .await
+        .json()
+        .await
+        .expect("JSON");
+    assert_eq!(page["body"], "two");
 }
 
 on_both!(one_key_makes_one_page);
