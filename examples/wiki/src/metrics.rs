@@ -14,11 +14,7 @@ type Label = (&'static str, &'static str);
 /// The lines of the live page: what they are called, the counter, and the label that it must have.
 const LINES: [(&str, &str, Option<Label>); 7] = [
     ("conflicts", "rowlock.conflicts", None),
-    (
-        "merged by themselves",
-        "rowlock.merges",
-        Some(("outcome", "clean")),
-    ),
+    ("merges", "rowlock.merges", Some(("outcome", "clean"))),
     ("overlaps", "rowlock.merges", Some(("outcome", "overlap"))),
     ("retries", "rowlock.retries", None),
     ("calls on lanes", "rowlock.lanes.calls", None),
