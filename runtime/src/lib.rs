@@ -13,6 +13,7 @@ mod error;
 pub mod fan_out;
 mod job;
 pub mod lock;
+mod observe;
 #[cfg(test)]
 mod rooms;
 pub mod row;
@@ -34,6 +35,9 @@ pub use crate::db::source::Source;
 pub use crate::db::xmin::Xmin;
 pub use crate::error::Error;
 pub use crate::fan_out::fan_out;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use crate::observe::describe_metrics;
 #[cfg(feature = "schema")]
 #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
 pub use crate::schema::verify;

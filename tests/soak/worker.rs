@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rowlock::queue::{Claimed, Job, JobOutcome};
-use rowlock::transaction;
+use rowlock::{Fence, transaction};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::Notify;
@@ -118,7 +118,7 @@ impl Process {
         match self.options.breaks {
             None => {
                 let done = transaction(&self.pool).run(async |tx| {
-                    effect(job).execute(&mut *tx).await?;
+                    effect(job.id, job.fence).execute(&mut *tx).await?;
                     sleep(plan.pause).await;
                     end(plan)?;
                     Ok::<_, Error>(job.complete_in(tx).await?)
@@ -126,22 +126,15 @@ impl Process {
                 done.await.map_err(|error| error.to_string())?;
             }
             Some(Break::Effects) => {
-                effect(job).execute(&self.pool).await?;
+                effect(job.id, job.fence).execute(&self.pool).await?;
                 sleep(plan.pause).await;
                 end(plan)?;
                 return Ok(JobOutcome::Complete);
             }
             Some(Break::Fence) => {
-                let mut tx = self.pool.begin().await?;
-                effect(job).execute(&mut *tx).await?;
-                // So that there is always one to be stopped in the middle.
-                sleep(plan.pause.max(Duration::from_millis(50))).await;
-                end(plan)?;
-                sqlx::query("UPDATE tasks SET state = 'done', finished_at = now() WHERE id = $1")
-                    .bind(job.id)
-                    .execute(&mut *tx)
-                    .await?;
-                tx.commit().await?;
+                // In a task of its own: the worker drops a handler whose lease has ended.
+                let careless = without_a_fence(self.pool.clone(), job.id, job.fence, plan);
+                tokio::spawn(careless).await??;
             }
         }
         Ok(JobOutcome::Completed)
@@ -171,9 +164,36 @@ impl Process {
     }
 }
 
-fn effect(task: &Task) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+fn effect(
+    task: i64,
+    fence: Fence,
+) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
     let insert = sqlx::query("INSERT INTO effects (task, fence) VALUES ($1, $2)");
-    insert.bind(task.id).bind(task.fence.get())
+    insert.bind(task).bind(fence.get())
+}
+
+/// Completes the task whoever has it: where this process was stopped for longer than the lease, after the attempt that has it now.
+async fn without_a_fence(pool: PgPool, task: i64, fence: Fence, plan: Plan) -> Result<(), Error> {
+    let mut tx = pool.begin().await?;
+    effect(task, fence).execute(&mut *tx).await?;
+    // So that there is always one to be stopped in the middle.
+    sleep(plan.pause.max(Duration::from_millis(50))).await;
+    end(plan)?;
+    let turn = "SELECT fence = $2 OR state = 'done' FROM tasks WHERE id = $1";
+    let turn = || {
+        sqlx::query_scalar::<_, bool>(turn)
+            .bind(task)
+            .bind(fence.get())
+    };
+    while !turn().fetch_one(&mut *tx).await? {
+        sleep(Duration::from_millis(20)).await;
+    }
+    sqlx::query("UPDATE tasks SET state = 'done', finished_at = now() WHERE id = $1")
+        .bind(task)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 fn end(plan: Plan) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use crate::db::Backend;
 use crate::db::fault::Fault;
 use crate::db::notes::Before;
 use crate::db::source::Link;
+use crate::observe;
 
 /// Like `sqlx::Transaction`, but safe to drop while it begins: see [`Backend::abandon_begin`] and
 /// [`Backend::savepoint`].
@@ -136,7 +137,10 @@ impl Reruns {
             return false;
         }
         let (first, longest) = (Duration::from_millis(1), Duration::from_millis(50));
-        tokio::time::sleep(full_jitter(RUNS - self.left, first, longest)).await;
+        let run = RUNS - self.left;
+        let wait = full_jitter(run, first, longest);
+        observe::runs_again("statement", &fault, run, wait);
+        tokio::time::sleep(wait).await;
         self.left -= 1;
         true
     }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::db::fault::Fault;
+use crate::observe;
 
 /// What was attempted: the operation and the row. Part of every error.
 ///
@@ -126,6 +127,7 @@ impl DatabaseError {
     /// The same error as a part of one that says that it may have happened.
     pub(crate) fn of_unknown_outcome(mut self) -> Self {
         self.0.of_unknown_outcome = true;
+        observe::unknown(&self.0.operation);
         self
     }
 

@@ -66,6 +66,9 @@ pub(crate) type Results<'e, DB> = BoxStream<
 pub trait Backend:
     sealed::Sealed + Database<Arguments: IntoArguments<Self> + Clone> + HasStatementCache
 {
+    /// As OpenTelemetry names it: `db.system.name`.
+    #[doc(hidden)]
+    const SYSTEM: &'static str;
     /// How many parameters one statement can have.
     #[doc(hidden)]
     const MAX_PARAMETERS: usize;

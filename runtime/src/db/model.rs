@@ -6,6 +6,7 @@ use std::future::Future;
 use crate::db::error::{DatabaseError, KeyText, Operation};
 use crate::db::fence::Fence;
 use crate::db::source::Source;
+use crate::observe::{Observed, observed};
 
 /// What the derive `D` knows about a struct, the same for every database. Each derive sees the struct in its own way, and stands
 /// alone, so each has an impl of its own.
@@ -37,6 +38,10 @@ pub trait Model<D>: Sized + Send + Sync + 'static {
     /// What is attempted on many rows.
     fn operation_on_many(method: &'static str) -> Operation {
         Operation::new(method, Self::TABLE, KeyText::default())
+    }
+    /// The work of a method, in its span and timed.
+    fn observed<DB: Backend, W: Future>(method: &'static str, work: W) -> Observed<W> {
+        observed(DB::SYSTEM, method, Self::TABLE, work)
     }
 }
 

@@ -47,6 +47,7 @@ fn has_exact_equality(ty: &PgTypeInfo) -> bool {
 }
 
 impl Backend for Postgres {
+    const SYSTEM: &'static str = "postgresql";
     const MAX_PARAMETERS: usize = 65_535;
     const BEGIN: &'static str = "BEGIN";
     const SAME: &'static str = " IS NOT DISTINCT FROM ";

@@ -4,10 +4,9 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use sqlx::encode::IsNull;
-#[cfg(feature = "executor")]
-use sqlx::sqlite::SqliteTypeInfo;
 use sqlx::sqlite::{
     SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
+    SqliteTypeInfo,
 };
 use sqlx::{Arguments, Connection as _, Executor, Row, Sqlite, TypeInfo, ValueRef};
 use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
@@ -45,6 +44,7 @@ fn hand_over(connection: &mut SqliteConnection, sql: sqlx::RawSql) {
 }
 
 impl Backend for Sqlite {
+    const SYSTEM: &'static str = "sqlite";
     const MAX_PARAMETERS: usize = 32_766;
     // A deferred transaction that reads and then writes fails with SQLITE_BUSY at once, whatever the timeout.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";

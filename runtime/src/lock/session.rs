@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::time::Instant;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Row};
@@ -12,6 +13,7 @@ use crate::db::fault::Fault;
 use crate::db::source::Link;
 use crate::lock::advisory::{AcquireError, AdvisoryLock, AdvisoryLocks, AdvisoryMode};
 use crate::lock::key::LockKey;
+use crate::observe;
 use crate::tx::describe;
 
 /// An [`AdvisoryLock`] that a connection holds, over any number of transactions. PostgreSQL only.
@@ -165,8 +167,12 @@ impl SessionLock {
             lock,
             is_clean: false,
         };
-        match Postgres::ask(&mut Link::new(&mut *session), lock.for_session()).await {
-            Ok(taken) => Ok((session, taken == Some(true))),
+        let begun = Instant::now();
+        let asked = Postgres::ask(&mut Link::new(&mut *session), lock.for_session()).await;
+        let is_taken = matches!(asked, Ok(Some(true)));
+        observe::waited_for_lock("session", begun.elapsed(), is_taken);
+        match asked {
+            Ok(_) => Ok((session, is_taken)),
             Err(error) => {
                 let error = AcquireError::new(&session.key, error);
                 // An error of the wait does not say that nothing was locked. If the lock is granted in the same moment in which

@@ -20,6 +20,7 @@ use crate::db::begin::{Begin, TakeLock};
 use crate::db::fault::Fault;
 use crate::db::notes::{Call, Torn};
 use crate::db::{Backend, Commit};
+use crate::observe;
 
 /// How long the question what became of a lost COMMIT may take. Not the deadline, which may be what cut the COMMIT short.
 const LONGEST_QUESTION: Duration = Duration::from_secs(5);
@@ -328,7 +329,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
                 stale |= fault == Fault::StaleStatement;
                 let refused = || !self.budget.as_ref().is_none_or(RetryBudget::withdraw);
                 if attempt == self.attempts || refused() {
-                    tracing::debug!(attempt, %fault, "gave up");
+                    observe::gave_up("transaction", &fault, attempt);
                     return Err(exhausted(attempt, error));
                 }
                 let wait = full_jitter(attempt, self.first_wait, self.longest_wait);
@@ -339,7 +340,7 @@ impl<DB: Backend> TransactionBuilder<DB> {
                         wait,
                     });
                 }
-                tracing::debug!(attempt, %fault, ?wait, "runs again");
+                observe::runs_again("transaction", &fault, attempt, wait);
                 if within(ends, tokio::time::sleep(wait)).await.is_none() {
                     return Err(exceeded);
                 }
@@ -374,7 +375,13 @@ impl<DB: Backend> TransactionBuilder<DB> {
         stale: bool,
     ) -> Ended<W::Output, W::Error> {
         let asked = self.asked(ends);
-        let Some(begun) = within(ends, begin(&self.place, &asked)).await else {
+        let started = Instant::now();
+        let begun = within(ends, begin(&self.place, &asked)).await;
+        if asked.advisory.is_some() {
+            let is_taken = matches!(begun, Some(Ok(Some(_))));
+            observe::waited_for_lock("advisory", started.elapsed(), is_taken);
+        }
+        let Some(begun) = begun else {
             return Ended::TooLate;
         };
         let mut tx = match begun {

@@ -16,6 +16,7 @@ use crate::db::Backend;
 use crate::db::copied::copy;
 use crate::db::fault::Fault;
 use crate::db::source::{Link, Opened, Source};
+use crate::observe;
 
 /// How many calls one statement serves at most.
 const CALLS: usize = 1_000;
@@ -359,6 +360,7 @@ impl<DB: Backend> Place<DB> {
         self.queue.is_hot.store(is_hot, Ordering::Relaxed);
         let statement = statement(self.queue.fold, &given);
         let mut met = vec![0; rows.len()];
+        observe::folded(calls.len());
         let returned = statement.fetch_all(&mut lane.link()).await?;
         let mut placed = Vec::with_capacity(returned.len());
         for row in returned {
@@ -513,7 +515,7 @@ pub(crate) async fn take<'c, DB: Backend, A: Source<'c, DB>>(
         return db.open().await.map(Either::Left).map(Turn::Alone);
     };
     match lanes.wait(fold, call).await {
-        Waited::Free(lane) => lane.map(Either::Right).map(Turn::Alone),
+        Waited::Free(lane) => alone(lane),
         Waited::Told(Word::Row(row)) => Ok(Turn::Answered(Ok(row))),
         Waited::Told(word) => lanes.other(word).await,
     }
@@ -529,10 +531,18 @@ pub(crate) async fn take_to_add<'c, DB: Backend, A: Source<'c, DB>>(
         return db.open().await.map(Either::Left).map(Turn::Alone);
     };
     match lanes.wait(fold, call).await {
-        Waited::Free(lane) => lane.map(Either::Right).map(Turn::Alone),
+        Waited::Free(lane) => alone(lane),
         Waited::Told(Word::Total(total)) => Ok(Turn::Answered(Ok(total))),
         Waited::Told(word) => lanes.other(word).await,
     }
+}
+
+/// A call for which no other waited.
+fn alone<O, DB: Backend, T>(
+    lane: Result<Lane<DB>, sqlx::Error>,
+) -> Result<Turn<OnLane<O, DB>, T>, sqlx::Error> {
+    observe::folded(1);
+    lane.map(Either::Right).map(Turn::Alone)
 }
 
 /// A lane, or what else a method runs on.

@@ -183,12 +183,12 @@ pub fn purge<'c, DB: Backend, T: IdempotentSql<DB>>(
     db: impl Source<'c, DB>,
     age: Duration,
 ) -> impl Future<Output = Result<u64, DatabaseError>> + Send {
-    async move {
+    T::observed::<DB, _>("purge", async move {
         let operation = || T::operation_on_many("purge");
         let mut opened = acquire(db, &operation).await?;
         let mut statement = Statement::<DB>::literal(T::PURGE);
         statement.bind_seconds(age);
         let purged = statement.execute(&mut opened.link()).await;
         purged.map_err(|error| DatabaseError::new(operation(), error))
-    }
+    })
 }

@@ -105,7 +105,8 @@ where
                 body,
                 error: PhantomData,
             };
-            job.run_until_done(&mut transaction, wait).await
+            let done = job.run_until_done(&mut transaction, wait);
+            T::observed::<DB, _>("once", done).await
         })
     };
     OnceCall {

@@ -51,7 +51,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
     lease: Duration,
 ) -> impl Future<Output = Result<Started<'k, T>, StartError>> + Send + use<'k, DB, T> {
     let pool = pool.clone();
-    async move {
+    T::observed::<DB, _>("start", async move {
         let at = || T::operation("start", &key);
         let digest = digest.map_err(|error| StartError::Request(at(), error))?;
         let mut opened = acquire(&pool, &at).await.map_err(StartError::Database)?;
@@ -92,7 +92,7 @@ pub fn start<'k, DB: Backend, T: IdempotentSql<DB>>(
                 }
             }
         }
-    }
+    })
 }
 
 /// An attempt that holds its key until the lease ends.
@@ -143,14 +143,14 @@ impl<T: Idempotent> Running<'_, T> {
     where
         T: IdempotentSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("finish", async move {
             let at = || self.at("finish");
             let mut opened = acquire(db, &at).await.map_err(AttemptError::Database)?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             let done = finish::<DB, T>(&self.key, self.fence, outcome, &mut connection).await;
             checked(done, &at, in_transaction)
-        }
+        })
     }
 
     /// Gives the key up, so that the next attempt can start at once: for a failure that another attempt may not meet.
@@ -163,13 +163,13 @@ impl<T: Idempotent> Running<'_, T> {
     where
         T: IdempotentSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("release", async move {
             let at = || self.at("release");
             let mut statement = Statement::<DB>::literal(T::RELEASE);
             T::bind_key(&self.key, &mut statement);
             statement.bind_i64(self.fence.get());
             run_checked(db, statement, &at).await
-        }
+        })
     }
 
     /// Begins a new lease from now, by the clock of the database, if the key is still this attempt's.
@@ -183,13 +183,13 @@ impl<T: Idempotent> Running<'_, T> {
     where
         T: IdempotentSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("extend", async move {
             let mut statement = Statement::<DB>::literal(T::EXTEND);
             T::bind_key(&self.key, &mut statement);
             statement.bind_i64(self.fence.get());
             statement.bind_seconds(lease);
             run_checked(db, statement, &|| self.at("extend")).await
-        }
+        })
     }
 }
 

@@ -43,7 +43,7 @@ pub fn cancel<'c, DB: Backend, T: CancelSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Cancelled, DatabaseError>> + Send {
-    async move {
+    T::observed::<DB, _>("cancel", async move {
         let at = || T::operation("cancel", &key);
         let mut opened = acquire(db, &at).await?;
         let failed = |error| DatabaseError::new(at(), error);
@@ -55,7 +55,7 @@ pub fn cancel<'c, DB: Backend, T: CancelSql<DB>>(
         };
         let dropped = || failed(dropped()).with_fault(Fault::Raised);
         cancelled.map_err(failed)?.ok_or_else(dropped)
-    }
+    })
 }
 
 /// `None` if nothing was written, and the job has not ended: it was made ready just now, or a trigger drops the write.

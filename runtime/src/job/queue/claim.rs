@@ -182,7 +182,7 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(mut self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("claim", async move {
             if self.limit == 0 {
                 return Ok(Vec::new());
             }
@@ -235,7 +235,7 @@ where
                 }
             }
             Ok(claimed)
-        })
+        }))
     }
 }
 
@@ -253,11 +253,11 @@ fn merge<DB: Backend, T: QueueSql<DB>>(claimed: &mut Vec<Claimed<T>>, more: Vec<
 pub fn rescue<'c, DB: Backend, T: QueueSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<Rescued, DatabaseError>> + Send {
-    async move {
+    T::observed::<DB, _>("rescue", async move {
         let at = || T::operation_on_many("rescue");
         let mut opened = acquire(db, &at).await?;
         let mut refused = Refused::default();
         let rescued = rescue_on::<DB, T>(&mut refused, Look::Always, &mut opened.link()).await;
         rescued.map_err(|error| DatabaseError::new(at(), error))
-    }
+    })
 }

@@ -228,13 +228,13 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("complete", async move {
             let at = || at("complete", &self.row);
             let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
             let mut connection = opened.link();
             let in_transaction = in_transaction::<DB>(&connection);
             complete_one("complete", &self.row, in_transaction, &mut connection).await
-        }
+        })
     }
 
     /// The same in a transaction: what else the transaction wrote and the completion commit together, so the effect of the job
@@ -252,7 +252,7 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("complete_in", async move {
             let (at, mut link) = (|| at("complete_in", &self.row), tx.link());
             match link.is_in_transaction().await {
                 Ok(true) => {
@@ -263,7 +263,7 @@ impl<T: Queue> Claimed<T> {
                 Ok(false) => Err(FinishError::NotInTransaction(at())),
                 Err(error) => Err(FinishError::Database(DatabaseError::new(at(), error))),
             }
-        }
+        })
     }
 
     /// The attempt failed: the row is due again after a random time, or [`QueueState::Dead`] if that was its last attempt. The
@@ -394,22 +394,27 @@ impl<T: Queue> Claimed<T> {
     where
         T: QueueSql<DB>,
     {
-        let at = || at(method, &self.row);
-        let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
-        let mut connection = opened.link();
-        let in_transaction = in_transaction::<DB>(&connection);
-        let fates = batch
-            .run_each::<DB, T>(&[&self.row], Locks::Wait, &mut connection)
-            .await;
-        let fates = match fates {
-            Ok(fates) => fates,
-            Err(error) => return Err(failed(at(), error, in_transaction, &mut connection).await),
-        };
-        for fate in fates {
-            self.finished(method, batch.change(0), fate, &mut connection)
-                .await?;
-        }
-        Ok(())
+        T::observed::<DB, _>(method, async {
+            let at = || at(method, &self.row);
+            let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
+            let mut connection = opened.link();
+            let in_transaction = in_transaction::<DB>(&connection);
+            let fates = batch
+                .run_each::<DB, T>(&[&self.row], Locks::Wait, &mut connection)
+                .await;
+            let fates = match fates {
+                Ok(fates) => fates,
+                Err(error) => {
+                    return Err(failed(at(), error, in_transaction, &mut connection).await);
+                }
+            };
+            for fate in fates {
+                self.finished(method, batch.change(0), fate, &mut connection)
+                    .await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// What became of this row of a batch.
@@ -635,25 +640,30 @@ impl<T: Queue> Claimed<T> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let at = || T::operation_on_many(method);
-        let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
-        let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
-        let mut connection = opened.link();
-        let in_transaction = in_transaction::<DB>(&connection);
-        let fates = what
-            .run_each::<DB, T>(&rows, Locks::Wait, &mut connection)
-            .await;
-        let fates = match fates {
-            Ok(fates) => fates,
-            Err(error) => return Err(failed(at(), error, in_transaction, &mut connection).await),
-        };
-        let mut results = Vec::with_capacity(batch.len());
-        for (index, (claimed, fate)) in batch.iter().zip(fates).enumerate() {
-            let change = what.change(index);
-            let finished = claimed.finished(method, change, fate, &mut connection);
-            results.push(finished.await);
-        }
-        Ok(results)
+        T::observed::<DB, _>(method, async {
+            let at = || T::operation_on_many(method);
+            let rows: Vec<&T> = batch.iter().map(|claimed| &claimed.row).collect();
+            let mut opened = acquire(db, &at).await.map_err(FinishError::Database)?;
+            let mut connection = opened.link();
+            let in_transaction = in_transaction::<DB>(&connection);
+            let fates = what
+                .run_each::<DB, T>(&rows, Locks::Wait, &mut connection)
+                .await;
+            let fates = match fates {
+                Ok(fates) => fates,
+                Err(error) => {
+                    return Err(failed(at(), error, in_transaction, &mut connection).await);
+                }
+            };
+            let mut results = Vec::with_capacity(batch.len());
+            for (index, (claimed, fate)) in batch.iter().zip(fates).enumerate() {
+                let change = what.change(index);
+                let finished = claimed.finished(method, change, fate, &mut connection);
+                results.push(finished.await);
+            }
+            Ok(results)
+        })
+        .await
     }
 }
 

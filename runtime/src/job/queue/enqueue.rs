@@ -163,7 +163,7 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("enqueue", async move {
             let operation = || T::operation_on_many("enqueue");
             let make = || {
                 let mut statement = Statement::literal(T::ENQUEUE);
@@ -176,7 +176,7 @@ where
                 .map_err(InsertError::Database)?;
             let row = write_new::<DB>(&make, &operation, &mut opened.link()).await?;
             read::<DB, T>(&row, &operation)
-        })
+        }))
     }
 }
 
@@ -258,7 +258,7 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("enqueue_many", async move {
             let Self { db, new, when, .. } = self;
             if new.is_empty() {
                 return Ok(Vec::new());
@@ -272,7 +272,7 @@ where
             rows.iter()
                 .map(|row| read::<DB, T>(row, &operation))
                 .collect()
-        })
+        }))
     }
 }
 
@@ -327,25 +327,28 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let make = || {
-                let mut statement = Statement::literal(T::ENQUEUE);
-                T::bind_new(&self.new, &mut statement);
-                self.when.bind::<DB, T>(&mut statement);
-                statement
-            };
-            let operation =
-                || <T as Model<unique::Derive<N>>>::operation("enqueue", &T::key_of(&self.new));
-            let mut opened = acquire(self.db, &operation)
-                .await
-                .map_err(FindOrCreateError::Database)?;
-            let plan = Insert {
-                method: "enqueue",
-                make: &make,
-                rounds: ROUNDS,
-                looks_first: false,
-            };
-            find_or_insert::<DB, N, T>(&self.new, plan, &mut opened.link()).await
-        })
+        Box::pin(<T as Model<unique::Derive<N>>>::observed::<DB, _>(
+            "enqueue",
+            async move {
+                let make = || {
+                    let mut statement = Statement::literal(T::ENQUEUE);
+                    T::bind_new(&self.new, &mut statement);
+                    self.when.bind::<DB, T>(&mut statement);
+                    statement
+                };
+                let operation =
+                    || <T as Model<unique::Derive<N>>>::operation("enqueue", &T::key_of(&self.new));
+                let mut opened = acquire(self.db, &operation)
+                    .await
+                    .map_err(FindOrCreateError::Database)?;
+                let plan = Insert {
+                    method: "enqueue",
+                    make: &make,
+                    rounds: ROUNDS,
+                    looks_first: false,
+                };
+                find_or_insert::<DB, N, T>(&self.new, plan, &mut opened.link()).await
+            },
+        ))
     }
 }

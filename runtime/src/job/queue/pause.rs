@@ -229,7 +229,7 @@ where
         let at = || T::operation_on_many(self.what.method());
         let statement = self.check(&at).map(|()| self.statement(T::COLUMNS));
         let method = self.what.method();
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>(method, async move {
             let at = || T::operation_on_many(method);
             let statement = statement?;
             let opened = acquire(self.db, &at).await;
@@ -237,7 +237,7 @@ where
             let changed = statement.execute(&mut opened.link()).await;
             let failed = |error| PauseError::Database(DatabaseError::new(at(), error));
             Ok(changed.map_err(failed)? > 0)
-        })
+        }))
     }
 }
 
@@ -245,14 +245,14 @@ where
 pub fn pauses<'c, DB: Backend, T: PauseSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<Vec<Paused>, DatabaseError>> + Send {
-    async move {
+    T::observed::<DB, _>("pauses", async move {
         let at = || T::operation_on_many("pauses");
         let mut opened = acquire(db, &at).await?;
         let statement = Statement::<DB>::literal(T::PAUSES);
         let rows = statement.fetch_all(&mut opened.link()).await;
         let pauses = rows.and_then(|rows| rows.iter().map(read::<DB, T>).collect());
         pauses.map_err(|error| DatabaseError::new(at(), error))
-    }
+    })
 }
 
 fn read<DB: Backend, T: PauseSql<DB>>(row: &DB::Row) -> Result<Paused, sqlx::Error> {

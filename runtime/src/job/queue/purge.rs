@@ -100,7 +100,7 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("purge", async move {
             let at = || T::operation_on_many("purge");
             let mut opened = acquire(self.db, &at).await?;
             let mut connection = opened.link();
@@ -136,6 +136,6 @@ where
                     return first.map_or(Ok(purged), Err);
                 }
             }
-        })
+        }))
     }
 }

@@ -98,7 +98,7 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("redrive", async move {
             let at = || T::operation_on_many("redrive");
             let mut opened = acquire(self.db, &at).await?;
             let bind = |statement: &mut Statement<DB>, limit| {
@@ -124,6 +124,6 @@ where
                 ready: page.written,
                 refused: page.errors.len() as u64,
             })
-        })
+        }))
     }
 }

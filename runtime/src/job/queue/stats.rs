@@ -97,7 +97,7 @@ where
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("stats", async move {
             let at = || T::operation_on_many("stats");
             let mut opened = acquire(self.db, &at).await?;
             let [head, rest @ ..] = T::STATS;
@@ -112,7 +112,7 @@ where
                 Err(error) => Err(error),
             };
             read.map_err(|error| DatabaseError::new(at(), error))
-        })
+        }))
     }
 }
 

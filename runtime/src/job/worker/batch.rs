@@ -135,7 +135,14 @@ async fn run_batch<T, F, R>(
         return;
     };
     let count = jobs.len();
-    let span = tracing::debug_span!("rowlock.batch", table = T::TABLE, jobs = count);
+    let span = tracing::debug_span!(
+        "rowlock.batch",
+        otel.kind = "consumer",
+        messaging.system = "rowlock",
+        messaging.destination.name = T::TABLE,
+        messaging.operation.name = "process",
+        messaging.batch.message_count = count,
+    );
     let outcomes = async { (work.handler.handler)(jobs).await.into_outcomes(count) };
     let outcomes = work.watch().over(&first, outcomes).instrument(span);
     let left = join_all(tells.iter_mut().map(oneshot::Sender::closed));

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::connection::{Attended, Failure, in_time};
 use super::held::{Ended, Held};
 use super::running::{claims, warn};
-use super::stats::{WorkerStats, add};
+use super::stats::{Event, WorkerStats};
 use super::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::backoff::full_jitter;
 use crate::db::Backend;
@@ -184,27 +184,26 @@ impl<DB: Backend> Flush<DB> {
             }
         }
         warn::<T>("finish", error.into());
-        add(&self.stats.0.refused, 1);
+        self.stats.add(Event::Refused, 1);
         self.stats.lost(&row.claimed);
         false
     }
 
     fn count(&self, change: Option<&Change>) {
-        let counters = &self.stats.0;
-        let counter = match change {
-            None => &counters.completed,
-            Some(change) if change.state == QueueState::Dead => &counters.dead,
-            Some(change) if !change.refund => &counters.retried,
-            Some(change) if change.delay.is_some() => &counters.snoozed,
-            Some(_) => &counters.released,
+        let event = match change {
+            None => Event::Completed,
+            Some(change) if change.state == QueueState::Dead => Event::Dead,
+            Some(change) if !change.refund => Event::Retried,
+            Some(change) if change.delay.is_some() => Event::Snoozed,
+            Some(_) => Event::Released,
         };
-        add(counter, 1);
+        self.stats.add(event, 1);
     }
 }
 
 impl WorkerStats {
     pub(super) fn lost<T: Queue>(&self, claimed: &crate::job::queue::Claimed<T>) {
-        add(&self.0.lease_lost, 1);
+        self.add(Event::LeaseLost, 1);
         tracing::warn!(job = %crate::job::queue::at("run", &**claimed), "the lease was lost");
     }
 }

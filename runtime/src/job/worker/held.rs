@@ -2,7 +2,7 @@
 
 use super::hooks::{Handle, Work};
 use super::outcome::JobOutcome;
-use super::stats::{WorkerStats, add};
+use super::stats::{Event, WorkerStats};
 use crate::job::queue::{Change, Claimed, Queue, at, stored};
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
@@ -117,7 +117,7 @@ impl<T> Held<T> {
     /// What becomes of the row of a handler that has panicked.
     pub(super) fn panicked(&self, stats: &WorkerStats, text: &str) -> JobOutcome {
         if !self.has_panicked.swap(true, Ordering::Relaxed) {
-            add(&stats.0.panicked, 1);
+            stats.add(Event::Panicked, 1);
         }
         let error = match text {
             "" => "the handler panicked".to_owned(),
@@ -129,7 +129,7 @@ impl<T> Held<T> {
     /// What becomes of the row of a handler that took too long.
     pub(super) fn timed_out(&self, stats: &WorkerStats, limit: Duration) -> JobOutcome {
         if !self.has_timed_out.swap(true, Ordering::Relaxed) {
-            add(&stats.0.timed_out, 1);
+            stats.add(Event::TimedOut, 1);
         }
         JobOutcome::Retry {
             error: format!("the handler took longer than {limit:?}"),
@@ -251,7 +251,7 @@ impl Watch {
             let kept = begun.elapsed();
             if kept > self.limit && !said {
                 said = true;
-                add(&self.stats.0.blocked, 1);
+                self.stats.add(Event::Blocked, 1);
                 tracing::warn!(
                     job = %at("run", &*held.claimed),
                     ?kept,
@@ -275,6 +275,10 @@ pub(super) async fn run_job<T: Queue, H: Handle<T>>(
     let _over = Over(&held.stop);
     let span = tracing::debug_span!(
         "rowlock.job",
+        otel.kind = "consumer",
+        messaging.system = "rowlock",
+        messaging.destination.name = T::TABLE,
+        messaging.operation.name = "process",
         job = %at("run", &*held.claimed),
         attempt = held.claimed.attempts()
     );

@@ -37,7 +37,7 @@ use crate::db::column::Column;
 use crate::db::condition::{Condition, Expression, Field};
 use crate::db::error::{DatabaseError, Operation};
 use crate::db::statement::{Fetched, Statement};
-use crate::job::queue::{Backoff, Claims, QueueSql};
+use crate::job::queue::{Backoff, Claims, Queue, QueueSql};
 
 /// The ceilings of the random waits after an error of the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -161,7 +161,7 @@ impl<DB: Backend, T> std::fmt::Debug for Worker<DB, T> {
 }
 
 /// A worker with default settings.
-pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
+pub fn worker<DB: Backend, T: Queue>(pool: &Pool<DB>) -> Worker<DB, T> {
     Worker {
         pool: pool.clone(),
         claims: Claims::default(),
@@ -176,7 +176,7 @@ pub fn worker<DB: Backend, T>(pool: &Pool<DB>) -> Worker<DB, T> {
         shutdown: Box::pin(pending()),
         listener: None,
         hooks: Vec::new(),
-        stats: WorkerStats::default(),
+        stats: WorkerStats::of(T::TABLE),
         queue: std::marker::PhantomData,
     }
 }
@@ -472,7 +472,11 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
         self,
         handler: impl Handle<T>,
     ) -> impl Future<Output = Result<WorkerCounts, WorkerError>> + Send {
-        let span = tracing::info_span!("rowlock.worker", table = T::TABLE);
+        let span = tracing::info_span!(
+            "rowlock.worker",
+            messaging.system = "rowlock",
+            messaging.destination.name = T::TABLE,
+        );
         async move {
             if let Some(index) = missing_index::<DB, T>(&self.pool).await {
                 let at = T::operation_on_many("run");

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::observe;
+
 /// What a worker has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -55,57 +57,116 @@ pub struct WorkerStats(pub(super) Arc<Counters>);
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) claimed: AtomicU64,
-    pub(super) completed: AtomicU64,
-    pub(super) retried: AtomicU64,
-    pub(super) dead: AtomicU64,
-    pub(super) snoozed: AtomicU64,
-    pub(super) released: AtomicU64,
-    pub(super) lease_lost: AtomicU64,
-    pub(super) rescued: AtomicU64,
-    pub(super) bad: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) timed_out: AtomicU64,
-    pub(super) panicked: AtomicU64,
-    pub(super) blocked: AtomicU64,
-    pub(super) started: AtomicU64,
+    /// The worker's.
+    table: &'static str,
+    events: [AtomicU64; Event::Started as usize + 1],
     /// In microseconds.
-    pub(super) waited: AtomicU64,
-    pub(super) longest_wait: AtomicU64,
-    pub(super) ran: AtomicU64,
+    waited: AtomicU64,
+    longest_wait: AtomicU64,
+    ran: AtomicU64,
 }
 
-pub(super) fn add(counter: &AtomicU64, number: u64) {
-    counter.fetch_add(number, Ordering::Relaxed);
+/// What is counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Event {
+    Claimed,
+    Completed,
+    Retried,
+    Dead,
+    Snoozed,
+    Released,
+    LeaseLost,
+    Rescued,
+    Bad,
+    Refused,
+    TimedOut,
+    Panicked,
+    Blocked,
+    /// The last one.
+    Started,
 }
 
-pub(super) fn micros(duration: Duration) -> u64 {
+impl Event {
+    /// The field of [`WorkerCounts`].
+    fn name(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Completed => "completed",
+            Self::Retried => "retried",
+            Self::Dead => "dead",
+            Self::Snoozed => "snoozed",
+            Self::Released => "released",
+            Self::LeaseLost => "lease_lost",
+            Self::Rescued => "rescued",
+            Self::Bad => "bad",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Panicked => "panicked",
+            Self::Blocked => "blocked",
+            Self::Started => "started",
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
     // A row that is due since `-infinity` must not end the count of all others.
     let limit = Duration::from_secs(86_400 * 365);
     u64::try_from(duration.min(limit).as_micros()).unwrap_or(u64::MAX)
 }
 
 impl WorkerStats {
+    pub(super) fn of(table: &'static str) -> Self {
+        Self(Arc::new(Counters {
+            table,
+            ..Counters::default()
+        }))
+    }
+
+    pub(super) fn add(&self, event: Event, number: u64) {
+        if let Some(counter) = self.0.events.get(event as usize)
+            && number > 0
+        {
+            counter.fetch_add(number, Ordering::Relaxed);
+            observe::jobs(self.0.table, event.name(), number);
+        }
+    }
+
+    /// A handler begins with a row that has been due for so long.
+    pub(super) fn begun(&self, waited: Duration) {
+        self.add(Event::Started, 1);
+        observe::job_waited(self.0.table, waited);
+        let waited = micros(waited);
+        self.0.waited.fetch_add(waited, Ordering::Relaxed);
+        self.0.longest_wait.fetch_max(waited, Ordering::Relaxed);
+    }
+
+    /// A handler has ended.
+    pub(super) fn ran(&self, ran: Duration) {
+        observe::job_ran(self.0.table, ran);
+        self.0.ran.fetch_add(micros(ran), Ordering::Relaxed);
+    }
+
     /// The counts as they are now.
     pub fn counts(&self) -> WorkerCounts {
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let time = |counter: &AtomicU64| Duration::from_micros(number(counter));
         let counters = &*self.0;
+        let count = |event| counters.events.get(event as usize).map_or(0, number);
         WorkerCounts {
-            claimed: number(&counters.claimed),
-            completed: number(&counters.completed),
-            retried: number(&counters.retried),
-            dead: number(&counters.dead),
-            snoozed: number(&counters.snoozed),
-            released: number(&counters.released),
-            lease_lost: number(&counters.lease_lost),
-            rescued: number(&counters.rescued),
-            bad: number(&counters.bad),
-            refused: number(&counters.refused),
-            timed_out: number(&counters.timed_out),
-            panicked: number(&counters.panicked),
-            blocked: number(&counters.blocked),
-            started: number(&counters.started),
+            claimed: count(Event::Claimed),
+            completed: count(Event::Completed),
+            retried: count(Event::Retried),
+            dead: count(Event::Dead),
+            snoozed: count(Event::Snoozed),
+            released: count(Event::Released),
+            lease_lost: count(Event::LeaseLost),
+            rescued: count(Event::Rescued),
+            bad: count(Event::Bad),
+            refused: count(Event::Refused),
+            timed_out: count(Event::TimedOut),
+            panicked: count(Event::Panicked),
+            blocked: count(Event::Blocked),
+            started: count(Event::Started),
             waited: time(&counters.waited),
             longest_wait: time(&counters.longest_wait),
             ran: time(&counters.ran),

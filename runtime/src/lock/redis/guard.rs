@@ -11,6 +11,7 @@ use crate::db::error::DatabaseError;
 use crate::db::fault::Fault;
 use crate::db::fence::Fence;
 use crate::db::source::{Opened, Source};
+use crate::observe;
 use futures_util::future::{Either, select};
 use std::fmt;
 use std::future::Future;
@@ -315,5 +316,6 @@ async fn renew(key: Arc<Key>, state: watch::Sender<Option<Instant>>, mut renewed
         }
     };
     tracing::debug!(name = %key.name, why, "lost");
+    observe::lease_lost("redis");
     state.send_replace(None);
 }

@@ -77,6 +77,7 @@ pub use self::guard::Guard;
 use self::key::{ACQUIRE, InDoubt, Key, token};
 use crate::backoff::full_jitter;
 use crate::db::error::{KeyText, Operation};
+use crate::observe;
 
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -203,6 +204,13 @@ impl Mutex {
     }
 
     async fn take(&self, wait: bool) -> Result<Option<Guard>, MutexError> {
+        let begun = Instant::now();
+        let taken = self.try_until_timeout(wait).await;
+        observe::waited_for_lock("redis", begun.elapsed(), matches!(taken, Ok(Some(_))));
+        taken
+    }
+
+    async fn try_until_timeout(&self, wait: bool) -> Result<Option<Guard>, MutexError> {
         let method = if wait { "acquire" } else { "try_acquire" };
         if !(SHORTEST_TTL..=LONGEST_TTL).contains(&self.ttl) {
             return Err(MutexError::Ttl(self.operation(method), self.ttl));

@@ -39,7 +39,7 @@ where
 {
     // The iterator is read here, so that it need not be `Send`.
     let summed = sum::<N, T>(deltas);
-    async move {
+    T::observed::<DB, _>(T::METHODS.1, async move {
         let deltas = summed?;
         if deltas.is_empty() {
             return Ok(Vec::new());
@@ -59,7 +59,7 @@ where
                 outcome => return outcome,
             }
         }
-    }
+    })
 }
 
 fn add_batch_on<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(

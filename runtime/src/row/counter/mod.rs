@@ -122,7 +122,7 @@ pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, DatabaseError>> + Send {
-    async move {
+    T::observed::<DB, _>("get", async move {
         let operation = || T::operation("get", &key);
         let mut opened = acquire(db, &operation).await?;
         let mut statement = Statement::literal(T::GET);
@@ -130,7 +130,7 @@ pub fn get<'c, DB: Backend, T: CounterRowSql<DB>>(
         let rows = statement.fetch_all(&mut opened.link()).await;
         rows.and_then(|rows| rows.first().map(T::ROW).transpose())
             .map_err(|error| DatabaseError::new(operation(), error))
-    }
+    })
 }
 
 /// Adds `delta` and returns the new total.
@@ -139,7 +139,7 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
     key: T::Key<'_>,
     delta: i64,
 ) -> impl Future<Output = Result<T::Number, CounterError>> + Send {
-    async move {
+    T::observed::<DB, _>(T::METHODS.0, async move {
         let operation = || T::operation(T::METHODS.0, &key);
         let call = || {
             let (low, high) = room(delta, bounds::<N, T>());
@@ -158,7 +158,7 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
                 .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error))),
             Turn::Answered(Err(error)) => Err(failed(operation(), error, false)),
         }
-    }
+    })
 }
 
 async fn add_on<DB: Backend, const N: usize, T: CounterSql<DB, N>>(

@@ -16,14 +16,14 @@ pub fn create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
-    async move {
+    T::observed::<DB, _>(T::METHODS[3], async move {
         let method = T::METHODS[3];
         let operation = || T::operation(method, &T::key_of(&new));
         let mut opened = acquire(db, &operation)
             .await
             .map_err(CreateError::Database)?;
         create_on::<DB, N, T>(&new, method, &mut opened.link()).await
-    }
+    })
 }
 
 pub(super) async fn create_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
@@ -54,7 +54,7 @@ pub fn create_unless_conflict<'c, DB: Backend, T: UniqueKeySql<DB, 0>>(
     db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<Option<T>, CreateError>> + Send {
-    async move {
+    T::observed::<DB, _>("create_unless_conflict", async move {
         // Which of the keys is taken, nobody knows.
         let operation = || T::operation_on_many("create_unless_conflict");
         let mut opened = acquire(db, &operation)
@@ -64,7 +64,7 @@ pub fn create_unless_conflict<'c, DB: Backend, T: UniqueKeySql<DB, 0>>(
         let in_transaction = in_transaction::<DB>(&connection);
         let created = insert_new::<DB, T>(T::CREATE, &new, &mut connection).await;
         created_row::<DB, T>(created, &operation, in_transaction, &mut connection).await
-    }
+    })
 }
 
 /// The row that an insert has created, if it has.

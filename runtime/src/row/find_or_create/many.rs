@@ -28,7 +28,9 @@ pub fn find_or_create_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, 
 ) -> impl Future<Output = Vec<Result<FoundOrCreated<T>, FindOrCreateError>>> + Send {
     // The iterator is read here, so that it need not be `Send`.
     let new: Vec<_> = new.into_iter().collect();
-    async move { all::<DB, N, T, Finds<6>>(db, &new).await }
+    T::observed::<DB, _>(T::METHODS[6], async move {
+        all::<DB, N, T, Finds<6>>(db, &new).await
+    })
 }
 
 /// Creates each row, unless its key is taken.
@@ -37,7 +39,9 @@ pub fn create_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: impl IntoIterator<Item = T::New>,
 ) -> impl Future<Output = Vec<Result<Option<T>, CreateError>>> + Send {
     let new: Vec<_> = new.into_iter().collect();
-    async move { all::<DB, N, T, Creates>(db, &new).await }
+    T::observed::<DB, _>(T::METHODS[8], async move {
+        all::<DB, N, T, Creates>(db, &new).await
+    })
 }
 
 /// Creates each row or overwrites it.
@@ -46,14 +50,14 @@ pub fn upsert_many<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     new: impl IntoIterator<Item = T::New>,
 ) -> impl Future<Output = Vec<Result<T, UpsertError>>> + Send {
     let new: Vec<_> = new.into_iter().collect();
-    async move {
+    T::observed::<DB, _>(T::METHODS[7], async move {
         if T::UPSERT.is_some() {
             return all::<DB, N, T, Upserts>(db, &new).await;
         }
         // Nothing but a key: a row that exists is as it should be.
         let found = all::<DB, N, T, Finds<7>>(db, &new).await.into_iter();
         found.map(|found| Ok(found?.into_inner())).collect()
-    }
+    })
 }
 
 /// What is done with each of many rows.

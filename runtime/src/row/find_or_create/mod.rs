@@ -124,7 +124,7 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<Option<T>, FindError>> + Send {
-    async move {
+    T::observed::<DB, _>(T::METHODS[0], async move {
         let operation = || T::operation(T::METHODS[0], &key);
         let turn = take(db, fold::<DB, N, T>(), || row_call::<DB, N, T>(&key)).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
@@ -141,7 +141,7 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
             Ok(Fetched::Several) => Err(FindError::NotUnique(operation())),
             Err(error) => Err(FindError::Database(DatabaseError::new(operation(), error))),
         }
-    }
+    })
 }
 
 /// Reads the row with the key of `new`, or creates it.
@@ -149,7 +149,7 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<FoundOrCreated<T>, FindOrCreateError>> + Send {
-    async move {
+    T::observed::<DB, _>(T::METHODS[1], async move {
         let operation = || T::operation(T::METHODS[1], &T::key_of(&new));
         let turn = take(db, fold::<DB, N, T>(), || {
             row_call::<DB, N, T>(&T::key_of(&new))
@@ -166,7 +166,7 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
                 Err(error) => Err(WriteFailure::new(operation(), error, true).into()),
             },
         }
-    }
+    })
 }
 
 /// The lookup of those that wait for each other.

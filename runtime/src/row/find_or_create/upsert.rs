@@ -22,14 +22,14 @@ pub fn upsert<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
     db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<T, UpsertError>> + Send {
-    async move {
+    T::observed::<DB, _>(T::METHODS[2], async move {
         let method = T::METHODS[2];
         let operation = || T::operation(method, &T::key_of(&new));
         let mut opened = acquire(db, &operation)
             .await
             .map_err(UpsertError::Database)?;
         upsert_on::<DB, N, T>(&new, method, &mut opened.link()).await
-    }
+    })
 }
 
 pub(super) async fn upsert_on<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
@@ -52,7 +52,7 @@ pub fn update_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>
     db: impl Source<'c, DB>,
     new: T::New,
 ) -> impl Future<Output = Result<UpdatedOrCreated<T>, UpsertError>> + Send {
-    async move {
+    T::observed::<DB, _>(T::METHODS[4], async move {
         let method = T::METHODS[4];
         let operation = || T::operation(method, &T::key_of(&new));
         let mut opened = acquire(db, &operation)
@@ -71,7 +71,7 @@ pub fn update_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>
         }
         let row = write::<DB, N, T>(sql, &new, &operation, &mut connection).await?;
         updated_or_created(&row, &operation)
-    }
+    })
 }
 
 /// What an upsert says that tells.

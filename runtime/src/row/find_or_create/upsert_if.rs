@@ -25,7 +25,7 @@ where
     T: UniqueKeySql<DB, N> + Names<DB>,
     E: Expression<DB>,
 {
-    async move {
+    T::observed::<DB, _>(T::METHODS[5], async move {
         let operation = || T::operation(T::METHODS[5], &T::key_of(&new));
         let mut opened = acquire(db, &operation)
             .await
@@ -78,7 +78,7 @@ where
         } else {
             UpsertError::Ignored(operation())
         })
-    }
+    })
 }
 
 /// What a look found after an upsert that wrote nothing.

@@ -88,7 +88,7 @@ fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     let is_empty = set.is_empty();
     // The arguments of sqlx's databases are `Send` and not `Sync`.
     let set = Mutex::new(set);
-    async move {
+    T::observed::<DB, _>(method, async move {
         let set = || set.lock().unwrap_or_else(PoisonError::into_inner);
         let operation = || T::operation(method, &key);
         if let Some(column) = set().twice() {
@@ -103,7 +103,7 @@ fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
         let write = || set().statement(&condition);
         let write: Option<Make<'_, DB>> = (!is_empty).then_some(&write);
         run::<DB, T>(&operation, db, write, &look, T::VERSION_LIMIT).await
-    }
+    })
 }
 
 /// Deletes the row with this key if it meets the condition.
@@ -143,7 +143,8 @@ async fn delete<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     };
     let (write, look) = (|| about(T::DELETE), || about(T::LOOK));
     let operation = || T::operation(method, &key);
-    run::<DB, T>(&operation, db, Some(&write), &look, None).await
+    let work = run::<DB, T>(&operation, db, Some(&write), &look, None);
+    T::observed::<DB, _>(method, work).await
 }
 
 type Make<'m, DB> = &'m (dyn Fn() -> Statement<DB> + Sync);
@@ -337,7 +338,7 @@ pub fn exists<'c, DB: Backend, T: GuardedSql<DB>>(
     db: impl Source<'c, DB>,
     key: T::Key<'_>,
 ) -> impl Future<Output = Result<bool, DatabaseError>> + Send {
-    async move {
+    T::observed::<DB, _>("exists", async move {
         let operation = || T::operation("exists", &key);
         let mut opened = acquire(db, &operation).await?;
         let mut statement = Statement::literal(T::EXISTS);
@@ -351,5 +352,5 @@ pub fn exists<'c, DB: Backend, T: GuardedSql<DB>>(
             Ok(found) => Ok(found == Some(1)),
             Err(error) => Err(DatabaseError::new(operation(), error)),
         }
-    }
+    })
 }

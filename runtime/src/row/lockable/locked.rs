@@ -114,7 +114,7 @@ impl<T> Locked<T> {
     where
         T: LockableSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("save", async move {
             let operation = |row: &T| T::operation("save", &row.key());
             if !tx.has(self.transaction.scope) {
                 return Err(LockError::OtherTransaction(operation(&self.row)));
@@ -169,7 +169,7 @@ impl<T> Locked<T> {
                 return Err(LockError::Ignored(operation(&self.row)));
             }
             Ok(())
-        }
+        })
     }
 
     /// Whether the stored row is another one than this, as far as `save` writes it.

@@ -243,7 +243,7 @@ where
     type IntoFuture = BoxFuture<'t, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("lock", async move {
             let Lock {
                 mut link,
                 scope,
@@ -293,7 +293,7 @@ where
                 }
             }
             Err(LockError::NotFound(operation()))
-        })
+        }))
     }
 }
 
@@ -346,7 +346,7 @@ where
     type IntoFuture = BoxFuture<'t, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("lock_many", async move {
             let Lock {
                 mut link,
                 scope,
@@ -409,7 +409,7 @@ where
             }
             let guard = |row| G::guard(row, transaction);
             Ok(locked.into_iter().map(guard).collect())
-        })
+        }))
     }
 }
 
@@ -424,7 +424,7 @@ where
     type IntoFuture = BoxFuture<'t, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(T::observed::<DB, _>("lock_where", async move {
             let Lock {
                 mut link,
                 scope,
@@ -472,7 +472,7 @@ where
                 locked.push(G::guard((T::ROW)(&row).map_err(failed)?, transaction));
             }
             Ok(locked)
-        })
+        }))
     }
 }
 
@@ -502,7 +502,7 @@ pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
 ) -> impl Future<Output = Result<Locked<T>, LockCheckedError<T>>> + Send {
     let scope = tx.scope();
     let mut connection = tx.link();
-    async move {
+    T::observed::<DB, _>("lock_checked", async move {
         let operation = || T::operation("lock_checked", &row.key());
         let failed = |error| LockCheckedError::Lock(LockError::new(operation(), error, false));
         if !connection.is_in_transaction().await.map_err(failed)? {
@@ -543,5 +543,5 @@ pub fn lock_checked<'t, DB: Backend, T: LockableSql<DB>>(
         };
         let conflict = Conflict::new(current, copy(row), changes, operation(), versions);
         Err(LockCheckedError::Stale(Box::new(conflict)))
-    }
+    })
 }

@@ -13,6 +13,7 @@ use crate::db::fence::Fence;
 use crate::db::lanes::{Call, Fold, Turn, take};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, write_one};
+use crate::observe;
 
 /// A copy of a row, or an edit of one, that is to be written.
 pub(super) trait Checked<DB: Backend>: Sync {
@@ -142,6 +143,7 @@ impl<R> Met<R> {
         if found == expected {
             return Err(Failure::Ignored(operation));
         }
+        observe::conflict(&operation);
         Ok(Clash {
             operation,
             version,

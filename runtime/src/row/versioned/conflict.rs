@@ -4,6 +4,7 @@ use super::Versioned;
 use super::edit::Edit;
 use crate::db::column::Changes;
 use crate::db::error::Operation;
+use crate::observe;
 use std::error::Error;
 use std::fmt;
 
@@ -39,6 +40,7 @@ impl<T> Conflict<T> {
         operation: Operation,
         (version, expected, found): (&'static str, i64, i64),
     ) -> Self {
+        observe::conflict(&operation);
         Self {
             current,
             mine,
@@ -100,6 +102,7 @@ impl<T: Versioned> Conflict<T> {
             // Both made the same change: that is agreement.
             .filter(|field| differing.names(T::COLUMNS).contains(field))
             .collect();
+        observe::merged(T::TABLE, overlap.is_empty());
         if !overlap.is_empty() {
             return Err(MergeError::Overlap(overlap));
         }

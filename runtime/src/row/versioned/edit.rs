@@ -84,7 +84,7 @@ impl<T: Versioned> Edit<T> {
     where
         T: VersionedSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("save", async move {
             self.unchanged_key("save")
                 .map_err(UpdateError::KeyChanged)?;
             let changes = self.base.stored_changes(&self.mine);
@@ -99,7 +99,7 @@ impl<T: Versioned> Edit<T> {
             };
             let written = checked::write::<DB>("save", &save, Write::Update, db).await;
             updated::<DB, T>("save", mine, base, written)
-        }
+        })
     }
 
     /// The model's `update`, with the edited values: writes all columns, changed or not. Not of a model with `check` fields.
@@ -171,7 +171,7 @@ impl<T: Versioned> Edit<T> {
     where
         T: VersionedSql<DB>,
     {
-        async move {
+        T::observed::<DB, _>("delete", async move {
             self.unchanged_key("delete")
                 .map_err(DeleteError::KeyChanged)?;
             let deletion = Deletion {
@@ -179,7 +179,7 @@ impl<T: Versioned> Edit<T> {
                 mine: &self.mine,
             };
             deleted::<DB, T>(&&self.mine, checked::delete::<DB>(&deletion, db).await)
-        }
+        })
     }
 
     /// Puts a condition beside the version check of the next `save` or `delete`: `edit.only_if(Row::CONSUMED_AT.is_null()).save(db)`. The

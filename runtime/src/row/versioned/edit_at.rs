@@ -163,7 +163,7 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
         T: VersionedSql<DB> + GuardedSql<DB>,
         A: Assignments<DB, T>,
     {
-        async move {
+        <T as Model<Derive>>::observed::<DB, _>(METHOD, async move {
             if let Some(field) = self.assignments.twice() {
                 let operation = Checked::<DB>::operation(&self, METHOD);
                 let column = <T as Names<DB>>::NAMES[field];
@@ -197,7 +197,7 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
                 Err(Unwritten::Failed(failure)) => failure,
             };
             Err(failure.into())
-        }
+        })
     }
 }
 

@@ -50,12 +50,12 @@ pub fn insert<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, InsertError>> + Send {
     const METHOD: &str = "insert";
-    async move {
+    T::observed::<DB, _>(METHOD, async move {
         let mut opened = acquire(db, &|| operation(row, METHOD))
             .await
             .map_err(InsertError::Database)?;
         insert_on(row, METHOD, &mut opened.link()).await
-    }
+    })
 }
 
 async fn insert_on<DB: Backend, T: VersionedSql<DB>>(
@@ -81,7 +81,7 @@ pub fn insert_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
     const METHOD: &str = "insert_many";
     // The iterator is read here, so that it need not be `Send`.
     let rows: Vec<&T> = rows.into_iter().collect();
-    async move {
+    T::observed::<DB, _>(METHOD, async move {
         if rows.is_empty() {
             return Vec::new();
         }
@@ -101,7 +101,7 @@ pub fn insert_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
             outcomes.extend(insert_some(rows, METHOD, &mut link).await);
         }
         outcomes
-    }
+    })
 }
 
 /// Those of one statement. If the database refuses one of them, each half by itself, so that it hurts no other.

@@ -43,7 +43,7 @@ pub fn load_many<'c, 'k, DB: Backend, T: VersionedSql<DB>>(
     const METHOD: &str = "load_many";
     // The iterator is read here, so that it need not be `Send`.
     let keys: Vec<_> = keys.into_iter().collect();
-    async move {
+    T::observed::<DB, _>(METHOD, async move {
         let failed = |key: &T::Key<'_>, error: &sqlx::Error| {
             let operation = <T as Model<Derive>>::operation(METHOD, key);
             Err(LoadError::Database(DatabaseError::new(
@@ -81,7 +81,7 @@ pub fn load_many<'c, 'k, DB: Backend, T: VersionedSql<DB>>(
             }
         }
         outcomes
-    }
+    })
 }
 
 /// Each row with its version, in the order of the keys.
@@ -115,13 +115,13 @@ pub fn update_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
     rows: impl IntoIterator<Item = &'r T>,
 ) -> impl Future<Output = Vec<Result<T, UpdateError<T>>>> + Send {
     let rows: Vec<&T> = rows.into_iter().collect();
-    async move {
+    T::observed::<DB, _>(Updates::METHOD, async move {
         let written = write_many::<DB, T, Updates>(db, &rows).await;
         let written = rows.into_iter().zip(written);
         written
             .map(|(row, written)| updated_copy::<DB, T>(&(Updates::METHOD, row), written))
             .collect()
-    }
+    })
 }
 
 /// Deletes each row that still has the version of its copy.
@@ -130,13 +130,13 @@ pub fn delete_many<'c, 'r, DB: Backend, T: VersionedSql<DB>>(
     rows: impl IntoIterator<Item = &'r T>,
 ) -> impl Future<Output = Vec<Result<(), DeleteError<T>>>> + Send {
     let rows: Vec<&T> = rows.into_iter().collect();
-    async move {
+    T::observed::<DB, _>("delete_many", async move {
         let written = write_many::<DB, T, Deletes>(db, &rows).await;
         let written = rows.iter().zip(written);
         written
             .map(|(row, written)| deleted::<DB, T>(row, written))
             .collect()
-    }
+    })
 }
 
 /// Writes the changed columns of each edit whose row still has the version it was read with. Edits of the same columns share a statement.
@@ -145,7 +145,7 @@ pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
     edits: impl IntoIterator<Item = &'e Edit<T>>,
 ) -> impl Future<Output = Vec<Result<T, UpdateError<T>>>> + Send {
     let edits: Vec<&Edit<T>> = edits.into_iter().collect();
-    async move {
+    T::observed::<DB, _>(SAVE, async move {
         let mut outcomes = Vec::with_capacity(edits.len());
         let mut groups: Vec<(Changes, Vec<usize>)> = Vec::new();
         for (place, edit) in edits.iter().enumerate() {
@@ -191,7 +191,7 @@ pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
             }
         }
         outcomes.into_iter().flatten().collect()
-    }
+    })
 }
 
 const SAVE: &str = "save_many";

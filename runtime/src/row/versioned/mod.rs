@@ -35,6 +35,7 @@ use crate::db::shell::Shell;
 use crate::db::source::{Opened, Source};
 use crate::db::statement::{Bind, Compared, Statement};
 use crate::db::stored;
+use crate::observe;
 
 /// How often `update_with` loads and applies before it gives up.
 const ATTEMPTS: u32 = 32;
@@ -329,6 +330,7 @@ fn read<'c, DB: Backend, T: VersionedSql<DB>>(
         Some((Fold::read(T::LOAD_MANY), call?))
     });
     let work = checked::read(select::<DB, T>(&key), read_version::<T>(), fold, db);
+    let work = T::observed::<DB, _>(method, work);
     Shell::new(work, (method, key), loaded::<DB, T>)
 }
 
@@ -365,6 +367,7 @@ pub fn update<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     let work = checked::write::<DB>("update", row, Write::Update, db);
+    let work = T::observed::<DB, _>("update", work);
     Shell::new(work, ("update", row), updated_copy::<DB, T>)
 }
 
@@ -374,6 +377,7 @@ pub fn touch<'c, DB: Backend, T: VersionedSql<DB>>(
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
     let work = checked::write::<DB>("touch", row, Write::Touch, db);
+    let work = T::observed::<DB, _>("touch", work);
     Shell::new(work, ("touch", row), updated_copy::<DB, T>)
 }
 
@@ -443,7 +447,8 @@ pub fn delete<'c, DB: Backend, T: VersionedSql<DB>>(
     row: &T,
     db: impl Source<'c, DB>,
 ) -> impl Future<Output = Result<(), DeleteError<T>>> + Send {
-    Shell::new(checked::delete::<DB>(row, db), row, deleted::<DB, T>)
+    let work = T::observed::<DB, _>("delete", checked::delete::<DB>(row, db));
+    Shell::new(work, row, deleted::<DB, T>)
 }
 
 fn deleted<DB: Backend, T: VersionedSql<DB>>(
@@ -466,7 +471,7 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
     key: T::Key<'_>,
     mut change: impl FnMut(&mut T) + Send,
 ) -> impl Future<Output = Result<T, UpdateError<T>>> + Send {
-    async move {
+    T::observed::<DB, _>("update_with", async move {
         const METHOD: &str = "update_with";
         let operation = || <T as Model<Derive>>::operation(METHOD, &key);
         let mut opened = acquire(db, &operation)
@@ -501,12 +506,14 @@ pub fn update_with<'c, DB: Backend, T: VersionedSql<DB>>(
             };
             match updated::<DB, T>(METHOD, &mine, Some(&base), written) {
                 Err(UpdateError::Stale(_)) if tried < ATTEMPTS => {
-                    tokio::time::sleep(full_jitter(tried, FIRST_WAIT, LONGEST_WAIT)).await;
+                    let wait = full_jitter(tried, FIRST_WAIT, LONGEST_WAIT);
+                    observe::runs_again(METHOD, &"Stale", tried, wait);
+                    tokio::time::sleep(wait).await;
                 }
                 outcome => return outcome,
             }
         }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
         T: VersionedSql<DB> + GuardedSql<DB>,
         E: Expression<DB>,
     {
-        async move {
+        <T as Model<Derive>>::observed::<DB, _>("save", async move {
             const METHOD: &str = "save";
             let edit = self.edit;
             edit.unchanged_key(METHOD)
@@ -98,7 +98,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
                 }
                 written => updated::<DB, T>(METHOD, &edit.mine, Some(&edit.base), written),
             }
-        }
+        })
     }
 
     /// Deletes the row if it still has the version it was read with and meets the condition.
@@ -114,7 +114,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
         T: VersionedSql<DB> + GuardedSql<DB>,
         E: Expression<DB>,
     {
-        async move {
+        <T as Model<Derive>>::observed::<DB, _>("delete", async move {
             let edit = self.edit;
             edit.unchanged_key("delete")
                 .map_err(DeleteError::KeyChanged)?;
@@ -133,7 +133,7 @@ impl<T: Versioned, E> OnlyIf<'_, T, E> {
                 }
                 gone => deleted::<DB, T>(&&edit.mine, gone),
             }
-        }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::connection::{Attended, Failure, in_time};
 use super::super::held::{Held, Waiting};
 use super::super::hooks::Handle;
-use super::super::stats::add;
+use super::super::stats::Event;
 use super::super::{FIRST_PAUSE, LONGEST_PAUSE, WorkerError};
 use super::{Background, Running, jittered, warn};
 use crate::backoff::full_jitter;
@@ -93,14 +93,14 @@ where
             exhausted,
         } = found;
         self.failures = 0;
-        add(&self.stats.0.claimed, claimed.len() as u64);
-        add(&self.stats.0.dead, exhausted);
+        self.stats.add(Event::Claimed, claimed.len() as u64);
+        self.stats.add(Event::Dead, exhausted);
         for row in &bad {
             row.log();
-            add(&self.stats.0.bad, 1);
+            self.stats.add(Event::Bad, 1);
             match row.became {
-                Some(Retried::Later(_)) => add(&self.stats.0.retried, 1),
-                Some(Retried::Dead) => add(&self.stats.0.dead, 1),
+                Some(Retried::Later(_)) => self.stats.add(Event::Retried, 1),
+                Some(Retried::Dead) => self.stats.add(Event::Dead, 1),
                 None => {}
             }
         }
@@ -154,9 +154,9 @@ where
                 dead,
                 refused,
             }) => {
-                add(&self.stats.0.rescued, ready + dead);
-                add(&self.stats.0.dead, dead);
-                add(&self.stats.0.refused, refused);
+                self.stats.add(Event::Rescued, ready + dead);
+                self.stats.add(Event::Dead, dead);
+                self.stats.add(Event::Refused, refused);
                 if ready + dead > 0 {
                     tracing::warn!(ready, dead, "leases had ended");
                 }

@@ -7,7 +7,7 @@ use super::super::flush::Flush;
 use super::super::held::{End, Ended, Handled, Held, Stopped};
 use super::super::hooks::Handle;
 use super::super::outcome::JobOutcome;
-use super::super::stats::{add, micros};
+use super::super::stats::Event;
 use super::{Background, Running};
 use crate::db::Backend;
 use crate::fan_out::panic_text;
@@ -73,7 +73,7 @@ where
     pub(super) fn job_ended(&mut self, job: Result<(Id, (End, Duration)), tokio::task::JoinError>) {
         let (id, end) = match job {
             Ok((id, (end, ran))) => {
-                add(&self.stats.0.ran, micros(ran));
+                self.stats.ran(ran);
                 (id, Ok(end))
             }
             Err(error) => {
@@ -115,7 +115,7 @@ where
 
     /// The handler has completed its row itself.
     fn was_completed(&mut self) {
-        add(&self.stats.0.completed, 1);
+        self.stats.add(Event::Completed, 1);
         self.look_for_the_next();
     }
 

@@ -1,12 +1,10 @@
 //! Handlers are started.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::super::connection::{Attended, Failure, in_time};
 use super::super::held::{Handled, Held, Waiting, run_job};
 use super::super::hooks::Handle;
-use super::super::stats::{add, micros};
 use super::super::{FIRST_PAUSE, GATHER, LONGEST_PAUSE};
 use super::{Background, Running, claims, warn};
 use crate::backoff::full_jitter;
@@ -108,12 +106,8 @@ where
     }
 
     fn start_job(&mut self, held: Arc<Held<T>>, seat: H::Seat, begun: Instant) {
-        let counters = &self.stats.0;
         let waited = held.claimed.waited() + held.claimed_at.elapsed();
-        add(&counters.started, 1);
-        add(&counters.waited, micros(waited));
-        let longest = &counters.longest_wait;
-        longest.fetch_max(micros(waited), Ordering::Relaxed);
+        self.stats.begun(waited);
         let job = run_job(self.work.clone(), held.clone(), seat, begun);
         let id = self.jobs.spawn(job).id();
         let stopped = None;
