@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
         .init();
     let config = Config::from_env()?;
     let numbers = Numbers::default();
-    ::metrics::set_global_recorder(numbers.clone()).context("metrics are recorded twice")?;
+    ::metrics::set_global_recorder(numbers.clone()).context("there is a recorder already")?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;

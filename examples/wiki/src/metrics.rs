@@ -19,7 +19,7 @@ const LINES: [(&str, &str, Option<Label>); 7] = [
     ("retries", "rowlock.retries", None),
     ("calls on lanes", "rowlock.lanes.calls", None),
     ("statements of lanes", "rowlock.lanes.statements", None),
-    ("jobs", "rowlock.jobs", None),
+    ("notices", "rowlock.jobs", Some(("event", "completed"))),
 ];
 
 /// A line of the live page: its total, and how much it grew by in each second.

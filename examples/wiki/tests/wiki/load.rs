@@ -56,7 +56,7 @@ async fn one_hot_page(database: &str, wiki: &mut Wiki) {
     assert_eq!(lines, expected);
 
     // The counter is exact: of the clients, of the watchers, who were shown the page, and of this look.
-    let views = wiki.number_before("/pages/hot", " times").await;
+    let views = wiki.views("hot").await;
     assert_eq!(views, (CLIENTS * VIEWS + WATCHERS.len() + 1) as u64);
 
     // Every watcher is told of every version, once or more.
@@ -65,10 +65,18 @@ async fn one_hot_page(database: &str, wiki: &mut Wiki) {
     }
     let told = begun.elapsed();
 
+    // What the live page says is what the clients saw.
     let refused: usize = clients.iter().map(|client| client.refused).sum();
+    assert_eq!(wiki.counted("conflicts").await, refused as u64);
+    let calls = wiki.counted("calls on lanes").await;
+    let statements = wiki.counted("statements of lanes").await;
+    assert!(
+        statements < calls,
+        "{statements} statements for {calls} calls"
+    );
     println!(
         "{database}: {CLIENTS} clients, {edits} edits of one page, {refused} refused and made again, {} views in {:.1} s; \
-         {} notices delivered after {:.1} s",
+         {calls} calls on lanes in {statements} statements; {} notices delivered after {:.1} s",
         CLIENTS * VIEWS,
         took.as_secs_f64(),
         edits as usize * WATCHERS.len(),

@@ -81,13 +81,23 @@ impl Wiki {
         request.json(change).send().await.expect("an answer")
     }
 
-    /// The number before a word on a page, as in `seen 3 times`.
-    pub async fn number_before(&self, path: &str, word: &str) -> u64 {
-        let text = self.text(path).await;
-        let before = text.split_once(word).expect("the word is there").0;
-        let number = before.rsplit(|c: char| !c.is_ascii_digit()).next();
-        number.expect("a part").parse().expect("a number")
+    /// How often a page was looked at, this look included.
+    pub async fn views(&self, slug: &str) -> u64 {
+        number(&self.text(&format!("/pages/{slug}")).await, "seen ")
     }
+
+    /// What the live page says of something.
+    pub async fn counted(&self, what: &str) -> u64 {
+        let before = format!("<td>{what}</td><td class=\"number\">");
+        number(&self.text("/live").await, &before)
+    }
+}
+
+/// The number that comes after some text.
+fn number(page: &str, before: &str) -> u64 {
+    let (_, after) = page.split_once(before).expect("the text is there");
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next();
+    digits.expect("a part").parse().expect("a number")
 }
 
 /// The `ETag` of an answer.
