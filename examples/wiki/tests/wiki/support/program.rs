@@ -5,8 +5,19 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// SIGTERM when standard input ends, which is when the test closes it or dies, however it dies. To the whole group: chromedriver
-/// leaves its browsers behind.
-const WATCHDOG: &str = r#""$@" </dev/null & trap '' TERM; read -r _; kill 0; wait $!"#;
+/// leaves its browsers behind. SIGKILL for what does not listen.
+const WATCHDOG: &str = r#"
+"$@" </dev/null &
+program=$!
+trap '' TERM
+read -r _
+kill 0
+(sleep 20; kill -KILL $program) >/dev/null 2>&1 &
+wait $program 2>/dev/null
+ended=$?
+kill -KILL $!
+exit $ended
+"#;
 
 pub struct Program {
     watchdog: Child,
