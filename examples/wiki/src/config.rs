@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
@@ -52,12 +52,13 @@ impl FromStr for Database {
     type Err = anyhow::Error;
 
     fn from_str(url: &str) -> anyhow::Result<Self> {
-        if url.starts_with("postgres") {
-            return Ok(Self::Postgres(url.parse()?));
-        }
-        let options = match url {
-            "" => SqliteConnectOptions::new().filename(env::temp_dir().join("rowlock-wiki.db")),
-            url => url.parse()?,
+        let options: SqliteConnectOptions = match url.split_once(':') {
+            Some(("postgres" | "postgresql", _)) => return Ok(Self::Postgres(url.parse()?)),
+            Some(("sqlite", _)) => url.parse()?,
+            None if url.is_empty() => {
+                SqliteConnectOptions::new().filename(env::temp_dir().join("rowlock-wiki.db"))
+            }
+            _ => bail!("it begins with neither sqlite: nor postgres:"),
         };
         let options = options
             .create_if_missing(true)
