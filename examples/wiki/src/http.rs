@@ -154,7 +154,7 @@ where
 }
 
 /// Whether a write met a page that was deleted.
-pub fn is_gone(error: &rowlock::Error) -> bool {
+fn is_gone(error: &rowlock::Error) -> bool {
     let by_edit = matches!(error.downcast_ref(), Some(UpdateError::<Page>::Gone(_)));
     let by_patch = matches!(error.downcast_ref(), Some(EditAtError::<Page>::Gone(_)));
     let by_delete = matches!(error.downcast_ref(), Some(DeleteError::<Page>::Gone(_)));

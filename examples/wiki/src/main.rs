@@ -12,6 +12,7 @@
 #![allow(unreachable_pub)]
 
 mod config;
+mod draft;
 mod html;
 mod http;
 mod merge;

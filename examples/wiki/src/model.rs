@@ -41,6 +41,7 @@ pub struct Page {
 pub struct Revision {
     pub page_id: i64,
     pub version: i64,
+    pub slug: String,
     pub title: String,
     pub tags: String,
     pub body: String,

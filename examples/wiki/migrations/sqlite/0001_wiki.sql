@@ -12,6 +12,7 @@ CREATE TABLE pages (
 CREATE TABLE revisions (
     page_id  bigint NOT NULL,
     version  bigint NOT NULL,
+    slug     text NOT NULL,
     title    text NOT NULL,
     tags     text NOT NULL,
     body     text NOT NULL,
@@ -82,6 +83,6 @@ CREATE TABLE reports (day text NOT NULL, slug text NOT NULL, edits bigint NOT NU
 -- A new wiki has one page.
 INSERT INTO pages (slug, title, tags, body, lock_version)
     VALUES ('welcome', 'Welcome', 'help', 'Open this page in two windows, edit it in both, and save both.', 0);
-INSERT INTO revisions SELECT id, 0, title, tags, body, 'wiki', CURRENT_TIMESTAMP FROM pages;
+INSERT INTO revisions SELECT id, 0, slug, title, tags, body, 'wiki', CURRENT_TIMESTAMP FROM pages;
 INSERT INTO tags (name) VALUES ('help');
 INSERT INTO page_tags SELECT pages.id, tags.id FROM pages, tags;

@@ -8,10 +8,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use rowlock::idempotent::{Once, OnceError};
 use rowlock::row::EditAtError;
-use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::edits::{self, Draft, Patch};
+use super::edits;
+use crate::draft::{New, Patch};
 use crate::http::{EntityTag, IdempotencyKey, IfMatch, Problem};
 use crate::model::{CreateRequest, Created, Page};
 
@@ -21,24 +21,16 @@ pub fn routes() -> Router<App> {
         .route("/api/pages/{slug}", get(read).patch(change))
 }
 
-/// The body of a `POST`: a draft, and what it is to be called.
-#[derive(Debug, Serialize, Deserialize)]
-struct New {
-    slug: String,
-    #[serde(flatten)]
-    draft: Draft,
-}
-
 /// Creates a page once, however often the request arrives.
 async fn create(
     State(app): State<App>,
     IdempotencyKey(key): IdempotencyKey,
     Json(new): Json<New>,
 ) -> Result<Response, Problem> {
-    super::check(&new.slug, &new.draft.title, &new.draft.author)?;
+    new.check()?;
     let author = new.draft.author.as_str();
     let once = CreateRequest::once(&app.pool, (author, &key), &new, async |tx| {
-        let page = edits::create(tx, &new.slug, &new.draft).await?;
+        let page = edits::create(tx, &new).await?;
         let created = page.map(|page| Created::Page { id: page.id });
         Ok::<_, rowlock::Error>(created.unwrap_or(Created::SlugTaken))
     });
@@ -75,7 +67,7 @@ async fn change(
     Json(patch): Json<Patch>,
 ) -> Result<Response, Problem> {
     let page = app.page(&slug).await?;
-    super::check(&slug, patch.title.as_deref().unwrap_or("-"), &patch.author)?;
+    patch.check()?;
     if seen.id != page.id {
         return Ok(represent(StatusCode::PRECONDITION_FAILED, &page));
     }

@@ -3,46 +3,23 @@
 use chrono::Utc;
 use rowlock::row::{Edit, FoundOrCreated};
 use rowlock::{Tx, transaction};
-use serde::{Deserialize, Serialize};
 
 use super::{Db, Pool};
+use crate::draft::{New, Patch};
 use crate::http::Problem;
 use crate::model::*;
 
-/// What an author sends.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Draft {
-    pub title: String,
-    #[serde(default)]
-    pub tags: String,
-    pub body: String,
-    pub author: String,
-}
-
-/// A request to change some fields.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Patch {
-    pub title: Option<String>,
-    pub tags: Option<String>,
-    pub body: Option<String>,
-    pub author: String,
-}
-
 /// Creates a page. `None` if the slug is taken.
-pub async fn create(
-    tx: &mut Tx<Db>,
-    slug: &str,
-    draft: &Draft,
-) -> Result<Option<Page>, rowlock::Error> {
-    let new = NewPage {
-        slug: slug.to_owned(),
-        title: draft.title.clone(),
-        tags: draft.tags.clone(),
-        body: draft.body.clone(),
+pub async fn create(tx: &mut Tx<Db>, new: &New) -> Result<Option<Page>, rowlock::Error> {
+    let page = NewPage {
+        slug: new.slug.clone(),
+        title: new.draft.title.clone(),
+        tags: new.draft.tags.clone(),
+        body: new.draft.body.clone(),
     };
-    let created = Page::create(&mut *tx, new).await?;
+    let created = Page::create(&mut *tx, page).await?;
     if let Some(page) = &created {
-        record(tx, page, &draft.author).await?;
+        record(tx, page, &new.draft.author).await?;
     }
     Ok(created)
 }
@@ -92,12 +69,12 @@ pub async fn delete(pool: &Pool, seen: &Page, author: &str) -> Result<(), rowloc
 }
 
 /// The page as it was at a version, which is what an editor started from. Also of one that is deleted.
-pub async fn as_it_was(pool: &Pool, slug: &str, id: i64, version: i64) -> Result<Page, Problem> {
+pub async fn as_it_was(pool: &Pool, id: i64, version: i64) -> Result<Page, Problem> {
     let revision = Revision::find_by_page_id_and_version(pool, id, version).await?;
     let revision = revision.ok_or_else(Problem::not_found)?;
     Ok(Page {
         id,
-        slug: slug.to_owned(),
+        slug: revision.slug,
         title: revision.title,
         tags: revision.tags,
         body: revision.body,
@@ -112,6 +89,7 @@ async fn record(tx: &mut Tx<Db>, page: &Page, author: &str) -> Result<(), rowloc
     let revision = NewRevision {
         page_id: page.id,
         version: page.lock_version,
+        slug: page.slug.clone(),
         title: page.title.clone(),
         tags: page.tags.clone(),
         body: page.body.clone(),

@@ -54,7 +54,8 @@ async fn report(pool: Pool) -> Result<(), rowlock::Error> {
     let now = Utc::now();
     let day = now.format("%Y-%m-%d").to_string();
     AdvisoryLock::new("wiki-most-edited")
-        .try_run(&pool, async |tx| -> Result<(), rowlock::Error> {
+        // Waits for its turn. `try_run` would leave it to whoever has the lock, which on SQLite is any writer.
+        .run(&pool, async |tx| -> Result<(), rowlock::Error> {
             let done: i64 = sqlx::query_scalar("SELECT count(*) FROM reports WHERE day = $1")
                 .bind(&day)
                 .fetch_one(&mut *tx)
@@ -64,8 +65,8 @@ async fn report(pool: Pool) -> Result<(), rowlock::Error> {
             }
             sqlx::query(
                 "INSERT INTO reports (day, slug, edits)
-                 SELECT $1, slug, count(*) FROM revisions JOIN pages ON pages.id = page_id
-                 WHERE saved_at > $2 GROUP BY slug ORDER BY count(*) DESC, slug LIMIT 10",
+                 SELECT $1, pages.slug, count(*) FROM revisions JOIN pages ON pages.id = page_id
+                 WHERE saved_at > $2 GROUP BY pages.slug ORDER BY count(*) DESC, pages.slug LIMIT 10",
             )
             .bind(&day)
             .bind(now - Duration::from_secs(24 * 3600))

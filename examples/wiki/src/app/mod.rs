@@ -48,7 +48,6 @@ pub async fn run(
     jobs.await??;
     app.lanes.close().await;
     app.pool.close().await;
-    println!("stopped");
     Ok(())
 }
 
@@ -84,21 +83,6 @@ impl App {
         let page = Page::find_by_slug(&self.lanes, slug).await;
         page?.ok_or_else(Problem::not_found)
     }
-}
-
-/// What no page and no author can be called.
-fn check(slug: &str, title: &str, author: &str) -> Result<(), Problem> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let refused = if slug.is_empty() || slug.len() > 64 || !slug.chars().all(plain) {
-        "The name in the address has up to 64 of a–z, 0–9 and hyphens."
-    } else if title.trim().is_empty() {
-        "A page has a title."
-    } else if author.trim().is_empty() || author.len() > 64 {
-        "An author has a name of up to 64 bytes."
-    } else {
-        return Ok(());
-    };
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, refused))
 }
 
 fn slug_taken() -> Problem {

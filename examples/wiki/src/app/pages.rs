@@ -10,10 +10,10 @@ use rowlock::row::UpdateError;
 use rowlock::transaction;
 use serde::Deserialize;
 
-use super::edits::{self, Draft};
-use super::{App, jobs};
+use super::{App, edits, jobs};
+use crate::draft::{Draft, New, check_name, text_of_form};
 use crate::html;
-use crate::http::{Problem, is_gone};
+use crate::http::Problem;
 use crate::merge;
 use crate::model::*;
 
@@ -77,17 +77,10 @@ async fn show(State(app): State<App>, Path(slug): Path<String>) -> Result<Markup
     Ok(html::page(&page, views?))
 }
 
-#[derive(Debug, Deserialize)]
-struct NewForm {
-    slug: String,
-    #[serde(flatten)]
-    draft: Draft,
-}
-
-async fn create(State(app): State<App>, Form(form): Form<NewForm>) -> Result<Redirect, Told> {
-    super::check(&form.slug, &form.draft.title, &form.draft.author)?;
-    let created =
-        transaction(&app.pool).run(async |tx| edits::create(tx, &form.slug, &form.draft).await);
+async fn create(State(app): State<App>, Form(mut new): Form<New>) -> Result<Redirect, Told> {
+    new.check()?;
+    new.draft.body = text_of_form(&new.draft.body);
+    let created = transaction(&app.pool).run(async |tx| edits::create(tx, &new).await);
     match created.await? {
         Some(page) => Ok(to(&page.slug)),
         None => Err(super::slug_taken().into()),
@@ -109,27 +102,25 @@ struct EditForm {
 
 async fn save(
     State(app): State<App>,
-    Path(slug): Path<String>,
     Form(EditForm { id, version, draft }): Form<EditForm>,
 ) -> Result<Response, Told> {
-    super::check(&slug, &draft.title, &draft.author)?;
-    let base = edits::as_it_was(&app.pool, &slug, id, version).await?;
+    draft.check()?;
+    let base = edits::as_it_was(&app.pool, id, version).await?;
     let mut edit = base.edit();
-    edit.title = draft.title.clone();
-    edit.tags = draft.tags.clone();
-    // Browsers send a line's end as two characters.
-    edit.body = draft.body.replace("\r\n", "\n");
+    edit.title = draft.title;
+    edit.tags = draft.tags;
+    edit.body = text_of_form(&draft.body);
 
     match edits::save(&app.pool, &edit, &draft.author).await {
         Ok(page) => Ok(to(&page.slug).into_response()),
-        Err(error) if is_gone(&error) => {
-            Ok((StatusCode::GONE, html::gone(&edit, &draft.author)).into_response())
-        }
         Err(error) => match error.downcast_ref::<UpdateError<Page>>() {
             Some(UpdateError::Stale(conflict)) => {
                 let fields = merge::of(&base, conflict);
                 let page = html::conflict(&conflict.current, &fields, &draft.author);
                 Ok((StatusCode::CONFLICT, page).into_response())
+            }
+            Some(UpdateError::Gone(_)) => {
+                Ok((StatusCode::GONE, html::gone(&edit, &draft.author)).into_response())
             }
             _ => Err(error.into()),
         },
@@ -143,14 +134,10 @@ struct DeleteForm {
     author: String,
 }
 
-async fn delete(
-    State(app): State<App>,
-    Path(slug): Path<String>,
-    Form(form): Form<DeleteForm>,
-) -> Result<Redirect, Told> {
-    super::check(&slug, "-", &form.author)?;
+async fn delete(State(app): State<App>, Form(form): Form<DeleteForm>) -> Result<Redirect, Told> {
+    check_name(&form.author)?;
     // One that was edited meanwhile is a conflict, and stays.
-    let seen = edits::as_it_was(&app.pool, &slug, form.id, form.version).await?;
+    let seen = edits::as_it_was(&app.pool, form.id, form.version).await?;
     edits::delete(&app.pool, &seen, &form.author).await?;
     Ok(Redirect::to("/"))
 }
@@ -165,7 +152,7 @@ async fn watch(
     Path(slug): Path<String>,
     Form(WatchForm { name }): Form<WatchForm>,
 ) -> Result<Redirect, Told> {
-    super::check(&slug, "-", &name)?;
+    check_name(&name)?;
     let page_id = app.page(&slug).await?.id;
     let watcher = Watcher::find_or_create(&app.pool, NewWatcher { page_id, name }).await;
     watcher?;

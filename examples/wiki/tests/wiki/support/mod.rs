@@ -41,10 +41,9 @@ impl Wiki {
         }
     }
 
-    /// What it says at its end after SIGTERM, and whether it ended well.
-    pub fn terminate(&mut self) -> (Option<String>, bool) {
-        let well = self.program.terminate();
-        (self.program.says(), well)
+    /// Whether it ends by itself after SIGTERM, with what has begun.
+    pub fn ends_well(&mut self) -> bool {
+        self.program.terminate()
     }
 
     pub async fn get(&self, path: &str) -> Response {
