@@ -119,6 +119,11 @@ impl Problem {
     pub fn title(&self) -> &'static str {
         self.status.canonical_reason().unwrap_or("Problem")
     }
+
+    pub fn retry_header(&self) -> Option<[(HeaderName, String); 1]> {
+        self.retry_after
+            .map(|seconds| [(RETRY_AFTER, seconds.to_string())])
+    }
 }
 
 /// For every error of rowlock, and of sqlx.
@@ -170,12 +175,5 @@ impl IntoResponse for Problem {
         }));
         let headers = [(CONTENT_TYPE, "application/problem+json")];
         (self.status, self.retry_header(), headers, body).into_response()
-    }
-}
-
-impl Problem {
-    pub fn retry_header(&self) -> Option<[(HeaderName, String); 1]> {
-        self.retry_after
-            .map(|seconds| [(RETRY_AFTER, seconds.to_string())])
     }
 }
