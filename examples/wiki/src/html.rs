@@ -105,12 +105,17 @@ pub fn editor(page: Option<&Page>) -> Markup {
                 }
                 label { "Title" input name="title" value=(text(|page| &page.title)) required; }
                 label { "Tags" input name="tags" value=(text(|page| &page.tags)); }
-                label { "Text" textarea name="body" rows="12" { (text(|page| &page.body)) } }
+                label { "Text" (body(text(|page| &page.body))) }
                 (author(""))
                 button #save { "Save" }
             }
         },
     )
+}
+
+/// HTML leaves out a first line that is empty; so that it is not one of the text's, there is one more.
+fn body(text: &str) -> Markup {
+    html! { textarea name="body" rows="8" { "\n" (text) } }
 }
 
 fn author(name: &str) -> Markup {
@@ -153,7 +158,8 @@ fn field(merge: &Merge<'_>) -> Markup {
                     div { h3 { "Before" } p.body { (merge.base) } }
                 }
             }
-            textarea name=(merge.field) rows=(if merge.field == "body" { 5 } else { 1 }) { (merge.proposal()) }
+            @if merge.field == "body" { (body(merge.proposal())) }
+            @else { input name=(merge.field) value=(merge.proposal()); }
         }
     }
 }
@@ -167,7 +173,7 @@ pub fn gone(mine: &Page, name: &str) -> Markup {
                 input type="hidden" name="slug" value=(mine.slug);
                 label { "Title" input name="title" value=(mine.title) required; }
                 label { "Tags" input name="tags" value=(mine.tags); }
-                label { "Text" textarea name="body" rows="12" { (mine.body) } }
+                label { "Text" (body(&mine.body)) }
                 (author(name))
                 button #save { "Make it anew" }
             }

@@ -45,13 +45,10 @@ async fn two_edit_one_merges_a_third_deletes(wiki: &Wiki) {
     // Ben has the conflict: two fields are merged, and he decides the third.
     assert_eq!(ben.text("h1").await, "Somebody else was faster");
     assert_eq!(
-        ben.value("#field-title.merged textarea").await,
+        ben.value("#field-title.merged input").await,
         "Welcome to the wiki"
     );
-    assert_eq!(
-        ben.value("#field-tags.merged textarea").await,
-        "help, start"
-    );
+    assert_eq!(ben.value("#field-tags.merged input").await, "help, start");
     let columns = ben.text("#field-body.overlap .columns").await;
     let before = "Open this page in two windows, edit it in both, and save both.";
     assert_eq!(
