@@ -13,7 +13,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use rowlock::lock::{AdvisoryLock, SessionLock};
 use rowlock::queue::{JobOutcome, QueueState};
 use rowlock::row::UpdateError;
-use rowlock::{Counter, Fence, FindOrCreate, Lanes, Queue, Tx, Versioned, transaction};
+use rowlock::{Counter, Fence, FindOrCreate, Guarded, Lanes, Queue, Tx, Versioned, transaction};
 use rowlock_tests::{postgres, sqlite};
 use sqlx::SqlitePool;
 use sqlx::types::chrono::{DateTime, Utc};
@@ -23,7 +23,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 /// In every text that is bound: none of it may be in what is written down.
 const SECRET: &str = "canary-in-a-coal-mine";
 
-#[derive(Debug, Clone, sqlx::FromRow, Versioned)]
+#[derive(Debug, Clone, sqlx::FromRow, Versioned, Guarded)]
 #[rowlock(table = "documents")]
 struct Document {
     #[rowlock(key)]
@@ -158,6 +158,9 @@ async fn conflicts(pool: &SqlitePool) {
         panic!("Ann was faster");
     };
     conflict.merge().unwrap_err();
+
+    let late = Document::edit_at(7, 0).set(Document::TITLE, SECRET);
+    late.save(pool).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -223,6 +226,10 @@ async fn conflicts_merges_and_durations_are_counted() {
     let of_documents = "db.collection.name=documents db.operation.name=save";
     for (name, number) in [
         (format!("rowlock.conflicts {of_documents}"), 2),
+        (
+            "rowlock.conflicts db.collection.name=documents db.operation.name=edit_at".to_owned(),
+            1,
+        ),
         (
             "rowlock.merges db.collection.name=documents outcome=clean".to_owned(),
             1,

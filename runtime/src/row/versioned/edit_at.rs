@@ -13,6 +13,7 @@ use crate::db::error::{DatabaseError, Operation};
 use crate::db::model::Model;
 use crate::db::source::Source;
 use crate::db::statement::{Compared, Statement};
+use crate::observe;
 use crate::row::guarded::{GuardedSql, Set};
 
 /// An edit of the row at a version: made by the generated `edit_at`.
@@ -204,6 +205,7 @@ impl<'k, T: Versioned, A> EditAt<'k, T, A> {
 const METHOD: &str = "edit_at";
 
 fn outdated<T, R>(met: Met<R>, current: T) -> Box<Outdated<T>> {
+    observe::conflict(&met.operation);
     Box::new(Outdated {
         operation: met.operation,
         expected_version: met.expected,
