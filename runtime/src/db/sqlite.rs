@@ -4,10 +4,9 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use sqlx::encode::IsNull;
-#[cfg(feature = "executor")]
-use sqlx::sqlite::SqliteTypeInfo;
 use sqlx::sqlite::{
     SqliteArguments, SqliteArgumentsBuffer, SqliteConnection, SqliteQueryResult, SqliteRow,
+    SqliteTypeInfo,
 };
 use sqlx::{Arguments, Connection as _, Executor, Row, Sqlite, TypeInfo, ValueRef};
 use sqlx_core::transaction::{TransactionManager, begin_ansi_transaction_sql};
@@ -134,7 +133,7 @@ impl Backend for Sqlite {
         connection.fetch_optional(query)
     }
 
-    #[cfg(feature = "executor")]
+    #[cfg(any(feature = "executor", feature = "schema"))]
     fn prepare<'e>(
         connection: &'e mut SqliteConnection,
         sql: SqlStr,
