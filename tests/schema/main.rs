@@ -1,6 +1,8 @@
 //! Models and the catalogue of their database: what does not fit is found, by `verify` and by the derive, and what fits is not.
 
 #![allow(missing_docs, dead_code, unreachable_pub)]
+// Two keys can have a column in common.
+#![allow(clippy::duplicated_attributes)]
 
 // Its `#[tokio::test]` ends a test that hangs.
 extern crate limited_tokio as tokio;

@@ -42,14 +42,17 @@ fn indexes(model: &Model) -> Vec<NeededIndex> {
     let Some(queue) = quiet_plan(model) else {
         return Vec::new();
     };
+    // A worker looks for this one by its name.
+    let of_worker = queue.per.as_ref().map(|per| queue.one_running(per).0);
     let of_backend = |dialect: &Dialect| {
+        let is_required = |name: &String| of_worker.as_ref() == Some(name);
         let indexes = queue.indexes(*dialect).into_iter();
-        let of_statements = indexes.filter(|index| index.required || !index.unique);
+        let of_statements = indexes.filter(|index| !index.unique || is_required(&index.name));
         let needed = of_statements.map(|index| NeededIndex {
             dialect: of(*dialect),
             create: queue.create(&index, *dialect),
+            required: is_required(&index.name),
             name: index.name,
-            required: index.required,
         });
         needed.collect::<Vec<_>>()
     };

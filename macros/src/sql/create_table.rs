@@ -192,9 +192,9 @@ fn index_name(model: &Model, key: &UniqueKey, definition: &str) -> String {
     }
     let hash = hash(&format!("{begin} {definition}")) as u32;
     let end = format!("_{hash:08x}_key");
-    let kept = begin
-        .char_indices()
-        .map(|(start, next)| start + next.len_utf8());
-    let kept = kept.filter(|end_of| end_of + end.len() <= LONGEST).last();
-    format!("{}{end}", &begin[..kept.unwrap_or(0)])
+    let mut kept = begin;
+    while kept.len() + end.len() > LONGEST {
+        kept.pop();
+    }
+    format!("{kept}{end}")
 }

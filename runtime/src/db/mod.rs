@@ -30,10 +30,10 @@ pub(crate) mod xmin;
 use std::future::Future;
 use std::time::Duration;
 
-#[cfg(feature = "executor")]
+#[cfg(any(feature = "executor", feature = "schema"))]
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-#[cfg(feature = "executor")]
+#[cfg(any(feature = "executor", feature = "schema"))]
 use sqlx::SqlStr;
 use sqlx::database::HasStatementCache;
 use sqlx::error::BoxDynError;
@@ -161,7 +161,7 @@ pub trait Backend:
     ) -> BoxFuture<'e, Result<Option<Self::Row>, sqlx::Error>>;
 
     #[doc(hidden)]
-    #[cfg(feature = "executor")]
+    #[cfg(any(feature = "executor", feature = "schema"))]
     fn prepare<'e>(
         connection: &'e mut Self::Connection,
         sql: SqlStr,

@@ -148,7 +148,7 @@ impl Backend for Postgres {
         connection.fetch_optional(query)
     }
 
-    #[cfg(feature = "executor")]
+    #[cfg(any(feature = "executor", feature = "schema"))]
     fn prepare<'e>(
         connection: &'e mut PgConnection,
         sql: SqlStr,

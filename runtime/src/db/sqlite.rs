@@ -134,7 +134,7 @@ impl Backend for Sqlite {
         connection.fetch_optional(query)
     }
 
-    #[cfg(feature = "executor")]
+    #[cfg(any(feature = "executor", feature = "schema"))]
     fn prepare<'e>(
         connection: &'e mut SqliteConnection,
         sql: SqlStr,

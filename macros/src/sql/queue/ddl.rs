@@ -8,8 +8,6 @@ pub(crate) struct Index {
     pub name: String,
     pub unique: bool,
     definition: String,
-    /// A worker does not begin without it.
-    pub required: bool,
 }
 
 impl Queue<'_> {
@@ -44,7 +42,6 @@ impl Queue<'_> {
                 name: self.index_name(purpose, &definition),
                 unique: false,
                 definition,
-                required: false,
             }
         };
         let order = self.order(dialect);
@@ -75,7 +72,6 @@ impl Queue<'_> {
                     name,
                     unique: true,
                     definition,
-                    required: true,
                 });
             }
             None => indexes.push(index("running", &names(&self.keys), State::Running)),
@@ -92,7 +88,6 @@ impl Queue<'_> {
                 name: self.index_name("unique", &definition),
                 unique: true,
                 definition,
-                required: false,
             });
         }
         indexes
