@@ -32,7 +32,7 @@ async fn create(
     let once = CreateRequest::once(&app.pool, (author, &key), &new, async |tx| {
         let page = edits::create(tx, &new).await?;
         let created = page.map(|page| Created::Page { id: page.id });
-        Ok::<_, rowlock::Error>(created.unwrap_or(Created::SlugTaken))
+        Ok(created.unwrap_or(Created::SlugTaken))
     });
     let created = match once.await {
         Ok(Once::Ran(created) | Once::Replayed(created)) => created,

@@ -26,7 +26,7 @@ pub async fn create(tx: &mut Tx<Db>, new: &New) -> Result<Option<Page>, rowlock:
 
 /// Saves an edit. If somebody else was faster nothing is written, and the error has the conflict.
 pub async fn save(pool: &Pool, edit: &Edit<Page>, author: &str) -> Result<Page, rowlock::Error> {
-    let saved = transaction(pool).run(async |tx| -> Result<Page, rowlock::Error> {
+    let saved = transaction(pool).run(async |tx| {
         let page = edit.save(&mut *tx).await?;
         if page.lock_version > edit.lock_version {
             record(tx, &page, author).await?;
@@ -43,7 +43,7 @@ pub async fn patch(
     version: i64,
     patch: &Patch,
 ) -> Result<Page, rowlock::Error> {
-    let saved = transaction(pool).run(async |tx| -> Result<Page, rowlock::Error> {
+    let saved = transaction(pool).run(async |tx| {
         let page = Page::edit_at(id, version)
             .set_if_some(Page::TITLE, patch.title.as_deref())
             .set_if_some(Page::TAGS, patch.tags.as_deref())
@@ -60,7 +60,7 @@ pub async fn patch(
 
 /// Deletes the page if it is still as the author saw it.
 pub async fn delete(pool: &Pool, seen: &Page, author: &str) -> Result<(), rowlock::Error> {
-    let deleted = transaction(pool).run(async |tx| -> Result<(), rowlock::Error> {
+    let deleted = transaction(pool).run(async |tx| {
         notify(tx, seen, format!("{author} deleted {}", seen.slug)).await?;
         seen.delete(&mut *tx).await?;
         Ok(())

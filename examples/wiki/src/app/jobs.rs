@@ -55,7 +55,7 @@ async fn report(pool: Pool) -> Result<(), rowlock::Error> {
     let day = now.format("%Y-%m-%d").to_string();
     AdvisoryLock::new("wiki-most-edited")
         // Waits for its turn. `try_run` would leave it to whoever has the lock, which on SQLite is any writer.
-        .run(&pool, async |tx| -> Result<(), rowlock::Error> {
+        .run(&pool, async |tx| {
             let done: i64 = sqlx::query_scalar("SELECT count(*) FROM reports WHERE day = $1")
                 .bind(&day)
                 .fetch_one(&mut *tx)
