@@ -36,7 +36,7 @@ pub async fn save(pool: &Pool, edit: &Edit<Page>, author: &str) -> Result<Page, 
     Ok(saved.await?)
 }
 
-/// Changes the given fields of the page as it was at a version, which nobody has to load.
+/// Changes the given fields of the page, if it still has that version.
 pub async fn patch(
     pool: &Pool,
     id: i64,

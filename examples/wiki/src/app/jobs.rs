@@ -19,7 +19,10 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), WorkerSetError> {
     let (inbox, pool, numbers) = (app.pool.clone(), app.pool.clone(), app.numbers.clone());
-    let worker = Notice::worker(&app.pool).poll(Duration::from_millis(200));
+    let worker = Notice::worker(&app.pool)
+        .poll(Duration::from_millis(200))
+        // What a killed process had claimed is delivered by another one soon after that.
+        .lease(Duration::from_secs(5));
     WorkerSet::new()
         .add(worker, move |notice| deliver(inbox.clone(), notice))
         .add_task("report", move |stop| {

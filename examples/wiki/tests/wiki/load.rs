@@ -85,6 +85,38 @@ async fn one_hot_page(database: &str, wiki: &mut Wiki) {
     assert!(wiki.ends_well());
 }
 
+#[tokio::test]
+async fn notices_survive_a_crash_on_sqlite() {
+    notices_survive_a_crash(&mut Wiki::on_sqlite()).await;
+}
+
+#[tokio::test]
+async fn notices_survive_a_crash_on_postgres() {
+    notices_survive_a_crash(&mut Wiki::on_postgres().await).await;
+}
+
+/// The program is killed while notices wait and are delivered.
+async fn notices_survive_a_crash(wiki: &mut Wiki) {
+    const EDITS: i64 = 30;
+    wiki.create("key", "hot", "").await;
+    for watcher in WATCHERS {
+        wiki.post_form("/pages/hot/watch", &[("name", watcher)])
+            .await;
+    }
+    let mut known = wiki.get("/api/pages/hot").await;
+    for edit in 0..EDITS {
+        let change = json!({ "body": edit.to_string(), "author": "ann" });
+        known = wiki.patch("hot", Some(&etag(&known)), &change).await;
+        assert_eq!(known.status(), 200);
+        if edit % 10 == 9 {
+            wiki.crash();
+        }
+    }
+    for watcher in WATCHERS {
+        told_of_all(wiki, watcher, EDITS).await;
+    }
+}
+
 #[derive(Default)]
 struct Client {
     versions: Vec<i64>,

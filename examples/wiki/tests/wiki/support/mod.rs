@@ -13,6 +13,7 @@ use self::program::Program;
 pub struct Wiki {
     pub url: String,
     pub http: Client,
+    database: String,
     program: Program,
     // After the program, which has a file in it.
     _directory: TempDir,
@@ -31,14 +32,20 @@ impl Wiki {
     }
 
     fn start(database: &str, directory: TempDir) -> Self {
-        let variables = [("WIKI_LISTEN", "127.0.0.1:0"), ("DATABASE_URL", database)];
-        let mut program = Program::start(env!("CARGO_BIN_EXE_rowlock-wiki"), &[], &variables);
+        let (program, url) = serve(database);
         Self {
-            url: program.says().expect("the wiki says where it is"),
+            url,
             http: Client::new(),
+            database: database.to_owned(),
             program,
             _directory: directory,
         }
+    }
+
+    /// Kills it, and starts it again on the same database.
+    pub fn crash(&mut self) {
+        self.program.kill();
+        (self.program, self.url) = serve(&self.database);
     }
 
     /// Whether it ends by itself after SIGTERM, with what has begun.
@@ -90,6 +97,14 @@ impl Wiki {
         let before = format!("<td>{what}</td><td class=\"number\">");
         number(&self.text("/live").await, &before)
     }
+}
+
+/// The program, and where it is.
+fn serve(database: &str) -> (Program, String) {
+    let variables = [("WIKI_LISTEN", "127.0.0.1:0"), ("DATABASE_URL", database)];
+    let mut program = Program::start(env!("CARGO_BIN_EXE_rowlock-wiki"), &[], &variables);
+    let url = program.says().expect("the wiki says where it is");
+    (program, url)
 }
 
 /// The number that comes after some text.

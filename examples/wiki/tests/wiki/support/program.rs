@@ -1,17 +1,17 @@
 //! A program that ends with the test that started it.
 
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// SIGTERM when standard input ends, which is when the test closes it or dies, however it dies. To the whole group: chromedriver
-/// leaves its browsers behind. SIGKILL for what does not listen.
+/// leaves its browsers behind. SIGKILL for what does not listen, and at once if the test says so.
 const WATCHDOG: &str = r#"
 "$@" </dev/null &
 program=$!
 trap '' TERM
-read -r _
-kill 0
+read -r signal
+kill "-${signal:-TERM}" 0
 (sleep 20; kill -KILL $program) >/dev/null 2>&1 &
 wait $program 2>/dev/null
 ended=$?
@@ -44,6 +44,13 @@ impl Program {
     /// The next line that it prints.
     pub fn says(&mut self) -> Option<String> {
         self.output.next().map(|line| line.expect("text"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let stdin = self.watchdog.stdin.as_mut().expect("stdin is piped");
+        stdin.write_all(b"KILL\n").expect("the watchdog reads");
+        self.terminate();
     }
 
     /// Whether it ends well when it is told to.
