@@ -295,3 +295,38 @@ async fn the_claim_index_of_a_queue_is_in_the_order_of_claims() {
         "{report}"
     );
 }
+
+/// What tasks of their own can wait for.
+#[tokio::test]
+async fn all_of_it_can_be_spawned() {
+    use rowlock::schema::{check_file, snapshot};
+
+    async fn spawned<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
+        tokio::spawn(task).await.unwrap()
+    }
+    const TABLES: &str = "CREATE TABLE claims (id bigint PRIMARY KEY)";
+    let models = rowlock::models![Claims];
+    let file = "schema/no such file.json";
+
+    let sqlite = sqlite::database(TABLES).await;
+    let postgres = of_its_own(TABLES).await;
+    let one = sqlite.pool.clone();
+    spawned(async move {
+        assert!(verify(&one, models).await.is_err() && rowlock::verify_all(&one).await.is_err());
+        assert!(snapshot(&one).await.is_ok() && check_file(&one, file).await.is_err());
+    })
+    .await;
+    spawned(async move {
+        assert!(verify(&postgres, models).await.is_err());
+        assert!(rowlock::verify_all(&postgres).await.is_err());
+        assert!(snapshot(&postgres).await.is_ok() && check_file(&postgres, file).await.is_err());
+        let mut connection = postgres.acquire().await.unwrap();
+        assert!(verify(&mut *connection, models).await.is_err());
+    })
+    .await;
+    // Within a transaction, which goes on.
+    let found = rowlock::transaction(&sqlite.pool).run(async |tx| {
+        Ok::<_, rowlock::Error>(verify(&mut *tx, rowlock::models![Claims]).await.is_err())
+    });
+    assert!(found.await.unwrap());
+}
