@@ -537,7 +537,7 @@ fn must_be_a_time(column: &Column, diag: &Diag) {
         diag.error(
             &column.ty,
             "`bool` cannot be the time of the end\n\
-             note: it is a point in time, by the database's clock\n\
+             note: it is a point in time, by the clock of the database\n\
              help: use `Option<DateTime<Utc>>` of chrono or `Option<OffsetDateTime>` of time",
         );
     }
