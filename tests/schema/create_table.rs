@@ -4,6 +4,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use rowlock::schema::{Describes, Finding, Models, verify};
 use rowlock::{Counter, CreateTable, Fence, FindOrCreate, Idempotent, Lockable, Queue, Versioned};
 use rowlock_tests::sqlite;
+use sqlx::Row;
 use sqlx::types::{Json, Uuid};
 
 use super::{about_models, of_its_own};
@@ -137,6 +138,87 @@ where
     assert_eq!(rowlock::schema::snapshot(pool).await.unwrap(), before);
 }
 
+/// Every column holds what its field holds, and comes back.
+macro_rules! rows_come_back {
+    ($pool:expr) => {{
+        let pool = $pool;
+        let written = article().insert(pool).await.unwrap();
+        let mut read = Article::load(pool, 1).await.unwrap();
+        let made = (written.created_at, written.lock_version);
+        assert_eq!((read.created_at, read.lock_version), made);
+        assert_eq!(content(&read), content(&article()));
+        read.deleted_at = None;
+        let read = read.update(pool).await.unwrap();
+        let found = Article::find_by_slug(pool, "one").await.unwrap();
+        assert_eq!(
+            found.map(|found| (found.deleted_at, found.lock_version)),
+            Some((None, read.lock_version))
+        );
+
+        let once = async || {
+            let call = Request::once(pool, (1, "k"), &7, async |_| {
+                Ok::<_, sqlx::Error>(vec![1, 2])
+            });
+            call.await.unwrap().into_inner()
+        };
+        assert_eq!(
+            [once().await, once().await],
+            [Some(vec![1, 2]), Some(vec![1, 2])]
+        );
+
+        let stock = Stock::add_units(pool, ("north", 1), 999).await.unwrap();
+        assert_eq!(stock, 1000);
+        assert!(Stock::add_units(pool, ("north", 1), 1).await.is_err());
+
+        // A row of another program has what a new row starts with.
+        let sql = "INSERT INTO jobs (kind, target, priority) VALUES ('mail', 1, 2)";
+        sqlx::query(sql).execute(pool).await.unwrap();
+        let mut jobs = Job::claim(pool, 2).await.unwrap();
+        jobs.remove(0).complete(pool).await.unwrap();
+        assert!(jobs.is_empty() && Job::claim(pool, 2).await.unwrap().is_empty());
+    }};
+}
+
+fn article() -> Article {
+    let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+    Article {
+        id: 1,
+        tenant_id: 7,
+        slug: "One".to_owned(),
+        token: "t".to_owned(),
+        deleted_at: Some(at),
+        on: at.date_naive(),
+        raw: vec![0, 255],
+        rating: 0.1,
+        labels: Json(vec!["a".to_owned()]),
+        public: true,
+        author: Some(Uuid::from_u128(9)),
+        created_at: at.naive_utc(),
+        lock_version: 0,
+    }
+}
+
+/// What the caller gives.
+fn content(article: &Article) -> impl PartialEq + std::fmt::Debug + use<> {
+    let Article {
+        tenant_id,
+        slug,
+        token,
+        deleted_at,
+        on,
+        raw,
+        rating,
+        labels,
+        public,
+        author,
+        ..
+    } = article.clone();
+    (
+        (tenant_id, slug, token, deleted_at, on),
+        (raw, rating, labels.0, public, author),
+    )
+}
+
 #[tokio::test]
 async fn a_table_that_was_made_is_all_that_the_model_needs_on_postgres() {
     let tables = tables::<sqlx::Postgres>();
@@ -150,13 +232,10 @@ async fn a_table_that_was_made_is_all_that_the_model_needs_on_postgres() {
         .await
         .unwrap();
     assert_eq!(about_models(&report), [] as [&Finding; 0]);
-
-    // A row of another program has what a new row starts with.
-    let sql = "INSERT INTO jobs (kind, target, priority) VALUES ('mail', 1, 2)";
-    sqlx::query(sql).execute(&pool).await.unwrap();
-    assert_eq!(Job::claim(&pool, 1).await.unwrap().len(), 1);
-    let stock = Stock::add_units(&pool, ("north", 1), 999).await.unwrap();
-    assert_eq!(stock, 1000);
+    rows_come_back!(&pool);
+    let typed = postgres::typed().insert(&pool).await.unwrap();
+    let read = postgres::Typed::load(&pool, typed.id).await.unwrap();
+    assert_eq!(read.content(), postgres::typed().content());
 }
 
 #[tokio::test]
@@ -165,22 +244,19 @@ async fn a_table_that_was_made_is_all_that_the_model_needs_on_sqlite() {
     let database = sqlite::database(&tables).await;
     is_all_that_is_needed(&database.pool, &tables, MODELS).await;
 
+    rows_come_back!(&database.pool);
     // The number of a row that was deleted is not given to another.
     let insert = async || {
-        let sql = "INSERT INTO jobs (kind, target, priority) VALUES ('mail', 1, 2) RETURNING id";
-        let id: i64 = sqlx::query_scalar(sql)
+        let sql = "DELETE FROM jobs; INSERT INTO jobs (kind, target, priority) VALUES ('mail', 1, 2) RETURNING id";
+        let id: i64 = sqlx::raw_sql(sql)
             .fetch_one(&database.pool)
             .await
-            .unwrap();
+            .unwrap()
+            .get(0);
         id
     };
     let first = insert().await;
-    sqlx::query("DELETE FROM jobs")
-        .execute(&database.pool)
-        .await
-        .unwrap();
     assert!(insert().await > first);
-    assert_eq!(Job::claim(&database.pool, 1).await.unwrap().len(), 1);
 }
 
 mod postgres {
@@ -198,7 +274,7 @@ mod postgres {
     #[rowlock(table = "typed", backend(Postgres))]
     pub struct Typed {
         #[rowlock(key, generated)]
-        id: Uuid,
+        pub id: Uuid,
         #[rowlock(definition = "mood NOT NULL")]
         mood: Mood,
         labels: Vec<String>,
@@ -207,5 +283,31 @@ mod postgres {
         at: chrono::NaiveTime,
         #[rowlock(version)]
         version: rowlock::Xmin,
+    }
+
+    impl Typed {
+        pub fn content(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+            let Self {
+                mood,
+                labels,
+                scores,
+                price,
+                at,
+                ..
+            } = self.clone();
+            (mood, labels, scores, price, at)
+        }
+    }
+
+    pub fn typed() -> Typed {
+        Typed {
+            id: Uuid::nil(),
+            mood: Mood::Sad,
+            labels: vec!["a".to_owned(), String::new()],
+            scores: Some(vec![0.5]),
+            price: "12.50".parse().unwrap(),
+            at: chrono::NaiveTime::MIN,
+            version: rowlock::Xmin::from(0),
+        }
     }
 }
