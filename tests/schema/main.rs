@@ -319,6 +319,13 @@ async fn each_mistake_is_found_on_postgres() {
     let mut all = mistakes();
     all.extend(mistakes_of_postgres());
     each_is_found(&pool, all).await;
+    // What is a mistake as the index of a key is a note as an index.
+    let not_valid = rowlock::models![mistakes::postgres::NotValid];
+    let error = verify(&pool, not_valid).await.unwrap_err().to_string();
+    assert!(
+        error.contains("`not_valid_slug` of `not_valid` is not valid"),
+        "{error}"
+    );
     check_file(&pool, "schema/mistakes.postgres.json")
         .await
         .unwrap();

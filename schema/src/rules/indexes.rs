@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::catalogue::Index;
+use crate::ddl::quoted;
 use crate::expression::{SqliteIndex, sqlite_index, words};
 use crate::finding::{Finding, Level, Place, Rule};
 use crate::model::NeededIndex;
@@ -15,16 +16,16 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         };
         findings.extend(finding);
     }
-    let invalid = context.table.indexes.iter().filter(|index| index.invalid);
-    for index in invalid {
+    let plain = context.table.indexes.iter();
+    let plain = plain.map(|index| (index.invalid, &index.name));
+    let unique = context.table.unique.iter();
+    let unique = unique.map(|index| (index.invalid, &index.name));
+    for (_, name) in plain.chain(unique).filter(|(invalid, _)| *invalid) {
+        let shown = context.shown();
         findings.push(Finding {
             note: Some("its build failed or is under way, and no statement reads it".into()),
-            help: Some(format!("REINDEX INDEX CONCURRENTLY {};", index.name)),
-            ..note(format!(
-                "the index `{}` of `{}` is not valid",
-                index.name,
-                context.shown()
-            ))
+            help: Some(format!("REINDEX INDEX CONCURRENTLY {};", quoted(name))),
+            ..note(format!("the index `{name}` of `{shown}` is not valid"))
         });
     }
 }
