@@ -151,7 +151,7 @@ async fn i_02_another_request_under_the_same_key_is_a_mismatch() {
     assert!(matches!(error, OnceError::Mismatch(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "once of payments (tenant = 1, key = …): this key was used with another request"
+        "once of payments (tenant = 1, key = …): this key was used with another request; a new request needs a new key"
     );
     let started = Payment::start(&database.pool, (1, "k"), &charge(6), MINUTE).await;
     assert!(

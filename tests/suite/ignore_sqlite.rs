@@ -154,7 +154,7 @@ async fn an_addition_that_was_dropped_is_contended() {
     let pool = &database.pool;
     let error = Thing::add_units(pool, 1, 6).await.unwrap_err();
     assert!(matches!(error, CounterError::Contended(_)), "{error:?}");
-    let text = "nothing was changed, although there would be room by now";
+    let text = "nothing was changed, although there is room by now; call again";
     assert!(error.to_string().ends_with(text), "{error}");
     let error = Thing::add_units_many(pool, [(1, 1), (2, 6)])
         .await

@@ -128,7 +128,7 @@ async fn a_key_of_several_columns_is_found_as_a_whole() {
     let missing = Pair::lock_many(&mut tx, [(1, "a"), (3, "a")]).await;
     assert_eq!(
         missing.unwrap_err().to_string(),
-        "lock_many of things (hall = 3, row = …): no such row"
+        "lock_many of things (hall = 3, row = …): no row has this key"
     );
 }
 

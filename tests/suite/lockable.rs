@@ -210,7 +210,7 @@ async fn a_missing_row_is_not_found() {
         .unwrap_err();
     assert_eq!(
         missing.to_string(),
-        "lock_many of stock (id = 9): no such row"
+        "lock_many of stock (id = 9): no row has this key"
     );
 }
 

@@ -487,7 +487,7 @@ async fn a_key_of_two_columns_and_no_column_too_many() {
     let error = lost.remove(0).complete(pool).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "complete of notices (tenant = 1, name = …): the lease was lost, the row is no longer this claim's"
+        "complete of notices (tenant = 1, name = …): the lease was lost; another attempt may have the row: stop this work"
     );
     let (lost, held) = (lost.remove(0), batch.remove(2));
     let not = Claimed::release_many(pool, [held, lost]).await.unwrap();

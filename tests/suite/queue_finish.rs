@@ -213,7 +213,7 @@ async fn q_07_whoever_lost_the_lease_writes_nothing() {
             assert_eq!(
                 lost.to_string(),
                 format!(
-                    "{how} of emails (id = 1): the lease was lost, the row is no longer this claim's"
+                    "{how} of emails (id = 1): the lease was lost; another attempt may have the row: stop this work"
                 )
             );
             assert_eq!(picture(pool).await, before, "{how}, {next}");

@@ -157,7 +157,7 @@ async fn a_held_lock_is_none_or_an_error_in_time() {
     assert!(started.elapsed() >= ms(300));
     assert_eq!(
         error.to_string(),
-        "acquire (lock = backfill): somebody else held it until the timeout"
+        "acquire (lock = backfill): another holder kept it until the timeout; try again later, or wait longer"
     );
     let tries = calls(&redis, "evalsha") - scripts;
     assert!((3..100).contains(&tries), "{tries} tries");
@@ -780,7 +780,7 @@ async fn work_is_dropped_when_the_lock_is_lost() {
     assert!(dropped.load(SeqCst));
     assert_eq!(
         error.to_string(),
-        "run (lock = backfill): the lock was lost"
+        "run (lock = backfill): the lock was lost; another process may hold it: stop this work"
     );
     // Nothing is begun under a lost lock.
     guard.run(async { unreachable!() }).await.unwrap_err();
@@ -1003,7 +1003,7 @@ macro_rules! fences_on {
                 assert!(matches!(error, FenceError::Lost(_)), "{error:?}");
                 assert_eq!(
                     error.to_string(),
-                    "fence (lock = no fence): the lock was lost"
+                    "fence (lock = no fence): the lock was lost; another process may hold it: stop this work"
                 );
                 let successor = named(&redis, "no fence").acquire().await.unwrap();
                 assert!(successor.fence(&database.pool).await.unwrap() > first);

@@ -72,7 +72,7 @@ pub enum TransactionError<E> {
         last: LastFailure<E>,
     },
     /// The deadline passed. Rolled back. (During COMMIT it is `CommitUnknown`.)
-    #[error("the deadline passed in attempt {attempts}")]
+    #[error("the deadline passed in attempt {attempts}, and all of it was rolled back")]
     DeadlineExceeded {
         /// How many attempts had begun.
         attempts: u32,
@@ -89,7 +89,7 @@ pub enum TransactionError<E> {
         found: &'static str,
     },
     /// `attempts(0)`: nothing ran.
-    #[error("no attempt is allowed")]
+    #[error("nothing ran: `attempts(0)`")]
     NotRun,
 }
 

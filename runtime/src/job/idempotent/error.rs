@@ -9,7 +9,7 @@ use crate::tx::TransactionError;
 #[non_exhaustive]
 pub enum OnceError<E> {
     /// The key was used before, with another request. Nothing ran.
-    #[error("{0}: this key was used with another request")]
+    #[error("{0}: this key was used with another request; a new request needs a new key")]
     Mismatch(Operation),
     /// The key was used before, and the fingerprint of its request is that of another version of rowlock: whether it was this request cannot be told.
     /// Nothing ran.
@@ -42,7 +42,7 @@ pub enum OnceError<E> {
 #[non_exhaustive]
 pub enum StartError {
     /// The key was used before, with another request.
-    #[error("{0}: this key was used with another request")]
+    #[error("{0}: this key was used with another request; a new request needs a new key")]
     Mismatch(Operation),
     /// The key was used before, and the fingerprint of its request is that of another version of rowlock: whether it was this
     /// request cannot be told.

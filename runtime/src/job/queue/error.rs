@@ -25,7 +25,7 @@ pub enum ClaimError {
 #[non_exhaustive]
 pub enum FinishError {
     /// The claim no longer holds: its lease ended and the row was taken back, or the row was finished, cancelled or deleted. Nothing was written.
-    #[error("{0}: the lease was lost, the row is no longer this claim's")]
+    #[error("{0}: the lease was lost; another attempt may have the row: stop this work")]
     LeaseLost(Operation),
     /// The claim holds, but nothing was written: a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the write. The row comes
     /// back after its lease.

@@ -11,10 +11,10 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum MutexError {
     /// Another holder kept the lock until the timeout.
-    #[error("{0}: somebody else held it until the timeout")]
+    #[error("{0}: another holder kept it until the timeout; try again later, or wait longer")]
     Held(Operation),
     /// The lock was lost while the work ran: it expired, or the key was deleted.
-    #[error("{0}: the lock was lost")]
+    #[error("{0}: the lock was lost; another process may hold it: stop this work")]
     Lost(Operation),
     /// Redis did not answer in time, or only with temporary errors: it is starting, busy with a script, has too many clients, is no master, has too
     /// few replicas, cannot write its disk. If a command was in flight, a task deletes the key.
@@ -28,7 +28,7 @@ pub enum MutexError {
     #[error("{0}: a ttl of {1:?} is not between 100 milliseconds and 30 days")]
     Ttl(Operation, Duration),
     /// The operating system gave no random numbers.
-    #[error("{0}: no random numbers")]
+    #[error("{0}: the system has no random numbers")]
     Random(Operation, #[source] std::io::Error),
 }
 
@@ -56,7 +56,7 @@ pub enum ReleaseError {
 #[non_exhaustive]
 pub enum FenceError {
     /// The lock is lost: another holder may have it by now.
-    #[error("{0}: the lock was lost")]
+    #[error("{0}: the lock was lost; another process may hold it: stop this work")]
     Lost(Operation),
     /// The connection is inside a transaction. If that were rolled back, the next holder would get the same number.
     #[error("{0}: a fence is made outside of transactions; make it before the transaction begins")]

@@ -12,20 +12,20 @@ pub enum CounterError {
     /// The total, or the sum of a batch for one key, does not fit the counter's integer type. Nothing was changed. In a PostgreSQL transaction that a
     /// batch has aborted, a total cannot be told from a key that does not fit its column: both are `Database`, with
     /// [`Fault::NumericOutOfRange`](crate::Fault::NumericOutOfRange).
-    #[error("{0}: the total does not fit the counter's type")]
+    #[error("{0}: the total does not fit the counter's type; use a wider integer")]
     Overflow(Operation),
     /// The row does not exist, and the model is declared with `existing_rows`. Nothing was changed.
-    #[error("{0}: no such row")]
+    #[error("{0}: no row has this key")]
     NotFound(Operation),
     /// The counter is NULL in the database, and NULL + 1 is NULL. Nothing was changed.
     #[error("{0}: the counter is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullValue(Operation),
     /// The database changed nothing, although a read right afterwards shows room: a concurrent caller changed the counter in between, or a trigger, a
     /// row security policy or ON CONFLICT IGNORE (SQLite) dropped the write. Nothing was changed; call again.
-    #[error("{0}: nothing was changed, although there would be room by now")]
+    #[error("{0}: nothing was changed, although there is room by now; call again")]
     Contended(Operation),
     /// The key is not unique in the database. Nothing was changed.
-    #[error("{0}: several rows have this key")]
+    #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The database has no unique index on exactly the columns of the key, so it cannot tell whether the row is there. Nothing was changed.
     #[error("{0}: the database has no unique index on ({1}); create one")]

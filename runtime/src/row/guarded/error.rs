@@ -9,7 +9,7 @@ use crate::db::error::{DatabaseError, Operation};
 #[non_exhaustive]
 pub enum GuardError<T> {
     /// No row has this key.
-    #[error("{0}: no such row")]
+    #[error("{0}: no row has this key")]
     NotFound(Operation),
     /// The row does not meet the condition, or an addition would leave the bounds of its counter or the range of its type. Nothing was written. Has
     /// the current row.
@@ -22,13 +22,13 @@ pub enum GuardError<T> {
     #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Operation),
     /// The closure sets this column twice. Nothing was sent.
-    #[error("{0}: {1} is set twice")]
+    #[error("{0}: column {1} is set twice")]
     SetTwice(Operation, &'static str),
     /// The row meets the condition, but a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the write.
     #[error("{0}: a trigger, a row security policy or ON CONFLICT IGNORE dropped the write")]
     Ignored(Operation),
     /// Several rows have this key: it is not unique in the database. Nothing was written.
-    #[error("{0}: several rows have this key")]
+    #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The row was written, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
     /// CONFLICT FAIL. In a transaction the write takes effect at COMMIT.

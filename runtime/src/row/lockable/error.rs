@@ -11,10 +11,10 @@ use std::fmt;
 #[non_exhaustive]
 pub enum LockError {
     /// No row has this key.
-    #[error("{0}: no such row")]
+    #[error("{0}: no row has this key")]
     NotFound(Operation),
     /// Several rows have this key. `save` has written none of them.
-    #[error("{0}: several rows have this key")]
+    #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The row was written with a higher fence: another holder has the lock. Nothing was written.
     #[error("{0}: the row was written with the fence {1}, by a later holder of the lock")]
@@ -30,14 +30,14 @@ pub enum LockError {
     )]
     FixedSnapshot(Operation),
     /// The key of a [`Locked`](crate::row::Locked) was changed, and a key never changes: the row with the new one was not locked. Nothing was sent.
-    #[error("{0}: the key was edited")]
+    #[error("{0}: the key was edited; a save cannot change it")]
     KeyChanged(Operation),
     /// The row has another version than this [`Locked`](crate::row::Locked): it was saved through another one in the same transaction, or a save of this
     /// one was rolled back with a savepoint. Nothing was written. Lock the row again.
     #[error("{0}: the row was written since, or a save was rolled back; lock it again")]
     Stale(Operation),
     /// The row belongs to another transaction than the one it was locked in.
-    #[error("{0}: the row was locked in another transaction")]
+    #[error("{0}: the row was locked in another transaction; lock it again in this one")]
     OtherTransaction(Operation),
     /// The connection is in no transaction, where a lock would end with its statement. Nothing was locked or written. Begin one.
     #[error(

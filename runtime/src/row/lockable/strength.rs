@@ -83,7 +83,7 @@ pub trait Patience: Send + 'static {
 #[diagnostic::on_unimplemented(
     message = "`nowait` and `skip_locked` exclude each other",
     label = "one of them was called before",
-    note = "for a row that somebody holds, `nowait` gives an error and `skip_locked` leaves it out: keep one of them"
+    note = "for a row that is locked, `nowait` gives an error and `skip_locked` leaves it out: keep one of them"
 )]
 pub trait NotDecided: Patience {}
 #[diagnostic::do_not_recommend]

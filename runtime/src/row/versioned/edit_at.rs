@@ -270,7 +270,7 @@ pub enum EditAtError<T> {
     #[error("{0}: the version cannot go any higher; use a wider integer")]
     VersionOverflow(Operation),
     /// This column is set twice. Nothing was sent.
-    #[error("{0}: {1} is set twice")]
+    #[error("{0}: column {1} is set twice")]
     SetTwice(Operation, &'static str),
     /// The row has this version, but a trigger, a row security policy or ON CONFLICT IGNORE (SQLite) dropped the update.
     #[error(
@@ -278,7 +278,7 @@ pub enum EditAtError<T> {
     )]
     Ignored(Operation),
     /// The key is not unique in the database. Nothing was written.
-    #[error("{0}: several rows have this key")]
+    #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The row was written, but the returned row does not fit the model; or on SQLite, a trigger failed afterwards and kept it: RAISE(FAIL) or ON
     /// CONFLICT FAIL. In a transaction the write takes effect at COMMIT.

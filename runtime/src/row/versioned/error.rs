@@ -15,16 +15,16 @@ use crate::row::guarded::Refusal;
 #[non_exhaustive]
 pub enum LoadError {
     /// No row has this key.
-    #[error("{0}: no such row")]
+    #[error("{0}: no row has this key")]
     NotFound(Operation),
     /// The row's version is NULL, so no write could be checked against it.
     #[error("{0}: the version is NULL in the database; set it to 0 and make the column NOT NULL")]
     NullVersion(Operation),
     /// Several rows have this key: it is not unique in the database.
-    #[error("{0}: several rows have this key")]
+    #[error("{0}: several rows have this key; it needs a unique index")]
     NotUnique(Operation),
     /// The key of an [`Edit`](crate::row::Edit) was changed, and a key never changes. Nothing was sent.
-    #[error("{0}: the key was edited")]
+    #[error("{0}: the key was edited; a save cannot change it")]
     KeyChanged(Operation),
     /// The database, the connection or the pool failed.
     #[error(transparent)]
