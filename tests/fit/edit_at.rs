@@ -128,14 +128,26 @@ async fn mistakes_and_limits_are_errors() {
         matches!(&error, EditAtError::SetTwice(_, column) if column.contains("title")),
         "{error:?}"
     );
-    let highest = Article::edit_at(ONE, i16::MAX)
-        .set(Article::TITLE, "a")
-        .save(pool)
-        .await;
+    // An ETag that nobody was given.
+    let highest = async || {
+        let edit = Article::edit_at(ONE, i16::MAX);
+        edit.set(Article::TITLE, "a").save(pool).await
+    };
+    let made_up = highest().await;
+    assert!(matches!(made_up, Err(EditAtError::Stale(_))), "{made_up:?}");
+    sqlx::query("UPDATE articles SET version = 32767")
+        .execute(pool)
+        .await
+        .unwrap();
+    let overflow = highest().await;
     assert!(
-        matches!(highest, Err(EditAtError::VersionOverflow(_))),
-        "{highest:?}"
+        matches!(overflow, Err(EditAtError::VersionOverflow(_))),
+        "{overflow:?}"
     );
+    sqlx::query("UPDATE articles SET version = 4")
+        .execute(pool)
+        .await
+        .unwrap();
     let skip = match NAME {
         "PostgreSQL" => {
             "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';

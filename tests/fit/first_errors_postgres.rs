@@ -39,7 +39,7 @@ async fn why_the_server_cannot_be_used() {
         (options.clone(), "(SQLSTATE 42P01: no such table)"),
         (
             PgConnectOptions::new().host("127.0.0.1").port(1),
-            "no connection in time: the server cannot be reached, or all connections of the pool are in use",
+            "no connection in time: the server cannot be reached or has none left, or all connections of the pool are in use",
         ),
     ] {
         let words = first_words(options).await;

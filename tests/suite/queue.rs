@@ -670,8 +670,23 @@ async fn ddl_replaces_an_index_of_another_definition() {
     assert_eq!(first.len(), 5, "{first:?}");
     run(pool, Email::ddl::<Db>()).await;
     assert_eq!(indexes().await, first);
+    // Names that only look like one of these.
+    const MINE: &str = "CREATE UNIQUE INDEX emails_rowlock_reference ON emails (id);
+        CREATE INDEX emails_rowlock_claim_all ON emails (id)";
+    run(pool, MINE).await;
     // Another order, and no filters.
     run(pool, Urgent::ddl::<Db>()).await;
+    let mine = async || {
+        let indexes = indexes().await.into_iter().map(|(name, _)| name);
+        let mine = ["emails_rowlock_claim_all", "emails_rowlock_reference"];
+        indexes.filter(|name| mine.contains(&name.as_str())).count()
+    };
+    assert_eq!(mine().await, 2);
+    run(
+        pool,
+        "DROP INDEX emails_rowlock_reference; DROP INDEX emails_rowlock_claim_all",
+    )
+    .await;
     let second = indexes().await;
     let claim = |indexes: &[(String, i64)]| {
         let names = indexes.iter().map(|(name, _)| name.clone());

@@ -553,10 +553,15 @@ macro_rules! versions {
                 assert!(matches!(with, Err(UpdateError::VersionOverflow(_))));
                 assert_eq!($model::load(pool, 1).await.unwrap(), highest);
 
+                // Of a copy that nobody has read, as an ETag can be.
+                let made_up = $model { id: 2, ..highest.clone() };
+                assert!(matches!(made_up.update(pool).await, Err(UpdateError::Gone(_))));
+
                 // One below is fine, and so is a delete.
                 let lower = $model { version: $ty::MAX - 1, ..highest.clone() };
                 sqlx::query(concat!("UPDATE ", $table, " SET version = $1"))
                     .bind(lower.version).execute(pool).await.unwrap();
+                assert!(matches!(highest.update(pool).await, Err(UpdateError::Stale(_))));
                 let last = lower.update(pool).await.unwrap();
                 assert_eq!(last.version, $ty::MAX);
                 last.delete(pool).await.unwrap();

@@ -1,6 +1,7 @@
 //! What people see.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rowlock::queue::QueueStats;
 
 use crate::http::Problem;
@@ -48,7 +49,7 @@ pub fn page(page: &Page, views: i64) -> Markup {
             p.body #body { (page.body) }
             p {
                 @for tag in page.tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
-                    a.tag href={ "/tags/" (tag.to_lowercase()) } { (tag) }
+                    a.tag href={ "/tags/" (utf8_percent_encode(&tag.to_lowercase(), NON_ALPHANUMERIC)) } { (tag) }
                 }
             }
             p.small { "Version " (page.lock_version) ", seen " (views) " times" }

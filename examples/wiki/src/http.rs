@@ -144,6 +144,11 @@ where
             let detail = "Somebody else was faster. Read the page again.";
             return Self::new(StatusCode::CONFLICT, detail);
         }
+        // A character that is none for PostgreSQL, above all.
+        if error.fault() == Some(rowlock::Fault::InvalidValue) {
+            let detail = "There is something in this that cannot be stored.";
+            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+        }
         // The text has no value of a row.
         tracing::error!(%error, "a request failed");
         if error.is_unknown() {

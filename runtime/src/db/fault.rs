@@ -500,10 +500,10 @@ impl fmt::Display for Fault {
             Self::LimitReached => "a limit of the server was reached",
             Self::OutOfResources => "disk or memory of the server is full",
             Self::PoolTimedOut => {
-                "no connection in time: the server cannot be reached, or all connections of the pool are in use"
+                "no connection in time: the server cannot be reached or has none left, or all connections of the pool are in use"
             }
             Self::PoolClosed => "the pool is closed",
-            Self::ConnectionLost => "connection lost",
+            Self::ConnectionLost => "the connection was lost, or could not be made",
             Self::CompletionUnknown => "the server does not know whether it took effect",
             Self::Decode => "a column does not fit its field",
             Self::Encode => "a value could not be encoded",

@@ -50,7 +50,7 @@ pub enum TransactionError<E> {
     /// The closure returned `Ok`, but a statement in it failed and the server gave the transaction up, or a statement's future was dropped before its
     /// answer, or a savepoint stayed open, or the closure ended the transaction by hand: nothing of it was committed. Statements on the connection
     /// itself after a `COMMIT` or `ROLLBACK` by hand, or after a failed `begin` of sqlx, stood alone.
-    #[error("{0}; the closure returned Ok all the same, and nothing was committed")]
+    #[error("{0}; the closure returned Ok all the same, and rowlock committed nothing")]
     Aborted(#[source] DatabaseError),
     /// No connection, or BEGIN failed. The closure did not run.
     #[error(transparent)]

@@ -171,7 +171,7 @@ impl<DB: Backend, P: Place<DB>> TransactionBuilder<DB, P> {
     ///
     /// `body` is an `async |tx| { … }` with `tx: &mut Tx`. Its `Ok` commits, its `Err` rolls back. `E` is any error type, `anyhow::Error`, `Box<dyn
     /// Error + Send + Sync>`, `String` or `&'static str`: rowlock knows the database's answers to statements on `&mut *tx` without it. For statements
-    /// on the connection itself it searches the error's `source()` chain. [`rowlock::Error`](crate::Error) takes the errors of all methods.
+    /// on the connection itself it searches the error's `source()` chain. [`rowlock::Error`](crate::Error) takes the errors of all methods of models.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -435,6 +435,10 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
             Some(Err(error)) => {
                 let (seen, lent) = (tx.notes.last(), tx.notes.lent());
+                // The server's limit for a statement is what was left at BEGIN, and it can be faster than our clock.
+                if seen == Some(Fault::Canceled) && is_due(ends) {
+                    return Ended::TooLate;
+                }
                 let undone = within(ends, tx.roll_back()).await;
                 let fault =
                     worth_a_retry(seen, W::fault(&error), lent, matches!(undone, Some(Err(_))));
@@ -442,6 +446,11 @@ impl<DB: Backend> TransactionBuilder<DB> {
             }
         }
     }
+}
+
+/// Whether the deadline is now, but for what a timer of milliseconds is off.
+fn is_due(ends: Option<Instant>) -> bool {
+    ends.is_some_and(|ends| ends <= Instant::now() + Duration::from_millis(5))
 }
 
 /// COMMIT. `pool`: where to ask what became of it if the connection is lost.

@@ -5,6 +5,7 @@ mod edits;
 mod jobs;
 mod pages;
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,11 +14,15 @@ use axum::http::StatusCode;
 use rowlock::Lanes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::{Db, MIGRATIONS, Options, Pool, PoolOptions};
 use crate::http::Problem;
 use crate::metrics::Numbers;
 use crate::model::{MODELS, Notice, Page};
+
+/// How long requests may go on after the signal to stop.
+const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 
 /// What every request has. A clone is the same application.
 #[derive(Clone)]
@@ -42,9 +47,13 @@ pub async fn run(
 
     println!("http://{}", listener.local_addr()?);
     let routes = Router::new().merge(pages::routes()).merge(api::routes());
-    axum::serve(listener, routes.with_state(app.clone()))
-        .with_graceful_shutdown(stopped(stop))
-        .await?;
+    let server = axum::serve(listener, routes.with_state(app.clone()))
+        .with_graceful_shutdown(stopped(stop.clone()));
+    tokio::select! {
+        served = server.into_future() => served?,
+        // A client that sends half of a request keeps no one for longer.
+        () = async { stopped(stop).await; sleep(LONGEST_REQUEST).await } => {}
+    }
     jobs.await??;
     app.lanes.close().await;
     app.pool.close().await;

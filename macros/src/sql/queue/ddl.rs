@@ -106,14 +106,17 @@ impl Queue<'_> {
         self.derived_name(&format!("{purpose}_{:08x}", hash(definition) as u32))
     }
 
-    /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created.
+    /// Drops the indexes of definitions that the queue does not have any more, after those that it has were created. Only what has a name as
+    /// `index_name` makes it: `acme_rowlock_jobs_reference` is the user's own index of a table `acme_rowlock_jobs`.
     fn drop_other_indexes(&self, indexes: &[Index]) -> String {
         let kept = comma(indexes, |index| text(&index.name));
         let begin: String = self.model.table.name.chars().take(KEPT).collect();
         format!(
             "DO $rowlock$ DECLARE \"rowlock_index\" text; BEGIN \
              FOR \"rowlock_index\" IN SELECT indexrelid::regclass FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
-             WHERE indrelid = {}::regclass AND starts_with(relname, {}) AND relname LIKE '%\\_rowlock\\_%' AND relname <> ALL (ARRAY[{kept}]) \
+             WHERE indrelid = {}::regclass AND starts_with(relname, {}) \
+             AND relname ~ '_rowlock_([0-9a-f]{{16}}|(claim|per|running|dead|one|unique)(_.*)?_[0-9a-f]{{8}})$' \
+             AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid) AND relname <> ALL (ARRAY[{kept}]) \
              LOOP EXECUTE 'DROP INDEX ' || \"rowlock_index\"; END LOOP; END $rowlock$;\n",
             text(&table(self.model)),
             text(&begin),
