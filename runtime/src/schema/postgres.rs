@@ -65,8 +65,9 @@ SELECT json_strip_nulls(json_build_object(
     SELECT json_agg(json_build_object(
       'name', g.tgname,
       'before', g.tgtype & 66 <> 0,
+      'statement', g.tgtype & 1 = 0,
       'on', (SELECT json_agg(e.name ORDER BY e.bit) FROM (VALUES (4, 'insert'), (16, 'update'), (8, 'delete'), (32, 'truncate')) AS e(bit, name) WHERE g.tgtype & e.bit <> 0)))
-    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'), '[]'),
+    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')), '[]'),
   'denied', coalesce((
     SELECT json_agg(p.name) FROM (VALUES
       ('SELECT', has_any_column_privilege(c.oid, 'SELECT')), ('INSERT', has_any_column_privilege(c.oid, 'INSERT')),
