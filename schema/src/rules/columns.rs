@@ -349,6 +349,20 @@ fn generated(context: &Context<'_>, field: &Field, column: &Column) -> Option<Fi
         Dialect::Postgres => false,
         Dialect::Sqlite => true,
     };
+    let mut keys = context.model.keys.iter();
+    let is_computed =
+        keys.any(|key| key.computed && key.on.iter().any(|part| part.column == field.column()));
+    if is_computed && !is_made && context.table.kind == Kind::Table {
+        return Some(finding(
+            Level::Error,
+            format!(
+                "{named} is not generated, and the key is on it: `on({})`",
+                field.field
+            ),
+            Some("no insert writes it: it would be NULL, of which there can be many"),
+            "make it a generated column: GENERATED ALWAYS AS (…) STORED",
+        ));
+    }
     // Any trigger of SQLite can write the key afterwards.
     let has_trigger = context.table.writes_after_insert();
     if is_sqlite && field.generated && field.key && column.null && !is_made && !has_trigger {
