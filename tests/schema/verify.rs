@@ -386,9 +386,10 @@ async fn a_domain_says_not_null_for_those_that_are_made_of_it() {
 
 #[tokio::test]
 async fn a_lock_that_is_not_free_is_no_mistake_of_a_model() {
+    // The catalogue is read beside it, and no UPDATE is prepared.
     let pool = of_its_own(NOTES).await;
     let mut holder = pool.begin().await.unwrap();
-    let lock = "LOCK TABLE notes IN ACCESS EXCLUSIVE MODE";
+    let lock = "LOCK TABLE notes IN SHARE MODE";
     sqlx::raw_sql(lock).execute(&mut *holder).await.unwrap();
     let mut connection = pool.acquire().await.unwrap();
     let set = "SET lock_timeout = '50ms'";
