@@ -1,4 +1,4 @@
-//! Where a table is looked for, and what a file does not say. The rules themselves are tested with real databases, in `tests/schema`.
+//! Where a table is looked for, what a file does not say, and rules about details. With real databases they are tested in `tests/schema`.
 
 use super::*;
 use crate::catalogue::{Column, Part, Trigger, Unique};
