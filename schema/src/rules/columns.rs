@@ -365,7 +365,8 @@ fn generated(context: &Context<'_>, field: &Field, column: &Column) -> Option<Fi
     }
     // Any trigger of SQLite can write the key afterwards.
     let has_trigger = context.table.writes_after_insert();
-    if is_sqlite && field.generated && field.key && column.null && !is_made && !has_trigger {
+    let is_null = column.null && !is_made && !has_trigger && context.model.insert.is_some();
+    if is_sqlite && field.generated && field.key && is_null {
         if !is_primary(context, column) || context.table.kind != Kind::Table {
             return None;
         }

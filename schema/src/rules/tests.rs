@@ -288,6 +288,11 @@ fn only_a_rowid_numbers_the_rows_of_sqlite() {
     tags.keys.clear();
     tags.fields[0].key = true;
     tags.fields[0].generated = true;
+    tags.insert = Some(crate::model::Insert {
+        method: "insert".into(),
+        required: false,
+        columns: vec![],
+    });
     let with = |change: &dyn Fn(&mut Column)| {
         one(Dialect::Sqlite, |table| {
             table.unique = vec![Unique {
@@ -311,6 +316,8 @@ fn only_a_rowid_numbers_the_rows_of_sqlite() {
         column.identity = Some(crate::catalogue::Identity::Rowid);
     });
     assert_eq!(errors(&rowid, &tags), []);
+    tags.insert = None;
+    assert_eq!(errors(&with(&|_| {}), &tags), []);
 }
 
 #[test]
