@@ -281,12 +281,37 @@ pub struct Trigger {
     /// It runs before the write, and can change it, or instead of it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub before: bool,
+    /// It runs once for a statement, and sees no row.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub statement: bool,
     /// `insert`, `update`, `delete`.
     #[serde(default)]
     pub on: Vec<String>,
 }
 
+impl Column {
+    /// `DEFAULT NULL` is none.
+    pub(crate) fn has_default(&self) -> bool {
+        let is_null = |text: &String| text.trim().eq_ignore_ascii_case("null");
+        self.default.as_ref().is_some_and(|text| !is_null(text))
+    }
+}
+
 impl Table {
+    /// Whether a trigger can fill a column of a new row.
+    pub(crate) fn fills_new_rows(&self) -> bool {
+        let fills = |trigger: &Trigger| {
+            trigger.before && !trigger.statement && trigger.on.iter().any(|on| on == "insert")
+        };
+        self.triggers.iter().any(fills)
+    }
+
+    /// Whether a trigger runs after a row is new.
+    pub(crate) fn writes_after_insert(&self) -> bool {
+        let writes = |trigger: &Trigger| trigger.on.iter().any(|on| on == "insert");
+        self.triggers.iter().any(writes)
+    }
+
     /// `documents`, or `app.documents` if that is how it has to be written.
     pub(crate) fn shown(&self, catalogue: &Catalogue) -> String {
         match catalogue.search_path.first() {

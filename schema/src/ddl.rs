@@ -1,7 +1,8 @@
 //! Statements for a migration, to paste.
 
-use crate::catalogue::{Catalogue, Dialect, Table};
-use crate::model::{Key, Model};
+use crate::catalogue::{Catalogue, Column, Dialect, Part, Table, Unique};
+use crate::family::Family;
+use crate::model::Model;
 
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -15,8 +16,16 @@ pub(crate) fn table_name(table: &Table, catalogue: &Catalogue) -> String {
     }
 }
 
-/// The unique index of a key.
-pub(crate) fn unique_index(key: &Key, table: &Table, catalogue: &Catalogue) -> String {
+/// The unique index of a key, by its number.
+pub(crate) fn unique_index(
+    model: &Model,
+    number: usize,
+    table: &Table,
+    catalogue: &Catalogue,
+) -> String {
+    let Some(key) = model.keys.get(number) else {
+        return String::new();
+    };
     let parts: Vec<String> = key
         .on
         .iter()
@@ -33,19 +42,94 @@ pub(crate) fn unique_index(key: &Key, table: &Table, catalogue: &Catalogue) -> S
     let predicate = key.predicate.as_ref();
     let predicate = predicate.map_or_else(String::new, |text| format!(" WHERE ({text})"));
     format!(
-        "CREATE UNIQUE INDEX ON_NAME ON {} ({}){nulls}{predicate};",
-        table_name(table, catalogue),
+        "CREATE UNIQUE INDEX {} ({}){nulls}{predicate};",
+        index_on(
+            &index_name(model, number, table, catalogue),
+            "",
+            table,
+            catalogue
+        ),
         parts.join(", ")
     )
-    .replace("ON_NAME", &index_name(key, table))
 }
 
-/// `documents_tenant_id_slug_key`, and no longer than PostgreSQL keeps.
-fn index_name(key: &Key, table: &Table) -> String {
-    let columns: Vec<&str> = key.on.iter().map(|part| part.column.as_str()).collect();
-    let name = format!("{}_{}", table.name, columns.join("_"));
-    let short: String = name.chars().take(55).collect();
-    quoted(&format!("{short}_key"))
+/// `"name" ON "table"`, each with its schema where the database wants it: PostgreSQL at the table, SQLite at the index.
+pub(crate) fn index_on(name: &str, using: &str, table: &Table, catalogue: &Catalogue) -> String {
+    let is_first = catalogue.search_path.first() == Some(&table.schema);
+    match catalogue.dialect {
+        Dialect::Sqlite if !is_first => format!(
+            "{}.{} ON {}{using}",
+            quoted(&table.schema),
+            quoted(name),
+            quoted(&table.name)
+        ),
+        Dialect::Postgres | Dialect::Sqlite => format!(
+            "{} ON {}{using}",
+            quoted(name),
+            table_name(table, catalogue)
+        ),
+    }
+}
+
+/// `documents_tenant_id_slug_key`, no longer than PostgreSQL keeps, and the name of nothing else: `…_key_1`.
+fn index_name(model: &Model, number: usize, table: &Table, catalogue: &Catalogue) -> String {
+    let mut taken: Vec<String> = Vec::new();
+    for beside in catalogue.tables.iter() {
+        if catalogue.dialect.same_name(&beside.schema, &table.schema) {
+            taken.push(beside.name.clone());
+            taken.extend(beside.unique.iter().map(|index| index.name.clone()));
+            taken.extend(beside.indexes.iter().map(|index| index.name.clone()));
+        }
+    }
+    // Two keys of one model can be on the same columns, and both be missing.
+    let mut name = String::new();
+    for key in model.keys.iter().take(number + 1) {
+        let columns: Vec<&str> = key.on.iter().map(|part| part.column.as_str()).collect();
+        let mut short = format!("{}_{}", table.name, columns.join("_"));
+        while short.len() > 55 {
+            short.pop();
+        }
+        name = format!("{short}_key");
+        let is_taken = |name: &str| {
+            let mut taken = taken.iter();
+            taken.any(|other| catalogue.dialect.same_name(other, name))
+        };
+        let mut again = 0;
+        while is_taken(&name) {
+            again += 1;
+            name = format!("{short}_key_{again}");
+        }
+        taken.push(name.clone());
+    }
+    name
+}
+
+/// Without its constraint, or with one that is checked at once.
+pub(crate) fn not_deferrable(
+    index: &Unique,
+    has_other: bool,
+    table: &Table,
+    catalogue: &Catalogue,
+) -> String {
+    let (name, on_table) = (quoted(&index.name), table_name(table, catalogue));
+    if has_other {
+        return format!("ALTER TABLE {on_table} DROP CONSTRAINT {name};");
+    }
+    let columns: Vec<String> = index
+        .on
+        .iter()
+        .filter_map(Part::column)
+        .map(quoted)
+        .collect();
+    let kind = match (index.primary, index.nulls_not_distinct) {
+        (true, _) => "PRIMARY KEY",
+        (false, true) => "UNIQUE NULLS NOT DISTINCT",
+        (false, false) => "UNIQUE",
+    };
+    format!(
+        "make it NOT DEFERRABLE: ALTER TABLE {on_table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {kind} ({});",
+        columns.join(", ")
+    )
 }
 
 pub(crate) fn set_not_null(column: &str, table: &Table, catalogue: &Catalogue) -> Option<String> {
@@ -71,16 +155,18 @@ pub(crate) fn drop_not_null(column: &str, table: &Table, catalogue: &Catalogue) 
 }
 
 pub(crate) fn set_type(
-    column: &str,
-    ty: &str,
+    column: &Column,
+    (ty, to): (&str, Family),
     table: &Table,
     catalogue: &Catalogue,
 ) -> Option<String> {
+    let name = quoted(&column.name);
+    let using = Family::of_postgres(column).cast(to);
+    let using = using.map_or_else(String::new, |by| format!(" USING {name}{by}::{ty}"));
     match catalogue.dialect {
         Dialect::Postgres => Some(format!(
-            "ALTER TABLE {} ALTER COLUMN {} TYPE {ty};",
+            "ALTER TABLE {} ALTER COLUMN {name} TYPE {ty}{using};",
             table_name(table, catalogue),
-            quoted(column)
         )),
         Dialect::Sqlite => None,
     }

@@ -133,6 +133,67 @@ pub(crate) fn null_test(words: &[String]) -> Option<(&str, bool)> {
     }
 }
 
+/// Whether both compare one column by `=` or `<>`, with other texts. Of letters alone: a number, a time and a boolean are written in several ways.
+pub(crate) fn other_text(one: &[String], other: &[String]) -> bool {
+    const BOOLEANS: [&str; 10] = [
+        "t", "f", "true", "false", "y", "n", "yes", "no", "on", "off",
+    ];
+    let text = |words: &[String]| {
+        let (last, head) = words.split_last()?;
+        let text = last.strip_prefix('\'')?.strip_suffix('\'')?.to_lowercase();
+        let is_plain = text.chars().all(|next| next.is_alphabetic() || next == '_');
+        let signs: Vec<&str> = head.iter().skip(1).map(String::as_str).collect();
+        let equals = [&["="] as &[_], &["<", ">"]].contains(&signs.as_slice());
+        let is_text = is_plain && !text.is_empty() && !BOOLEANS.contains(&text.as_str());
+        (is_text && equals).then(|| (head.to_vec(), text))
+    };
+    match (text(one), text(other)) {
+        (Some((one, text)), Some((other, another))) => one == other && text != another,
+        _ => false,
+    }
+}
+
+/// The conditions of which all hold where this does: the parts of an AND, however nested. Words of each.
+pub(crate) fn conjuncts(text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    split(&pieces(text), &mut found);
+    found
+}
+
+fn split(pieces: &[String], found: &mut Vec<Vec<String>>) {
+    let mut depth = 0_usize;
+    let mut closed_at = None;
+    let mut ands = Vec::new();
+    let mut opaque = false;
+    for (at, piece) in pieces.iter().enumerate() {
+        match piece.to_ascii_lowercase().as_str() {
+            "(" => depth += 1,
+            ")" => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 && closed_at.is_none() {
+                    closed_at = Some(at);
+                }
+            }
+            "and" if depth == 0 => ands.push(at),
+            // The AND of a BETWEEN joins no conditions.
+            "or" | "between" | "case" if depth == 0 => opaque = true,
+            _ => {}
+        }
+    }
+    let is_enclosed = pieces.first().is_some_and(|first| first == "(");
+    if is_enclosed && pieces.len() > 1 && closed_at == Some(pieces.len() - 1) {
+        return split(&pieces[1..pieces.len() - 1], found);
+    }
+    if ands.is_empty() || opaque {
+        return found.push(words(&pieces.join(" ")));
+    }
+    let mut start = 0;
+    for end in ands.into_iter().chain([pieces.len()]) {
+        split(&pieces[start..end], found);
+        start = end + 1;
+    }
+}
+
 /// The column, comparison and number of `column >= 0`.
 pub(crate) fn comparison(words: &[String]) -> Option<(&str, String, i64)> {
     let (column, rest) = words.split_first()?;
@@ -326,6 +387,47 @@ mod tests {
         assert_eq!(read("units > - 5"), Some(("units".into(), ">".into(), -5)));
         assert_eq!(read("units > 5 or x"), None);
         assert_eq!(read("lower(units)"), None);
+    }
+
+    #[test]
+    fn an_and_is_taken_apart() {
+        let parts = |text: &str| -> Vec<String> {
+            conjuncts(text)
+                .iter()
+                .map(|words| words.join(" "))
+                .collect()
+        };
+        assert_eq!(
+            parts("((x IS NOT NULL) AND (y > 0))"),
+            ["x is not null", "y > 0"]
+        );
+        assert_eq!(
+            parts("(x IS NOT NULL AND (y > 0 OR z)) and w"),
+            ["x is not null", "y > 0 or z", "w"]
+        );
+        for text in [
+            "(x IS NOT NULL) AND a OR (y > 0)",
+            "y BETWEEN 0 AND x IS NOT NULL",
+            "NOT (a AND x IS NOT NULL)",
+        ] {
+            assert_eq!(parts(text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_told_apart() {
+        let other = |one: &str, other: &str| other_text(&words(one), &words(other));
+        assert!(other("kind = 'a'", "((kind)::text = 'b'::text)"));
+        assert!(other("kind <> 'a'", "kind != 'b'"));
+        for (one, also) in [
+            ("kind = 'a'", "kind <> 'b'"),
+            ("kind = 'a'", "kind = 'A'"),
+            ("kind = 'a'", "sort = 'b'"),
+            ("deleted = 't'", "deleted = 'true'"),
+            ("day = '2020-01-01'", "day = '2020-01-01 00:00'"),
+        ] {
+            assert!(!other(one, also), "{one} / {also}");
+        }
     }
 
     #[test]

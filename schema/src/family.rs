@@ -71,7 +71,8 @@ impl Family {
         }
     }
 
-    fn of_postgres(column: &Column) -> Self {
+    /// Of a column of PostgreSQL.
+    pub(crate) fn of_postgres(column: &Column) -> Self {
         if !column.values.is_empty() {
             return Self::Enum;
         }
@@ -115,7 +116,8 @@ impl Family {
             // What it cannot turn into the column's type SQLite stores as it came, and gives back so.
             Dialect::Sqlite => match (self, affinity(&column.ty)) {
                 (Self::Integer(_) | Self::Bool, Affinity::Text | Affinity::Real) => false,
-                (Self::Float(_), Affinity::Text) => false,
+                // A number without a fraction is stored as an integer, which sqlx reads as no float.
+                (Self::Float(_), Affinity::Text | Affinity::Integer | Affinity::Numeric) => false,
                 // `date` and `datetime` are NUMERIC, and hold text that is no number.
                 (Self::Text, Affinity::Integer | Affinity::Real) => false,
                 _ => true,
@@ -133,6 +135,25 @@ impl Family {
             },
             // All its integers have 64.
             Dialect::Sqlite => None,
+        }
+    }
+
+    /// By what a column is cast that PostgreSQL does not cast by itself; `None` if it does, or if the types are not known.
+    pub(crate) fn cast(self, to: Self) -> Option<&'static str> {
+        let is_number =
+            |family| matches!(family, Self::Integer(_) | Self::Float(_) | Self::Decimal);
+        let is_time = |family| matches!(family, Self::Instant | Self::DateTime);
+        match (self, to) {
+            (Self::Unknown, _) | (_, Self::Unknown | Self::Text) => None,
+            (Self::Enum, Self::Enum) => Some("::text"),
+            (one, other) if one == other => None,
+            (one, other) if is_number(one) && is_number(other) => None,
+            (one, Self::Date | Self::Time | Self::Instant | Self::DateTime) if is_time(one) => None,
+            (Self::Date, other) if is_time(other) => None,
+            (Self::Text, _) => Some(""),
+            (Self::Bool, other) if is_number(other) => Some("::integer"),
+            // There is no cast of one to the other.
+            _ => Some("::text"),
         }
     }
 

@@ -3,7 +3,8 @@
 use crate::catalogue::{
     Catalogue, Check, Column, Dialect, ForeignKey, Identity, Index, Kind, Part, Table, Unique,
 };
-use crate::ddl::{drop_not_null, quoted, set_not_null, set_type, table_name};
+use crate::ddl::{drop_not_null, index_on, quoted, set_not_null, set_type, table_name};
+use crate::family::Family;
 
 /// The statements from `old` to `new`, and comments where there is none. Empty if nothing differs that a migration can do.
 ///
@@ -164,6 +165,7 @@ fn on(predicate: Option<&String>) -> String {
 
 fn unique(index: &Unique, table: &Table, catalogue: &Catalogue) -> String {
     let (name, on_table) = (quoted(&index.name), table_name(table, catalogue));
+    let index_on = index_on(&index.name, "", table, catalogue);
     let (parts, predicate) = (parts_of(index), on(index.predicate.as_ref()));
     let nulls = match index.nulls_not_distinct {
         true => " NULLS NOT DISTINCT",
@@ -177,16 +179,15 @@ fn unique(index: &Unique, table: &Table, catalogue: &Catalogue) -> String {
             "ALTER TABLE {on_table} ADD CONSTRAINT {name} UNIQUE{nulls} ({parts}) DEFERRABLE;"
         );
     }
-    format!("CREATE UNIQUE INDEX {name} ON {on_table} ({parts}){nulls}{predicate};")
+    format!("CREATE UNIQUE INDEX {index_on} ({parts}){nulls}{predicate};")
 }
 
 fn plain(index: &Index, table: &Table, catalogue: &Catalogue) -> String {
     let using = index.method.as_ref();
+    let using = using.map_or_else(String::new, |method| format!(" USING {method}"));
     format!(
-        "CREATE INDEX {} ON {}{} ({}){};",
-        quoted(&index.name),
-        table_name(table, catalogue),
-        using.map_or_else(String::new, |method| format!(" USING {method}")),
+        "CREATE INDEX {} ({}){};",
+        index_on(&index.name, &using, table, catalogue),
         index.on.join(", "),
         on(index.predicate.as_ref())
     )
@@ -368,7 +369,8 @@ impl Change<'_> {
             return script.push(format!("-- change the column of {}: {whole}", self.name()));
         }
         if before.ty != column.ty {
-            script.extend(set_type(&column.name, &column.ty, table, catalogue));
+            let to = (column.ty.as_str(), Family::of_postgres(column));
+            script.extend(set_type(before, to, table, catalogue));
         } else if before.values != column.values {
             let added = gone(&column.values, &before.values);
             script.extend(added.map(|value| {

@@ -135,6 +135,9 @@ pub struct Key {
     /// To its index two NULLs are equal.
     #[serde(default, skip_serializing_if = "is_false")]
     pub nulls_not_distinct: bool,
+    /// Its one column is made of others by the database.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub computed: bool,
     /// What is done by it.
     #[serde(rename = "use")]
     pub used: KeyUse,

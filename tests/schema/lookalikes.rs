@@ -307,7 +307,7 @@ pub mod sqlite {
     }
 
     pub const TABLES: &str = "
-        CREATE TABLE people (EMAIL text NOT NULL COLLATE NOCASE UNIQUE, lock_version int NOT NULL);
+        CREATE TABLE people (email text NOT NULL COLLATE NOCASE UNIQUE, lock_version int NOT NULL);
         CREATE TABLE old (id int, lock_version int);
         CREATE VIEW stale AS SELECT * FROM old;
         DROP TABLE old;

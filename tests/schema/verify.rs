@@ -330,3 +330,101 @@ async fn all_of_it_can_be_spawned() {
     });
     assert!(found.await.unwrap());
 }
+
+/// A view has no `xmax`, by which `update_or_create` tells what it did.
+#[derive(Clone, sqlx::FromRow, rowlock::FindOrCreate)]
+#[rowlock(table = "seen_notes", unique(slug), backend(Postgres))]
+struct SeenNote {
+    slug: String,
+    words: i64,
+}
+
+#[tokio::test]
+async fn a_view_is_read_by_a_program_that_does_not_call_everything() {
+    let pool = of_its_own(&format!(
+        "{NOTES}; CREATE VIEW seen_notes AS SELECT slug, words FROM notes"
+    ))
+    .await;
+    let report = verify(&pool, rowlock::models![SeenNote]).await.unwrap();
+    let notes: Vec<&str> = report
+        .findings()
+        .filter(|(_, finding)| finding.rule == Rule::Statement)
+        .map(|(_, finding)| finding.message.as_str())
+        .collect();
+    assert!(notes.iter().any(|note| note.contains("xmax")), "{report}");
+}
+
+#[derive(Clone, sqlx::FromRow, rowlock::FindOrCreate)]
+#[rowlock(table = "domains", unique(slug), backend(Postgres))]
+struct OfDomains {
+    slug: String,
+    words: i64,
+    at: i64,
+}
+
+#[tokio::test]
+async fn a_domain_says_not_null_for_those_that_are_made_of_it() {
+    let pool = of_its_own(
+        "CREATE DOMAIN word AS text NOT NULL; CREATE DOMAIN slug AS word CHECK (VALUE <> '');
+         CREATE DOMAIN counted AS bigint CHECK (VALUE IS NOT NULL AND VALUE >= 0);
+         CREATE DOMAIN moment AS bigint CHECK (VALUE IS NOT NULL OR VALUE > 0);
+         CREATE TABLE domains (slug slug UNIQUE, words counted, at moment);",
+    )
+    .await;
+    let Err(VerifyError::Mismatch(report)) = verify(&pool, rowlock::models![OfDomains]).await
+    else {
+        panic!("one of the three can be NULL");
+    };
+    assert_eq!(
+        errors(&report),
+        [(Rule::Null, Place::Field("at".into()))],
+        "{report}"
+    );
+    let catalogue = rowlock::schema::snapshot(&pool).await.unwrap();
+    assert!(catalogue.to_json().contains(r#""domain_of": "text""#));
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_free_is_no_mistake_of_a_model() {
+    // The catalogue is read beside it, and no UPDATE is prepared.
+    let pool = of_its_own(NOTES).await;
+    let mut holder = pool.begin().await.unwrap();
+    let lock = "LOCK TABLE notes IN SHARE MODE";
+    sqlx::raw_sql(lock).execute(&mut *holder).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let set = "SET lock_timeout = '50ms'";
+    sqlx::raw_sql(set).execute(&mut *connection).await.unwrap();
+    let error = verify(&mut *connection, rowlock::models![Note]).await;
+    let Err(VerifyError::Database(error)) = error else {
+        panic!("the lock is held: {error:?}");
+    };
+    assert_eq!(error.fault(), rowlock::Fault::LockTimeout, "{error}");
+}
+
+/// The functions of PostgreSQL that write definitions see what the query's snapshot does not.
+#[tokio::test]
+async fn other_tables_come_and_go_meanwhile() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let pool = of_its_own("CREATE TABLE notes (id bigint PRIMARY KEY)").await;
+    let is_over = AtomicBool::new(false);
+    let churn = async {
+        let sql = "CREATE TABLE passing (id bigint PRIMARY KEY, n bigint DEFAULT 7 CHECK (n > 0), slug text);
+             CREATE UNIQUE INDEX ON passing (lower(slug)) WHERE n > 1; CREATE INDEX ON passing (lower(slug)) WHERE n > 2;
+             DROP TABLE passing";
+        while !is_over.load(Relaxed) {
+            for sql in sql.split(';') {
+                sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+            }
+        }
+    };
+    let looks = async {
+        let mut failed = Vec::new();
+        for _ in 0..300 {
+            failed.extend(rowlock::schema::snapshot(&pool).await.err());
+        }
+        is_over.store(true, Relaxed);
+        failed
+    };
+    let (_, failed) = tokio::join!(churn, looks);
+    assert!(failed.is_empty(), "{failed:?}");
+}

@@ -154,6 +154,7 @@ fn keys(kind: Kind, model: &Model) -> Vec<Key> {
             on: columns.iter().map(|column| part(column, None)).collect(),
             predicate: None,
             nulls_not_distinct: false,
+            computed: false,
             used,
         }],
     };
@@ -181,6 +182,7 @@ fn unique(model: &Model, key: &UniqueKey) -> Key {
         on,
         predicate: key.predicate.clone(),
         nulls_not_distinct: key.nulls_not_distinct,
+        computed: key.on.is_some(),
         used: KeyUse::Conflict,
     }
 }

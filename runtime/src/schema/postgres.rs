@@ -4,6 +4,7 @@ use rowlock_schema::{Catalogue, Dialect, Server, Table};
 use sqlx::{Postgres, Row};
 
 use super::{Describes, Needed, Texts, rows};
+use crate::db::atomic::{Atomic, in_transaction};
 use crate::db::source::Link;
 
 /// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
@@ -19,9 +20,9 @@ SELECT json_strip_nulls(json_build_object(
     SELECT json_agg(json_build_object(
       'name', a.attname,
       'type', format_type(a.atttypid, a.atttypmod),
-      'domain_of', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
+      'domain_of', CASE WHEN t.typtype = 'd' THEN y.base END,
       'values', coalesce((SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), '[]'),
-      'null', NOT (a.attnotnull OR t.typnotnull),
+      'null', NOT (a.attnotnull OR y.filled),
       'default', CASE WHEN a.attgenerated = '' THEN coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) END,
       'generated', CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
       'identity', CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by_default' END,
@@ -30,6 +31,17 @@ SELECT json_strip_nulls(json_build_object(
     JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_collation l ON l.oid = a.attcollation
+    CROSS JOIN LATERAL (
+      WITH RECURSIVE y(depth, oid, typmod, typtype, typbasetype, typtypmod, typnotnull) AS (
+        SELECT 0, t.oid, -1, t.typtype, t.typbasetype, t.typtypmod, t.typnotnull
+        UNION ALL
+        SELECT y.depth + 1, b.oid, y.typtypmod, b.typtype, b.typbasetype, b.typtypmod, b.typnotnull
+        FROM y JOIN pg_type b ON b.oid = y.typbasetype WHERE y.typtype = 'd')
+      SELECT (array_agg(format_type(y.oid, y.typmod) ORDER BY y.depth DESC))[1] AS base,
+             bool_or(y.typnotnull OR EXISTS (
+               SELECT FROM pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c'
+                 AND pg_get_constraintdef(k.oid) ~ '^CHECK \(\(?\(VALUE IS NOT NULL\)( AND |\)\)?$)')) AS filled
+      FROM y) AS y
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
   'unique', coalesce((
     SELECT json_agg(json_build_object(
@@ -43,7 +55,7 @@ SELECT json_strip_nulls(json_build_object(
       'nulls_not_distinct', coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
       'invalid', NOT i.indisvalid,
       'deferrable', NOT i.indimmediate))
-    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique), '[]'),
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),
   'indexes', coalesce((
     SELECT json_agg(json_build_object(
       'name', x.relname,
@@ -54,19 +66,21 @@ SELECT json_strip_nulls(json_build_object(
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'method', nullif(m.amname, 'btree'),
       'invalid', NOT i.indisvalid))
-    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique), '[]'),
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique
+      AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),
   'checks', coalesce((
     SELECT json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid)))
-    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'), '[]'),
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND pg_get_expr(k.conbin, k.conrelid) IS NOT NULL), '[]'),
   'foreign_keys', coalesce((
     SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid)))
-    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'), '[]'),
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f' AND pg_get_constraintdef(k.oid) IS NOT NULL), '[]'),
   'triggers', coalesce((
     SELECT json_agg(json_build_object(
       'name', g.tgname,
       'before', g.tgtype & 66 <> 0,
+      'statement', g.tgtype & 1 = 0,
       'on', (SELECT json_agg(e.name ORDER BY e.bit) FROM (VALUES (4, 'insert'), (16, 'update'), (8, 'delete'), (32, 'truncate')) AS e(bit, name) WHERE g.tgtype & e.bit <> 0)))
-    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'), '[]'),
+    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')), '[]'),
   'denied', coalesce((
     SELECT json_agg(p.name) FROM (VALUES
       ('SELECT', has_any_column_privilege(c.oid, 'SELECT')), ('INSERT', has_any_column_privilege(c.oid, 'INSERT')),
@@ -81,16 +95,50 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 
 const SEARCH_PATH: &str = "SELECT to_json(current_schemas(false))::text";
 
+/// How often the catalogue is read at most.
+const TRIES: usize = 5;
+
+/// Functions such as `pg_get_expr` see the newest catalogue, and the query the one of its snapshot: of a table that was dropped meanwhile they return
+/// NULL, or "could not open relation with OID".
+fn is_of_another_moment(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code();
+            code.is_some_and(|code| ["XX000", "42P01", "42704"].contains(&&*code))
+        }
+        error => matches!(error, sqlx::Error::Decode(_)),
+    }
+}
+
+/// Reads them; in a transaction, which an error would end, within a savepoint.
+async fn tables(link: &mut Link<'_, Postgres>) -> Result<Vec<Table>, sqlx::Error> {
+    let read = if in_transaction::<Postgres>(link) {
+        let mut savepoint = Atomic::begin(link.reborrow()).await?;
+        let read = rows(savepoint.link(), sqlx::query(TABLES)).await;
+        savepoint.rollback().await?;
+        read?
+    } else {
+        rows(link, sqlx::query(TABLES)).await?
+    };
+    let tables = read.iter().map(|row| parsed(&row.try_get::<String, _>(0)?));
+    tables.collect()
+}
+
 impl Describes for Postgres {
     async fn describe_tables(link: &mut Link<'_, Self>) -> Result<Catalogue, sqlx::Error> {
         let path = rows(link, sqlx::query(SEARCH_PATH)).await?;
         let path = path.first().map(|row| row.try_get::<String, _>(0));
         let path = path.transpose()?.unwrap_or_else(|| "[]".to_owned());
-        let mut tables: Vec<Table> = Vec::new();
-        for row in rows(link, sqlx::query(TABLES)).await? {
-            tables.push(parsed(&row.try_get::<String, _>(0)?)?);
-        }
-        Ok(Catalogue::new(Dialect::Postgres, parsed(&path)?, tables))
+        let path = parsed(&path)?;
+        let mut tries = 0;
+        let tables = loop {
+            tries += 1;
+            match tables(link).await {
+                Err(error) if tries < TRIES && is_of_another_moment(&error) => {}
+                read => break read?,
+            }
+        };
+        Ok(Catalogue::new(Dialect::Postgres, path, tables))
     }
 
     async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {

@@ -111,7 +111,12 @@ async fn fill(
         .map(|text| {
             let (before, on) = sqlite_trigger(&text.sql);
             let name = text.name.clone();
-            Trigger { name, before, on }
+            Trigger {
+                name,
+                before,
+                on,
+                ..Trigger::default()
+            }
         })
         .collect();
     for row in rows(

@@ -8,10 +8,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use rowlock_schema::{Finding, Level, Model, Place, Rule};
+use rowlock_schema::{Finding, Kind, Level, Model, Place, Rule};
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
 
 use super::Describes;
+use crate::Fault;
 use crate::db::atomic::{Atomic, in_transaction};
 use crate::db::fault::lacks_types;
 use crate::db::source::Link;
@@ -141,6 +142,7 @@ impl<DB: Describes, T: QueueSql<DB> + Enqueued<DB> + CancelSql<DB>> Of<DB, T> {
 pub(super) async fn prepare<DB: Describes>(
     link: &mut Link<'_, DB>,
     model: &Model,
+    kind: Kind,
     texts: Texts,
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let mut findings: Vec<Finding> = Vec::new();
@@ -157,7 +159,7 @@ pub(super) async fn prepare<DB: Describes>(
         };
         findings.push(Finding::new(
             Rule::Statement,
-            match may_be_unused(model, method) {
+            match may_be_unused(model, kind, method) {
                 true => Level::Note,
                 false => Level::Error,
             },
@@ -169,9 +171,27 @@ pub(super) async fn prepare<DB: Describes>(
 }
 
 /// A program need not call it: see `Insert`.
-fn may_be_unused(model: &Model, method: &str) -> bool {
+fn may_be_unused(model: &Model, kind: Kind, method: &str) -> bool {
+    const RARE: [&str; 9] = [
+        "insert",
+        "touch",
+        "delete",
+        "upsert",
+        "update_or_create",
+        "extend",
+        "purge",
+        "redrive",
+        "cancel",
+    ];
     let insert = model.insert.as_ref();
-    insert.is_some_and(|insert| !insert.required && method.starts_with(&insert.method))
+    let is_insert =
+        insert.is_some_and(|insert| !insert.required && method.starts_with(&insert.method));
+    // A view has no `xmax`, and what can be written there is for who made it to say.
+    let is_rare = match kind {
+        Kind::View | Kind::Foreign => RARE.iter().any(|rare| method.starts_with(rare)),
+        Kind::Table | Kind::Partitioned | Kind::Partition => false,
+    };
+    is_insert || is_rare
 }
 
 /// Closes what was prepared. sqlx keeps a statement by its text, with the types of the first call: one that was prepared without any could not be
@@ -199,8 +219,17 @@ async fn prepare_one<DB: Describes>(
     };
     match prepared {
         Err(error) if lacks_types(&error) => Ok(Ok(())),
-        Err(sqlx::Error::Database(error)) => Ok(Err(error.message().to_owned())),
-        Err(error) => Err(error),
+        Err(error) => match (Fault::of(&error), error) {
+            // Any other is of this moment: a lock that was not free, a server that shut down.
+            (
+                Fault::Schema
+                | Fault::InvalidValue
+                | Fault::NumericOutOfRange
+                | Fault::PermissionDenied,
+                sqlx::Error::Database(error),
+            ) => Ok(Err(error.message().to_owned())),
+            (_, error) => Err(error),
+        },
         Ok(_) => Ok(Ok(())),
     }
 }

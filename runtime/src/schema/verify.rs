@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 
-use rowlock_schema::{Finding, Level, Model, Place, Source as From, check, check_server};
+use rowlock_schema::{
+    Finding, Level, Model, Place, Source as From, check, check_server, table_kind,
+};
 
 use super::statements::{forget, prepare};
 use super::{Describes, Models, Needed, operation};
@@ -88,7 +90,8 @@ async fn look<DB: Describes>(
     };
     sound.retain(|(name, ..)| is_sound(name));
     for (name, model, texts) in sound {
-        let findings = prepare(link, &model, texts).await?;
+        let kind = table_kind(&catalogue, &model);
+        let findings = prepare(link, &model, kind, texts).await?;
         add(&mut found, &name, findings);
     }
     forget(link).await?;

@@ -3,7 +3,7 @@
 use super::{Context, listed};
 use crate::catalogue::{Column, Dialect, Identity, Kind};
 use crate::ddl;
-use crate::expression::{null_test, words};
+use crate::expression::{conjuncts, null_test};
 use crate::family::Family;
 use crate::finding::{Finding, Level, Place, Rule};
 use crate::model::{Field, Role};
@@ -19,6 +19,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         match context.column(field.column()) {
             Some(column) => {
                 let of_field = [
+                    other_case(context, field, column),
                     fits(context, field, column),
                     null(context, field, column),
                     generated(context, field, column),
@@ -40,6 +41,29 @@ fn is_rowid(context: &Context<'_>, name: &str) -> bool {
             .iter()
             .any(|rowid| name.eq_ignore_ascii_case(rowid)),
     }
+}
+
+/// SQLite takes any case, and gives the column back in that of the table, by which sqlx looks for it.
+fn other_case(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding> {
+    // No row of it is read into the struct.
+    if column.name == field.column() || context.model.derive == "Idempotent" {
+        return None;
+    }
+    Some(Finding {
+        note: Some("sqlx reads columns by their exact names".into()),
+        help: Some(format!("`#[sqlx(rename = \"{}\")]`", column.name)),
+        ..Finding::new(
+            Rule::Column,
+            Level::Error,
+            Place::Field(field.field.clone()),
+            format!(
+                "column `{}` of `{}` is written in another case than `{}`",
+                column.name,
+                context.shown(),
+                field.column()
+            ),
+        )
+    })
 }
 
 fn missing(context: &Context<'_>, field: &Field) -> Finding {
@@ -92,10 +116,11 @@ fn fits(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
     let named = format!("column `{}` of `{}`", column.name, context.shown());
     let place = Place::Field(field.field.clone());
     let help = field.family.column_type(context.dialect());
-    let help =
-        help.and_then(|ty| ddl::set_type(&column.name, ty, context.table, context.catalogue));
+    let help = help
+        .and_then(|ty| ddl::set_type(column, (ty, field.family), context.table, context.catalogue));
     let is_state_text = field.role == Role::State && field.family == Family::Text;
-    if !field.family.fits(column, context.dialect()) && !is_state_text {
+    let is_unread = is_state_unread(context, field, column);
+    if is_unread || !field.family.fits(column, context.dialect()) && !is_state_text {
         return Some(Finding {
             rule: Rule::Type,
             level: Level::Error,
@@ -108,6 +133,22 @@ fn fits(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
             note: None,
             help: Some(match help {
                 Some(ddl) => format!("change the field's type, or the column's: {ddl}"),
+                None if is_unread => {
+                    let ddl = ddl::set_type(
+                        column,
+                        ("text", Family::Text),
+                        context.table,
+                        context.catalogue,
+                    );
+                    format!(
+                        "write an enum of your own, or change the column's type: {}",
+                        ddl.unwrap_or_default()
+                    )
+                }
+                None if matches!(field.family, Family::Float(_)) => {
+                    "change the field's type, or make the table anew with the column REAL"
+                        .to_owned()
+                }
                 None => {
                     "change the field's type, or make the table anew with another column".to_owned()
                 }
@@ -146,12 +187,24 @@ fn fits(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
     })
 }
 
+/// `QueueState` is text to sqlx, which reads no enum of PostgreSQL as text, and `char(10)` as text with blanks after it.
+fn is_state_unread(context: &Context<'_>, field: &Field, column: &Column) -> bool {
+    let is_text = field.role == Role::State && field.ty.ends_with("QueueState");
+    let base = column.domain_of.as_ref().unwrap_or(&column.ty);
+    let is_padded = base == "character" || base.starts_with("character(");
+    match context.dialect() {
+        Dialect::Postgres => is_text && (is_padded || !column.values.is_empty()),
+        Dialect::Sqlite => false,
+    }
+}
+
 /// Whether a CHECK says that it is never NULL.
 fn is_checked(context: &Context<'_>, column: &Column) -> bool {
     context.table.checks.iter().any(|check| {
-        let words = words(&check.expression);
-        null_test(&words).is_some_and(|(name, is_null)| {
-            !is_null && context.dialect().same_name(name, &column.name)
+        conjuncts(&check.expression).iter().any(|words| {
+            null_test(words).is_some_and(|(name, is_null)| {
+                !is_null && context.dialect().same_name(name, &column.name)
+            })
         })
     })
 }
@@ -290,9 +343,46 @@ fn generated(context: &Context<'_>, field: &Field, column: &Column) -> Option<Fi
             )
         });
     }
-    let by_trigger = context.table.triggers.iter().any(|trigger| trigger.before);
-    let can_be_made =
-        column.default.is_some() || column.identity.is_some() || by_trigger || column.null;
+    let is_made =
+        column.has_default() || column.identity.is_some() || context.table.fills_new_rows();
+    let is_sqlite = match context.dialect() {
+        Dialect::Postgres => false,
+        Dialect::Sqlite => true,
+    };
+    let mut keys = context.model.keys.iter();
+    let is_computed =
+        keys.any(|key| key.computed && key.on.iter().any(|part| part.column == field.column()));
+    if is_computed && !is_made && context.table.kind == Kind::Table {
+        return Some(finding(
+            Level::Error,
+            format!(
+                "{named} is not generated, and the key is on it: `on({})`",
+                field.field
+            ),
+            Some("no insert writes it: it would be NULL, of which there can be many"),
+            "make it a generated column: GENERATED ALWAYS AS (…) STORED",
+        ));
+    }
+    // Any trigger of SQLite can write the key afterwards.
+    let has_trigger = context.table.writes_after_insert();
+    let is_null = column.null && !is_made && !has_trigger && context.model.insert.is_some();
+    if is_sqlite && field.generated && field.key && is_null {
+        if !is_primary(context, column) || context.table.kind != Kind::Table {
+            return None;
+        }
+        return Some(finding(
+            Level::Error,
+            format!(
+                "{named} is `{}` and not generated, and this field is `generated`",
+                shown(column)
+            ),
+            Some(
+                "an insert stores NULL: only `INTEGER PRIMARY KEY` is the number that SQLite gives a row",
+            ),
+            "make the table anew with the column `INTEGER PRIMARY KEY`, or write the field without `generated`",
+        ));
+    }
+    let can_be_made = is_made || column.null;
     if field.generated
         && !can_be_made
         && matches!(context.table.kind, Kind::Table)

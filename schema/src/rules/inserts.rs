@@ -10,8 +10,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let Some(insert) = &context.model.insert else {
         return;
     };
-    // A trigger that runs before can fill anything.
-    let filled_by_trigger = context.table.triggers.iter().any(|trigger| trigger.before);
+    let filled_by_trigger = context.table.fills_new_rows();
     for column in &context.table.columns {
         let same = |name: &str| context.dialect().same_name(name, &column.name);
         let is_given = insert.columns.iter().any(|name| same(name));
@@ -33,7 +32,7 @@ fn needs_a_value(column: &Column) -> bool {
         Some(Identity::Always | Identity::ByDefault | Identity::Rowid) => true,
         None => false,
     };
-    !column.null && !identity && column.default.is_none() && column.generated.is_none()
+    !column.null && !identity && !column.has_default() && column.generated.is_none()
 }
 
 fn left_out(
@@ -110,14 +109,15 @@ fn initial(context: &Context<'_>, insert: &Insert, findings: &mut Vec<Finding>) 
                 if insert.required { Level::Error } else { Level::Note },
                 format!("a CHECK of `{}` wants `{name} {sign} {bound}`, and a new row starts with {initial}", context.shown()),
                 "the database refuses a new row",
-                format!("say where the counter starts: `#[rowlock(counter(min = {bound}))]`, or change the CHECK"),
+                match least(&sign, bound) {
+                    Some(least) => format!(
+                        "say where the counter starts: `#[rowlock(counter(min = {least}))]`, or change the CHECK"
+                    ),
+                    None => "change the CHECK".to_owned(),
+                },
             ));
         } else if sign.starts_with('>') && counter.min.is_none() {
-            let least = if sign == ">" {
-                bound.saturating_add(1)
-            } else {
-                bound
-            };
+            let least = least(&sign, bound).unwrap_or(bound);
             findings.push(finding(
                 Level::Note,
                 format!("a CHECK of `{}` wants `{name} {sign} {bound}`, and the counter has no lower bound", context.shown()),
@@ -125,6 +125,15 @@ fn initial(context: &Context<'_>, insert: &Insert, findings: &mut Vec<Finding>) 
                 format!("say so: `#[rowlock(counter(min = {least}))]`; then it is `OutOfBounds`"),
             ));
         }
+    }
+}
+
+/// The lowest value from 0 on that the comparison admits, if a lower bound makes it so.
+fn least(sign: &str, bound: i64) -> Option<i64> {
+    match sign {
+        ">" | "<>" => Some(bound.saturating_add(1)),
+        ">=" | "=" => Some(bound),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::catalogue::{Dialect, Kind, Part, Unique};
 use crate::ddl;
-use crate::expression::{null_test, words};
+use crate::expression::{null_test, other_text, words};
 use crate::finding::{Finding, Level, Place, Rule};
 use crate::model::{Key, KeyPart, KeyUse};
 
@@ -38,12 +38,19 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 
 /// What ON CONFLICT takes: a unique index on this and on nothing else.
 fn conflict(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> {
+    if let Some(finding) = deferrable(context, number, key) {
+        return Some(finding);
+    }
+    let mut otherwise = None;
     let mut near = Vec::new();
     let mut others = Vec::new();
     let mut partial = None;
     for index in &context.table.unique {
         match matches(context, key, index) {
-            Match::Yes => return collations(context, number, key, index),
+            Match::Yes => match collations(context, number, index) {
+                Some(finding) => otherwise = Some(finding),
+                None => return None,
+            },
             Match::Perhaps => return None,
             Match::Partial(predicate) => {
                 near.push(format!("one on {}", shown(index)));
@@ -53,12 +60,15 @@ fn conflict(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> 
             Match::No(None) => others.push(format!("one on {}", shown(index))),
         }
     }
+    if otherwise.is_some() {
+        return otherwise;
+    }
     let has = match (near.len(), others.len()) {
         (0, 0) => "it has no unique index at all".to_owned(),
         (0, _) => format!("there is {}", and(&others)),
         _ => format!("there is {}", and(&near)),
     };
-    let ddl = ddl::unique_index(key, context.table, context.catalogue);
+    let ddl = ddl::unique_index(context.model, number, context.table, context.catalogue);
     // The key of a counter or of a request has no such option.
     let can_say = ["FindOrCreate", "Queue"].contains(&context.model.derive.as_str());
     let help = match partial.filter(|_| can_say) {
@@ -79,6 +89,36 @@ fn conflict(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> 
         ),
         note: Some("without it `ON CONFLICT` fails, and two writers make two rows".into()),
         help: Some(help),
+    })
+}
+
+/// PostgreSQL takes every unique index on the columns for ON CONFLICT, and refuses the statement (55000) if one of them is DEFERRABLE.
+fn deferrable(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> {
+    let takes = |index: &&Unique| {
+        index.deferrable && !index.invalid && matches!(parts(context, key, index), Some(false))
+    };
+    let index = context.table.unique.iter().find(takes)?;
+    let others = context.table.unique.iter();
+    let has_other = others
+        .filter(|other| !other.deferrable)
+        .any(|other| matches!(matches(context, key, other), Match::Yes));
+    Some(Finding {
+        rule: Rule::Unique,
+        level: Level::Error,
+        place: Place::Key(number),
+        message: format!(
+            "the constraint `{}` of `{}` on {} is DEFERRABLE, and `ON CONFLICT` takes none of these",
+            index.name,
+            context.shown(),
+            shown(index)
+        ),
+        note: Some("it fails even where another unique index is on the same columns".into()),
+        help: Some(ddl::not_deferrable(
+            index,
+            has_other && !index.primary,
+            context.table,
+            context.catalogue,
+        )),
     })
 }
 
@@ -124,14 +164,20 @@ fn find(context: &Context<'_>, number: usize, key: &Key) -> Option<Finding> {
             "several rows can have one key, and a write by the key is a write to all of them"
                 .into(),
         ),
-        help: Some(ddl::unique_index(key, context.table, context.catalogue)),
+        help: Some(ddl::unique_index(
+            context.model,
+            number,
+            context.table,
+            context.catalogue,
+        )),
     })
 }
 
-fn matches(context: &Context<'_>, key: &Key, index: &Unique) -> Match {
+/// Whether the index is on the parts of the key and on nothing else; `Some(true)` is perhaps.
+fn parts(context: &Context<'_>, key: &Key, index: &Unique) -> Option<bool> {
     let same = |one: &str, other: &str| context.dialect().same_name(one, other);
     if key.on.len() != index.on.len() {
-        return Match::No(None);
+        return None;
     }
     let mut perhaps = false;
     for part in &key.on {
@@ -151,17 +197,19 @@ fn matches(context: &Context<'_>, key: &Key, index: &Unique) -> Match {
         let mut expressions = index.on.iter().filter(|other| other.column().is_none());
         match &part.expression {
             Some(one) if expressions.any(|other| could_be(one, other)) => perhaps = true,
-            _ => return Match::No(None),
+            _ => return None,
         }
     }
+    Some(perhaps)
+}
+
+fn matches(context: &Context<'_>, key: &Key, index: &Unique) -> Match {
+    let Some(mut perhaps) = parts(context, key, index) else {
+        return Match::No(None);
+    };
     if index.invalid {
         return Match::No(Some(
             ", which is not valid: its build failed or is under way".into(),
-        ));
-    }
-    if index.deferrable {
-        return Match::No(Some(
-            ", which is DEFERRABLE: `ON CONFLICT` takes none of these".into(),
         ));
     }
     match (&key.predicate, &index.predicate) {
@@ -173,6 +221,7 @@ fn matches(context: &Context<'_>, key: &Key, index: &Unique) -> Match {
             (one, other) if one == other => {}
             (one, other) => match (null_test(&one), null_test(&other)) {
                 (Some(_), Some(_)) => return Match::No(Some(String::new())),
+                _ if other_text(&one, &other) => return Match::No(Some(String::new())),
                 _ => perhaps = true,
             },
         },
@@ -196,7 +245,7 @@ fn could_be(one: &str, other: &Part) -> bool {
 }
 
 /// A key that is compared in one way by the index and in another by `=` is taken, and not found.
-fn collations(context: &Context<'_>, number: usize, key: &Key, index: &Unique) -> Option<Finding> {
+fn collations(context: &Context<'_>, number: usize, index: &Unique) -> Option<Finding> {
     match context.dialect() {
         // Of what is written there the collations that matter are rare, and deterministic ones are all the same to an index.
         Dialect::Postgres => return None,
@@ -223,7 +272,7 @@ fn collations(context: &Context<'_>, number: usize, key: &Key, index: &Unique) -
             note: Some("a key can be taken by a row that a lookup of it does not find".into()),
             help: Some(format!(
                 "declare the column with `COLLATE {collation}`, or the index without: {}",
-                ddl::unique_index(key, context.table, context.catalogue)
+                ddl::unique_index(context.model, number, context.table, context.catalogue)
             )),
         })
     })

@@ -44,6 +44,14 @@ pub fn check(catalogue: &Catalogue, model: &Model, source: Source) -> Vec<Findin
     findings
 }
 
+/// What the table of a model is; a plain table if it is not there.
+pub fn table_kind(catalogue: &Catalogue, model: &Model) -> Kind {
+    match table(catalogue, model, Source::Server) {
+        Found::Table(table) => table.kind,
+        Found::Nothing(_) => Kind::Table,
+    }
+}
+
 /// A model and its table.
 struct Context<'a> {
     catalogue: &'a Catalogue,
