@@ -163,7 +163,7 @@ pub(crate) fn conjuncts(text: &str) -> Vec<Vec<String>> {
 fn split(pieces: &[String], found: &mut Vec<Vec<String>>) {
     let mut depth = 0_usize;
     let mut closed_at = None;
-    let mut ands = Vec::new();
+    let mut conditions = Vec::new();
     let mut opaque = false;
     for (at, piece) in pieces.iter().enumerate() {
         match piece.to_ascii_lowercase().as_str() {
@@ -174,7 +174,7 @@ fn split(pieces: &[String], found: &mut Vec<Vec<String>>) {
                     closed_at = Some(at);
                 }
             }
-            "and" if depth == 0 => ands.push(at),
+            "and" if depth == 0 => conditions.push(at),
             // The AND of a BETWEEN joins no conditions.
             "or" | "between" | "case" if depth == 0 => opaque = true,
             _ => {}
@@ -184,11 +184,11 @@ fn split(pieces: &[String], found: &mut Vec<Vec<String>>) {
     if is_enclosed && pieces.len() > 1 && closed_at == Some(pieces.len() - 1) {
         return split(&pieces[1..pieces.len() - 1], found);
     }
-    if ands.is_empty() || opaque {
+    if conditions.is_empty() || opaque {
         return found.push(words(&pieces.join(" ")));
     }
     let mut start = 0;
-    for end in ands.into_iter().chain([pieces.len()]) {
+    for end in conditions.into_iter().chain([pieces.len()]) {
         split(&pieces[start..end], found);
         start = end + 1;
     }

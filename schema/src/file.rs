@@ -27,7 +27,10 @@ pub fn find(from: &Path, name: &str) -> Vec<PathBuf> {
     from.ancestors()
         .map(|directory| {
             let paths = names.iter().map(|name| directory.join(name));
-            paths.filter(|path| path.is_file()).collect::<Vec<_>>()
+            // Also a link that leads nowhere: what cannot be read is an error, and not no file.
+            paths
+                .filter(|path| path.symlink_metadata().is_ok())
+                .collect::<Vec<_>>()
         })
         .find(|found| !found.is_empty())
         .unwrap_or_default()

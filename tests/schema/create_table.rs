@@ -9,6 +9,17 @@ use sqlx::types::{Json, Uuid};
 
 use super::{about_models, of_its_own};
 
+/// Two keys whose columns read the same, joined.
+#[derive(sqlx::FromRow, CreateTable, FindOrCreate)]
+#[rowlock(table = "pairs", unique(a, b), unique(a_b))]
+struct Pair {
+    #[rowlock(key, generated)]
+    id: i64,
+    a: i64,
+    b: i64,
+    a_b: i64,
+}
+
 /// Keys of all kinds, one of which is the primary key.
 #[derive(Clone, sqlx::FromRow, CreateTable, Versioned, Lockable, FindOrCreate)]
 #[rowlock(
@@ -103,18 +114,20 @@ struct Job {
     finished_at: Option<DateTime<Utc>>,
 }
 
-const MODELS: Models = rowlock::models![Article, Stock, Request, Job];
+const MODELS: Models = rowlock::models![Article, Pair, Stock, Request, Job];
 
 fn tables<DB>() -> String
 where
     DB: rowlock::Backend,
     Article: rowlock::__private::schema::CreateTableSql<DB>,
+    Pair: rowlock::__private::schema::CreateTableSql<DB>,
     Stock: rowlock::__private::schema::CreateTableSql<DB>,
     Request: rowlock::__private::schema::CreateTableSql<DB>,
     Job: rowlock::__private::schema::CreateTableSql<DB>,
 {
     [
         Article::create_table::<DB>(),
+        Pair::create_table::<DB>(),
         Stock::create_table::<DB>(),
         Request::create_table::<DB>(),
         Job::create_table::<DB>(),

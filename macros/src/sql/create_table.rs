@@ -179,15 +179,15 @@ fn is_primary(model: &Model, key: &UniqueKey) -> bool {
 
 /// `tags_tenant_id_slug_key`, as PostgreSQL would call it. What that name does not tell, or is cut off, is told by a number.
 fn index_name(model: &Model, key: &UniqueKey, definition: &str) -> String {
-    let columns = match key.on {
-        Some(index) => vec![&model.columns[index]],
-        None => model.unique_columns(key),
-    };
-    let columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    let begin = format!("{}_{}", model.table.name, columns.join("_"));
+    let begin = begin(model, key);
     let is_plain = key.predicate.is_none() && key.around.iter().all(Option::is_none);
+    // `IF NOT EXISTS` would leave out the second of two keys on (a, b) and on (a_b).
+    let same = model
+        .unique
+        .iter()
+        .filter(|other| self::begin(model, other) == begin);
     let name = format!("{begin}_key");
-    if is_plain && name.len() <= LONGEST {
+    if is_plain && same.count() == 1 && name.len() <= LONGEST {
         return name;
     }
     let hash = hash(&format!("{begin} {definition}")) as u32;
@@ -197,4 +197,13 @@ fn index_name(model: &Model, key: &UniqueKey, definition: &str) -> String {
         kept.pop();
     }
     format!("{kept}{end}")
+}
+
+fn begin(model: &Model, key: &UniqueKey) -> String {
+    let columns = match key.on {
+        Some(index) => vec![&model.columns[index]],
+        None => model.unique_columns(key),
+    };
+    let columns: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    format!("{}_{}", model.table.name, columns.join("_"))
 }
