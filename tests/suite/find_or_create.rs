@@ -443,7 +443,7 @@ async fn f_11_u_03_u_10_u_11_f_21_without_the_unique_index_it_refuses() {
         assert!(
             refused
                 .to_string()
-                .ends_with("the database has no unique index on (email)"),
+                .ends_with("the database has no unique index on (email); create one"),
             "{refused}"
         );
         let refused = Member::upsert(pool, member(1, "a", None))
