@@ -498,22 +498,29 @@ impl Backend for Sqlite {
         if Fault::of(error) != Fault::Schema {
             return false;
         }
-        // One row per unique index, one for the primary key, and an empty one if the table exists at all.
-        let indexes = sqlx::query_scalar(
-            "SELECT (SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_index_info(i.name, $1) ORDER BY name)) \
+        // One row per unique index, one for the primary key; and one per column, of which there are some if the table exists at all.
+        let found = sqlx::query_as(
+            "SELECT 0, (SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_index_info(i.name, $1) ORDER BY name)) \
              FROM pragma_index_list($2, $1) AS i WHERE i.\"unique\" AND NOT i.partial \
              UNION ALL \
-             SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_table_info($2, $1) WHERE pk > 0 ORDER BY name) \
+             SELECT 0, group_concat(name, ',') FROM (SELECT name FROM pragma_table_info($2, $1) WHERE pk > 0 ORDER BY name) \
              UNION ALL \
-             SELECT DISTINCT '' FROM pragma_table_info($2, $1)",
+             SELECT 1, name FROM pragma_table_xinfo($2, $1)",
         )
         .bind(key.schema.unwrap_or("main"))
         .bind(key.table)
         .fetch_all(connection)
         .await;
-        indexes.is_ok_and(|indexes: Vec<Option<String>>| {
-            let has = |columns: &str| indexes.iter().flatten().any(|found| found == columns);
-            has("") && !has(key.columns)
+        found.is_ok_and(|found: Vec<(i64, Option<String>)>| {
+            let indexes = || found.iter().filter(|(kind, _)| *kind == 0);
+            let columns = || found.iter().filter(|(kind, _)| *kind == 1);
+            // A column of the key that is missing is another mistake.
+            let has_column = |name: &str| {
+                let is = |column: &String| column.eq_ignore_ascii_case(name);
+                columns().any(|(_, column)| column.as_ref().is_some_and(is))
+            };
+            key.columns.split(',').all(has_column)
+                && !indexes().any(|(_, columns)| columns.as_deref() == Some(key.columns))
         })
     }
 }
