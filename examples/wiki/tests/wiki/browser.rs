@@ -1,4 +1,5 @@
-//! Two people and a third in a real browser. Needs `chromium` and `chromium-driver`, so it is run by `tests/run` where they are.
+//! Two people and a third in a real browser. Needs `chromium` and `chromium-driver`: without them it fails, and names them. It is there with the feature
+//! `browser`, with which `tests/run` runs it where they are or can be installed.
 
 use std::env;
 use std::fs;
@@ -10,13 +11,11 @@ use crate::support::webdriver::Driver;
 const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conflict.png");
 
 #[tokio::test]
-#[ignore = "needs a browser"]
 async fn two_edit_one_merges_a_third_deletes_on_sqlite() {
     two_edit_one_merges_a_third_deletes(&Wiki::on_sqlite()).await;
 }
 
 #[tokio::test]
-#[ignore = "needs a browser"]
 async fn two_edit_one_merges_a_third_deletes_on_postgres() {
     two_edit_one_merges_a_third_deletes(&Wiki::on_postgres().await).await;
 }

@@ -5,6 +5,7 @@
 
 extern crate limited_tokio as tokio;
 
+#[cfg(feature = "browser")]
 mod browser;
 mod http;
 mod load;

@@ -1,6 +1,7 @@
 //! The program, running.
 
 mod program;
+#[cfg(feature = "browser")]
 pub mod webdriver;
 
 use reqwest::{Client, Response};
