@@ -512,15 +512,20 @@ impl Backend for Sqlite {
         .fetch_all(connection)
         .await;
         found.is_ok_and(|found: Vec<(i64, Option<String>)>| {
-            let indexes = || found.iter().filter(|(kind, _)| *kind == 0);
-            let columns = || found.iter().filter(|(kind, _)| *kind == 1);
-            // A column of the key that is missing is another mistake.
-            let has_column = |name: &str| {
-                let is = |column: &String| column.eq_ignore_ascii_case(name);
-                columns().any(|(_, column)| column.as_ref().is_some_and(is))
+            let of_kind = |wanted| {
+                let found = found.iter().filter(move |(kind, _)| *kind == wanted);
+                found.filter_map(|(_, names)| names.as_deref())
             };
-            key.columns.split(',').all(has_column)
-                && !indexes().any(|(_, columns)| columns.as_deref() == Some(key.columns))
+            let has_column =
+                |name: &str| of_kind(1).any(|column| column.eq_ignore_ascii_case(name));
+            // A column of the key that is missing is another mistake. What an expression or a predicate reads is not looked at.
+            let is_name = |name: &str| name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let mut names = key.columns.split(',');
+            let columns_exist = match names.clone().all(is_name) {
+                true => names.all(has_column),
+                false => of_kind(1).next().is_some(),
+            };
+            columns_exist && !of_kind(0).any(|columns| columns == key.columns)
         })
     }
 }
