@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::Connection as _;
+use rowlock::Fault;
+use rowlock::row::CounterError;
+use sqlx::{Connection as _, Executor as _};
 use tokio::time::timeout;
 
 use super::*;
@@ -135,6 +137,126 @@ async fn lanes_that_all_wait_stop_nobody() {
         .unwrap();
     holding.commit().await.unwrap();
     assert_eq!(blocked.join_all().await, [1, 1, 1]);
+}
+
+/// One call waits for the row on a connection, or two if the first had a lane to itself; the others wait in memory, and are one statement later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_row_takes_two_connections_at_most() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let mut holder = database.connection().await;
+    for round in 0..3 {
+        let before = statements(&database.pool).await;
+        let mut holding = holder.begin().await.unwrap();
+        let hold = "SELECT FROM page_views WHERE page = 7 FOR UPDATE";
+        sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+        let mut blocked = JoinSet::new();
+        for _ in 0..100 {
+            let lanes = lanes.clone();
+            blocked.spawn(async move { PageViews::add_views(&lanes, 7, 1).await.unwrap() });
+        }
+        database.until_blocked().await;
+        // Each of these is served after some of those: in the end all of them have been sent.
+        for _ in 0..100 {
+            let other = PageViews::add_views(&lanes, 8, 1);
+            timeout(SOON, other).await.expect("it waits").unwrap();
+        }
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = current_setting('application_name') AND wait_event_type = 'Lock'";
+        let waiting = number(&database.pool, waiting).await;
+        assert!((1..=2).contains(&waiting), "{waiting} connections wait");
+        holding.commit().await.unwrap();
+        let mut totals = blocked.join_all().await;
+        totals.sort_unstable();
+        let first = round * 100;
+        assert_eq!(totals, (first + 1..=first + 100).collect::<Vec<_>>());
+        // Those for the other row are among them.
+        let statements = statements(&database.pool).await - before;
+        assert!(statements < 120, "{statements} statements");
+    }
+}
+
+/// Whoever waits for the lock can be dropped: the others are served, and what was not confirmed is done once or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_of_a_locked_row_that_goes_away_hurts_no_other() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let mut holder = database.connection().await;
+    let mut dropped = 0;
+    let mut served = 0;
+    for kept in 0..12 {
+        let mut holding = holder.begin().await.unwrap();
+        let hold = "SELECT FROM page_views WHERE page = 7 FOR UPDATE";
+        sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+        let call = || {
+            let lanes = lanes.clone();
+            tokio::spawn(async move { PageViews::add_views(&lanes, 7, 1).await.unwrap() })
+        };
+        let mut calls: Vec<_> = (0..12).map(|_| call()).collect();
+        database.until_blocked().await;
+        let last = calls.remove(kept);
+        for call in calls {
+            call.abort();
+            match call.await {
+                Ok(_) => served += 1,
+                Err(error) => {
+                    assert!(error.is_cancelled());
+                    dropped += 1;
+                }
+            }
+        }
+        holding.commit().await.unwrap();
+        timeout(SOON, last).await.expect("nobody serves it").unwrap();
+        served += 1;
+    }
+    let others = (8..60).map(|page| {
+        let lanes = lanes.clone();
+        async move { PageViews::add_views(&lanes, page, 1).await.unwrap() }
+    });
+    assert_eq!(at_once(others).await, [1; 52]);
+    let total = number(&database.pool, "SELECT views FROM page_views WHERE page = 7").await;
+    assert!(
+        (served..=served + dropped).contains(&total),
+        "{total} of {served} and {dropped} that were dropped"
+    );
+}
+
+/// When the call that waits for the lock has waited as long as the session lets it, so have those that came before it began to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_a_locked_row_time_out_together() {
+    for (setting, fault) in [
+        ("SET lock_timeout = 300", Fault::LockTimeout),
+        ("SET statement_timeout = 300", Fault::Canceled),
+    ] {
+        let database = database(TABLES).await;
+        sqlx::raw_sql("CREATE TRIGGER count_attempt BEFORE UPDATE ON page_views FOR EACH STATEMENT EXECUTE FUNCTION count_statement()")
+            .execute(&database.pool)
+            .await
+            .unwrap();
+        let options = PoolOptions::new().max_connections(4);
+        let options = options.after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(setting).await.map(drop) })
+        });
+        let pool = database.pool_with(options).await;
+        let lanes = Lanes::new(&pool, 1).await.unwrap();
+        let mut holder = database.connection().await;
+        let mut holding = holder.begin().await.unwrap();
+        let hold = "SELECT FROM page_views WHERE page = 7 FOR UPDATE";
+        sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+        let calls = (0..64).map(|_| {
+            let lanes = lanes.clone();
+            async move { PageViews::add_views(&lanes, 7, 1).await.unwrap_err() }
+        });
+        for error in at_once(calls).await {
+            let CounterError::Database(error) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(error.fault(), fault);
+        }
+        let attempts = statements(&database.pool).await;
+        assert!(attempts < 16, "{attempts} attempts");
+        holding.rollback().await.unwrap();
+        assert_eq!(PageViews::add_views(&lanes, 7, 1).await.unwrap(), 1);
+    }
 }
 
 /// `lock_timeout` is that of one statement: what follows on the lane has the session's own.

@@ -9,6 +9,8 @@ use sqlx::{Acquire, Either, Execute};
 use sqlx_core::transaction::TransactionManager;
 
 use crate::db::Backend;
+use crate::db::copied::copy;
+use crate::db::fault::Fault;
 use crate::db::lanes::Lanes;
 use crate::db::notes::{Before, Call, Notes, Torn};
 
@@ -81,8 +83,17 @@ pub struct Link<'c, DB: Backend> {
     notes: Option<&'c mut Notes>,
     /// It is the caller's, who may have sent BEGIN on it, of which sqlx knows nothing.
     is_borrowed: bool,
-    /// Whether no statement is under way: of a lane.
-    is_clean: Option<&'c mut bool>,
+    /// Of a lane.
+    health: Option<&'c mut Health>,
+}
+
+/// How the statements on a lane went.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// No statement is under way.
+    pub(crate) is_clean: bool,
+    /// One was given up by the server, because it had waited for a lock or run for too long.
+    pub(crate) timed_out: Option<sqlx::Error>,
 }
 
 impl<'c, DB: Backend> Link<'c, DB> {
@@ -91,7 +102,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
             connection,
             notes: None,
             is_borrowed: false,
-            is_clean: None,
+            health: None,
         }
     }
 
@@ -100,13 +111,13 @@ impl<'c, DB: Backend> Link<'c, DB> {
             connection,
             notes: Some(notes),
             is_borrowed: false,
-            is_clean: None,
+            health: None,
         }
     }
 
-    pub(crate) fn on_lane(connection: &'c mut DB::Connection, is_clean: &'c mut bool) -> Self {
+    pub(crate) fn on_lane(connection: &'c mut DB::Connection, health: &'c mut Health) -> Self {
         Self {
-            is_clean: Some(is_clean),
+            health: Some(health),
             ..Self::new(connection)
         }
     }
@@ -116,7 +127,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
             connection: self.connection,
             notes: self.notes.as_deref_mut(),
             is_borrowed: self.is_borrowed,
-            is_clean: self.is_clean.as_deref_mut(),
+            health: self.health.as_deref_mut(),
         }
     }
 
@@ -139,7 +150,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         let Some(notes) = self.notes.as_deref_mut() else {
             let was_clean = self.doubt();
             let result = to_the_end::<DB>(self.connection, query, &mut each).await;
-            self.trust(was_clean && result.is_ok());
+            self.ended(was_clean, &result);
             return result;
         };
         let sent = notes.sent();
@@ -150,15 +161,21 @@ impl<'c, DB: Backend> Link<'c, DB> {
 
     /// From here on a statement may be under way. Whether none was.
     fn doubt(&mut self) -> bool {
-        self.is_clean
-            .as_deref_mut()
-            .is_some_and(|is_clean| std::mem::replace(is_clean, false))
+        let health = self.health.as_deref_mut();
+        health.is_some_and(|health| std::mem::replace(&mut health.is_clean, false))
     }
 
     /// It came to its end.
-    fn trust(&mut self, is_trusted: bool) {
-        if let Some(is_clean) = self.is_clean.as_deref_mut() {
-            *is_clean = is_trusted;
+    fn ended(&mut self, was_clean: bool, result: &Result<(), sqlx::Error>) {
+        let Some(health) = self.health.as_deref_mut() else {
+            return;
+        };
+        match result {
+            Ok(()) => health.is_clean = was_clean,
+            Err(error) if matches!(Fault::of(error), Fault::LockTimeout | Fault::Canceled) => {
+                health.timed_out = Some(copy(error));
+            }
+            Err(_) => {}
         }
     }
 
@@ -237,7 +254,7 @@ impl<'c, DB: Backend> Link<'c, DB> {
         let Some(notes) = self.notes.as_deref_mut() else {
             let was_clean = self.doubt();
             let result = DB::run_plain(self.connection, sql).await;
-            self.trust(was_clean && result.is_ok());
+            self.ended(was_clean, &result);
             return result;
         };
         let sent = notes.sent();

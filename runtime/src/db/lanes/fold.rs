@@ -1,16 +1,16 @@
 //! Calls of one operation that wait, and the statement that serves all of them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use sqlx::Either;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::call::{Addition, Call, Cells as _, of_keys, statement};
+use super::held::{self, HeldRow, HeldRows};
 use super::{Inner, Lane, Lanes, PATIENCE};
 use crate::db::Backend;
 use crate::db::copied::copy;
@@ -23,9 +23,6 @@ const CALLS: usize = 1_000;
 
 /// So many calls that wait are worth a second statement beside the one under way, also where a trip is short.
 const MANY: usize = 16;
-
-/// For how long a row that was locked is thought to be.
-const HELD_FOR: Duration = Duration::from_secs(1);
 
 /// The statements of an operation whose calls can be one.
 #[derive(Clone, Copy)]
@@ -77,7 +74,7 @@ pub(crate) enum Turn<O, T> {
 }
 
 /// What the waiting caller gets.
-enum Word<DB: Backend> {
+pub(super) enum Word<DB: Backend> {
     /// The row that the statement returned, with a column more.
     Row(DB::Row),
     /// The total after this call's addition, if it is a number.
@@ -86,8 +83,8 @@ enum Word<DB: Backend> {
     Failed(sqlx::Error),
     /// Nothing was done for it: it is to call by itself.
     Alone,
-    /// The same, and its row may be locked for long.
-    Held,
+    /// The same, and its row may be locked for long: it waits for the lock, and others for it.
+    Held(HeldRow<DB>),
     /// No connection could be had.
     Unsent(sqlx::Error),
 }
@@ -98,9 +95,9 @@ enum Waited<DB: Backend> {
     Told(Word<DB>),
 }
 
-struct Waiting<DB: Backend> {
-    call: Call<DB>,
-    word: oneshot::Sender<Word<DB>>,
+pub(super) struct Waiting<DB: Backend> {
+    pub(super) call: Call<DB>,
+    pub(super) word: oneshot::Sender<Word<DB>>,
 }
 
 /// The calls of one operation.
@@ -113,7 +110,7 @@ pub(super) struct Queue<DB: Backend> {
     is_hot: AtomicBool,
 }
 
-struct State<DB: Backend> {
+pub(super) struct State<DB: Backend> {
     waiting: VecDeque<Waiting<DB>>,
     /// How many statements are under way, or about to be.
     under_way: usize,
@@ -123,15 +120,8 @@ struct State<DB: Backend> {
     takes: u64,
     /// How often that was when the watch last looked.
     seen: u64,
-    /// The keys of rows that were locked, and when. Calls for them go alone, and hold up no others.
-    held: HashMap<Box<[u8]>, Instant>,
-}
-
-impl<DB: Backend> State<DB> {
-    fn is_held(&self, key: &[u8]) -> bool {
-        let since = self.held.get(key);
-        since.is_some_and(|since| since.elapsed() < HELD_FOR)
-    }
+    /// Those whose rows were locked wait here.
+    pub(super) held: HeldRows<DB>,
 }
 
 impl<DB: Backend> Queue<DB> {
@@ -140,7 +130,7 @@ impl<DB: Backend> Queue<DB> {
         DB::EMBEDDED && self.fold.writes
     }
 
-    fn state(&self) -> MutexGuard<'_, State<DB>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<DB>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -214,9 +204,7 @@ impl<DB: Backend> Place<DB> {
                 None => match self.lanes.lane().await {
                     Ok(lane) => lane,
                     Err(error) => {
-                        for waiting in self.take() {
-                            let _ = waiting.word.send(Word::Unsent(copy(&error)));
-                        }
+                        unsent_each(self.take(), &error);
                         continue;
                     }
                 },
@@ -247,7 +235,7 @@ impl<DB: Backend> Place<DB> {
         let mut parts = vec![calls];
         while let Some(calls) = parts.pop() {
             let mut calls = self.without_held(calls);
-            let error = match self.send(&calls, lane).await {
+            let error = match self.queue.send(&calls, lane).await {
                 Ok(words) => {
                     for (waiting, word) in calls.into_iter().zip(words) {
                         let _ = waiting.word.send(word);
@@ -258,13 +246,9 @@ impl<DB: Backend> Place<DB> {
             };
             let fault = Fault::of(&error);
             if fault.may_have_committed() {
-                for waiting in calls {
-                    let _ = waiting.word.send(Word::Failed(copy(&error)));
-                }
+                failed_each(calls, &error);
                 // Of these the server has said that it did nothing.
-                for waiting in parts.drain(..).flatten() {
-                    let _ = waiting.word.send(Word::Alone);
-                }
+                alone_each(parts.into_iter().flatten());
                 return;
             }
             if self.queue.has_one_writer() {
@@ -273,15 +257,18 @@ impl<DB: Backend> Place<DB> {
             }
             if fault == Fault::Busy {
                 // Each has waited as long as a call by itself.
-                for waiting in calls.into_iter().chain(parts.drain(..).flatten()) {
-                    let _ = waiting.word.send(Word::Failed(copy(&error)));
-                }
+                failed_each(calls.into_iter().chain(parts.into_iter().flatten()), &error);
                 return;
             }
             // Nothing was written. Whatever it is: a call by itself gets its own error.
-            if fault == Fault::LockTimeout && self.find_held(&calls, lane).await {
-                parts.push(calls);
-                continue;
+            if fault == Fault::LockTimeout {
+                let (held, others) = self.find_held(calls, lane).await;
+                if !held.is_empty() {
+                    HeldRow::hold(&self.lanes, &self.queue, held);
+                    parts.push(others);
+                    continue;
+                }
+                calls = others;
             }
             if fault == Fault::Schema {
                 self.queue.is_off.store(true, Ordering::Relaxed);
@@ -292,61 +279,57 @@ impl<DB: Backend> Place<DB> {
                 parts.extend([others, calls]);
                 continue;
             }
-            // What it waited for may be another table's.
-            let is_held = fault == Fault::LockTimeout;
-            for waiting in calls {
-                let _ = waiting.word.send(match is_held {
-                    true => Word::Held,
-                    false => Word::Alone,
-                });
+            match fault {
+                // What it waited for may be another table's.
+                Fault::LockTimeout => HeldRow::hold(&self.lanes, &self.queue, calls),
+                _ => alone_each(calls),
             }
         }
     }
 
-    /// Sends those away whose rows are known to be locked.
+    /// Those whose rows are not known to be locked. The others wait for these.
     fn without_held(&self, calls: Vec<Waiting<DB>>) -> Vec<Waiting<DB>> {
-        let state = self.queue.state();
-        if state.held.is_empty() {
+        if held::is_none(&mut self.queue.state().held) {
             return calls;
         }
-        let is_held = |waiting: &Waiting<DB>| state.is_held(waiting.call.key());
-        let (held, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_held);
-        drop(state);
-        for waiting in held {
-            let _ = waiting.word.send(Word::Held);
-        }
-        others
+        let calls = calls.into_iter();
+        let others = calls.filter_map(|waiting| HeldRow::join(&self.lanes, &self.queue, waiting));
+        others.collect()
     }
 
-    /// Asks which of the rows are locked. Whether there are some.
-    async fn find_held(&self, calls: &[Waiting<DB>], lane: &mut Lane<DB>) -> bool {
+    /// Asks which of the rows are locked: their calls, and the others.
+    async fn find_held(
+        &self,
+        calls: Vec<Waiting<DB>>,
+        lane: &mut Lane<DB>,
+    ) -> (Vec<Waiting<DB>>, Vec<Waiting<DB>>) {
         let Some(held) = self.queue.fold.held else {
-            return false;
+            return (Vec::new(), calls);
         };
         let given: Vec<_> = calls.iter().map(|waiting| &waiting.call).collect();
         let statement = of_keys(held, &given);
         // If it fails it says nothing about the calls, which go on without it.
         let found = statement.fetch_all(&mut lane.link()).await;
-        let mut state = self.queue.state();
-        state.held.retain(|_, since| since.elapsed() < HELD_FOR);
-        let (mut has_held, now) = (false, Instant::now());
-        for row in found.unwrap_or_default() {
-            if let Some(waiting) = calls.get(number::<DB>(&row)) {
-                state.held.insert(waiting.call.key().into(), now);
-                has_held = true;
-            }
-        }
-        has_held
+        let places = found.unwrap_or_default();
+        let places: HashSet<usize> = places.iter().map(number::<DB>).collect();
+        let (held, others): (Vec<_>, Vec<_>) = calls
+            .into_iter()
+            .enumerate()
+            .partition(|(place, _)| places.contains(place));
+        let calls = |part: Vec<(usize, _)>| part.into_iter().map(|(_, waiting)| waiting).collect();
+        (calls(held), calls(others))
     }
+}
 
+impl<DB: Backend> Queue<DB> {
     /// What the statement says of each call.
-    async fn send(
+    pub(super) async fn send(
         &self,
         calls: &[Waiting<DB>],
         lane: &mut Lane<DB>,
     ) -> Result<Vec<Word<DB>>, sqlx::Error> {
         let mut words: Vec<_> = calls.iter().map(|_| Word::Alone).collect();
-        let tells_keys = self.queue.fold.tells_keys::<DB>();
+        let tells_keys = self.fold.tells_keys::<DB>();
         let rows = rows(calls, tells_keys);
         // All were refused before, or their callers are gone.
         if rows.is_empty() {
@@ -357,8 +340,8 @@ impl<DB: Backend> Place<DB> {
             .filter_map(|row| Some((&calls.get(*row.calls.first()?)?.call, row.sum)))
             .collect();
         let is_hot = rows.len() < calls.len().div_ceil(2);
-        self.queue.is_hot.store(is_hot, Ordering::Relaxed);
-        let statement = statement(self.queue.fold, &given);
+        self.is_hot.store(is_hot, Ordering::Relaxed);
+        let statement = statement(self.fold, &given);
         let mut met = vec![0; rows.len()];
         observe::folded(calls.len());
         let returned = statement.fetch_all(&mut lane.link()).await?;
@@ -399,6 +382,30 @@ impl<DB: Backend> Place<DB> {
             }
         }
         Ok(words)
+    }
+}
+
+/// Each is to call by itself.
+pub(super) fn alone_each<DB: Backend>(calls: impl IntoIterator<Item = Waiting<DB>>) {
+    for waiting in calls {
+        let _ = waiting.word.send(Word::Alone);
+    }
+}
+
+/// Each is told so.
+pub(super) fn failed_each<DB: Backend>(
+    calls: impl IntoIterator<Item = Waiting<DB>>,
+    error: &sqlx::Error,
+) {
+    for waiting in calls {
+        let _ = waiting.word.send(Word::Failed(copy(error)));
+    }
+}
+
+/// None was sent.
+pub(super) fn unsent_each<DB: Backend>(calls: Vec<Waiting<DB>>, error: &sqlx::Error) {
+    for waiting in calls {
+        let _ = waiting.word.send(Word::Unsent(copy(error)));
     }
 }
 
@@ -563,7 +570,7 @@ impl<DB: Backend> Lanes<DB> {
         let lane = match word {
             Word::Failed(error) => return Ok(Turn::Answered(Err(error))),
             Word::Unsent(error) => return Err(error),
-            Word::Held => self.0.patient_spare().await,
+            Word::Held(row) => row.lane().await,
             Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await,
         };
         lane.map(Either::Right).map(Turn::Alone)
@@ -586,11 +593,10 @@ impl<DB: Backend> Lanes<DB> {
         let Some(call) = call() else {
             return Waited::Free(self.0.lane().await);
         };
-        if queue.state().is_held(call.key()) {
-            return Waited::Free(self.0.patient_spare().await);
-        }
         let (word, told) = oneshot::channel();
-        if let Some(place) = self.place(&queue, Some(Waiting { call, word })) {
+        if let Some(waiting) = HeldRow::join(&self.0, &queue, Waiting { call, word })
+            && let Some(place) = self.place(&queue, Some(waiting))
+        {
             tokio::spawn(place.serve(None));
         }
         // Nobody answers when the runtime ends.
@@ -602,7 +608,8 @@ impl<DB: Backend> Lanes<DB> {
     fn place(&self, queue: &Arc<Queue<DB>>, waiting: Option<Waiting<DB>>) -> Option<Place<DB>> {
         let mut state = queue.state();
         let is_alone = waiting.is_none();
-        if is_alone && !state.waiting.is_empty() {
+        // Where rows are locked, only what it binds tells whether one of them is its row.
+        if is_alone && !(state.waiting.is_empty() && held::is_none(&mut state.held)) {
             return None;
         }
         state.waiting.extend(waiting);
@@ -643,7 +650,7 @@ impl<DB: Backend> Lanes<DB> {
                     of_callers: 0,
                     takes: 0,
                     seen: 0,
-                    held: HashMap::new(),
+                    held: HeldRows::default(),
                 }),
                 is_off: AtomicBool::new(false),
                 is_hot: AtomicBool::new(false),

@@ -9,20 +9,20 @@ use std::time::Instant;
 
 use sqlx::Connection as _;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
+use tokio::sync::TryAcquireError;
 use tokio::time::timeout;
 
 use super::fold::Place;
+use super::held::HeldRow;
 use super::{DRAINED_WITHIN, Inner, Kept, PATIENCE, TRUSTED_FOR};
 use crate::db::Backend;
-use crate::db::source::{Link, Opened};
+use crate::db::source::{Health, Link, Opened};
 
 /// A connection of [`Lanes`](super::Lanes), as [`Lanes::acquire`](super::Lanes::acquire) lends it.
 pub struct Lane<DB: Backend> {
     /// None after it was given back.
     kept: Option<Kept<DB>>,
-    /// No statement is under way on it.
-    is_clean: bool,
+    health: Health,
     seat: Seat<DB>,
     /// Of the call that it serves, among those of the same operation.
     place: Option<Place<DB>>,
@@ -32,7 +32,8 @@ pub struct Lane<DB: Backend> {
 struct Seat<DB: Backend> {
     lanes: Arc<Inner<DB>>,
     is_lane: bool,
-    is_patient: Option<OwnedSemaphorePermit>,
+    /// It waits for the lock of this row.
+    held: Option<HeldRow<DB>>,
 }
 
 impl<DB: Backend> Drop for Seat<DB> {
@@ -87,7 +88,7 @@ impl<DB: Backend> Inner<DB> {
             let seat = Seat {
                 lanes: Arc::clone(self),
                 is_lane: true,
-                is_patient: None,
+                held: None,
             };
             let kept = match self.kept().await {
                 Some(kept) => kept,
@@ -103,23 +104,13 @@ impl<DB: Backend> Inner<DB> {
     }
 
     /// A connection of the pool that is no lane.
-    async fn spare(self: &Arc<Self>) -> Result<Lane<DB>, sqlx::Error> {
+    pub(super) async fn spare(self: &Arc<Self>) -> Result<Lane<DB>, sqlx::Error> {
         let seat = Seat {
             lanes: Arc::clone(self),
             is_lane: false,
-            is_patient: None,
+            held: None,
         };
         Ok(Lane::new(Kept::new(self.pool.acquire().await?), seat))
-    }
-
-    /// The same for a call whose row is locked.
-    pub(super) async fn patient_spare(self: &Arc<Self>) -> Result<Lane<DB>, sqlx::Error> {
-        let longest = self.pool.options().get_acquire_timeout();
-        let permit = timeout(longest, Arc::clone(&self.patient).acquire_owned()).await;
-        let permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?;
-        let mut lane = self.spare().await?;
-        lane.seat.is_patient = permit.ok();
-        Ok(lane)
     }
 
     /// An idle lane that is well.
@@ -149,7 +140,10 @@ impl<DB: Backend> Lane<DB> {
     fn new(kept: Kept<DB>, seat: Seat<DB>) -> Self {
         Self {
             kept: Some(kept),
-            is_clean: true,
+            health: Health {
+                is_clean: true,
+                timed_out: None,
+            },
             seat,
             place: None,
         }
@@ -161,8 +155,14 @@ impl<DB: Backend> Lane<DB> {
         self
     }
 
+    /// For a call that waits for the lock of this row.
+    pub(super) fn of(mut self, row: HeldRow<DB>) -> Self {
+        self.seat.held = Some(row);
+        self
+    }
+
     pub(super) fn is_clean(&self) -> bool {
-        self.is_clean
+        self.health.is_clean
     }
 
     #[expect(clippy::expect_used, reason = "only Drop takes it out")]
@@ -180,7 +180,7 @@ impl<DB: Backend> Opened<DB> for Lane<DB> {
     #[expect(clippy::expect_used, reason = "only Drop takes it out")]
     fn link(&mut self) -> Link<'_, DB> {
         let kept = self.kept.as_mut().expect("it has not been given back");
-        Link::on_lane(&mut *kept.connection, &mut self.is_clean)
+        Link::on_lane(&mut *kept.connection, &mut self.health)
     }
 }
 
@@ -194,7 +194,7 @@ impl<DB: Backend> Deref for Lane<DB> {
 impl<DB: Backend> DerefMut for Lane<DB> {
     fn deref_mut(&mut self) -> &mut DB::Connection {
         // What is sent here nobody sees.
-        self.is_clean = false;
+        self.health.is_clean = false;
         &mut self.kept_mut().connection
     }
 }
@@ -206,11 +206,14 @@ impl<DB: Backend> Drop for Lane<DB> {
         };
         let lanes = Arc::clone(&self.seat.lanes);
         let is_lane = std::mem::replace(&mut self.seat.is_lane, false);
-        let is_patient = self.seat.is_patient.take();
+        let held = self.seat.held.take();
+        if let (Some(row), Some(error)) = (&held, &self.health.timed_out) {
+            row.timed_out(error);
+        }
         let seat = Seat {
             lanes,
             is_lane,
-            is_patient,
+            held,
         };
         kept.used = Instant::now();
         let Ok(runtime) = Handle::try_current() else {
@@ -218,7 +221,7 @@ impl<DB: Backend> Drop for Lane<DB> {
             return;
         };
         let place = self.place.take();
-        if self.is_clean {
+        if self.health.is_clean {
             let lane = Self::new(kept, seat);
             match place.and_then(|mut place| place.is_wanted().then_some(place)) {
                 // Calls have waited for this one: the same connection serves them.

@@ -3,6 +3,7 @@
 mod call;
 mod cells;
 mod fold;
+mod held;
 mod lane;
 
 use std::collections::HashMap;
@@ -104,7 +105,7 @@ struct Inner<DB: Backend> {
     permits: Semaphore,
     /// How many stand there.
     waiting: AtomicUsize,
-    /// How many calls may wait at once for rows that are locked, each on a connection of the pool: so many that one is left for the others.
+    /// For how many rows that are locked a call may wait at once, each on a connection of the pool: so many that one is left for the others.
     patient: Arc<Semaphore>,
     queues: RwLock<HashMap<Address, Arc<Queue<DB>>>>,
     is_near: bool,
