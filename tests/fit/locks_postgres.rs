@@ -4,10 +4,11 @@
 //! it runs again as well has another first key then, and the row is left out.
 
 use rowlock::queue::{Claimed, QueueState, Unfinished};
-use rowlock::{Counter, Fence, Lockable, Queue};
+use rowlock::{Counter, Fence, Lockable, Queue, Versioned};
+use rowlock_tests::proxy::Proxy;
 use sqlx::{Executor, Row as _};
 
-use super::{Connection, Database, database};
+use super::{Connection, Database, PoolOptions, database};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 
@@ -31,6 +32,16 @@ struct Existing {
     free: i64,
     #[rowlock(counter(min = 0))]
     bounded: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "things")]
+struct Whole {
+    #[rowlock(key)]
+    id: i64,
+    free: i64,
+    #[rowlock(version)]
+    attempts: i32,
 }
 
 /// Rows that are there once a gate is open.
@@ -200,6 +211,42 @@ async fn a_batch_of_a_counter_that_waited_for_an_update_adds_to_all_rows() {
         mixed,
         [(1, 12), (2, 8), (3, 12)]
     );
+}
+
+/// What was left out would be written row by row, in no order.
+#[tokio::test]
+async fn whole_rows_that_waited_for_an_update_are_one_statement() {
+    let database = database(THINGS).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let options = PoolOptions::new().max_connections(1);
+    let pool = database.pool_through(&proxy, options).await;
+    for deletes in [false, true] {
+        let loaded = Whole::load_many(&pool, KEYS).await.into_iter();
+        let rows: Vec<Whole> = loaded.collect::<Result<_, _>>().unwrap();
+        // Prepared in a trip of its own.
+        let missing = [7, 8].map(|id| Whole {
+            id: -id,
+            ..rows[0].clone()
+        });
+        let other = pool.clone();
+        Whole::update_many(&other, &missing).await;
+        Whole::delete_many(&other, &missing).await;
+        proxy.reset();
+        let written = after_an_update(&database, async move {
+            match deletes {
+                true => Whole::delete_many(&other, &rows)
+                    .await
+                    .iter()
+                    .all(Result::is_ok),
+                false => Whole::update_many(&other, &rows)
+                    .await
+                    .iter()
+                    .all(Result::is_ok),
+            }
+        });
+        assert!(written.await, "{deletes}");
+        assert_eq!(proxy.round_trips(), 1, "{deletes}");
+    }
 }
 
 /// Each `…_many` of a queue, as a job of `$model`.
