@@ -218,33 +218,35 @@ async fn a_batch_of_a_counter_that_waited_for_an_update_adds_to_all_rows() {
 async fn whole_rows_that_waited_for_an_update_are_one_statement() {
     let database = database(THINGS).await;
     let proxy = Proxy::start(&super::address()).await;
-    let options = PoolOptions::new().max_connections(1);
-    let pool = database.pool_through(&proxy, options).await;
+    let pool = database.pool_through(&proxy, PoolOptions::new()).await;
     for deletes in [false, true] {
-        let loaded = Whole::load_many(&pool, KEYS).await.into_iter();
+        let mut connection = pool.acquire().await.unwrap();
+        let loaded = Whole::load_many(&mut *connection, KEYS).await.into_iter();
         let rows: Vec<Whole> = loaded.collect::<Result<_, _>>().unwrap();
-        // Prepared in a trip of its own.
-        let missing = [7, 8].map(|id| Whole {
-            id: -id,
+        // A statement is prepared in a trip of its own.
+        let missing = [-1, -2].map(|id| Whole {
+            id,
             ..rows[0].clone()
         });
-        let other = pool.clone();
-        Whole::update_many(&other, &missing).await;
-        Whole::delete_many(&other, &missing).await;
+        Whole::update_many(&mut *connection, &missing).await;
+        Whole::delete_many(&mut *connection, &missing).await;
         proxy.reset();
+        // The connection comes back with it: a pool would ping it.
         let written = after_an_update(&database, async move {
-            match deletes {
-                true => Whole::delete_many(&other, &rows)
-                    .await
-                    .iter()
-                    .all(Result::is_ok),
-                false => Whole::update_many(&other, &rows)
-                    .await
-                    .iter()
-                    .all(Result::is_ok),
-            }
+            let all = match deletes {
+                true => {
+                    let deleted = Whole::delete_many(&mut *connection, &rows).await;
+                    deleted.iter().all(Result::is_ok)
+                }
+                false => {
+                    let updated = Whole::update_many(&mut *connection, &rows).await;
+                    updated.iter().all(Result::is_ok)
+                }
+            };
+            (all, connection)
         });
-        assert!(written.await, "{deletes}");
+        let (all, _connection) = written.await;
+        assert!(all, "{deletes}");
         assert_eq!(proxy.round_trips(), 1, "{deletes}");
     }
 }

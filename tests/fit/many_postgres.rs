@@ -166,29 +166,42 @@ async fn a_row_whose_insert_is_dropped_hurts_no_other() {
 #[tokio::test]
 async fn a_deadlock_with_another_order_is_run_again() {
     let database = database(NUMBERS).await;
-    let rows = numbers(&database.pool, [1, 2]).await;
-    let mut holder = database.connection().await;
-    holder
-        .execute("SET deadlock_timeout = '20s'")
+    let rows = numbers(&database.pool, [1, 2, 3]).await;
+    let blocked = async |number: i64| {
+        let options = database.options();
+        let sql = "SELECT count(*) = $2 FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
+        while !sqlx::query_scalar::<_, bool>(sql)
+            .bind(options.get_application_name())
+            .bind(number)
+            .fetch_one(&database.pool)
+            .await
+            .unwrap()
+        {}
+    };
+    // The server looks for a deadlock once in each wait: the batch is to be the last that waits.
+    let mut gate = database.connection().await;
+    let mut gate = gate.begin().await.unwrap();
+    gate.execute("UPDATE numbers SET value = 4 WHERE id = 2")
         .await
         .unwrap();
-    let mut holding = holder.begin().await.unwrap();
-    holding
-        .execute("UPDATE numbers SET value = 5 WHERE id = 2")
-        .await
-        .unwrap();
+    let mut holding = database.pool.begin().await.unwrap();
+    let first = "SET LOCAL deadlock_timeout = '20s'; UPDATE numbers SET value = 5 WHERE id = 3";
+    holding.execute(first).await.unwrap();
     let mut batch = database.pool.acquire().await.unwrap();
     batch
         .execute("SET deadlock_timeout = '20ms'")
         .await
         .unwrap();
     let updating = tokio::spawn(async move { Number::update_many(&mut *batch, &rows).await });
-    database.until_blocked().await;
-    holding
-        .execute("UPDATE numbers SET value = 6 WHERE id = 1")
-        .await
-        .unwrap();
-    holding.commit().await.unwrap();
+    blocked(1).await;
+    let held = tokio::spawn(async move {
+        let other = "UPDATE numbers SET value = 6 WHERE id = 1";
+        holding.execute(other).await.unwrap();
+        holding.commit().await.unwrap();
+    });
+    blocked(2).await;
+    gate.commit().await.unwrap();
+    held.await.unwrap();
     for outcome in updating.await.unwrap() {
         assert_eq!(outcome.unwrap().version, 1);
     }
