@@ -53,6 +53,27 @@ async fn many_rows_are_few_transactions() {
     assert_eq!(statements(&database.pool).await, 128);
 }
 
+/// The statement that met the row is taken back, and halves of it follow on the same connection.
+#[tokio::test]
+async fn a_refused_row_costs_the_others_few_transactions() {
+    let database = database(TABLES).await;
+    let (lanes, commits) = counted(&database).await;
+    let documents = Document::load_many(&lanes, 1..=64).await;
+    let updates = documents.into_iter().map(|document| {
+        let (lanes, mut document) = (lanes.clone(), document.unwrap());
+        if document.id == 40 {
+            "refused".clone_into(&mut document.title);
+        }
+        async move { document.update(&lanes).await }
+    });
+    let outcomes = behind(lanes.acquire().await.unwrap(), updates).await;
+    for (outcome, id) in outcomes.into_iter().zip(1..) {
+        assert_eq!(outcome.is_ok(), id != 40, "{id}");
+    }
+    let commits = commits.load(Ordering::Relaxed);
+    assert!(commits < 20, "{commits} transactions");
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate)]
 #[rowlock(table = "readings", backend(Sqlite), unique(id))]
 struct Reading {
