@@ -139,7 +139,7 @@ async fn each_row_that_is_updated_has_its_outcome() {
     assert!(Note::update_many(pool, &[]).await.is_empty());
 }
 
-/// It is raised to that of who writes the row, and refuses earlier holders from then on.
+/// The fence of a row is raised to that of who writes it, and refuses earlier holders from then on.
 #[tokio::test]
 async fn a_row_that_is_written_has_the_fence_of_its_writer() {
     let database = database(NOTES).await;
