@@ -4,10 +4,11 @@
 //! it runs again as well has another first key then, and the row is left out.
 
 use rowlock::queue::{Claimed, QueueState, Unfinished};
-use rowlock::{Counter, Fence, Lockable, Queue};
+use rowlock::{Counter, Fence, Lockable, Queue, Versioned};
+use rowlock_tests::proxy::Proxy;
 use sqlx::{Executor, Row as _};
 
-use super::{Connection, Database, database};
+use super::{Connection, Database, PoolOptions, database};
 
 type Timestamp = chrono::DateTime<chrono::Utc>;
 
@@ -31,6 +32,16 @@ struct Existing {
     free: i64,
     #[rowlock(counter(min = 0))]
     bounded: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "things")]
+struct Whole {
+    #[rowlock(key)]
+    id: i64,
+    free: i64,
+    #[rowlock(version)]
+    attempts: i32,
 }
 
 /// Rows that are there once a gate is open.
@@ -200,6 +211,44 @@ async fn a_batch_of_a_counter_that_waited_for_an_update_adds_to_all_rows() {
         mixed,
         [(1, 12), (2, 8), (3, 12)]
     );
+}
+
+/// What was left out would be written row by row, in no order.
+#[tokio::test]
+async fn whole_rows_that_waited_for_an_update_are_one_statement() {
+    let database = database(THINGS).await;
+    let proxy = Proxy::start(&super::address()).await;
+    let pool = database.pool_through(&proxy, PoolOptions::new()).await;
+    for deletes in [false, true] {
+        let mut connection = pool.acquire().await.unwrap();
+        let loaded = Whole::load_many(&mut *connection, KEYS).await.into_iter();
+        let rows: Vec<Whole> = loaded.collect::<Result<_, _>>().unwrap();
+        // A statement is prepared in a trip of its own.
+        let missing = [-1, -2].map(|id| Whole {
+            id,
+            ..rows[0].clone()
+        });
+        Whole::update_many(&mut *connection, &missing).await;
+        Whole::delete_many(&mut *connection, &missing).await;
+        proxy.reset();
+        // The connection comes back with it: a pool would ping it.
+        let written = after_an_update(&database, async move {
+            let all = match deletes {
+                true => {
+                    let deleted = Whole::delete_many(&mut *connection, &rows).await;
+                    deleted.iter().all(Result::is_ok)
+                }
+                false => {
+                    let updated = Whole::update_many(&mut *connection, &rows).await;
+                    updated.iter().all(Result::is_ok)
+                }
+            };
+            (all, connection)
+        });
+        let (all, _connection) = written.await;
+        assert!(all, "{deletes}");
+        assert_eq!(proxy.round_trips(), 1, "{deletes}");
+    }
 }
 
 /// Each `…_many` of a queue, as a job of `$model`.

@@ -139,6 +139,28 @@ async fn each_row_that_is_updated_has_its_outcome() {
     assert!(Note::update_many(pool, &[]).await.is_empty());
 }
 
+/// The fence of a row is raised to that of who writes it, and refuses earlier holders from then on.
+#[tokio::test]
+async fn a_row_that_is_written_has_the_fence_of_its_writer() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    run(pool, "UPDATE notes SET fence = 7").await;
+    let rows = notes(pool).await;
+    run(pool, "UPDATE notes SET fence = 5").await;
+    let mine: Vec<Note> = rows[..2].iter().map(|row| titled(row, "mine")).collect();
+    let updated = Note::update_many(pool, &mine).await;
+    assert!(updated.iter().all(Result::is_ok), "{updated:?}");
+    let mut edits: Vec<_> = rows[2..4].iter().map(Note::edit).collect();
+    for edit in &mut edits {
+        edit.title = "mine".to_owned();
+    }
+    let saved = Note::save_many(pool, &edits).await;
+    assert!(saved.iter().all(Result::is_ok), "{saved:?}");
+    let fences = "SELECT fence FROM notes ORDER BY tenant, slug";
+    let fences: Vec<i64> = sqlx::query_scalar(fences).fetch_all(pool).await.unwrap();
+    assert_eq!(fences, [7, 7, 7, 7, 5]);
+}
+
 /// The other is stale, as if one came after the other.
 #[tokio::test]
 async fn a_row_that_is_given_twice_is_written_once() {

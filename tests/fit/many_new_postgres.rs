@@ -235,6 +235,46 @@ async fn a_trigger_that_changes_the_key() {
     );
 }
 
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
+#[rowlock(
+    table = "drafts",
+    unique(author, where = "NOT closed"),
+    backend(Postgres)
+)]
+struct Draft {
+    author: i64,
+    closed: bool,
+}
+
+/// A trigger that gives a row another one's key, where the index does not have it: it is not taken for the other one.
+#[tokio::test]
+async fn a_trigger_that_takes_a_row_out_of_the_index() {
+    let database = database(
+        "CREATE TABLE drafts (author bigint NOT NULL, closed boolean NOT NULL);
+         CREATE UNIQUE INDEX one_draft ON drafts (author) WHERE NOT closed;
+         CREATE FUNCTION closes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.author = 5 THEN NEW.author := 7; NEW.closed := true; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER closes BEFORE INSERT ON drafts FOR EACH ROW EXECUTE FUNCTION closes()",
+    )
+    .await;
+    let pool = &database.pool;
+    let draft = |author| NewDraft {
+        author,
+        closed: false,
+    };
+    let created = Draft::create_many(pool, [5, 6, 7].map(draft)).await;
+    let created = created.into_iter().map(|row| row.unwrap().unwrap());
+    let created: Vec<_> = created.map(|row| (row.author, row.closed)).collect();
+    assert_eq!(created, [(7, true), (6, false), (7, false)]);
+    let there: i64 = sqlx::query_scalar("SELECT count(*) FROM drafts")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(there, 3);
+}
+
 /// Keys that a trigger makes one: ON CONFLICT writes no row twice. And a trigger that drops the first row of a key.
 #[tokio::test]
 async fn keys_that_are_one_only_after_a_trigger() {

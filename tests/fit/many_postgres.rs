@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rowlock::row::{DeleteError, UpdateError};
+use rowlock::row::{DeleteError, InsertError, UpdateError};
 use rowlock::{Fault, Versioned, Xmin};
 use rowlock_tests::proxy::Proxy;
 use sqlx::{Connection as _, Executor};
@@ -29,18 +29,26 @@ async fn numbers(pool: &Pool, ids: impl IntoIterator<Item = i64>) -> Vec<Number>
     loaded.collect::<Result<_, _>>().unwrap()
 }
 
-/// Two batches that give the same rows in different orders would deadlock. The naive twin writes them as they are given.
+/// Two batches that give the same rows in different orders would deadlock, whatever the plan. The naive twin writes them as they are given.
 #[tokio::test]
 async fn rows_are_locked_in_the_order_of_their_keys() {
-    for naive in [true, false] {
+    const ANY: &str = "SET enable_nestloop = on";
+    // It reads the table as it lies there, and looks each row up among those given.
+    const HASH: &str = "SET enable_nestloop = off; SET enable_mergejoin = off";
+    for (naive, plan) in [(true, ANY), (true, HASH), (false, ANY), (false, HASH)] {
         for deletes in [false, true] {
             let database = database(NUMBERS).await;
             let rows = numbers(&database.pool, (1..=1000).rev()).await;
             let mut holder = database.connection().await;
             let mut holding = holder.begin().await.unwrap();
-            let held = "SELECT FROM numbers WHERE id = 700 FOR UPDATE";
+            // As a new row that refers to it has it. An update waits for nobody with that.
+            let held = match deletes {
+                true => "SELECT FROM numbers WHERE id = 700 FOR KEY SHARE",
+                false => "SELECT FROM numbers WHERE id = 700 FOR NO KEY UPDATE",
+            };
             holding.execute(held).await.unwrap();
-            let pool = database.pool.clone();
+            let mut batch = database.pool.acquire().await.unwrap();
+            batch.execute(plan).await.unwrap();
             let waiting = tokio::spawn(async move {
                 if naive {
                     let sql = match deletes {
@@ -52,16 +60,16 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
                         }
                     };
                     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-                    let written = sqlx::query(sql).bind(ids).execute(&pool).await;
+                    let written = sqlx::query(sql).bind(ids).execute(&mut *batch).await;
                     return written.unwrap().rows_affected();
                 }
                 let written = match deletes {
-                    true => Number::delete_many(&pool, &rows)
+                    true => Number::delete_many(&mut *batch, &rows)
                         .await
                         .iter()
                         .filter(|row| row.is_ok())
                         .count(),
-                    false => Number::update_many(&pool, &rows)
+                    false => Number::update_many(&mut *batch, &rows)
                         .await
                         .iter()
                         .filter(|row| row.is_ok())
@@ -79,7 +87,7 @@ async fn rows_are_locked_in_the_order_of_their_keys() {
             assert_eq!(
                 free == (701..=1000).collect::<Vec<_>>(),
                 !naive,
-                "{deletes}"
+                "{deletes} {plan}"
             );
             holding.rollback().await.unwrap();
             assert_eq!(waiting.await.unwrap(), 1000);
@@ -124,33 +132,76 @@ async fn rows_are_inserted_in_the_order_of_their_keys() {
     assert!(waiting.await.unwrap());
 }
 
+/// A trigger drops some of the rows. Which, the statement about all of them does not know.
+#[tokio::test]
+async fn a_row_whose_insert_is_dropped_hurts_no_other() {
+    let database = database(
+        "CREATE TABLE numbers (id bigint PRIMARY KEY, value bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0);
+         CREATE FUNCTION dropped() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.id % 3 = 0 THEN RETURN NULL; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER drops BEFORE INSERT ON numbers FOR EACH ROW EXECUTE FUNCTION dropped()",
+    )
+    .await;
+    let row = |id| Number {
+        id,
+        value: id,
+        version: 0,
+    };
+    let rows: Vec<Number> = (1..=8).map(row).collect();
+    let inserted = Number::insert_many(&database.pool, &rows).await;
+    for (row, inserted) in rows.iter().zip(inserted) {
+        match inserted {
+            Ok(inserted) => assert_eq!(&inserted, row),
+            Err(InsertError::Ignored(_)) => assert_eq!(row.id % 3, 0),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let there = numbers(&database.pool, [1, 2, 4, 5, 7, 8]).await;
+    assert_eq!(there.len(), 6);
+}
+
 /// A transaction that locks the same rows in the other order: the server ends the batch, which runs again, and no row has an error.
 #[tokio::test]
 async fn a_deadlock_with_another_order_is_run_again() {
     let database = database(NUMBERS).await;
-    let rows = numbers(&database.pool, [1, 2]).await;
-    let mut holder = database.connection().await;
-    holder
-        .execute("SET deadlock_timeout = '20s'")
+    let rows = numbers(&database.pool, [1, 2, 3]).await;
+    let blocked = async |number: i64| {
+        let options = database.options();
+        let sql = "SELECT count(*) = $2 FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
+        while !sqlx::query_scalar::<_, bool>(sql)
+            .bind(options.get_application_name())
+            .bind(number)
+            .fetch_one(&database.pool)
+            .await
+            .unwrap()
+        {}
+    };
+    // The server looks for a deadlock once in each wait: the batch is to be the last that waits.
+    let mut gate = database.connection().await;
+    let mut gate = gate.begin().await.unwrap();
+    gate.execute("UPDATE numbers SET value = 4 WHERE id = 2")
         .await
         .unwrap();
-    let mut holding = holder.begin().await.unwrap();
-    holding
-        .execute("UPDATE numbers SET value = 5 WHERE id = 2")
-        .await
-        .unwrap();
+    let mut holding = database.pool.begin().await.unwrap();
+    let first = "SET LOCAL deadlock_timeout = '20s'; UPDATE numbers SET value = 5 WHERE id = 3";
+    holding.execute(first).await.unwrap();
     let mut batch = database.pool.acquire().await.unwrap();
     batch
         .execute("SET deadlock_timeout = '20ms'")
         .await
         .unwrap();
     let updating = tokio::spawn(async move { Number::update_many(&mut *batch, &rows).await });
-    database.until_blocked().await;
-    holding
-        .execute("UPDATE numbers SET value = 6 WHERE id = 1")
-        .await
-        .unwrap();
-    holding.commit().await.unwrap();
+    blocked(1).await;
+    let held = tokio::spawn(async move {
+        let other = "UPDATE numbers SET value = 6 WHERE id = 1";
+        holding.execute(other).await.unwrap();
+        holding.commit().await.unwrap();
+    });
+    blocked(2).await;
+    gate.commit().await.unwrap();
+    held.await.unwrap();
     for outcome in updating.await.unwrap() {
         assert_eq!(outcome.unwrap().version, 1);
     }
@@ -176,6 +227,42 @@ async fn a_row_that_changes_while_the_batch_waits() {
             (_, outcome) => assert_eq!(outcome.unwrap().version, 1),
         }
     }
+}
+
+/// A row that is stale is not locked: whoever has it keeps nobody waiting.
+#[tokio::test]
+async fn a_row_that_is_stale_is_not_waited_for() {
+    let database = database(NUMBERS).await;
+    let pool = &database.pool;
+    let rows = numbers(pool, 1..=3).await;
+    let stale = "UPDATE numbers SET version = 1 WHERE id = 2";
+    pool.execute(stale).await.unwrap();
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    let held = "SELECT FROM numbers WHERE id = 2 FOR UPDATE";
+    holding.execute(held).await.unwrap();
+    let updated = Number::update_many(pool, &rows);
+    let updated = tokio::time::timeout(Duration::from_secs(20), updated).await;
+    let updated = updated.expect("it waits for the row");
+    assert!(
+        matches!(updated[..], [Ok(_), Err(UpdateError::Stale(_)), Ok(_)]),
+        "{updated:?}"
+    );
+}
+
+/// A row that others refer to at the moment is updated, and not waited for.
+#[tokio::test]
+async fn a_row_whose_key_is_locked_is_not_waited_for() {
+    let database = database(NUMBERS).await;
+    let rows = numbers(&database.pool, 1..=3).await;
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    let held = "SELECT FROM numbers WHERE id = 2 FOR KEY SHARE";
+    holding.execute(held).await.unwrap();
+    let updated = Number::update_many(&database.pool, &rows);
+    let updated = tokio::time::timeout(Duration::from_secs(20), updated).await;
+    let updated = updated.expect("it waits for the row");
+    assert!(updated.iter().all(Result::is_ok), "{updated:?}");
 }
 
 /// In a transaction one statement is about all rows: two that follow each other would lock them in no order.

@@ -151,11 +151,11 @@ async fn a_lost_statement_is_unknown_to_all() {
     .await
     .unwrap();
     let lanes = lanes_of(&database, 1).await;
-    let outcomes = at_once((1..=40).map(|page| {
+    let calls = (1..=40).map(|page| {
         let lanes = lanes.clone();
         async move { PageViews::add_views(&lanes, page, 1).await }
-    }))
-    .await;
+    });
+    let outcomes = behind(lanes.acquire().await.unwrap(), calls).await;
     let mut confirmed = 0;
     for (outcome, page) in outcomes.into_iter().zip(1..) {
         match outcome {

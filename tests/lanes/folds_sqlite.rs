@@ -53,6 +53,27 @@ async fn many_rows_are_few_transactions() {
     assert_eq!(statements(&database.pool).await, 128);
 }
 
+/// The statement that met the row is taken back, and halves of it follow on the same connection.
+#[tokio::test]
+async fn a_refused_row_costs_the_others_few_transactions() {
+    let database = database(TABLES).await;
+    let (lanes, commits) = counted(&database).await;
+    let documents = Document::load_many(&lanes, 1..=64).await;
+    let updates = documents.into_iter().map(|document| {
+        let (lanes, mut document) = (lanes.clone(), document.unwrap());
+        if document.id == 40 {
+            "refused".clone_into(&mut document.title);
+        }
+        async move { document.update(&lanes).await }
+    });
+    let outcomes = behind(lanes.acquire().await.unwrap(), updates).await;
+    for (outcome, id) in outcomes.into_iter().zip(1..) {
+        assert_eq!(outcome.is_ok(), id != 40, "{id}");
+    }
+    let commits = commits.load(Ordering::Relaxed);
+    assert!(commits < 20, "{commits} transactions");
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned, FindOrCreate)]
 #[rowlock(table = "readings", backend(Sqlite), unique(id))]
 struct Reading {
@@ -152,6 +173,15 @@ async fn keys_that_only_the_database_calls_equal_are_one_row() {
             .await;
             totals.sort_unstable();
             let expected: Vec<_> = (1..=20).flat_map(|total| [total; 2]).collect();
+            assert_eq!(totals, expected, "{ty} {constraint}");
+            // No call has the key as the row has it: whose row that is, nobody could say.
+            let others = (0..20).map(|n| {
+                let (lanes, word) = (lanes.clone(), words[n % 2 * 2 + 1]);
+                async move { Word::add_times(&lanes, word, 1).await.unwrap() }
+            });
+            let mut totals = behind(lanes.acquire().await.unwrap(), others).await;
+            totals.sort_unstable();
+            let expected: Vec<_> = (21..=30).flat_map(|total| [total; 2]).collect();
             assert_eq!(totals, expected, "{ty} {constraint}");
         }
     }

@@ -68,7 +68,7 @@ async fn many_locked_rows_stop_nobody() {
     let lanes = Lanes::new(&pool, 1).await.unwrap();
     let mut holder = database.connection().await;
     let mut holding = holder.begin().await.unwrap();
-    let hold = "SELECT FROM page_views WHERE page % 5 = 0 FOR UPDATE; SELECT FROM documents WHERE id % 5 = 0 FOR UPDATE";
+    let hold = "SELECT FROM page_views WHERE page % 5 = 0 FOR NO KEY UPDATE; SELECT FROM documents WHERE id % 5 = 0 FOR UPDATE";
     sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
     let (mut blocked, mut free) = (JoinSet::new(), JoinSet::new());
     for key in 1..=1500 {

@@ -55,6 +55,31 @@ async fn a_bound_hits_the_calls_that_are_too_many() {
     assert_eq!(refused, 31);
 }
 
+/// The same where all of them would have room in an empty row, and in a full one: what is there counts.
+#[tokio::test]
+async fn a_bound_that_is_near_hits_the_calls_that_are_too_many() {
+    for (start, delta) in [(985, 4), (15, -4)] {
+        let database = database(TABLES).await;
+        let lanes = lanes_of(&database, 1).await;
+        Stock::add_units(&lanes, "ink", start).await.unwrap();
+        let calls = (0..9).map(|_| {
+            let lanes = lanes.clone();
+            async move { Stock::add_units(&lanes, "ink", delta).await }
+        });
+        let (mut totals, mut refused) = (Vec::new(), 0);
+        for outcome in behind(lanes.acquire().await.unwrap(), calls).await {
+            match outcome {
+                Ok(total) => totals.push(i64::from(total)),
+                Err(CounterError::OutOfBounds(_)) => refused += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        totals.sort_unstable_by_key(|total| total * delta);
+        let expected: Vec<_> = (1..=3).map(|n| start + n * delta).collect();
+        assert_eq!((totals, refused), (expected, 6));
+    }
+}
+
 #[tokio::test]
 async fn rows_that_are_missing_are_created_once() {
     let database = database(TABLES).await;
@@ -220,12 +245,12 @@ struct Report {
     version: i64,
 }
 
-/// A row that has seen a later fence is not written, and those beside it are.
+/// A row that has seen a later fence is not written, and those beside it are, with the fence of their writers.
 #[tokio::test]
 async fn a_fence_holds_for_its_row() {
     let database = database(&format!(
         "{TABLES}; CREATE TABLE reports (id bigint PRIMARY KEY, body text NOT NULL, fence bigint NOT NULL, version bigint NOT NULL);
-         INSERT INTO reports SELECT n, '', 5, 0 FROM numbers WHERE n <= 40"
+         INSERT INTO reports SELECT n, '', 7, 0 FROM numbers WHERE n <= 40"
     ))
     .await;
     let lanes = lanes_of(&database, 1).await;
@@ -234,8 +259,8 @@ async fn a_fence_holds_for_its_row() {
         rows.push(Report::load(&lanes, id).await.unwrap());
     }
     // The version stays: nobody else shows.
-    let later = "UPDATE reports SET fence = 6 WHERE id % 4 = 0";
-    sqlx::raw_sql(later).execute(&database.pool).await.unwrap();
+    let others = "UPDATE reports SET fence = CASE WHEN id % 4 = 0 THEN 9 ELSE 5 END";
+    sqlx::raw_sql(others).execute(&database.pool).await.unwrap();
     let outcomes = at_once(rows.into_iter().map(|row| {
         let lanes = lanes.clone();
         let row = Report {
@@ -251,7 +276,7 @@ async fn a_fence_holds_for_its_row() {
             Err(error) => panic!("{error:?}"),
         }
     }
-    let mine = "SELECT count(*) FROM reports WHERE body = 'mine'";
+    let mine = "SELECT count(*) FROM reports WHERE body = 'mine' AND fence = 7";
     assert_eq!(number(&database.pool, mine).await, 30);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowlock::queue::{Claimed, FinishError, QueueState, Unfinished};
 use rowlock::row::{CounterError, LockError};
-use rowlock::{Counter, Fence, Lockable, Queue};
+use rowlock::{Counter, Fence, FindOrCreate, Lockable, Queue, Versioned, Xmin};
 use sqlx::{AssertSqlSafe, Connection as _, Executor};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -39,6 +39,26 @@ struct Existing {
     word: String,
     #[rowlock(counter)]
     seen: i64,
+}
+
+/// A word that is written as a whole.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, Versioned)]
+#[rowlock(table = "words", backend(Postgres))]
+struct Written {
+    #[rowlock(key)]
+    word: String,
+    seen: i64,
+    left: i64,
+    #[rowlock(version)]
+    xmin: Xmin,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
+#[rowlock(table = "words", unique(word))]
+struct Unique {
+    word: String,
+    seen: i64,
+    left: i64,
 }
 
 /// A word to work on.
@@ -152,6 +172,12 @@ enum Way {
     /// Some of its changes cannot create a row, which takes several statements.
     Mixed,
     Existing,
+    /// Of whole rows.
+    Update,
+    Delete,
+    Insert,
+    Create,
+    Overwrite,
     Complete,
     Retry,
     Extend,
@@ -172,6 +198,19 @@ async fn claimed(pool: &Pool) -> Vec<Claimed<Task>> {
     claimed.sort_by_key(|task| GIVEN.iter().position(|word| *word == task.word));
     assert_eq!(claimed.len(), 4);
     claimed
+}
+
+fn unique(word: &str) -> NewUnique {
+    NewUnique {
+        word: word.to_owned(),
+        seen: 0,
+        left: 0,
+    }
+}
+
+fn all<T, E: std::fmt::Display>(outcomes: Vec<Result<T, E>>) -> Result<(), String> {
+    let mut outcomes = outcomes.into_iter();
+    outcomes.try_for_each(|one| one.map(drop).map_err(|error| error.to_string()))
 }
 
 impl Way {
@@ -205,6 +244,25 @@ impl Way {
                     drop(Word::add_left_many(&pool, deltas).await.map_err(said)?);
                 }
                 Self::Existing => drop(Existing::add_seen_many(&pool, ones).await.map_err(said)?),
+                Self::Update | Self::Delete => {
+                    let rows = Written::load_many(&pool, GIVEN).await.into_iter();
+                    let rows: Vec<_> = rows.map(Result::unwrap).collect();
+                    match self {
+                        Self::Update => all(Written::update_many(&pool, &rows).await)?,
+                        _ => all(Written::delete_many(&pool, &rows).await)?,
+                    }
+                }
+                Self::Insert => {
+                    let new = |word: &str| Written {
+                        word: word.to_owned(),
+                        seen: 0,
+                        left: 0,
+                        xmin: Xmin::default(),
+                    };
+                    all(Written::insert_many(&pool, &GIVEN.map(new)).await)?;
+                }
+                Self::Create => all(Unique::create_many(&pool, GIVEN.map(unique)).await)?,
+                Self::Overwrite => all(Unique::upsert_many(&pool, GIVEN.map(unique)).await)?,
                 Self::Complete => finished(Claimed::complete_many(&pool, tasks).await)?,
                 Self::Retry => {
                     let tasks = tasks.into_iter().map(|task| (task, "no"));
@@ -328,33 +386,53 @@ async fn l_17_a_worker_that_finishes_rows_deadlocks_with_nobody() {
     assert_eq!((counts.completed, counts.lease_lost), (4, 0));
 }
 
+/// So are rows that are written as a whole. A deadlock would show nothing: they are written again after it.
+#[tokio::test]
+async fn u_13_whole_rows_are_locked_in_the_order_of_the_collation() {
+    for way in [Way::Update, Way::Delete] {
+        let database = database(WORDS).await;
+        let mut holder = hold(&database, "c").await;
+        let batch = way.run(&database.pool, Vec::new());
+        blocked(&database, 1).await;
+        let free: Vec<String> = sqlx::query_scalar("SELECT word FROM words FOR UPDATE SKIP LOCKED")
+            .fetch_all(&mut database.connection().await)
+            .await
+            .unwrap();
+        assert_eq!(free, ["D"], "{way:?}");
+        holder.execute("ROLLBACK").await.unwrap();
+        batch.await.unwrap().unwrap();
+    }
+}
+
 /// New rows are created in the same order: two batches that create each other's rows meet at the first.
 #[tokio::test]
 async fn u_13_rows_that_are_created_are_locked_in_the_order_of_the_collation() {
-    let database = database(WORDS).await;
-    sqlx::raw_sql("DELETE FROM words")
-        .execute(&database.pool)
-        .await
-        .unwrap();
-    let mut holder = database.connection().await;
-    holder
-        .execute("BEGIN; INSERT INTO words VALUES ('c', 0, 0)")
-        .await
-        .unwrap();
-    let batch = Way::Upsert.run(&database.pool, Vec::new());
-    blocked(&database, 1).await;
-    // What the batch has created by now, it is waited for.
-    let mut aside = database.connection().await;
-    for (word, taken) in [("a", true), ("B", true), ("D", false)] {
-        let insert = format!(
-            "SET lock_timeout = '50ms'; BEGIN; INSERT INTO words VALUES ('{word}', 0, 0); ROLLBACK"
-        );
-        let inserted = sqlx::raw_sql(AssertSqlSafe(insert))
-            .execute(&mut aside)
-            .await;
-        assert_eq!(inserted.is_err(), taken, "{word}");
-        aside.execute("ROLLBACK").await.unwrap();
+    for way in [Way::Upsert, Way::Insert, Way::Create, Way::Overwrite] {
+        let database = database(WORDS).await;
+        sqlx::raw_sql("DELETE FROM words")
+            .execute(&database.pool)
+            .await
+            .unwrap();
+        let mut holder = database.connection().await;
+        holder
+            .execute("BEGIN; INSERT INTO words VALUES ('c', 0, 0)")
+            .await
+            .unwrap();
+        let batch = way.run(&database.pool, Vec::new());
+        blocked(&database, 1).await;
+        // What the batch has created by now, it is waited for.
+        let mut aside = database.connection().await;
+        for (word, taken) in [("a", true), ("B", true), ("D", false)] {
+            let insert = format!(
+                "SET lock_timeout = '50ms'; BEGIN; INSERT INTO words VALUES ('{word}', 0, 0); ROLLBACK"
+            );
+            let inserted = sqlx::raw_sql(AssertSqlSafe(insert))
+                .execute(&mut aside)
+                .await;
+            assert_eq!(inserted.is_err(), taken, "{way:?} {word}");
+            aside.execute("ROLLBACK").await.unwrap();
+        }
+        holder.execute("ROLLBACK").await.unwrap();
+        batch.await.unwrap().unwrap();
     }
-    holder.execute("ROLLBACK").await.unwrap();
-    batch.await.unwrap().unwrap();
 }
