@@ -203,7 +203,8 @@ pub mod __private {
         pub use inventory::submit;
 
         pub use crate::schema::{
-            CreateTableSql, Described, Needed, Needs, NoNeeds, Of, Texts, by, is_model,
+            Binds, CreateTableSql, Described, Elements, Needed, Needs, NoNeeds, Of, Texts, by,
+            element, is_model,
         };
     }
     #[cfg(feature = "schema")]

@@ -10,6 +10,7 @@ extern crate limited_tokio as tokio;
 mod create_table;
 mod diff;
 mod lookalikes;
+mod many;
 mod mistakes;
 mod project;
 mod services;

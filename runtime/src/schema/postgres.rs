@@ -1,10 +1,12 @@
 //! The catalogue of PostgreSQL.
 
 use rowlock_schema::{Catalogue, Dialect, Server, Table};
-use sqlx::{Postgres, Row};
+use sqlx::postgres::PgTypeInfo;
+use sqlx::{Postgres, Row, TypeInfo};
 
 use super::{Describes, Needed, Texts, rows};
 use crate::db::atomic::{Atomic, in_transaction};
+use crate::db::lanes::array_of;
 use crate::db::source::Link;
 
 /// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
@@ -145,8 +147,17 @@ impl Describes for Postgres {
         server(link).await
     }
 
-    fn texts(needed: &Needed) -> Texts {
+    fn texts(needed: &Needed) -> Texts<Self> {
         needed.postgres
+    }
+
+    fn arrays(elements: &[fn() -> PgTypeInfo]) -> Option<Vec<PgTypeInfo>> {
+        let elements = elements.iter().map(|element| element());
+        let arrays = elements.map(|element| {
+            let is_array = element.name().ends_with("[]");
+            (!is_array).then(|| array_of(&element))
+        });
+        arrays.collect()
     }
 }
 
