@@ -12,6 +12,7 @@ mod diff;
 mod lookalikes;
 mod many;
 mod mistakes;
+mod privileges;
 mod project;
 mod services;
 mod verify;

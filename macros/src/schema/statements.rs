@@ -123,7 +123,7 @@ fn given<'m>(queue: &sql::queue::Queue<'_>, model: &'m Model) -> Vec<&'m Column>
 }
 
 /// What a guarded update can set to a value.
-fn settable(model: &Model) -> Vec<&Column> {
+pub(super) fn settable(model: &Model) -> Vec<&Column> {
     let columns = model.columns.iter();
     let settable = columns.filter(|column| {
         let is_plain = matches!(column.role, Role::Plain);

@@ -60,10 +60,7 @@ pub fn snapshot<'c, DB: Describes>(
         let tables = read.tables.into_iter();
         // There is one more of them every month, and they are what the whole is.
         let tables = tables.filter(|table| table.kind != rowlock_schema::Kind::Partition);
-        let tables = tables.map(|mut table| {
-            table.denied.clear();
-            table
-        });
+        let tables = tables.map(rowlock_schema::Table::for_everyone);
         Ok(Catalogue::new(
             read.dialect,
             read.search_path,
