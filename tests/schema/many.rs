@@ -207,3 +207,52 @@ async fn statements_that_a_call_puts_together_are_prepared() {
     assert_eq!(names(&report(&database.pool, models).await), ["save"]);
     assert_eq!(names(&report(&pool, models).await), ["save"]);
 }
+
+/// A column that is called as what stands beside the table where there are many rows.
+#[derive(Clone, sqlx::FromRow, rowlock::Versioned, rowlock::Lockable, rowlock::FindOrCreate)]
+#[rowlock(table = "numbered", unique(slug))]
+struct Numbered {
+    #[rowlock(key)]
+    id: i64,
+    slug: String,
+    rowlock_n: i64,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+const NUMBERED: &str = "CREATE TABLE numbered (id bigint PRIMARY KEY, slug text NOT NULL UNIQUE, rowlock_n bigint NOT NULL, lock_version bigint NOT NULL)";
+
+#[tokio::test]
+async fn a_name_that_only_many_rows_do_not_take_is_found() {
+    let models = rowlock::models![Numbered];
+    let database = sqlite::database(NUMBERED).await;
+    let found = report(&database.pool, models).await;
+    let (error, note) = (Level::Error, Level::Note);
+    let named = |expected: &[(&str, Level)]| -> Vec<(String, Level)> {
+        let named = expected
+            .iter()
+            .map(|(name, level)| ((*name).to_owned(), *level));
+        named.collect()
+    };
+    let expected = [
+        ("find_or_create_many", note),
+        ("load_many", error),
+        ("lock_many", error),
+    ];
+    assert_eq!(not_taken(&found), named(&expected), "{found}");
+    // PostgreSQL writes many with one statement as well.
+    let expected = [
+        ("delete_many", note),
+        ("find_or_create_many", note),
+        ("insert_many", note),
+        ("load_many", error),
+        ("lock_many", error),
+        ("save_many", note),
+        ("update on Lanes", note),
+        ("update_many", note),
+        ("upsert_many", note),
+    ];
+    let pool = of_its_own(NUMBERED).await;
+    let found = report(&pool, models).await;
+    assert_eq!(not_taken(&found), named(&expected), "{found}");
+}

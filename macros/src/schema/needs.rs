@@ -359,9 +359,8 @@ fn access(kind: Kind, model: &Model) -> Vec<Access> {
         Kind::Queue => {
             needs("claim", "SELECT", named(columns));
             let columns = model.columns.iter();
-            let written = columns.filter(|column| match column.role {
-                Role::Fence | Role::Queue(_) | Role::Ledger(_) => true,
-                _ => false,
+            let written = columns.filter(|column| {
+                matches!(column.role, Role::Fence | Role::Queue(_) | Role::Ledger(_))
             });
             needs("claim", "UPDATE", named(written.collect()));
             if quiet_plan(model).is_some_and(|queue| queue.ended_at().is_some()) {

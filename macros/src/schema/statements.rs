@@ -143,15 +143,20 @@ fn implemented(kind: Kind, model: &Model, number: usize, binds: &Binds<'_>) -> T
                 || quote!(const #name: __rt::schema::Elements<#database> = &[#(#elements),*];),
             )
         };
-        let (found_by, new) = (list("FOUND_BY", &binds.found_by), list("NEW", &binds.new));
+        let of_arrays = |name, columns: &[&Column]| match dialect.has_arrays() {
+            true => list(name, columns),
+            false => None,
+        };
+        let found_by = list("FOUND_BY", &binds.found_by);
         let written = match kind {
             // In texts that a call puts together.
             Kind::Guarded => {
                 let places = binds.written.iter().map(|column| place(model, column));
                 Some(quote!(const PLACES: &'static [usize] = &[#(#places),*];))
             }
-            _ => list("WRITTEN", &binds.written),
+            _ => of_arrays("WRITTEN", &binds.written),
         };
+        let new = of_arrays("NEW", &binds.new);
         let numbers = (0..binds.numbers).map(|_| quote!(__rt::schema::element::<#database, i64>));
         let code = quote! {
             #[automatically_derived]

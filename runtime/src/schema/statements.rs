@@ -145,6 +145,7 @@ impl<DB: Database> Text<DB> {
         }
     }
 
+    #[cfg(feature = "idempotent")]
     const fn binds_values(self, types: Elements<DB>) -> Self {
         Self {
             binds: Bound::Values(types),
