@@ -43,7 +43,7 @@ pub struct Access {
     pub method: String,
     /// `SELECT`, `INSERT`, `UPDATE` or `DELETE`.
     pub privilege: String,
-    /// The columns; none of a `DELETE`.
+    /// The columns: `*` is all that the table has, and a `DELETE` has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
     /// The derive is of no use without it.

@@ -54,9 +54,9 @@ async fn verify_looks_with_the_search_path_and_the_user_of_the_connection() {
     assert_eq!(errors(&report), [expected.clone(), expected]);
     for told in [
         "may not UPDATE on `swapped`",
-        "may not SELECT `tenant_id`, `slug` and `lock_version` of `swapped`",
+        "may not SELECT `slug`, `tenant_id` and `lock_version` of `swapped`",
         &format!(
-            "GRANT SELECT (\"tenant_id\", \"slug\", \"lock_version\") ON \"swapped\" TO {role};"
+            "GRANT SELECT (\"slug\", \"tenant_id\", \"lock_version\") ON \"swapped\" TO {role};"
         ),
     ] {
         assert!(report.to_string().contains(told), "{told}: {report}");

@@ -312,6 +312,10 @@ fn access(kind: Kind, model: &Model) -> Vec<Access> {
                 written.extend(model.keys().first().copied());
             }
             needs(write, "UPDATE", named(written));
+            // It compares the whole row with what it was: see `sql::lockable::update`.
+            if kind == Kind::Lockable && model.version().is_none() {
+                needs(write, "SELECT", vec!["*".to_owned()]);
+            }
             if kind == Kind::Versioned {
                 needs("delete", "DELETE", named(Vec::new()));
             }

@@ -89,11 +89,11 @@ SELECT json_strip_nulls(json_build_object(
       ('UPDATE', has_any_column_privilege(c.oid, 'UPDATE')), ('DELETE', has_table_privilege(c.oid, 'DELETE'))) AS p(name, granted)
     WHERE NOT p.granted), '[]'),
   'denied_columns', coalesce((
-    SELECT json_agg(json_build_array(a.attname, p.name)) FROM pg_attribute a CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS p(name)
+    SELECT json_agg(json_build_array(a.attname, p.name) ORDER BY a.attnum) FROM pg_attribute a CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS p(name)
     WHERE a.attrelid = c.oid AND NOT a.attisdropped AND (a.attnum > 0 OR p.name = 'SELECT' AND a.attname IN ('xmin', 'xmax'))
       AND NOT has_table_privilege(c.oid, p.name) AND NOT has_column_privilege(c.oid, a.attnum, p.name)), '[]'),
   'denied_sequences', coalesce((
-    SELECT json_agg(json_build_array(a.attname, s.oid::regclass::text))
+    SELECT json_agg(json_build_array(a.attname, s.oid::regclass::text) ORDER BY a.attnum)
     FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
     JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass
     JOIN pg_class s ON s.oid = p.refobjid

@@ -38,18 +38,22 @@ fn of_table(context: &Context<'_>, privilege: &str, all: &[&Access]) -> Option<F
 }
 
 fn of_columns(context: &Context<'_>, privilege: &str, all: &[&Access]) -> Option<Finding> {
-    let denied = |column: &String| {
-        let mut denied = context.table.denied_columns.iter();
-        denied.any(|(name, of)| name == column && of == privilege)
+    let denied = context.table.denied_columns.iter();
+    let denied = denied
+        .filter(|(_, of)| of == privilege)
+        .map(|(column, _)| column);
+    let denied: Vec<&String> = denied.collect();
+    let needs = |one: &Access, column: &String| {
+        let is_whole = one.columns.iter().any(|name| name == "*");
+        one.columns.contains(column) || is_whole && context.column(column).is_some()
     };
     let all = all.iter().copied();
-    let failing: Vec<&Access> = all.filter(|one| one.columns.iter().any(denied)).collect();
-    let mut columns: Vec<String> = Vec::new();
-    for column in failing.iter().flat_map(|one| &one.columns) {
-        if denied(column) && !columns.contains(column) {
-            columns.push(column.clone());
-        }
-    }
+    let failing = all.filter(|one| denied.iter().any(|column| needs(one, column)));
+    let failing: Vec<&Access> = failing.collect();
+    let columns = denied
+        .iter()
+        .filter(|column| failing.iter().any(|one| needs(one, column)));
+    let columns: Vec<String> = columns.map(|column| (*column).clone()).collect();
     let named: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
     Some(Finding {
         rule: Rule::Privilege,
