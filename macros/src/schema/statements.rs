@@ -22,8 +22,14 @@ pub(super) fn lists(kind: Kind, model: &Model) -> TokenStream {
             let list = format_ident!("{list}");
             quote!(__rt::schema::Of::<#database, Self, #number>::#list)
         });
+        let no_list = (kind == Kind::Queue).then(|| {
+            quote! {
+                #[allow(unused_imports)]
+                use __rt::schema::NoList as _;
+            }
+        });
         let code = quote! {
-            const #name: __rt::schema::Texts<#database> = &[#(#lists),*];
+            const #name: __rt::schema::Texts<#database> = { #no_list &[#(#lists),*] };
         };
         for_backend(*dialect, &code)
     };
@@ -32,23 +38,21 @@ pub(super) fn lists(kind: Kind, model: &Model) -> TokenStream {
 
 /// Each list, with the number of the counter or of the unique key that it is about.
 fn named(kind: Kind, model: &Model) -> Vec<(&'static str, usize)> {
-    let (all, each) = match kind {
-        Kind::Counter => ("COUNTERS", ("COUNTER", model.counters().len())),
-        Kind::FindOrCreate => ("NEW", ("UNIQUE", model.unique.len())),
-        Kind::Guarded => ("GUARDED", ("", 0)),
-        Kind::Idempotent => ("IDEMPOTENT", ("", 0)),
-        Kind::Lockable => ("LOCKABLE", ("", 0)),
-        Kind::Queue => ("QUEUE", ("", 0)),
-        Kind::Versioned => ("VERSIONED", ("", 0)),
+    let all = |list| vec![(list, 0)];
+    let and_each = |list, each, count| {
+        let numbers = (0..count).map(|number| (each, number));
+        std::iter::once((list, 0)).chain(numbers).collect()
     };
-    let (each, count) = each;
-    let mut lists = vec![(all, 0)];
-    lists.extend((0..count).map(|number| (each, number)));
-    if let Some(queue) = quiet_plan(model).filter(|_| kind == Kind::Queue) {
-        lists.extend(queue.conflict().is_none().then_some(("ENQUEUE_MANY", 0)));
-        lists.extend(queue.ended_at().map(|_| ("PURGE", 0)));
+    match kind {
+        Kind::Counter => and_each("COUNTERS", "COUNTER", model.counters().len()),
+        Kind::FindOrCreate => and_each("NEW", "UNIQUE", model.unique.len()),
+        Kind::Guarded => all("GUARDED"),
+        Kind::Idempotent => all("IDEMPOTENT"),
+        Kind::Lockable => all("LOCKABLE"),
+        // Two that not every queue has.
+        Kind::Queue => vec![("QUEUE", 0), ("ENQUEUE_MANY", 0), ("PURGE", 0)],
+        Kind::Versioned => all("VERSIONED"),
     }
-    lists
 }
 
 /// What a derive binds.
@@ -139,9 +143,15 @@ fn implemented(kind: Kind, model: &Model, number: usize, binds: &Binds<'_>) -> T
         let list = |name: &str, columns: &[&Column]| {
             let name = format_ident!("{name}");
             let elements = columns.iter().map(|column| element(column, &database));
-            (!columns.is_empty()).then(
-                || quote!(const #name: __rt::schema::Elements<#database> = &[#(#elements),*];),
-            )
+            (!columns.is_empty()).then(|| {
+                quote! {
+                    const #name: __rt::schema::Elements<#database> = {
+                        #[allow(unused_imports)]
+                        use __rt::schema::NoElement as _;
+                        &[#(#elements),*]
+                    };
+                }
+            })
         };
         let of_arrays = |name, columns: &[&Column]| match dialect.has_arrays() {
             true => list(name, columns),
@@ -157,7 +167,8 @@ fn implemented(kind: Kind, model: &Model, number: usize, binds: &Binds<'_>) -> T
             _ => of_arrays("WRITTEN", &binds.written),
         };
         let new = of_arrays("NEW", &binds.new);
-        let numbers = (0..binds.numbers).map(|_| quote!(__rt::schema::element::<#database, i64>));
+        let numbers =
+            (0..binds.numbers).map(|_| quote!(__rt::schema::Element::<#database, i64>::INFO));
         let code = quote! {
             #[automatically_derived]
             impl __rt::schema::Binds<#database, __rt::schema::by::#derive, #number> for #ident {
@@ -175,9 +186,9 @@ fn implemented(kind: Kind, model: &Model, number: usize, binds: &Binds<'_>) -> T
 fn element(column: &Column, database: &TokenStream) -> TokenStream {
     let ty = &column.ty;
     if column.json || column.json_nullable {
-        return quote!(__rt::schema::element::<#database, __rt::sqlx::types::Json<()>>);
+        return quote!(__rt::schema::Element::<#database, __rt::sqlx::types::Json<()>>::INFO);
     }
-    quote_spanned!(ty.span()=> __rt::schema::element::<#database, #ty>)
+    quote_spanned!(ty.span()=> __rt::schema::Element::<#database, #ty>::INFO)
 }
 
 fn place(model: &Model, column: &Column) -> Index {

@@ -16,7 +16,7 @@ pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
 
 pub use self::file::{FileError, check_file};
 #[doc(hidden)]
-pub use self::statements::{Binds, Elements, Of, Text, Texts, element};
+pub use self::statements::{Binds, Element, Elements, NoElement, NoList, Of, Text, Texts};
 #[cfg(feature = "registry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
 pub use self::verify::verify_all;
@@ -43,7 +43,7 @@ pub trait Describes: Backend {
     fn texts(needed: &Needed) -> Texts<Self>;
     /// The types of the arrays that statements about many rows bind, if there are such arrays.
     #[doc(hidden)]
-    fn arrays(elements: &[fn() -> Self::TypeInfo]) -> Option<Vec<Self::TypeInfo>>;
+    fn arrays(elements: &[Self::TypeInfo]) -> Option<Vec<Self::TypeInfo>>;
 }
 
 /// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, and no owner and no grant.

@@ -163,11 +163,10 @@ impl Describes for Postgres {
         needed.postgres
     }
 
-    fn arrays(elements: &[fn() -> PgTypeInfo]) -> Option<Vec<PgTypeInfo>> {
-        let elements = elements.iter().map(|element| element());
-        let arrays = elements.map(|element| {
+    fn arrays(elements: &[PgTypeInfo]) -> Option<Vec<PgTypeInfo>> {
+        let arrays = elements.iter().map(|element| {
             let is_array = element.name().ends_with("[]");
-            (!is_array).then(|| array_of(&element))
+            (!is_array).then(|| array_of(element))
         });
         arrays.collect()
     }

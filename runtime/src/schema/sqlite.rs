@@ -64,7 +64,7 @@ impl Describes for Sqlite {
     }
 
     /// What many rows bind is one text of JSON.
-    fn arrays(_: &[fn() -> SqliteTypeInfo]) -> Option<Vec<SqliteTypeInfo>> {
+    fn arrays(_: &[SqliteTypeInfo]) -> Option<Vec<SqliteTypeInfo>> {
         Some(Vec::new())
     }
 }

@@ -8,12 +8,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use rowlock_schema::{Finding, Kind, Level, Model, Place, Rule};
-use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, Type};
 
 use super::{Describes, by};
 use crate::Fault;
 use crate::db::atomic::{Atomic, in_transaction};
-use crate::db::column::Column;
 use crate::db::fault::lacks_types;
 use crate::db::source::Link;
 use crate::db::statement::Statement;
@@ -52,22 +51,25 @@ impl<DB: Database> Clone for Bound<DB> {
 impl<DB: Describes> Bound<DB> {
     /// `None` if a value cannot be an element of an array: whoever has such a column writes row by row.
     fn types(&self) -> Option<Vec<DB::TypeInfo>> {
+        let known = |types: &[Known<DB>]| -> Option<Vec<DB::TypeInfo>> {
+            types.iter().map(|ty| Some(ty.as_ref()?())).collect()
+        };
         match self {
-            Self::Values(types) => Some(types.iter().map(|ty| ty()).collect()),
-            Self::Arrays(types) => DB::arrays(&types.concat()),
+            Self::Values(types) => known(types),
+            Self::Arrays(types) => DB::arrays(&known(&types.concat())?),
         }
     }
 }
 
 /// When a method sends a statement.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Sent {
     Always,
     /// About many rows. Where the server does not take it, each row is by itself.
     OfMany,
-    /// For calls that wait; as the last.
+    /// For calls that wait for `Lanes`.
     OnLanes,
-    /// For jobs that ended.
+    /// About the jobs that a worker has.
     ByWorker,
 }
 
@@ -162,11 +164,27 @@ impl<DB: Database> Text<DB> {
 pub type Texts<DB> = &'static [&'static [Text<DB>]];
 
 /// The types of columns, or of the elements of arrays of them.
-pub type Elements<DB> = &'static [fn() -> <DB as Database>::TypeInfo];
+pub type Elements<DB> = &'static [Known<DB>];
 
-/// The type of a column.
-pub fn element<DB: Database, T: Column<DB>>() -> DB::TypeInfo {
-    T::type_info()
+/// A type, if it is one of the database's.
+type Known<DB> = Option<fn() -> <DB as Database>::TypeInfo>;
+
+/// Finds the type of a column: the inherent constant wins over the trait's.
+#[derive(Debug)]
+pub struct Element<DB, T>(PhantomData<(DB, T)>);
+
+/// The other half of [`Element`]: what is no column the compiler reports where it is bound.
+pub trait NoElement {
+    type Info;
+    const INFO: Option<fn() -> Self::Info> = None;
+}
+
+impl<DB: Database, T: Type<DB>> Element<DB, T> {
+    pub const INFO: Known<DB> = Some(T::type_info);
+}
+
+impl<DB: Database, T> NoElement for Element<DB, T> {
+    type Info = DB::TypeInfo;
 }
 
 /// The types of what the derive `D` of a model binds; of one unique key by its number.
@@ -395,6 +413,17 @@ impl<DB: Describes, T: PurgeSql<DB>> Of<DB, T> {
         Text::whole("purge", &T::LIST_OLD[0]),
         Text::whole("purge", &T::LIST_OLD[1]),
     ];
+}
+
+/// The other half of lists that not every queue has: the inherent constants win over the trait's.
+pub trait NoList {
+    type Database: Database;
+    const ENQUEUE_MANY: &'static [Text<Self::Database>] = &[];
+    const PURGE: &'static [Text<Self::Database>] = &[];
+}
+
+impl<DB: Database, T, const N: usize> NoList for Of<DB, T, N> {
+    type Database = DB;
 }
 
 /// A statement with one row of so many values, where they are not arrays.
