@@ -203,7 +203,8 @@ pub mod __private {
         pub use inventory::submit;
 
         pub use crate::schema::{
-            CreateTableSql, Described, Needed, Needs, NoNeeds, Of, Texts, by, is_model,
+            Binds, CreateTableSql, Described, Element, Elements, Needed, Needs, NoElement, NoList,
+            NoNeeds, Of, Texts, by, is_model,
         };
     }
     #[cfg(feature = "schema")]

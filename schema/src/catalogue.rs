@@ -49,6 +49,8 @@ pub struct Catalogue {
     pub search_path: Vec<String>,
     /// Sorted by schema and name.
     pub tables: Vec<Table>,
+    /// The user of the connection, as SQL writes the name. Never in a file.
+    pub user: Option<String>,
 }
 
 impl Catalogue {
@@ -71,6 +73,7 @@ impl Catalogue {
             dialect,
             search_path,
             tables,
+            user: None,
         }
     }
 }
@@ -113,6 +116,25 @@ pub struct Table {
     /// What the user of the connection may not do: `SELECT`, `INSERT`, `UPDATE`, `DELETE`. Never in a file.
     #[serde(default, skip_serializing)]
     pub denied: Vec<String>,
+    /// The same of columns, where it may do so with others: the column, and what it may not. Never in a file.
+    #[serde(default, skip_serializing)]
+    pub denied_columns: Vec<(String, String)>,
+    /// The sequences that it may not use, each with the column whose default has its next value. Never in a file.
+    #[serde(default, skip_serializing)]
+    pub denied_sequences: Vec<(String, String)>,
+}
+
+impl Table {
+    /// Without what is of the connection alone.
+    #[must_use]
+    pub fn for_everyone(self) -> Self {
+        Self {
+            denied: Vec::new(),
+            denied_columns: Vec::new(),
+            denied_sequences: Vec::new(),
+            ..self
+        }
+    }
 }
 
 /// What can be read like a table.

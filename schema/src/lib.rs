@@ -29,5 +29,5 @@ pub use self::family::Family;
 pub use self::file::{FileError, NAME, find};
 pub use self::finding::{Finding, Level, Place, Rule};
 pub use self::migration::diff;
-pub use self::model::{Field, Insert, Key, KeyPart, KeyUse, Model, NeededIndex, Role};
+pub use self::model::{Access, Field, Insert, Key, KeyPart, KeyUse, Model, NeededIndex, Role};
 pub use self::rules::{Server, Source, check, check_server, table_kind};

@@ -31,6 +31,24 @@ pub struct Model {
     /// The indexes by which its statements find their rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<NeededIndex>,
+    /// What its user has to be allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<Access>,
+}
+
+/// What a method does with columns of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// The method.
+    pub method: String,
+    /// `SELECT`, `INSERT`, `UPDATE` or `DELETE`.
+    pub privilege: String,
+    /// The columns: `*` is all that the table has, and a `DELETE` has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// The derive is of no use without it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub required: bool,
 }
 
 /// An index by which rows are found.

@@ -3,6 +3,7 @@
 //! Nothing here knows a rule: they are in `rowlock-schema`, where `rowlock::schema` has them from too.
 
 pub(crate) mod needs;
+mod statements;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,10 +18,9 @@ use syn::{DeriveInput, LitStr};
 
 use self::needs::needs;
 use crate::attr::{SchemaAttr, StructAttrs};
-use crate::derive::{Kind, database, for_backend, raw};
+use crate::derive::{Kind, raw};
 use crate::diag::Diag;
 use crate::model::{Column, Model, last_segment};
-use crate::sql::Dialect;
 
 /// Reports what the catalogue has not, and says in the expansion what the model needs.
 pub(crate) fn described(
@@ -35,8 +35,9 @@ pub(crate) fn described(
     }
     let needs = needs(kind, model);
     let text = serde_json::to_string(&needs).unwrap_or_default();
-    let statements = statements(kind, model);
-    let described = implementation(kind, &model.ident, &text, &statements);
+    let lists = statements::lists(kind, model);
+    let described = implementation(kind, &model.ident, &text, &lists);
+    let binds = statements::binds(kind, model);
     let (ident, derive) = (&model.ident, format_ident!("{kind:?}"));
     let registered = quote!(__rt::registered!(#ident, __rt::schema::by::#derive););
     let quiet = Diag::new();
@@ -66,6 +67,7 @@ pub(crate) fn described(
     let tracked = tracked(files.iter().map(|(path, _)| path.as_path()));
     quote! {
         #described
+        #binds
         #registered
         #tracked
         #(#unknown)*
@@ -108,40 +110,6 @@ pub(crate) fn implementation(
             const NEEDS: &'static str = #needs;
             #statements
         }
-    }
-}
-
-/// Where the runtime has the statements, which the derive printed already.
-fn statements(kind: Kind, model: &Model) -> TokenStream {
-    let (all, each) = match kind {
-        Kind::Counter => ("COUNTERS", Some(("COUNTER", model.counters().len()))),
-        Kind::FindOrCreate => ("NEW", Some(("UNIQUE", model.unique.len()))),
-        Kind::Guarded => ("GUARDED", None),
-        Kind::Idempotent => ("IDEMPOTENT", None),
-        Kind::Lockable => ("LOCKABLE", None),
-        Kind::Queue => ("QUEUE", None),
-        Kind::Versioned => ("VERSIONED", None),
-    };
-    let of_backend = |dialect: &Dialect| {
-        let (name, database) = (constant(*dialect), database(*dialect));
-        let all = format_ident!("{all}");
-        let each = each.map(|(each, count)| {
-            let each = format_ident!("{each}");
-            let numbers = 0..count;
-            quote!(#(__rt::schema::Of::<#database, Self, #numbers>::#each),*)
-        });
-        let code = quote! {
-            const #name: __rt::schema::Texts = &[__rt::schema::Of::<#database, Self>::#all, #each];
-        };
-        for_backend(*dialect, &code)
-    };
-    model.backends.iter().map(of_backend).collect()
-}
-
-fn constant(dialect: Dialect) -> Ident {
-    match dialect {
-        Dialect::Postgres => format_ident!("POSTGRES"),
-        Dialect::Sqlite => format_ident!("SQLITE"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a derive needs of the database, for the rules.
 
 use proc_macro2::Span;
-use rowlock_schema::{self as schema, Family, Insert, Key, KeyPart, KeyUse, NeededIndex};
+use rowlock_schema::{self as schema, Access, Family, Insert, Key, KeyPart, KeyUse, NeededIndex};
 use syn::Type;
 
 use crate::derive::{Kind, quiet_plan};
@@ -9,7 +9,7 @@ use crate::model::{
     Column, LedgerRole, Model, QueueRole, Role, State, UniqueKey, inside_option, is_bool, is_json,
     is_option, last_segment, shown,
 };
-use crate::sql::Dialect;
+use crate::sql::{self, Dialect};
 
 pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
     let dialects = model.backends.iter().map(|dialect| of(*dialect));
@@ -29,6 +29,7 @@ pub(super) fn needs(kind: Kind, model: &Model) -> schema::Model {
             Kind::Versioned | Kind::Lockable | Kind::FindOrCreate => true,
             Kind::Counter | Kind::Guarded | Kind::Idempotent | Kind::Queue => false,
         },
+        access: access(kind, model),
         insert: insert(kind, model),
         indexes: match kind {
             Kind::Queue => indexes(model),
@@ -277,4 +278,114 @@ fn insert(kind: Kind, model: &Model) -> Option<Insert> {
         required,
         columns,
     })
+}
+
+/// What the methods do with which columns, for the privileges.
+fn access(kind: Kind, model: &Model) -> Vec<Access> {
+    let mut all: Vec<Access> = Vec::new();
+    let mut needs = |method: &str, privilege: &str, columns: Vec<String>| {
+        all.push(Access {
+            method: method.to_owned(),
+            privilege: privilege.to_owned(),
+            columns,
+            required: false,
+        });
+    };
+    let named = |columns: Vec<&Column>| -> Vec<String> {
+        let names = columns.into_iter().map(|column| column.name.clone());
+        names.collect()
+    };
+    let columns: Vec<&Column> = model.columns.iter().collect();
+    let renewed = || model.on_update().map(|(column, _)| column);
+    let raised = || model.version().into_iter().chain(renewed());
+    match kind {
+        Kind::Versioned | Kind::Lockable => {
+            let (read, write) = match kind {
+                Kind::Lockable => ("lock", "save"),
+                _ if model.row_version().is_some() => ("load", "update"),
+                _ => ("load", "save"),
+            };
+            needs(read, "SELECT", named(columns));
+            let written = model.writable().into_iter().chain(model.fence());
+            let mut written: Vec<&Column> = written.chain(raised()).collect();
+            if written.is_empty() {
+                written.extend(model.keys().first().copied());
+            }
+            needs(write, "UPDATE", named(written));
+            // It compares the whole row with what it was: see `sql::lockable::update`.
+            if kind == Kind::Lockable && model.version().is_none() {
+                needs(write, "SELECT", vec!["*".to_owned()]);
+            }
+            if kind == Kind::Versioned {
+                needs("delete", "DELETE", named(Vec::new()));
+            }
+        }
+        Kind::Guarded => {
+            needs("update_if", "SELECT", named(columns));
+            let written = super::statements::settable(model).into_iter();
+            let written = written.chain(model.counters()).chain(raised());
+            needs("update_if", "UPDATE", named(written.collect()));
+            needs("delete_if", "DELETE", named(Vec::new()));
+        }
+        Kind::Counter => {
+            for counter in model.counters() {
+                let method = format!("add_{}", counter.field);
+                let mut read = model.keys();
+                read.push(counter);
+                needs(&method, "SELECT", named(read));
+                needs(&method, "UPDATE", named(vec![counter]));
+            }
+            needs("get", "SELECT", named(columns));
+        }
+        Kind::FindOrCreate => {
+            needs("find", "SELECT", named(columns));
+            for key in &model.unique {
+                let written = sql::find_or_create::written(model, key);
+                if !written.is_empty() {
+                    needs("upsert", "UPDATE", named(written));
+                    // How it knows what it did.
+                    needs("update_or_create", "SELECT", vec!["xmax".to_owned()]);
+                }
+            }
+        }
+        Kind::Idempotent => {
+            let of = |role| model.ledger(role);
+            let told = [LedgerRole::Fingerprint, LedgerRole::Lease];
+            let told = told.into_iter().filter_map(of).chain(model.fence());
+            let ends = [LedgerRole::Outcome, LedgerRole::Finished];
+            let ends: Vec<&Column> = ends.into_iter().filter_map(of).collect();
+            let read = model.keys().into_iter().chain(told).chain(ends.clone());
+            needs("once", "SELECT", named(read.collect()));
+            let written = of(LedgerRole::Lease).into_iter().chain(model.fence());
+            needs("once", "UPDATE", named(written.chain(ends).collect()));
+            needs("purge", "DELETE", named(Vec::new()));
+        }
+        Kind::Queue => {
+            needs("claim", "SELECT", named(columns));
+            let columns = model.columns.iter();
+            let written = columns.filter(|column| {
+                matches!(column.role, Role::Fence | Role::Queue(_) | Role::Ledger(_))
+            });
+            needs("claim", "UPDATE", named(written.collect()));
+            if quiet_plan(model).is_some_and(|queue| queue.ended_at().is_some()) {
+                needs("purge", "DELETE", named(Vec::new()));
+            }
+            if model.deletes_done {
+                needs("complete", "DELETE", named(Vec::new()));
+            }
+        }
+    }
+    // Of a counter only the first: a program may never read the whole row.
+    if let Some(read) = all.first_mut() {
+        read.required = true;
+    }
+    if let Some(insert) = insert(kind, model) {
+        all.push(Access {
+            method: insert.method,
+            privilege: "INSERT".to_owned(),
+            columns: insert.columns,
+            required: false,
+        });
+    }
+    all
 }

@@ -155,6 +155,12 @@ impl Changes {
         Self(Box::new([]))
     }
 
+    /// So many columns.
+    #[cfg(feature = "schema")]
+    pub(crate) fn all(columns: usize) -> Self {
+        Self(vec![true; columns].into())
+    }
+
     /// Adds the columns of the other set.
     pub fn add(&mut self, other: &Self) {
         let columns = self.0.len().max(other.0.len());

@@ -220,6 +220,23 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    /// Stands for so many values, where the text alone counts.
+    #[cfg(feature = "schema")]
+    pub(crate) fn bind_nulls(&mut self, count: usize) {
+        for _ in 0..count {
+            self.bind_null();
+        }
+    }
+
+    /// The text alone.
+    #[cfg(feature = "schema")]
+    pub(crate) fn into_text(self) -> String {
+        match self.text {
+            Text::Literal(sql) => sql.to_owned(),
+            Text::Composed(sql) => sql,
+        }
+    }
+
     fn note(&mut self, bound: Result<(), BoxDynError>) {
         if let Err(error) = bound
             && self.error.is_none()

@@ -16,7 +16,7 @@ pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
 
 pub use self::file::{FileError, check_file};
 #[doc(hidden)]
-pub use self::statements::{Of, Text, Texts};
+pub use self::statements::{Binds, Element, Elements, NoElement, NoList, Of, Text, Texts};
 #[cfg(feature = "registry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
 pub use self::verify::verify_all;
@@ -40,7 +40,10 @@ pub trait Describes: Backend {
     ) -> impl Future<Output = Result<Server, sqlx::Error>> + Send;
     /// The statements of a model.
     #[doc(hidden)]
-    fn texts(needed: &Needed) -> Texts;
+    fn texts(needed: &Needed) -> Texts<Self>;
+    /// The types of the arrays that statements about many rows bind, if there are such arrays.
+    #[doc(hidden)]
+    fn arrays(elements: &[Self::TypeInfo]) -> Option<Vec<Self::TypeInfo>>;
 }
 
 /// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, and no owner and no grant.
@@ -57,10 +60,7 @@ pub fn snapshot<'c, DB: Describes>(
         let tables = read.tables.into_iter();
         // There is one more of them every month, and they are what the whole is.
         let tables = tables.filter(|table| table.kind != rowlock_schema::Kind::Partition);
-        let tables = tables.map(|mut table| {
-            table.denied.clear();
-            table
-        });
+        let tables = tables.map(rowlock_schema::Table::for_everyone);
         Ok(Catalogue::new(
             read.dialect,
             read.search_path,
@@ -107,16 +107,10 @@ impl Models {
 pub struct Needed {
     /// See [`Described::NEEDS`].
     needs: &'static str,
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(dead_code, reason = "no such database")
-    )]
-    postgres: Texts,
-    #[cfg_attr(
-        not(feature = "sqlite"),
-        expect(dead_code, reason = "no such database")
-    )]
-    sqlite: Texts,
+    #[cfg(feature = "postgres")]
+    postgres: Texts<sqlx::Postgres>,
+    #[cfg(feature = "sqlite")]
+    sqlite: Texts<sqlx::Sqlite>,
 }
 
 #[cfg(feature = "registry")]
@@ -126,7 +120,9 @@ impl Needed {
     pub const fn by<T: Described<D>, D>() -> Self {
         Self {
             needs: T::NEEDS,
+            #[cfg(feature = "postgres")]
             postgres: T::POSTGRES,
+            #[cfg(feature = "sqlite")]
             sqlite: T::SQLITE,
         }
     }
@@ -148,9 +144,11 @@ pub trait Described<D> {
     /// As JSON: it is read once, if at all.
     const NEEDS: &'static str;
     /// Its statements on PostgreSQL, if it is for that.
-    const POSTGRES: Texts = &[];
+    #[cfg(feature = "postgres")]
+    const POSTGRES: Texts<sqlx::Postgres> = &[];
     /// And on SQLite.
-    const SQLITE: Texts = &[];
+    #[cfg(feature = "sqlite")]
+    const SQLITE: Texts<sqlx::Sqlite> = &[];
 }
 
 /// The derives.

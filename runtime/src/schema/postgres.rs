@@ -1,10 +1,12 @@
 //! The catalogue of PostgreSQL.
 
 use rowlock_schema::{Catalogue, Dialect, Server, Table};
-use sqlx::{Postgres, Row};
+use sqlx::postgres::PgTypeInfo;
+use sqlx::{Postgres, Row, TypeInfo};
 
 use super::{Describes, Needed, Texts, rows};
 use crate::db::atomic::{Atomic, in_transaction};
+use crate::db::lanes::array_of;
 use crate::db::source::Link;
 
 /// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
@@ -85,7 +87,17 @@ SELECT json_strip_nulls(json_build_object(
     SELECT json_agg(p.name) FROM (VALUES
       ('SELECT', has_any_column_privilege(c.oid, 'SELECT')), ('INSERT', has_any_column_privilege(c.oid, 'INSERT')),
       ('UPDATE', has_any_column_privilege(c.oid, 'UPDATE')), ('DELETE', has_table_privilege(c.oid, 'DELETE'))) AS p(name, granted)
-    WHERE NOT p.granted), '[]')
+    WHERE NOT p.granted), '[]'),
+  'denied_columns', coalesce((
+    SELECT json_agg(json_build_array(a.attname, p.name) ORDER BY a.attnum) FROM pg_attribute a CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS p(name)
+    WHERE a.attrelid = c.oid AND NOT a.attisdropped AND (a.attnum > 0 OR p.name = 'SELECT' AND a.attname IN ('xmin', 'xmax'))
+      AND NOT has_table_privilege(c.oid, p.name) AND NOT has_column_privilege(c.oid, a.attnum, p.name)), '[]'),
+  'denied_sequences', coalesce((
+    SELECT json_agg(json_build_array(a.attname, s.oid::regclass::text) ORDER BY a.attnum)
+    FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+    JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass
+    JOIN pg_class s ON s.oid = p.refobjid
+    WHERE d.adrelid = c.oid AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END), '[]')
 ))::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -93,7 +105,7 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_class'::regclass AND p.objid = c.oid AND p.deptype = 'e')
 "#;
 
-const SEARCH_PATH: &str = "SELECT to_json(current_schemas(false))::text";
+const SEARCH_PATH: &str = "SELECT to_json(current_schemas(false))::text, quote_ident(current_user)";
 
 /// How often the catalogue is read at most.
 const TRIES: usize = 5;
@@ -127,9 +139,9 @@ async fn tables(link: &mut Link<'_, Postgres>) -> Result<Vec<Table>, sqlx::Error
 impl Describes for Postgres {
     async fn describe_tables(link: &mut Link<'_, Self>) -> Result<Catalogue, sqlx::Error> {
         let path = rows(link, sqlx::query(SEARCH_PATH)).await?;
-        let path = path.first().map(|row| row.try_get::<String, _>(0));
-        let path = path.transpose()?.unwrap_or_else(|| "[]".to_owned());
-        let path = parsed(&path)?;
+        let row = path.first().ok_or(sqlx::Error::RowNotFound)?;
+        let path = parsed(&row.try_get::<String, _>(0)?)?;
+        let user = row.try_get(1)?;
         let mut tries = 0;
         let tables = loop {
             tries += 1;
@@ -138,15 +150,25 @@ impl Describes for Postgres {
                 read => break read?,
             }
         };
-        Ok(Catalogue::new(Dialect::Postgres, path, tables))
+        let mut catalogue = Catalogue::new(Dialect::Postgres, path, tables);
+        catalogue.user = Some(user);
+        Ok(catalogue)
     }
 
     async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {
         server(link).await
     }
 
-    fn texts(needed: &Needed) -> Texts {
+    fn texts(needed: &Needed) -> Texts<Self> {
         needed.postgres
+    }
+
+    fn arrays(elements: &[PgTypeInfo]) -> Option<Vec<PgTypeInfo>> {
+        let arrays = elements.iter().map(|element| {
+            let is_array = element.name().ends_with("[]");
+            (!is_array).then(|| array_of(element))
+        });
+        arrays.collect()
     }
 }
 

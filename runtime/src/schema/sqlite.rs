@@ -4,6 +4,7 @@ use rowlock_schema::{
     Catalogue, Check, Column, Dialect, ForeignKey, Identity, Index, Kind, Part, Server, Table,
     Trigger, Unique, sqlite_checks, sqlite_index, sqlite_trigger,
 };
+use sqlx::sqlite::SqliteTypeInfo;
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 
 use super::{Describes, Needed, Texts, rows};
@@ -58,8 +59,13 @@ impl Describes for Sqlite {
         })
     }
 
-    fn texts(needed: &Needed) -> Texts {
+    fn texts(needed: &Needed) -> Texts<Self> {
         needed.sqlite
+    }
+
+    /// What many rows bind is one text of JSON.
+    fn arrays(_: &[SqliteTypeInfo]) -> Option<Vec<SqliteTypeInfo>> {
+        Some(Vec::new())
     }
 }
 

@@ -4,13 +4,14 @@ mod columns;
 mod indexes;
 mod inserts;
 mod keys;
+mod privileges;
 mod server;
 #[cfg(test)]
 mod tests;
 
 pub use self::server::{Server, check_server};
 use crate::catalogue::{Catalogue, Column, Dialect, Kind, Table};
-use crate::ddl::{named, table_name};
+use crate::ddl::named;
 use crate::finding::{Finding, Level, Place, Rule};
 use crate::model::Model;
 
@@ -74,6 +75,7 @@ impl Context<'_> {
         }
         if source == Source::Server {
             self.surroundings(&mut findings);
+            privileges::check(self, &mut findings);
         }
         findings
     }
@@ -107,26 +109,6 @@ impl Context<'_> {
                 ),
                 note: Some("what it changes is not in the SQL of the model; columns that it writes are `generated`".into()),
                 help: None,
-            });
-        }
-        for denied in &self.table.denied {
-            findings.push(Finding {
-                rule: Rule::Privilege,
-                // A program can have models that it only reads, or never deletes.
-                level: match denied.as_str() {
-                    "SELECT" => Level::Error,
-                    _ => Level::Note,
-                },
-                place: Place::Table,
-                message: format!(
-                    "the user of this connection may not {denied} on `{}`",
-                    self.shown()
-                ),
-                note: None,
-                help: Some(format!(
-                    "GRANT {denied} ON {} TO …;",
-                    table_name(self.table, self.catalogue)
-                )),
             });
         }
         if self.table.row_security {

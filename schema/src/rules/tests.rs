@@ -3,7 +3,7 @@
 use super::*;
 use crate::catalogue::{Column, Part, Trigger, Unique};
 use crate::family::Family;
-use crate::model::{Field, Key, KeyPart, KeyUse, Role};
+use crate::model::{Access, Field, Key, KeyPart, KeyUse, Role};
 
 fn table(schema: &str, name: &str) -> Table {
     Table {
@@ -43,6 +43,7 @@ fn model(schema: Option<&str>, table: &str) -> Model {
         writes_all: true,
         insert: None,
         indexes: vec![],
+        access: vec![],
     }
 }
 
@@ -593,4 +594,75 @@ fn no_text_of_a_database_is_too_odd() {
             }
         }
     }
+}
+
+#[test]
+fn only_what_a_method_needs_is_asked_of_the_user() {
+    let access = |method: &str, privilege: &str, columns: &[&str]| Access {
+        method: method.into(),
+        privilege: privilege.into(),
+        columns: columns.iter().map(|&column| column.into()).collect(),
+        required: privilege == "SELECT",
+    };
+    let mut model = model(None, "tags");
+    model.access = vec![
+        access("load", "SELECT", &["id", "slug"]),
+        access("insert", "INSERT", &["slug"]),
+        access("create", "INSERT", &["id", "slug"]),
+    ];
+    let told = |change: &dyn Fn(&mut Table)| {
+        let mut catalogue = catalogue(&[("public", "tags")]);
+        catalogue.user = Some("clerk".into());
+        change(&mut catalogue.tables[0]);
+        let findings = check(&catalogue, &model, Source::Server).into_iter();
+        let of_user = findings.filter(|finding| finding.rule == Rule::Privilege);
+        of_user
+            .map(|finding| (finding.level, finding.to_string()))
+            .collect::<Vec<_>>()
+    };
+    let pair = |one: &str, other: &str| (one.to_owned(), other.to_owned());
+
+    // Nothing is updated or deleted; nor is the other column read.
+    assert_eq!(
+        told(&|table| table.denied = vec!["UPDATE".into(), "DELETE".into()]),
+        []
+    );
+    assert_eq!(
+        told(&|table| table.denied_columns = vec![pair("secret", "SELECT"), pair("id", "UPDATE")]),
+        []
+    );
+    assert_eq!(
+        told(&|table| table.denied_columns = vec![pair("slug", "SELECT"), pair("id", "INSERT")]),
+        [
+            (
+                Level::Error,
+                "the user of this connection may not SELECT `slug` of `tags`\n\
+                 note: it is needed by `load`\n\
+                 help: GRANT SELECT (\"slug\") ON \"tags\" TO clerk;"
+                    .to_owned()
+            ),
+            (
+                Level::Note,
+                "the user of this connection may not INSERT `id` of `tags`\n\
+                 note: it is needed by `create`\n\
+                 help: GRANT INSERT (\"id\") ON \"tags\" TO clerk;"
+                    .to_owned()
+            ),
+        ]
+    );
+    // `create` gives the key itself.
+    assert_eq!(
+        told(&|table| table.denied_sequences = vec![pair("id", "tags_id_seq")]),
+        [(
+            Level::Note,
+            "the user of this connection may not use the sequence `tags_id_seq`, of which an INSERT takes `id` of `tags`\n\
+             note: it is needed by `insert`\n\
+             help: GRANT USAGE ON SEQUENCE tags_id_seq TO clerk;"
+                .to_owned()
+        )]
+    );
+    assert_eq!(
+        told(&|table| table.denied_sequences = vec![pair("slug", "tags_slug_seq")]),
+        []
+    );
 }

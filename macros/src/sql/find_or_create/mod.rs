@@ -164,6 +164,21 @@ pub(crate) fn overwritten<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Colu
         .collect()
 }
 
+/// All the columns that an upsert writes when the row exists; none if it writes nothing.
+#[cfg(feature = "schema")]
+pub(crate) fn written<'a>(model: &'a Model, key: &UniqueKey) -> Vec<&'a Column> {
+    let mut columns = overwritten(model, key);
+    if model.is_queue() {
+        columns.extend(of_the_queue(model));
+        columns.extend(model.fence());
+    }
+    columns.extend(model.on_update().map(|(column, _)| column));
+    if !columns.is_empty() {
+        columns.extend(model.version());
+    }
+    columns
+}
+
 /// What the table's defaults say about a new job, beside what the caller gave.
 fn of_the_queue(model: &Model) -> impl Iterator<Item = &Column> {
     let given = model.given();

@@ -24,6 +24,8 @@ pub(crate) use self::call::{Addition, Call, Cells, Values, of_calls};
 pub(super) use self::cells::PgCells;
 #[cfg(feature = "sqlite")]
 pub(super) use self::cells::SqliteCells;
+#[cfg(all(feature = "postgres", feature = "schema"))]
+pub(crate) use self::cells::array_of;
 use self::fold::{Address, Queue};
 pub(crate) use self::fold::{Fold, Turn, take, take_to_add};
 pub use self::lane::Lane;

@@ -106,6 +106,22 @@ fn write<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     })
 }
 
+/// The text of a write without a condition that sets all these columns, if there are any, of a key of so many.
+#[cfg(feature = "schema")]
+pub(crate) fn update_of_all<DB: Backend, T: GuardedSql<DB>>(
+    keys: usize,
+    columns: &[usize],
+) -> String {
+    if columns.is_empty() {
+        return String::new();
+    }
+    let mut statement = Statement::composed(T::UPDATE[0]);
+    statement.bind_nulls(keys);
+    let mut set = Set::<DB, T>::new(statement);
+    set.assign_nulls(columns);
+    set.statement(&Condition::new(Always)).into_text()
+}
+
 /// Deletes the row with this key if it meets the condition.
 pub fn delete_if<'c, DB: Backend, T: GuardedSql<DB>, E: Expression<DB>>(
     db: impl Source<'c, DB>,

@@ -57,15 +57,30 @@ impl<DB: Backend, T: GuardedSql<DB>> Set<DB, T> {
     }
 
     pub(crate) fn assign<V: Column<DB>>(&mut self, field: usize, value: &Side<V>) {
-        self.next(field);
-        self.statement.push(T::NAMES[field]);
-        self.statement.push(" = ");
+        self.begin(field);
         match value {
             Side::Field(other) => self.statement.push(T::NAMES[*other]),
             Side::Value(value) => {
                 self.statement.push_parameter();
                 self.statement.bind(0, value);
             }
+        }
+    }
+
+    /// Writes what stands before the value of a column.
+    fn begin(&mut self, field: usize) {
+        self.next(field);
+        self.statement.push(T::NAMES[field]);
+        self.statement.push(" = ");
+    }
+
+    /// Sets each of these columns to a value that is not known.
+    #[cfg(feature = "schema")]
+    pub(super) fn assign_nulls(&mut self, fields: &[usize]) {
+        for field in fields {
+            self.begin(*field);
+            self.statement.push_parameter();
+            self.statement.bind_null();
         }
     }
 

@@ -269,15 +269,44 @@ impl<T> Save<'_, T> {
             changes: self.changes,
             separator: "",
         });
-        // The version, the fence or an expression comes next, if there is one.
-        let more = !T::SAVE[1].starts_with(" WHERE ");
-        if more && !self.changes.is_empty() {
-            statement.push(", ");
-        }
-        statement.push(T::SAVE[1]);
+        end_changes::<DB, T>(self.changes, &mut statement);
         check(self.base, stored, &mut statement);
         statement
     }
+}
+
+/// Writes what stands after the changed columns.
+fn end_changes<DB: Backend, T: VersionedSql<DB>>(changes: &Changes, statement: &mut Statement<DB>) {
+    // The version, the fence or an expression comes next, if there is one.
+    let more = !T::SAVE[1].starts_with(" WHERE ");
+    if more && !changes.is_empty() {
+        statement.push(", ");
+    }
+    statement.push(T::SAVE[1]);
+}
+
+/// The text of a save that changes every column, if there are any; so many values tell the row from others.
+#[cfg(feature = "schema")]
+pub(crate) fn save_of_all<DB: Backend, T: VersionedSql<DB>>(told_by: usize) -> String {
+    if T::SET.is_empty() {
+        return String::new();
+    }
+    let mut statement = Statement::<DB>::composed(T::SAVE[0]);
+    statement.bind_nulls(told_by);
+    let changes = Changes::all(T::SET.len());
+    let mut changed = Changed {
+        statement: &mut statement,
+        columns: T::SET,
+        changes: &changes,
+        separator: "",
+    };
+    for column in changes.columns() {
+        changed.assign(column);
+        changed.statement.bind_null();
+    }
+    end_changes::<DB, T>(&changes, &mut statement);
+    statement.push(T::SAVE[2]);
+    statement.into_text()
 }
 
 impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for Save<'_, T> {
@@ -312,13 +341,20 @@ struct Changed<'s, DB: Backend> {
     separator: &'static str,
 }
 
+impl<DB: Backend> Changed<'_, DB> {
+    /// Writes the name of the column, and the place of the value that is bound next.
+    fn assign(&mut self, index: usize) {
+        self.statement.push(self.separator);
+        self.separator = ", ";
+        self.statement.push(self.columns[index]);
+        self.statement.push_parameter();
+    }
+}
+
 impl<DB: Backend> Bind<DB> for Changed<'_, DB> {
     fn bind<T: Column<DB>>(&mut self, index: usize, value: &T) {
         if self.changes.contains(index) {
-            self.statement.push(self.separator);
-            self.separator = ", ";
-            self.statement.push(self.columns[index]);
-            self.statement.push_parameter();
+            self.assign(index);
             self.statement.bind(index, value);
         }
     }

@@ -312,39 +312,11 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
     }
 
     fn statement(given: &[&Save<'g, T>], calls: &[&Call<DB>]) -> Statement<DB> {
-        let [names, nulls, arrays, set, end] = T::SAVE_MANY.unwrap_or_default();
         let changed: Vec<usize> = match given.first() {
             Some(save) => save.changes.columns().collect(),
             None => Vec::new(),
         };
-        let mut statement = Statement::composed(names);
-        statement.bind_calls(calls);
-        for column in &changed {
-            statement.push(", ");
-            statement.push_column(*column);
-        }
-        statement.push(nulls);
-        for _ in &changed {
-            statement.push(", NULL");
-        }
-        statement.push(arrays);
-        for after in (0..changed.len()).rev() {
-            statement.push(", (SELECT ");
-            statement.push_bound(after);
-            statement.push(")");
-        }
-        statement.push(set);
-        for (number, column) in changed.iter().enumerate() {
-            statement.push(if number == 0 { "" } else { ", " });
-            statement.push(T::SET.get(*column).copied().unwrap_or_default());
-            statement.push_column(*column);
-        }
-        // The version, the fence or an expression comes next, if there is one.
-        if !changed.is_empty() && !end.starts_with(" FROM ") {
-            statement.push(", ");
-        }
-        statement.push(end);
-        statement
+        saving::<DB, T>(&changed, |statement| statement.bind_calls(calls))
     }
 
     fn output(row: DB::Row) -> DB::Row {
@@ -354,6 +326,53 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
     async fn one(save: &Save<'g, T>, link: &mut Link<'_, DB>) -> Outcome<DB, T, Self> {
         checked::write_on::<DB>(SAVE, save, Write::Update, link).await
     }
+}
+
+/// A statement about many rows that writes these columns, whose arrays `bind` binds last.
+fn saving<DB: Backend, T: VersionedSql<DB>>(
+    changed: &[usize],
+    bind: impl FnOnce(&mut Statement<DB>),
+) -> Statement<DB> {
+    let [names, nulls, arrays, set, end] = T::SAVE_MANY.unwrap_or_default();
+    let mut statement = Statement::composed(names);
+    bind(&mut statement);
+    for column in changed {
+        statement.push(", ");
+        statement.push_column(*column);
+    }
+    statement.push(nulls);
+    for _ in changed {
+        statement.push(", NULL");
+    }
+    statement.push(arrays);
+    for after in (0..changed.len()).rev() {
+        statement.push(", (SELECT ");
+        statement.push_bound(after);
+        statement.push(")");
+    }
+    statement.push(set);
+    for (number, column) in changed.iter().enumerate() {
+        statement.push(if number == 0 { "" } else { ", " });
+        statement.push(T::SET.get(*column).copied().unwrap_or_default());
+        statement.push_column(*column);
+    }
+    // The version, the fence or an expression comes next, if there is one.
+    if !changed.is_empty() && !end.starts_with(" FROM ") {
+        statement.push(", ");
+    }
+    statement.push(end);
+    statement
+}
+
+/// The text of a save of many rows that changes every column, if there is one; so many values tell each row from others.
+#[cfg(feature = "schema")]
+pub(crate) fn save_many_of_all<DB: Backend, T: VersionedSql<DB>>(told_by: usize) -> String {
+    if T::SAVE_MANY.is_none() || T::SET.is_empty() {
+        return String::new();
+    }
+    let columns: Vec<usize> = (0..T::SET.len()).collect();
+    let bind = |statement: &mut Statement<DB>| statement.bind_nulls(told_by + columns.len());
+    saving::<DB, T>(&columns, bind).into_text()
 }
 
 /// Binds what says which row it is.

@@ -17,11 +17,15 @@ use self::checked::{Checked, Failure, Met, Unfit, Unread, Unwritten, Versions, W
 pub use self::conflict::{Conflict, MergeError};
 pub use self::edit::Edit;
 use self::edit::Save;
+#[cfg(feature = "schema")]
+pub(crate) use self::edit::save_of_all;
 pub use self::edit_at::{EditAt, EditAtError, Outdated, edit_at};
 pub use self::error::{DeleteError, LoadError, UpdateError};
 pub use self::insert::{InsertError, insert, insert_many};
 pub(crate) use self::insert::{write_many, write_new};
 pub(crate) use self::many::rows_of_a_statement;
+#[cfg(feature = "schema")]
+pub(crate) use self::many::save_many_of_all;
 pub use self::many::{delete_many, load_many, save_many, update_many};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;

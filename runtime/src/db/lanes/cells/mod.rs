@@ -7,5 +7,7 @@ mod sqlite;
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::PgCells;
+#[cfg(all(feature = "postgres", feature = "schema"))]
+pub(crate) use self::postgres::array_of;
 #[cfg(feature = "sqlite")]
 pub(crate) use self::sqlite::SqliteCells;

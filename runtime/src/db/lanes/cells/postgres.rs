@@ -181,7 +181,7 @@ impl<'q> Encode<'q, Postgres> for ColumnOf<'_> {
 }
 
 /// The array type of what sqlx has a number for, else its name: the server is asked for it, once per connection.
-fn array_of(element: &PgTypeInfo) -> PgTypeInfo {
+pub(crate) fn array_of(element: &PgTypeInfo) -> PgTypeInfo {
     match element.name() {
         "BOOL" => bool::array_type_info(),
         "INT2" => i16::array_type_info(),
