@@ -205,7 +205,10 @@ async fn a_caller_of_a_locked_row_that_goes_away_hurts_no_other() {
             }
         }
         holding.commit().await.unwrap();
-        timeout(SOON, last).await.expect("nobody serves it").unwrap();
+        timeout(SOON, last)
+            .await
+            .expect("nobody serves it")
+            .unwrap();
         served += 1;
     }
     let others = (8..60).map(|page| {
@@ -213,7 +216,11 @@ async fn a_caller_of_a_locked_row_that_goes_away_hurts_no_other() {
         async move { PageViews::add_views(&lanes, page, 1).await.unwrap() }
     });
     assert_eq!(at_once(others).await, [1; 52]);
-    let total = number(&database.pool, "SELECT views FROM page_views WHERE page = 7").await;
+    let total = number(
+        &database.pool,
+        "SELECT views FROM page_views WHERE page = 7",
+    )
+    .await;
     assert!(
         (served..=served + dropped).contains(&total),
         "{total} of {served} and {dropped} that were dropped"
