@@ -196,8 +196,8 @@ pub(super) fn folded(model: &Model, columns: &[&Column], dialect: Dialect) -> Ve
     }
 }
 
-/// Which of many rows another session has locked, by their numbers, on PostgreSQL: rows that are passed over when they should be locked. It waits for nobody;
-/// if the whole table is locked it fails.
+/// Which of many rows another session has locked, by their numbers, on PostgreSQL: rows that are passed over when they should be locked. It waits for no row;
+/// a lock of the whole table it waits for, before the statement begins.
 pub(crate) fn held(model: &Model, dialect: Dialect) -> Option<Statement> {
     if !dialect.has_arrays() || !model.folds {
         return None;
