@@ -50,6 +50,8 @@ mod upsert_if;
 
 #[path = "many.rs"]
 mod many;
+#[path = "many_at_once_postgres.rs"]
+mod many_at_once_postgres;
 #[path = "many_new.rs"]
 mod many_new;
 #[path = "many_new_postgres.rs"]
