@@ -171,10 +171,7 @@ async fn a_row_that_is_given_twice_is_written_once() {
     mine.extend(rows.iter().map(|row| titled(row, "other")));
     let outcomes = Note::update_many(pool, &mine).await;
     for (one, other) in outcomes.iter().zip(&outcomes[5..]) {
-        let (Ok(written), Err(UpdateError::Stale(conflict))) = (match one {
-            Ok(_) => (one, other),
-            Err(_) => (other, one),
-        }) else {
+        let (Ok(written), Err(UpdateError::Stale(conflict))) = (one, other) else {
             panic!("{one:?} {other:?}");
         };
         assert_eq!(&conflict.current, written);
@@ -190,6 +187,50 @@ async fn a_row_that_is_given_twice_is_written_once() {
         matches!(outcomes[..], [Ok(_), Err(UpdateError::Stale(_))]),
         "{outcomes:?}"
     );
+}
+
+/// More than are sorted in one way.
+#[tokio::test]
+async fn of_many_that_are_given_often_the_first_is_written() {
+    let slugs = (0..20).map(|n| (7, format!("note {n}")));
+    let slugs: Vec<(i64, String)> = slugs.collect();
+    let slugs = || slugs.iter().map(|(tenant, slug)| (*tenant, slug.as_str()));
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let sql = "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 19)
+        INSERT INTO notes (tenant, slug, title, version) SELECT 7, 'note ' || n, 'old', 0 FROM numbers";
+    run(pool, sql).await;
+    for way in ["update", "save", "delete"] {
+        let rows = Note::load_many(pool, slugs()).await.into_iter();
+        let rows: Vec<Note> = rows.map(Result::unwrap).collect();
+        // Each of them five times, far from each other.
+        let given = (0..100).map(|n| titled(&rows[n * 13 % 20], &format!("{way} {n}")));
+        let given: Vec<Note> = given.collect();
+        let written: Vec<bool> = match way {
+            "update" => {
+                let written = Note::update_many(pool, &given).await;
+                written.iter().map(Result::is_ok).collect()
+            }
+            "save" => {
+                let edits = given.iter().zip((0..100).map(|n| &rows[n * 13 % 20]));
+                let edits: Vec<_> = edits.map(|(mine, row)| edited((row, mine))).collect();
+                let written = Note::save_many(pool, &edits).await;
+                written.iter().map(Result::is_ok).collect()
+            }
+            _ => {
+                let written = Note::delete_many(pool, &given).await;
+                written.iter().map(Result::is_ok).collect()
+            }
+        };
+        let of_each = (0..100).map(|n| n < 20);
+        assert!(written.iter().copied().eq(of_each), "{way}: {written:?}");
+        let left = Note::load_many(pool, slugs()).await.into_iter();
+        let left: Vec<String> = left.flatten().map(|row| row.title).collect();
+        let first = |row: &Note| given.iter().find(|mine| mine.slug == row.slug).unwrap();
+        let firsts = rows.iter().filter(|_| way != "delete");
+        let firsts = firsts.map(|row| first(row).title.clone());
+        assert!(left.iter().cloned().eq(firsts), "{way}: {left:?}");
+    }
 }
 
 #[tokio::test]

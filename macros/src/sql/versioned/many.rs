@@ -21,10 +21,11 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Optio
     let given = new_rows(&mut sql, model, &model.writable());
     let held = held(model, version, &given, "FOR NO KEY UPDATE");
     let text = format!(
-        "WITH {held} UPDATE {} SET {} FROM \"rowlock_held\" WHERE {}",
+        "WITH {held} UPDATE {} SET {} FROM {} WHERE {}",
         table(model),
         new_values(model, version),
-        unchanged(model, version),
+        first_of_each(model),
+        is_held(model),
     );
     let mut returning = each_name(&returned(model));
     returning.push("\"rowlock_n\"".to_owned());
@@ -85,12 +86,13 @@ pub(crate) fn save(model: &Model, version: &Column, dialect: Dialect) -> Option<
         Gap::Values,
     );
     let text = format!(
-        "WITH {} UPDATE {} SET {}{} FROM \"rowlock_held\" WHERE {}",
+        "WITH {} UPDATE {} SET {}{} FROM {} WHERE {}",
         held(model, version, &given, "FOR NO KEY UPDATE"),
         table(model),
         Gap::Changes,
         comma(also_set(model, version), |set| set),
-        unchanged(model, version),
+        first_of_each(model),
+        is_held(model),
     );
     let mut returning = each_name(&returned(model));
     returning.push("\"rowlock_n\"".to_owned());
@@ -171,9 +173,10 @@ pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Optio
     let given = new_rows(&mut sql, model, &[]);
     let held = held(model, version, &given, "FOR UPDATE");
     let text = format!(
-        "WITH {held} DELETE FROM {} USING \"rowlock_held\" WHERE {}",
+        "WITH {held} DELETE FROM {} USING {} WHERE {}",
         table(model),
-        unchanged(model, version),
+        first_of_each(model),
+        is_held(model),
     );
     Some(
         sql.statement(text)
@@ -225,12 +228,19 @@ fn numbers(model: &Model) -> impl Iterator<Item = (Slot, &'static str)> {
     std::iter::once((Slot::Versions, "rowlock_version")).chain(fences)
 }
 
-/// The row that was held, which nobody else has changed since; but this statement may have, if it was given twice.
-fn unchanged(model: &Model, version: &Column) -> String {
-    let key = and(model.keys().iter().zip(1..), |(key, part)| {
+/// Of those held that are about the same row the one that was given first: a join takes any of them.
+fn first_of_each(model: &Model) -> String {
+    let parts = parts(&model.keys());
+    format!(
+        "(SELECT DISTINCT ON ({parts}) * FROM \"rowlock_held\" ORDER BY {parts}, \"rowlock_n\") AS \"rowlock_first\""
+    )
+}
+
+/// Nobody has changed the row since it was locked.
+fn is_held(model: &Model) -> String {
+    and(model.keys().iter().zip(1..), |(key, part)| {
         format!("{} = \"rowlock_k{part}\"", quote(&key.name))
-    });
-    format!("{key} AND {}", same_version(model, version))
+    })
 }
 
 fn same_version(model: &Model, version: &Column) -> String {
