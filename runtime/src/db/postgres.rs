@@ -533,7 +533,7 @@ impl Backend for Postgres {
     type Cells = PgCells;
     type Raw = PgRaw;
     const WAITING_BRIEFLY: &'static str =
-        " AND (SELECT set_config('lock_timeout', '100', true)) IS NOT NULL";
+        " AND (SELECT set_config('lock_timeout', '20', true)) IS NOT NULL";
 
     fn get_raw(row: &PgRow, index: usize) -> Result<PgRaw, sqlx::Error> {
         let value = row.try_get_raw(index)?;

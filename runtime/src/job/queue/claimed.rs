@@ -1,6 +1,6 @@
 //! A row that is claimed, and how its claim ends.
 
-use super::batch::{Batch, Fate, Locks, look};
+use super::batch::{Batch, Fate, Locks, complete, look};
 use super::error::{FinishError, Unfinished};
 use super::state::QueueState;
 use super::{FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_ERROR, Queue, QueueSql, unwritten};
@@ -11,7 +11,6 @@ use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::model::acquire;
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Compared, Statement};
 use crate::tx::InTransaction;
 use std::fmt::Display;
 use std::future::Future;
@@ -466,15 +465,20 @@ impl<T: Queue> Claimed<T> {
     ///
     /// ```sql
     /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
+    /// WITH written AS (UPDATE … SET state = 'done'
+    ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2))
+    ///     AND set_config('lock_timeout', '20', true) IS NOT NULL RETURNING key, fence)
+    /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
+    /// -- if a row was locked for longer than these 20 milliseconds, and in a transaction of the caller
     /// WITH held AS (SELECT key FROM …
     ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) ORDER BY key FOR NO KEY UPDATE),
     /// written AS (UPDATE … SET state = 'done' WHERE key IN (SELECT key FROM held) RETURNING key, fence)
     /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
     /// ```
     ///
-    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys, like `lock_many`. An empty batch
-    /// runs nothing. On SQLite more than 2,000 rows are several statements. Cancel safety: if you drop the future, the statement takes effect
-    /// completely or not at all; what was not finished comes back after its lease.
+    /// It waits for rows that a concurrent transaction has locked, and locks its own in the order of their keys then, like `lock_many`. A batch of
+    /// one runs the statement of [`complete`](Self::complete), an empty one nothing. On SQLite more than 2,000 rows are several statements. Cancel
+    /// safety: if you drop the future, each statement takes effect completely or not at all; what was not finished comes back after its lease.
     ///
     /// If the database refuses one of the rows, by a constraint or a trigger, each is written in a statement of its own, and only the refused one is
     /// returned. In a transaction of the caller the error is the whole batch's; on PostgreSQL it has aborted the transaction.
@@ -666,10 +670,7 @@ async fn complete_one<DB: Backend, T: QueueSql<DB>>(
     in_transaction: bool,
     connection: &mut Link<'_, DB>,
 ) -> Result<(), FinishError> {
-    let mut statement = Statement::<DB>::literal(T::COMPLETE);
-    row.bind_key(&mut Compared(&mut statement));
-    statement.bind_i64(row.claimed_as().get());
-    match statement.execute(connection).await {
+    match complete::<DB, T>(row, connection).await {
         Ok(1) => Ok(()),
         Ok(_) => Err(unwritten(at(method, row), row, connection).await),
         Err(error) => Err(failed(at(method, row), error, in_transaction, connection).await),

@@ -398,7 +398,7 @@ impl<DB: Backend, T: QueueSql<DB>> Worker<DB, T> {
     /// stays.
     ///
     /// Statements: those of `claim`, `Claimed::complete_many`, `Claimed::retry_many` and their relatives, `rescue`, one that counts the attempts of
-    /// prefetched rows, and a heartbeat. On PostgreSQL they wait for no row lock, or for 100 ms, so a handler may lock the row that it works on for
+    /// prefetched rows, and a heartbeat. On PostgreSQL they wait for no row lock, or for 20 ms, so a handler may lock the row that it works on for
     /// as long as a lease, and a locked row holds up no other.
     ///
     /// Cancel safety: if you drop the future, handlers are dropped at their next await point, and their rows come back after their leases.
