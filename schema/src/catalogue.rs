@@ -273,7 +273,7 @@ impl Part {
 }
 
 /// What a row must be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// Its name; empty if it has none.
@@ -281,6 +281,19 @@ pub struct Check {
     pub name: String,
     /// As the database writes it.
     pub expression: String,
+    /// NOT VALID: rows that were there before it can be otherwise.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub not_valid: bool,
+    /// NO INHERIT: rows of tables that inherit from this one, which a SELECT reads too, can be otherwise.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_inherit: bool,
+}
+
+impl Check {
+    /// Whether each row that is read is so.
+    pub(crate) fn is_of_all(&self) -> bool {
+        !self.not_valid && !self.no_inherit
+    }
 }
 
 /// What a row refers to.

@@ -195,7 +195,11 @@ fn plain(index: &Index, table: &Table, catalogue: &Catalogue) -> String {
 
 fn add_check(table: &str, check: &Check) -> String {
     let (name, expression) = (quoted(&check.name), &check.expression);
-    format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({expression});")
+    let no_inherit = if check.no_inherit { " NO INHERIT" } else { "" };
+    let not_valid = if check.not_valid { " NOT VALID" } else { "" };
+    format!(
+        "ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({expression}){no_inherit}{not_valid};"
+    )
 }
 
 fn add_key(table: &str, key: &ForeignKey) -> String {

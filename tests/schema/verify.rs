@@ -394,6 +394,200 @@ async fn a_domain_says_not_null_for_those_that_are_made_of_it() {
     assert!(catalogue.to_json().contains(r#""domain_of": "text""#));
 }
 
+/// A CHECK that is not of all the rows that are read.
+#[derive(Clone, sqlx::FromRow, rowlock::FindOrCreate)]
+#[rowlock(table = "partly", unique(slug), backend(Postgres))]
+struct PartlyChecked {
+    slug: String,
+    words: i64,
+    at: i64,
+    of: i64,
+}
+
+#[tokio::test]
+async fn a_check_that_is_not_valid_or_not_inherited_does_not_say_not_null() {
+    let pool = of_its_own(
+        "CREATE DOMAIN counted AS bigint;
+         CREATE TABLE partly (slug text NOT NULL UNIQUE, words bigint, at bigint CHECK (at IS NOT NULL) NO INHERIT, of counted);
+         INSERT INTO partly VALUES ('a', NULL, 0, NULL);
+         ALTER TABLE partly ADD CONSTRAINT said CHECK (words IS NOT NULL) NOT VALID;
+         ALTER DOMAIN counted ADD CONSTRAINT said CHECK (VALUE IS NOT NULL) NOT VALID;",
+    )
+    .await;
+    let Err(VerifyError::Mismatch(report)) = verify(&pool, rowlock::models![PartlyChecked]).await
+    else {
+        panic!("there is a row with NULL");
+    };
+    let null = |field: &str| (Rule::Null, Place::Field(field.to_owned()));
+    assert_eq!(
+        errors(&report),
+        [null("words"), null("at"), null("of")],
+        "{report}"
+    );
+    assert!(PartlyChecked::find_by_slug(&pool, "a").await.is_err());
+    let json = rowlock::schema::snapshot(&pool).await.unwrap().to_json();
+    assert!(
+        json.contains(r#""(words IS NOT NULL)", "not_valid": true}"#),
+        "{json}"
+    );
+    assert!(
+        json.contains(r#""(at IS NOT NULL)", "no_inherit": true}"#),
+        "{json}"
+    );
+
+    let validated = "UPDATE partly SET words = 1, of = 1; ALTER TABLE partly VALIDATE CONSTRAINT said; ALTER DOMAIN counted VALIDATE CONSTRAINT said";
+    sqlx::raw_sql(validated).execute(&pool).await.unwrap();
+    let Err(VerifyError::Mismatch(report)) = verify(&pool, rowlock::models![PartlyChecked]).await
+    else {
+        panic!("a table that inherits can have NULL there");
+    };
+    assert_eq!(errors(&report), [null("at")], "{report}");
+}
+
+/// In partitions.
+#[derive(
+    Clone, Debug, sqlx::FromRow, rowlock::FindOrCreate, rowlock::Versioned, rowlock::Guarded,
+)]
+#[rowlock(table = "parts", unique(slug), backend(Postgres))]
+struct Partitioned {
+    #[rowlock(key)]
+    slug: String,
+    #[rowlock(default)]
+    words: i64,
+    text: String,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+#[derive(Clone, Debug, sqlx::FromRow, rowlock::Versioned)]
+#[rowlock(table = "parts_by_xmin", backend(Postgres))]
+struct PartitionedByXmin {
+    #[rowlock(key)]
+    slug: String,
+    #[rowlock(version)]
+    version: rowlock::Xmin,
+}
+
+#[tokio::test]
+async fn what_fails_on_a_partitioned_table_is_a_note() {
+    let pool = of_its_own(
+        "CREATE TABLE parts (slug text PRIMARY KEY, words bigint NOT NULL DEFAULT 0, text text NOT NULL, lock_version bigint NOT NULL) PARTITION BY HASH (slug);
+         CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         CREATE TABLE parts_by_xmin (slug text PRIMARY KEY) PARTITION BY HASH (slug);
+         CREATE TABLE parts_by_xmin_0 PARTITION OF parts_by_xmin FOR VALUES WITH (MODULUS 1, REMAINDER 0);",
+    )
+    .await;
+    let models = rowlock::models![Partitioned, PartitionedByXmin];
+    let report = verify(&pool, models).await.unwrap();
+    let findings = report
+        .findings()
+        .filter(|(_, finding)| finding.rule == Rule::Statement);
+    let said: Vec<&str> = findings
+        .map(|(_, finding)| finding.message.as_str())
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "`update_or_create` and `upsert_if` fail on `parts`, which is partitioned",
+            "`insert`, and an UPDATE that moves a row to another partition, fail on `parts_by_xmin`, which is partitioned",
+        ],
+        "{report}"
+    );
+
+    // So it is, and of nothing else.
+    let new = |slug: &str| NewPartitioned {
+        slug: slug.to_owned(),
+        text: String::new(),
+    };
+    let refused =
+        |error: &dyn std::fmt::Display| assert!(error.to_string().contains("0A000"), "{error}");
+    refused(
+        &Partitioned::update_or_create(&pool, new("a"))
+            .await
+            .unwrap_err(),
+    );
+    let condition = Partitioned::WORDS.ge(0);
+    refused(
+        &Partitioned::upsert_if(&pool, new("a"), condition)
+            .await
+            .unwrap_err(),
+    );
+    Partitioned::create(&pool, new("a")).await.unwrap();
+    Partitioned::find_or_create(&pool, new("a")).await.unwrap();
+    Partitioned::upsert(&pool, new("a")).await.unwrap();
+    for made in Partitioned::upsert_many(&pool, [new("a"), new("b")]).await {
+        made.unwrap();
+    }
+    for found in Partitioned::find_or_create_many(&pool, [new("a"), new("c")]).await {
+        found.unwrap();
+    }
+    let row = Partitioned::load(&pool, "a")
+        .await
+        .unwrap()
+        .update(&pool)
+        .await
+        .unwrap();
+    let other = Partitioned {
+        slug: "d".to_owned(),
+        ..row.clone()
+    };
+    other.insert(&pool).await.unwrap();
+    row.delete(&pool).await.unwrap();
+
+    let row = PartitionedByXmin {
+        slug: "a".to_owned(),
+        version: Default::default(),
+    };
+    refused(&row.clone().insert(&pool).await.unwrap_err());
+    sqlx::raw_sql("INSERT INTO parts_by_xmin VALUES ('a')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let row = PartitionedByXmin::load(&pool, "a").await.unwrap();
+    row.update(&pool)
+        .await
+        .unwrap()
+        .delete(&pool)
+        .await
+        .unwrap();
+}
+
+/// What the findings about the queue say to write, in their order.
+async fn all_that_is_missing_is_pasted<DB: Describes>(pool: &sqlx::Pool<DB>)
+where
+    for<'c> &'c sqlx::Pool<DB>: rowlock::Source<'c, DB>,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    let Err(VerifyError::Mismatch(report)) = verify(pool, rowlock::models![Claims]).await else {
+        panic!("there is no state");
+    };
+    let mut connection = pool.acquire().await.unwrap();
+    for (_, finding) in report
+        .findings()
+        .filter(|(_, finding)| finding.place != Place::Server)
+    {
+        let help = sqlx::AssertSqlSafe(finding.help.clone().unwrap());
+        let done = sqlx::raw_sql(help).execute(&mut *connection).await;
+        done.unwrap_or_else(|error| panic!("{error}\n{report}"));
+    }
+    drop(connection);
+    let report = verify(pool, rowlock::models![Claims]).await.unwrap();
+    assert_eq!(
+        super::about_models(&report),
+        [] as [&rowlock::schema::Finding; 0],
+        "{report}"
+    );
+}
+
+/// The indexes are on jobs of a state.
+#[tokio::test]
+async fn the_columns_of_a_queue_come_before_its_indexes() {
+    const QUEUE: &str = "CREATE TABLE claims (id bigint PRIMARY KEY, priority bigint NOT NULL, run_at {timestamp} NOT NULL, leased_until {timestamp})";
+    let database = sqlite::database(QUEUE).await;
+    all_that_is_missing_is_pasted(&database.pool).await;
+    all_that_is_missing_is_pasted(&of_its_own(QUEUE).await).await;
+}
+
 #[tokio::test]
 async fn a_lock_that_is_not_free_is_no_mistake_of_a_model() {
     // The catalogue is read beside it, and no UPDATE is prepared.

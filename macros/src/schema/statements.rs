@@ -28,12 +28,30 @@ pub(super) fn lists(kind: Kind, model: &Model) -> TokenStream {
                 use __rt::schema::NoList as _;
             }
         });
+        let types = match dialect {
+            Dialect::Postgres => types(model, &database),
+            // A parameter of it has no type.
+            Dialect::Sqlite => TokenStream::new(),
+        };
         let code = quote! {
             const #name: __rt::schema::Texts<#database> = { #no_list &[#(#lists),*] };
+            #types
         };
         for_backend(*dialect, &code)
     };
     model.backends.iter().map(of_backend).collect()
+}
+
+/// The types of all fields, in the order of `Model::fields`.
+fn types(model: &Model, database: &TokenStream) -> TokenStream {
+    let elements = model.columns.iter().map(|column| element(column, database));
+    quote! {
+        const POSTGRES_TYPES: __rt::schema::Elements<#database> = {
+            #[allow(unused_imports)]
+            use __rt::schema::NoElement as _;
+            &[#(#elements),*]
+        };
+    }
 }
 
 /// Each list, with the number of the counter or of the unique key that it is about.

@@ -41,6 +41,9 @@ pub trait Describes: Backend {
     /// The statements of a model.
     #[doc(hidden)]
     fn texts(needed: &Needed) -> Texts<Self>;
+    /// The types of the model's fields of which sqlx asks the server by a name, each with the number of its field.
+    #[doc(hidden)]
+    fn named_types(needed: &Needed) -> Vec<(usize, Self::TypeInfo)>;
     /// The types of the arrays that statements about many rows bind, if there are such arrays.
     #[doc(hidden)]
     fn arrays(elements: &[Self::TypeInfo]) -> Option<Vec<Self::TypeInfo>>;
@@ -109,6 +112,8 @@ pub struct Needed {
     needs: &'static str,
     #[cfg(feature = "postgres")]
     postgres: Texts<sqlx::Postgres>,
+    #[cfg(feature = "postgres")]
+    postgres_types: Elements<sqlx::Postgres>,
     #[cfg(feature = "sqlite")]
     sqlite: Texts<sqlx::Sqlite>,
 }
@@ -122,6 +127,8 @@ impl Needed {
             needs: T::NEEDS,
             #[cfg(feature = "postgres")]
             postgres: T::POSTGRES,
+            #[cfg(feature = "postgres")]
+            postgres_types: T::POSTGRES_TYPES,
             #[cfg(feature = "sqlite")]
             sqlite: T::SQLITE,
         }
@@ -146,6 +153,9 @@ pub trait Described<D> {
     /// Its statements on PostgreSQL, if it is for that.
     #[cfg(feature = "postgres")]
     const POSTGRES: Texts<sqlx::Postgres> = &[];
+    /// The types of its fields there.
+    #[cfg(feature = "postgres")]
+    const POSTGRES_TYPES: Elements<sqlx::Postgres> = &[];
     /// And on SQLite.
     #[cfg(feature = "sqlite")]
     const SQLITE: Texts<sqlx::Sqlite> = &[];

@@ -41,7 +41,7 @@ SELECT json_strip_nulls(json_build_object(
         FROM y JOIN pg_type b ON b.oid = y.typbasetype WHERE y.typtype = 'd')
       SELECT (array_agg(format_type(y.oid, y.typmod) ORDER BY y.depth DESC))[1] AS base,
              bool_or(y.typnotnull OR EXISTS (
-               SELECT FROM pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c'
+               SELECT FROM pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c' AND k.convalidated
                  AND pg_get_constraintdef(k.oid) ~ '^CHECK \(\(?\(VALUE IS NOT NULL\)( AND |\)\)?$)')) AS filled
       FROM y) AS y
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
@@ -71,7 +71,8 @@ SELECT json_strip_nulls(json_build_object(
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique
       AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),
   'checks', coalesce((
-    SELECT json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid)))
+    SELECT json_agg(json_build_object(
+      'name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid), 'not_valid', NOT k.convalidated, 'no_inherit', k.connoinherit))
     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND pg_get_expr(k.conbin, k.conrelid) IS NOT NULL), '[]'),
   'foreign_keys', coalesce((
     SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid)))
@@ -161,6 +162,12 @@ impl Describes for Postgres {
 
     fn texts(needed: &Needed) -> Texts<Self> {
         needed.postgres
+    }
+
+    fn named_types(needed: &Needed) -> Vec<(usize, PgTypeInfo)> {
+        let types = needed.postgres_types.iter().enumerate();
+        let types = types.filter_map(|(number, ty)| Some((number, (*ty)?())));
+        types.filter(|(_, ty)| ty.oid().is_none()).collect()
     }
 
     fn arrays(elements: &[PgTypeInfo]) -> Option<Vec<PgTypeInfo>> {

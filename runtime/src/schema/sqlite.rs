@@ -63,6 +63,11 @@ impl Describes for Sqlite {
         needed.sqlite
     }
 
+    /// A parameter of it has no type.
+    fn named_types(_: &Needed) -> Vec<(usize, SqliteTypeInfo)> {
+        Vec::new()
+    }
+
     /// What many rows bind is one text of JSON.
     fn arrays(_: &[SqliteTypeInfo]) -> Option<Vec<SqliteTypeInfo>> {
         Some(Vec::new())
@@ -109,8 +114,8 @@ async fn fill(
     let checks = of("table").flat_map(|text| sqlite_checks(&text.sql));
     table.checks = checks
         .map(|expression| Check {
-            name: String::new(),
             expression,
+            ..Check::default()
         })
         .collect();
     table.triggers = of("trigger")
