@@ -30,6 +30,14 @@ impl Dialect {
         }
     }
 
+    /// The schema of a connection's own tables, which are gone when it is closed.
+    pub fn temporary(self) -> &'static str {
+        match self {
+            Self::Postgres => "pg_temp",
+            Self::Sqlite => "temp",
+        }
+    }
+
     /// Whether `one` and `other` name the same column or table, where both are quoted.
     pub(crate) fn same_name(self, one: &str, other: &str) -> bool {
         match self {
@@ -49,6 +57,9 @@ pub struct Catalogue {
     pub search_path: Vec<String>,
     /// Sorted by schema and name.
     pub tables: Vec<Table>,
+    /// Where the statements of the connection look for a table without a schema, if that is more: in temporary tables, and on SQLite in attached
+    /// databases. Never in a file.
+    pub connection_path: Vec<String>,
     /// The user of the connection, as SQL writes the name. Never in a file.
     pub user: Option<String>,
 }
@@ -73,7 +84,18 @@ impl Catalogue {
             dialect,
             search_path,
             tables,
+            connection_path: Vec::new(),
             user: None,
+        }
+    }
+}
+
+impl Catalogue {
+    /// Where a table without a schema is looked for.
+    pub(crate) fn path(&self) -> &[String] {
+        match self.connection_path.as_slice() {
+            [] => &self.search_path,
+            path => path,
         }
     }
 }

@@ -15,6 +15,7 @@ mod mistakes;
 mod privileges;
 mod project;
 mod services;
+mod temporary;
 mod verify;
 
 use mistakes::*;

@@ -28,7 +28,7 @@ use crate::db::source::{Link, Opened, Source};
 
 /// A database that describes its tables: `sqlx::Postgres` and `sqlx::Sqlite`.
 pub trait Describes: Backend {
-    /// Everything, partitions too.
+    /// Everything, partitions and temporary tables too.
     #[doc(hidden)]
     fn describe_tables(
         link: &mut Link<'_, Self>,
@@ -49,7 +49,8 @@ pub trait Describes: Backend {
     fn arrays(elements: &[Self::TypeInfo]) -> Option<Vec<Self::TypeInfo>>;
 }
 
-/// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, and no owner and no grant.
+/// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, no owner and no grant, and no
+/// temporary table.
 ///
 /// [`Catalogue::to_json`] is the text of `rowlock.schema.json`; [`check_file`] writes it.
 pub fn snapshot<'c, DB: Describes>(
@@ -63,6 +64,7 @@ pub fn snapshot<'c, DB: Describes>(
         let tables = read.tables.into_iter();
         // There is one more of them every month, and they are what the whole is.
         let tables = tables.filter(|table| table.kind != rowlock_schema::Kind::Partition);
+        let tables = tables.filter(|table| table.schema != read.dialect.temporary());
         let tables = tables.map(rowlock_schema::Table::for_everyone);
         Ok(Catalogue::new(
             read.dialect,

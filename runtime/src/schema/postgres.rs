@@ -12,7 +12,7 @@ use crate::db::source::Link;
 /// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
 const TABLES: &str = r#"
 SELECT json_strip_nulls(json_build_object(
-  'schema', n.nspname,
+  'schema', CASE n.oid WHEN pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END,
   'name', c.relname,
   'kind', CASE WHEN c.relispartition THEN 'partition' WHEN c.relkind = 'r' THEN 'table' WHEN c.relkind = 'p' THEN 'partitioned'
                WHEN c.relkind = 'f' THEN 'foreign' ELSE 'view' END,
@@ -102,11 +102,14 @@ SELECT json_strip_nulls(json_build_object(
 ))::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_%'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND (n.oid = pg_my_temp_schema() OR n.nspname NOT LIKE 'pg\_temp\_%') AND n.nspname NOT LIKE 'pg\_toast\_%'
   AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_class'::regclass AND p.objid = c.oid AND p.deptype = 'e')
 "#;
 
-const SEARCH_PATH: &str = "SELECT to_json(current_schemas(false))::text, quote_ident(current_user)";
+/// The schemas, where the connection looks besides, and its user. Its temporary tables come first, unless `search_path` names `pg_temp` elsewhere.
+const SEARCH_PATH: &str = "SELECT to_json(array_remove(current_schemas(false), own.name))::text, \
+     to_json(array_replace(array_remove(current_schemas(true), 'pg_catalog'), own.name, 'pg_temp'))::text, quote_ident(current_user) \
+     FROM (SELECT pg_my_temp_schema()::regnamespace::text::name AS name) AS own";
 
 /// How often the catalogue is read at most.
 const TRIES: usize = 5;
@@ -142,7 +145,8 @@ impl Describes for Postgres {
         let path = rows(link, sqlx::query(SEARCH_PATH)).await?;
         let row = path.first().ok_or(sqlx::Error::RowNotFound)?;
         let path = parsed(&row.try_get::<String, _>(0)?)?;
-        let user = row.try_get(1)?;
+        let connection_path = parsed(&row.try_get::<String, _>(1)?)?;
+        let user = row.try_get(2)?;
         let mut tries = 0;
         let tables = loop {
             tries += 1;
@@ -152,6 +156,7 @@ impl Describes for Postgres {
             }
         };
         let mut catalogue = Catalogue::new(Dialect::Postgres, path, tables);
+        catalogue.connection_path = connection_path;
         catalogue.user = Some(user);
         Ok(catalogue)
     }

@@ -11,7 +11,9 @@ use super::{Describes, Needed, Texts, rows};
 use crate::db::source::Link;
 
 const TABLES: &str = "SELECT schema, name, type, wr, strict FROM pragma_table_list \
-     WHERE schema <> 'temp' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'";
+     WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'";
+/// As a name without a schema is looked up.
+const PATH: &str = "SELECT name FROM pragma_database_list ORDER BY name <> 'temp', seq";
 const SERVER: &str = "SELECT sqlite_version(), query_only FROM pragma_query_only";
 const COLUMNS: &str = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1";
 const INDEXES: &str = "SELECT name, origin, partial, \"unique\" FROM pragma_index_list($1, $2)";
@@ -45,7 +47,11 @@ impl Describes for Sqlite {
             tables.push(table);
         }
         let path = vec!["main".to_owned()];
-        Ok(Catalogue::new(Dialect::Sqlite, path, tables))
+        let mut catalogue = Catalogue::new(Dialect::Sqlite, path, tables);
+        for row in rows(link, sqlx::query(PATH)).await? {
+            catalogue.connection_path.push(row.try_get(0)?);
+        }
+        Ok(catalogue)
     }
 
     async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {

@@ -183,7 +183,7 @@ fn table<'a>(catalogue: &'a Catalogue, model: &Model, source: Source) -> Found<'
     let found = match &model.schema {
         Some(schema) => called().find(|table| same(&table.schema, schema)),
         None => {
-            let path = catalogue.search_path.iter();
+            let path = catalogue.path().iter();
             let mut in_path =
                 path.filter_map(|schema| called().find(|table| table.schema == *schema));
             in_path.next()
@@ -205,7 +205,7 @@ fn table<'a>(catalogue: &'a Catalogue, model: &Model, source: Source) -> Found<'
                 "there is `{}.{}`, and the search path is {}",
                 other.schema,
                 other.name,
-                catalogue.search_path.join(", ")
+                catalogue.path().join(", ")
             ),
             Some(format!(
                 "write `table = \"{}.{}\"`",
