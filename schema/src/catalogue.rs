@@ -243,6 +243,9 @@ pub struct Unique {
     /// Of a DEFERRABLE constraint.
     #[serde(default, skip_serializing_if = "is_false")]
     pub deferrable: bool,
+    /// And of one that is INITIALLY DEFERRED.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub initially_deferred: bool,
 }
 
 /// An index that is not unique.
@@ -259,6 +262,9 @@ pub struct Index {
     /// `gin`, `hash`, …; a B-tree if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// The definition of the constraint that it is of: `EXCLUDE USING gist (room WITH =)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusion: Option<String>,
     /// A build that failed or is under way left it so: no statement reads it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub invalid: bool,

@@ -56,7 +56,8 @@ SELECT json_strip_nulls(json_build_object(
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'nulls_not_distinct', coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
       'invalid', NOT i.indisvalid,
-      'deferrable', NOT i.indimmediate))
+      'deferrable', NOT i.indimmediate,
+      'initially_deferred', EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = c.oid AND k.contype IN ('p', 'u') AND k.condeferred)))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),
   'indexes', coalesce((
     SELECT json_agg(json_build_object(
@@ -67,6 +68,7 @@ SELECT json_strip_nulls(json_build_object(
         FROM unnest(i.indoption::int2[]) WITH ORDINALITY AS k(option, number) WHERE k.number <= i.indnkeyatts),
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'method', nullif(m.amname, 'btree'),
+      'exclusion', (SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype = 'x'),
       'invalid', NOT i.indisvalid))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique
       AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),

@@ -18,7 +18,7 @@ const SERVER: &str = "SELECT sqlite_version(), query_only FROM pragma_query_only
 const COLUMNS: &str = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1";
 const INDEXES: &str = "SELECT name, origin, partial, \"unique\" FROM pragma_index_list($1, $2)";
 const PARTS: &str = "SELECT name, coll FROM pragma_index_xinfo($1, $2) WHERE key ORDER BY seqno";
-const FOREIGN_KEYS: &str = "SELECT group_concat('\"' || \"from\" || '\"', ', '), \"table\", group_concat('\"' || \"to\" || '\"', ', '), on_update, on_delete \
+const FOREIGN_KEYS: &str = "SELECT group_concat('\"' || replace(\"from\", '\"', '\"\"') || '\"', ', '), \"table\", group_concat('\"' || replace(\"to\", '\"', '\"\"') || '\"', ', '), on_update, on_delete \
      FROM (SELECT * FROM pragma_foreign_key_list($1, $2) ORDER BY id, seq) GROUP BY id, \"table\", on_update, on_delete";
 
 impl Describes for Sqlite {
@@ -152,7 +152,8 @@ async fn fill(
         table.foreign_keys.push(ForeignKey {
             name: String::new(),
             definition: format!(
-                "FOREIGN KEY ({from}) REFERENCES \"{target}\"{to} ON UPDATE {update} ON DELETE {delete}"
+                "FOREIGN KEY ({from}) REFERENCES {}{to} ON UPDATE {update} ON DELETE {delete}",
+                quoted(&target)
             ),
         });
     }
@@ -240,6 +241,7 @@ async fn indexes(
                 on: text.parts,
                 predicate: text.predicate,
                 method: None,
+                exclusion: None,
                 invalid: false,
             }));
             continue;
