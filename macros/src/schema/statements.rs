@@ -2,11 +2,13 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use rowlock_schema::Family;
 use syn::Index;
 use syn::spanned::Spanned;
 
 use crate::derive::{Kind, database, for_backend, quiet_plan};
-use crate::model::{Column, LedgerRole, Model, Role};
+use crate::model::{Column, LedgerRole, Model, Role, inside_option};
+use crate::schema::needs::family;
 use crate::sql::{self, Dialect};
 
 /// The lists of them for each database, for `Described`.
@@ -42,14 +44,26 @@ pub(super) fn lists(kind: Kind, model: &Model) -> TokenStream {
     model.backends.iter().map(of_backend).collect()
 }
 
-/// The types of all fields, in the order of `Model::fields`.
+/// The types of the fields that can have names of the user's, each with its place among `Model::fields`.
 fn types(model: &Model, database: &TokenStream) -> TokenStream {
-    let elements = model.columns.iter().map(|column| element(column, database));
+    let columns = model.columns.iter().enumerate();
+    let named = columns.filter(|(_, column)| {
+        let ty = inside_option(&column.ty).unwrap_or(&column.ty);
+        matches!(family(column, ty), Family::Unknown)
+    });
+    let types = named.map(|(place, column)| {
+        let (place, element) = (Index::from(place), element(column, database));
+        quote!((#place, #element))
+    });
+    let types: Vec<TokenStream> = types.collect();
+    if types.is_empty() {
+        return TokenStream::new();
+    }
     quote! {
-        const POSTGRES_TYPES: __rt::schema::Elements<#database> = {
+        const POSTGRES_TYPES: __rt::schema::Named<#database> = {
             #[allow(unused_imports)]
             use __rt::schema::NoElement as _;
-            &[#(#elements),*]
+            &[#(#types),*]
         };
     }
 }

@@ -16,7 +16,7 @@ pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
 
 pub use self::file::{FileError, check_file};
 #[doc(hidden)]
-pub use self::statements::{Binds, Element, Elements, NoElement, NoList, Of, Text, Texts};
+pub use self::statements::{Binds, Element, Elements, Named, NoElement, NoList, Of, Text, Texts};
 #[cfg(feature = "registry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
 pub use self::verify::verify_all;
@@ -115,7 +115,7 @@ pub struct Needed {
     #[cfg(feature = "postgres")]
     postgres: Texts<sqlx::Postgres>,
     #[cfg(feature = "postgres")]
-    postgres_types: Elements<sqlx::Postgres>,
+    postgres_types: Named<sqlx::Postgres>,
     #[cfg(feature = "sqlite")]
     sqlite: Texts<sqlx::Sqlite>,
 }
@@ -155,9 +155,9 @@ pub trait Described<D> {
     /// Its statements on PostgreSQL, if it is for that.
     #[cfg(feature = "postgres")]
     const POSTGRES: Texts<sqlx::Postgres> = &[];
-    /// The types of its fields there.
+    /// The types of its fields there that can have names of the user's.
     #[cfg(feature = "postgres")]
-    const POSTGRES_TYPES: Elements<sqlx::Postgres> = &[];
+    const POSTGRES_TYPES: Named<sqlx::Postgres> = &[];
     /// And on SQLite.
     #[cfg(feature = "sqlite")]
     const SQLITE: Texts<sqlx::Sqlite> = &[];

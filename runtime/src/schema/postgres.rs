@@ -172,8 +172,8 @@ impl Describes for Postgres {
     }
 
     fn named_types(needed: &Needed) -> Vec<(usize, PgTypeInfo)> {
-        let types = needed.postgres_types.iter().enumerate();
-        let types = types.filter_map(|(number, ty)| Some((number, (*ty)?())));
+        let types = needed.postgres_types.iter();
+        let types = types.filter_map(|(place, ty)| Some((*place, (*ty)?())));
         types.filter(|(_, ty)| ty.oid().is_none()).collect()
     }
 

@@ -166,6 +166,9 @@ pub type Texts<DB> = &'static [&'static [Text<DB>]];
 /// The types of columns, or of the elements of arrays of them.
 pub type Elements<DB> = &'static [Known<DB>];
 
+/// The types of fields, each with the place of its field among all.
+pub type Named<DB> = &'static [(usize, Known<DB>)];
+
 /// A type, if it is one of the database's.
 type Known<DB> = Option<fn() -> <DB as Database>::TypeInfo>;
 
