@@ -3,6 +3,7 @@
 use super::create::{
     add_check, definition, is_part_of_table, is_unknown, options, parts_of, plain, unique,
 };
+use super::types::{make_sequence, sequence};
 use super::{Script, gone};
 use crate::catalogue::{Catalogue, Column, Dialect, Identity, Kind, Table, Unique};
 use crate::ddl::{drop_not_null, quoted, set_not_null, set_type, table_name};
@@ -259,6 +260,8 @@ impl Change<'_> {
         }
         if before.identity.is_some() && before.identity != column.identity {
             script.push(format!("{alter} DROP IDENTITY;"));
+            // Its own, which goes with it, can have the name of the one of the default.
+            script.extend(sequence(column).map(|name| make_sequence(&name)));
         }
         match &column.default {
             Some(default) if is_other_default => {
@@ -285,11 +288,14 @@ impl Change<'_> {
         }
     }
 
-    /// Whether a generated column that stays is made of this one.
+    /// Whether a generated column that stays one is made of this one.
     fn is_read(&self, column: &Column) -> bool {
-        let stays = |made: &&Column| self.before.columns.contains(made);
-        let made = self.table.columns.iter().filter(stays);
-        let mut expressions = made.filter_map(|made| made.generated.as_deref());
+        let stays = |before: &&Column| {
+            let mut columns = self.table.columns.iter();
+            columns.any(|after| after.name == before.name && after.generated.is_some())
+        };
+        let made = self.before.columns.iter().filter(stays);
+        let mut expressions = made.filter_map(|before| before.generated.as_deref());
         expressions.any(|expression| words(expression).contains(&column.name))
     }
 

@@ -20,8 +20,7 @@ pub(super) fn made(old: &Catalogue, new: &Catalogue, script: &mut Script) {
     let mut sequences: Vec<String> = columns(old).filter_map(sequence).collect();
     for name in columns(new).filter_map(sequence) {
         if !sequences.contains(&name) {
-            let make = format!("CREATE SEQUENCE IF NOT EXISTS {name};");
-            script.first.push(make);
+            script.first.push(make_sequence(&name));
             sequences.push(name);
         }
     }
@@ -75,8 +74,13 @@ fn text(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
 
+/// One that nothing of the catalogue names can be there all the same.
+pub(super) fn make_sequence(name: &str) -> String {
+    format!("CREATE SEQUENCE IF NOT EXISTS {name};")
+}
+
 /// Of a default such as `nextval('tags_id_seq'::regclass)`.
-fn sequence(column: &Column) -> Option<String> {
+pub(super) fn sequence(column: &Column) -> Option<String> {
     let (_, name) = column.default.as_ref()?.split_once("nextval('")?;
     let (name, _) = name.split_once("'::regclass")?;
     Some(name.replace("''", "'"))
