@@ -12,6 +12,7 @@ mod diff;
 mod lookalikes;
 mod many;
 mod mistakes;
+mod partitions;
 mod privileges;
 mod project;
 mod services;
