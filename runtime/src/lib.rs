@@ -203,8 +203,8 @@ pub mod __private {
         pub use inventory::submit;
 
         pub use crate::schema::{
-            Binds, CreateTableSql, Described, Element, Elements, Needed, Needs, NoElement, NoList,
-            NoNeeds, Of, Texts, by, is_model,
+            Binds, CreateTableSql, Described, Element, Elements, Named, Needed, Needs, NoElement,
+            NoList, NoNeeds, Of, Texts, by, is_model,
         };
     }
     #[cfg(feature = "schema")]

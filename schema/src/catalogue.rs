@@ -30,6 +30,14 @@ impl Dialect {
         }
     }
 
+    /// The schema of a connection's own tables, which are gone when it is closed.
+    pub fn temporary(self) -> &'static str {
+        match self {
+            Self::Postgres => "pg_temp",
+            Self::Sqlite => "temp",
+        }
+    }
+
     /// Whether `one` and `other` name the same column or table, where both are quoted.
     pub(crate) fn same_name(self, one: &str, other: &str) -> bool {
         match self {
@@ -49,6 +57,9 @@ pub struct Catalogue {
     pub search_path: Vec<String>,
     /// Sorted by schema and name.
     pub tables: Vec<Table>,
+    /// Where the statements of the connection look for a table without a schema, if that is more: in temporary tables, and on SQLite in attached
+    /// databases. Never in a file.
+    pub connection_path: Vec<String>,
     /// The user of the connection, as SQL writes the name. Never in a file.
     pub user: Option<String>,
 }
@@ -73,7 +84,18 @@ impl Catalogue {
             dialect,
             search_path,
             tables,
+            connection_path: Vec::new(),
             user: None,
+        }
+    }
+}
+
+impl Catalogue {
+    /// Where a table without a schema is looked for.
+    pub(crate) fn path(&self) -> &[String] {
+        match self.connection_path.as_slice() {
+            [] => &self.search_path,
+            path => path,
         }
     }
 }
@@ -221,6 +243,9 @@ pub struct Unique {
     /// Of a DEFERRABLE constraint.
     #[serde(default, skip_serializing_if = "is_false")]
     pub deferrable: bool,
+    /// And of one that is INITIALLY DEFERRED.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub initially_deferred: bool,
 }
 
 /// An index that is not unique.
@@ -237,6 +262,9 @@ pub struct Index {
     /// `gin`, `hash`, …; a B-tree if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// The definition of the constraint that it is of: `EXCLUDE USING gist (room WITH =)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusion: Option<String>,
     /// A build that failed or is under way left it so: no statement reads it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub invalid: bool,
@@ -273,7 +301,7 @@ impl Part {
 }
 
 /// What a row must be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// Its name; empty if it has none.
@@ -281,6 +309,19 @@ pub struct Check {
     pub name: String,
     /// As the database writes it.
     pub expression: String,
+    /// NOT VALID: rows that were there before it can be otherwise.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub not_valid: bool,
+    /// NO INHERIT: rows of tables that inherit from this one, which a SELECT reads too, can be otherwise.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_inherit: bool,
+}
+
+impl Check {
+    /// Whether each row that is read is so.
+    pub(crate) fn is_of_all(&self) -> bool {
+        !self.not_valid && !self.no_inherit
+    }
 }
 
 /// What a row refers to.

@@ -30,4 +30,4 @@ pub use self::file::{FileError, NAME, find};
 pub use self::finding::{Finding, Level, Place, Rule};
 pub use self::migration::diff;
 pub use self::model::{Access, Field, Insert, Key, KeyPart, KeyUse, Model, NeededIndex, Role};
-pub use self::rules::{Server, Source, check, check_server, table_kind};
+pub use self::rules::{Server, Source, check, check_server, table_of};

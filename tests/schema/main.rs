@@ -12,9 +12,11 @@ mod diff;
 mod lookalikes;
 mod many;
 mod mistakes;
+mod partitions;
 mod privileges;
 mod project;
 mod services;
+mod temporary;
 mod verify;
 
 use mistakes::*;

@@ -1,7 +1,7 @@
 //! Statements about many rows, and those that a call puts together: `verify` prepares them too.
 
 use rowlock::row::LoadError;
-use rowlock::schema::{Describes, Level, Models, Report, Rule, VerifyError, verify};
+use rowlock::schema::{Describes, Level, Models, Place, Report, Rule, VerifyError, verify};
 use rowlock_tests::sqlite;
 
 use super::of_its_own;
@@ -26,7 +26,7 @@ async fn report<'c, DB: Describes>(db: impl rowlock::Source<'c, DB>, models: Mod
     }
 }
 
-/// The database calls it otherwise. A value by itself is of the column's type; an array is of a type with a name.
+/// The database calls it otherwise. sqlx asks the server for the type of each value by this name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(type_name = "mood", rename_all = "lowercase")]
 enum Mood {
@@ -75,68 +75,122 @@ const DIARY: &str = "CREATE TYPE humour AS ENUM ('glad');
     CREATE TABLE errands (mood humour PRIMARY KEY, run_at {timestamp} NOT NULL, state text NOT NULL, attempts integer NOT NULL, fence bigint NOT NULL,
         leased_until {timestamp});";
 
-#[tokio::test]
-async fn an_array_of_a_type_that_is_not_there_is_found() {
-    let pool = of_its_own(DIARY).await;
-    let found = report(&pool, rowlock::models![Diary]).await;
-    let (error, note) = (Level::Error, Level::Note);
-    let expected = [
-        ("add_views on Lanes", note),
-        ("add_views_many", error),
-        ("delete_many", note),
-        ("insert_many", note),
-        ("load_many", error),
-        ("lock_many", error),
-        ("save_many", note),
-        ("update on Lanes", note),
-        ("update_many", note),
-    ];
-    assert_eq!(
-        not_taken(&found),
-        expected.map(|(name, level)| (name.to_owned(), level)),
-        "{found}"
-    );
-    let found = report(&pool, rowlock::models![Entry]).await;
-    let expected = [("find_or_create_many", note), ("upsert_many", note)];
-    assert_eq!(
-        not_taken(&found),
-        expected.map(|(name, level)| (name.to_owned(), level)),
-        "{found}"
-    );
-    let found = report(&pool, rowlock::models![Errand]).await;
-    let names: Vec<String> = not_taken(&found)
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(
-        names,
-        [
-            "complete of a worker",
-            "enqueue_many",
-            "extend of a worker",
-            "settle of a worker",
-            "start of a worker"
-        ],
-        "{found}"
-    );
-    // So it is.
-    let failed = Diary::load_many(&pool, [Mood::Glad]).await;
-    assert!(matches!(&failed[..], [Err(LoadError::Database(_))]));
+/// Names with quotes and with a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "\"Big Mood\"", rename_all = "lowercase")]
+enum BigMood {
+    Glad,
+}
 
-    // And with its name nothing is found; nor in a transaction, which goes on.
-    let rename = "ALTER TYPE humour RENAME TO mood";
-    sqlx::raw_sql(rename).execute(&pool).await.unwrap();
-    let mut transaction = pool.begin().await.unwrap();
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "other.mood", rename_all = "lowercase")]
+enum OtherMood {
+    Glad,
+}
+
+/// sqlx asks for it without the quotes that the name needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "Big Mood", rename_all = "lowercase")]
+enum Unquoted {
+    Glad,
+}
+
+#[derive(Clone, sqlx::FromRow, rowlock::Versioned)]
+#[rowlock(table = "moods", backend(Postgres))]
+struct Moods {
+    #[rowlock(key)]
+    id: i64,
+    big: BigMood,
+    other: Option<OtherMood>,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+#[derive(Clone, sqlx::FromRow, rowlock::Versioned)]
+#[rowlock(table = "moods", backend(Postgres))]
+struct UnquotedMoods {
+    #[rowlock(key)]
+    id: i64,
+    big: Unquoted,
+    #[rowlock(version)]
+    lock_version: i64,
+}
+
+const MOODS: &str = "CREATE SCHEMA other; CREATE TYPE other.mood AS ENUM ('glad'); CREATE TYPE \"Big Mood\" AS ENUM ('glad');
+    CREATE TABLE moods (id bigint PRIMARY KEY, big \"Big Mood\" NOT NULL, other other.mood, lock_version bigint NOT NULL);";
+
+fn about_types(report: &Report) -> Vec<(Level, Place, String)> {
+    let findings = report.findings().map(|(_, finding)| finding);
+    let types = findings.filter(|finding| finding.rule == Rule::Type);
+    let found = types.map(|finding| {
+        let place = finding.place.clone();
+        (finding.level, place, finding.to_string())
+    });
+    found.collect()
+}
+
+#[tokio::test]
+async fn a_type_that_is_not_there_is_found() {
+    let pool = of_its_own(&format!("{DIARY} {MOODS}")).await;
     for models in [
         rowlock::models![Diary],
         rowlock::models![Entry],
         rowlock::models![Errand],
     ] {
-        assert_eq!(not_taken(&report(&pool, models).await), []);
-        assert_eq!(not_taken(&report(&mut *transaction, models).await), []);
+        let found = report(&pool, models).await;
+        let [(Level::Error, place, text)] = &about_types(&found)[..] else {
+            panic!("{found}");
+        };
+        assert_eq!(*place, Place::Field("mood".to_owned()));
+        assert!(text.contains("no type `mood`"), "{text}");
+        assert!(text.contains("`#[sqlx(type_name = \"humour\")]`"), "{text}");
+        // What is wrong with the field is not said again of each statement.
+        assert_eq!(not_taken(&found), []);
+    }
+    // So it is.
+    let failed = Diary::load(&pool, Mood::Glad).await;
+    assert!(matches!(failed, Err(LoadError::Database(_))));
+
+    let found = report(&pool, rowlock::models![UnquotedMoods]).await;
+    let [(Level::Error, place, text)] = &about_types(&found)[..] else {
+        panic!("{found}");
+    };
+    assert_eq!(*place, Place::Field("big".to_owned()));
+    let help = r#"`#[sqlx(type_name = "\"Big Mood\"")]`"#;
+    assert!(
+        text.contains("no type `Big Mood`") && text.contains(help),
+        "{text}"
+    );
+
+    // And with its name nothing is found; nor in a transaction, which goes on.
+    let mut transaction = pool.begin().await.unwrap();
+    let found = report(&mut *transaction, rowlock::models![UnquotedMoods]).await;
+    assert_eq!(about_types(&found).len(), 1, "{found}");
+    let rename = "ALTER TYPE humour RENAME TO mood";
+    sqlx::raw_sql(rename).execute(&pool).await.unwrap();
+    for models in [
+        rowlock::models![Diary],
+        rowlock::models![Entry],
+        rowlock::models![Errand],
+        rowlock::models![Moods],
+    ] {
+        for found in [
+            report(&pool, models).await,
+            report(&mut *transaction, models).await,
+        ] {
+            assert_eq!((not_taken(&found), about_types(&found)), (vec![], vec![]));
+        }
     }
     let loaded = Diary::load_many(&pool, [Mood::Glad]).await;
     assert!(matches!(&loaded[..], [Err(LoadError::NotFound(_))]));
+    let moods = Moods {
+        id: 1,
+        big: BigMood::Glad,
+        other: Some(OtherMood::Glad),
+        lock_version: 0,
+    };
+    let moods = moods.insert(&pool).await.unwrap();
+    assert_eq!(moods.big, BigMood::Glad);
 }
 
 /// Where calls of many callers are one statement, the table has another name.

@@ -394,6 +394,92 @@ async fn a_domain_says_not_null_for_those_that_are_made_of_it() {
     assert!(catalogue.to_json().contains(r#""domain_of": "text""#));
 }
 
+/// A CHECK that is not of all the rows that are read.
+#[derive(Clone, sqlx::FromRow, rowlock::FindOrCreate)]
+#[rowlock(table = "partly", unique(slug), backend(Postgres))]
+struct PartlyChecked {
+    slug: String,
+    words: i64,
+    at: i64,
+    of: i64,
+}
+
+#[tokio::test]
+async fn a_check_that_is_not_valid_or_not_inherited_does_not_say_not_null() {
+    let pool = of_its_own(
+        "CREATE DOMAIN counted AS bigint;
+         CREATE TABLE partly (slug text NOT NULL UNIQUE, words bigint, at bigint CHECK (at IS NOT NULL) NO INHERIT, of counted);
+         INSERT INTO partly VALUES ('a', NULL, 0, NULL);
+         ALTER TABLE partly ADD CONSTRAINT said CHECK (words IS NOT NULL) NOT VALID;
+         ALTER DOMAIN counted ADD CONSTRAINT said CHECK (VALUE IS NOT NULL) NOT VALID;",
+    )
+    .await;
+    let Err(VerifyError::Mismatch(report)) = verify(&pool, rowlock::models![PartlyChecked]).await
+    else {
+        panic!("there is a row with NULL");
+    };
+    let null = |field: &str| (Rule::Null, Place::Field(field.to_owned()));
+    assert_eq!(
+        errors(&report),
+        [null("words"), null("at"), null("of")],
+        "{report}"
+    );
+    assert!(PartlyChecked::find_by_slug(&pool, "a").await.is_err());
+    let json = rowlock::schema::snapshot(&pool).await.unwrap().to_json();
+    assert!(
+        json.contains(r#""(words IS NOT NULL)", "not_valid": true}"#),
+        "{json}"
+    );
+    assert!(
+        json.contains(r#""(at IS NOT NULL)", "no_inherit": true}"#),
+        "{json}"
+    );
+
+    let validated = "UPDATE partly SET words = 1, of = 1; ALTER TABLE partly VALIDATE CONSTRAINT said; ALTER DOMAIN counted VALIDATE CONSTRAINT said";
+    sqlx::raw_sql(validated).execute(&pool).await.unwrap();
+    let Err(VerifyError::Mismatch(report)) = verify(&pool, rowlock::models![PartlyChecked]).await
+    else {
+        panic!("a table that inherits can have NULL there");
+    };
+    assert_eq!(errors(&report), [null("at")], "{report}");
+}
+
+/// What the findings about the queue say to write, in their order.
+async fn all_that_is_missing_is_pasted<DB: Describes>(pool: &sqlx::Pool<DB>)
+where
+    for<'c> &'c sqlx::Pool<DB>: rowlock::Source<'c, DB>,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+{
+    let Err(VerifyError::Mismatch(report)) = verify(pool, rowlock::models![Claims]).await else {
+        panic!("there is no state");
+    };
+    let mut connection = pool.acquire().await.unwrap();
+    for (_, finding) in report
+        .findings()
+        .filter(|(_, finding)| finding.place != Place::Server)
+    {
+        let help = sqlx::AssertSqlSafe(finding.help.clone().unwrap());
+        let done = sqlx::raw_sql(help).execute(&mut *connection).await;
+        done.unwrap_or_else(|error| panic!("{error}\n{report}"));
+    }
+    drop(connection);
+    let report = verify(pool, rowlock::models![Claims]).await.unwrap();
+    assert_eq!(
+        super::about_models(&report),
+        [] as [&rowlock::schema::Finding; 0],
+        "{report}"
+    );
+}
+
+/// The indexes are on jobs of a state.
+#[tokio::test]
+async fn the_columns_of_a_queue_come_before_its_indexes() {
+    const QUEUE: &str = "CREATE TABLE claims (id bigint PRIMARY KEY, priority bigint NOT NULL, run_at {timestamp} NOT NULL, leased_until {timestamp})";
+    let database = sqlite::database(QUEUE).await;
+    all_that_is_missing_is_pasted(&database.pool).await;
+    all_that_is_missing_is_pasted(&of_its_own(QUEUE).await).await;
+}
+
 #[tokio::test]
 async fn a_lock_that_is_not_free_is_no_mistake_of_a_model() {
     // The catalogue is read beside it, and no UPDATE is prepared.

@@ -2,11 +2,13 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use rowlock_schema::Family;
 use syn::Index;
 use syn::spanned::Spanned;
 
 use crate::derive::{Kind, database, for_backend, quiet_plan};
-use crate::model::{Column, LedgerRole, Model, Role};
+use crate::model::{Column, LedgerRole, Model, Role, inside_option};
+use crate::schema::needs::family;
 use crate::sql::{self, Dialect};
 
 /// The lists of them for each database, for `Described`.
@@ -28,12 +30,42 @@ pub(super) fn lists(kind: Kind, model: &Model) -> TokenStream {
                 use __rt::schema::NoList as _;
             }
         });
+        let types = match dialect {
+            Dialect::Postgres => types(model, &database),
+            // A parameter of it has no type.
+            Dialect::Sqlite => TokenStream::new(),
+        };
         let code = quote! {
             const #name: __rt::schema::Texts<#database> = { #no_list &[#(#lists),*] };
+            #types
         };
         for_backend(*dialect, &code)
     };
     model.backends.iter().map(of_backend).collect()
+}
+
+/// The types of the fields that can have names of the user's, each with its place among `Model::fields`.
+fn types(model: &Model, database: &TokenStream) -> TokenStream {
+    let columns = model.columns.iter().enumerate();
+    let named = columns.filter(|(_, column)| {
+        let ty = inside_option(&column.ty).unwrap_or(&column.ty);
+        matches!(family(column, ty), Family::Unknown)
+    });
+    let types = named.map(|(place, column)| {
+        let (place, element) = (Index::from(place), element(column, database));
+        quote!((#place, #element))
+    });
+    let types: Vec<TokenStream> = types.collect();
+    if types.is_empty() {
+        return TokenStream::new();
+    }
+    quote! {
+        const POSTGRES_TYPES: __rt::schema::Named<#database> = {
+            #[allow(unused_imports)]
+            use __rt::schema::NoElement as _;
+            &[#(#types),*]
+        };
+    }
 }
 
 /// Each list, with the number of the counter or of the unique key that it is about.

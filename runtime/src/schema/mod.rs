@@ -16,7 +16,7 @@ pub use rowlock_schema::{Catalogue, Finding, Level, Place, Rule, diff};
 
 pub use self::file::{FileError, check_file};
 #[doc(hidden)]
-pub use self::statements::{Binds, Element, Elements, NoElement, NoList, Of, Text, Texts};
+pub use self::statements::{Binds, Element, Elements, Named, NoElement, NoList, Of, Text, Texts};
 #[cfg(feature = "registry")]
 #[cfg_attr(docsrs, doc(cfg(feature = "registry")))]
 pub use self::verify::verify_all;
@@ -28,7 +28,7 @@ use crate::db::source::{Link, Opened, Source};
 
 /// A database that describes its tables: `sqlx::Postgres` and `sqlx::Sqlite`.
 pub trait Describes: Backend {
-    /// Everything, partitions too.
+    /// Everything, partitions and temporary tables too.
     #[doc(hidden)]
     fn describe_tables(
         link: &mut Link<'_, Self>,
@@ -41,12 +41,16 @@ pub trait Describes: Backend {
     /// The statements of a model.
     #[doc(hidden)]
     fn texts(needed: &Needed) -> Texts<Self>;
+    /// The types of the model's fields of which sqlx asks the server by a name, each with the number of its field.
+    #[doc(hidden)]
+    fn named_types(needed: &Needed) -> Vec<(usize, Self::TypeInfo)>;
     /// The types of the arrays that statements about many rows bind, if there are such arrays.
     #[doc(hidden)]
     fn arrays(elements: &[Self::TypeInfo]) -> Option<Vec<Self::TypeInfo>>;
 }
 
-/// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, and no owner and no grant.
+/// Reads what the database has: tables, columns, unique indexes, CHECKs, foreign keys, triggers. No row is read, no owner and no grant, and no
+/// temporary table.
 ///
 /// [`Catalogue::to_json`] is the text of `rowlock.schema.json`; [`check_file`] writes it.
 pub fn snapshot<'c, DB: Describes>(
@@ -60,6 +64,7 @@ pub fn snapshot<'c, DB: Describes>(
         let tables = read.tables.into_iter();
         // There is one more of them every month, and they are what the whole is.
         let tables = tables.filter(|table| table.kind != rowlock_schema::Kind::Partition);
+        let tables = tables.filter(|table| table.schema != read.dialect.temporary());
         let tables = tables.map(rowlock_schema::Table::for_everyone);
         Ok(Catalogue::new(
             read.dialect,
@@ -109,6 +114,8 @@ pub struct Needed {
     needs: &'static str,
     #[cfg(feature = "postgres")]
     postgres: Texts<sqlx::Postgres>,
+    #[cfg(feature = "postgres")]
+    postgres_types: Named<sqlx::Postgres>,
     #[cfg(feature = "sqlite")]
     sqlite: Texts<sqlx::Sqlite>,
 }
@@ -122,6 +129,8 @@ impl Needed {
             needs: T::NEEDS,
             #[cfg(feature = "postgres")]
             postgres: T::POSTGRES,
+            #[cfg(feature = "postgres")]
+            postgres_types: T::POSTGRES_TYPES,
             #[cfg(feature = "sqlite")]
             sqlite: T::SQLITE,
         }
@@ -146,6 +155,9 @@ pub trait Described<D> {
     /// Its statements on PostgreSQL, if it is for that.
     #[cfg(feature = "postgres")]
     const POSTGRES: Texts<sqlx::Postgres> = &[];
+    /// The types of its fields there that can have names of the user's.
+    #[cfg(feature = "postgres")]
+    const POSTGRES_TYPES: Named<sqlx::Postgres> = &[];
     /// And on SQLite.
     #[cfg(feature = "sqlite")]
     const SQLITE: Texts<sqlx::Sqlite> = &[];

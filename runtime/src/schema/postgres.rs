@@ -12,7 +12,7 @@ use crate::db::source::Link;
 /// One row per table, as its JSON in `rowlock.schema.json`. What an extension brought along is not the program's.
 const TABLES: &str = r#"
 SELECT json_strip_nulls(json_build_object(
-  'schema', n.nspname,
+  'schema', CASE n.oid WHEN pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname END,
   'name', c.relname,
   'kind', CASE WHEN c.relispartition THEN 'partition' WHEN c.relkind = 'r' THEN 'table' WHEN c.relkind = 'p' THEN 'partitioned'
                WHEN c.relkind = 'f' THEN 'foreign' ELSE 'view' END,
@@ -41,7 +41,7 @@ SELECT json_strip_nulls(json_build_object(
         FROM y JOIN pg_type b ON b.oid = y.typbasetype WHERE y.typtype = 'd')
       SELECT (array_agg(format_type(y.oid, y.typmod) ORDER BY y.depth DESC))[1] AS base,
              bool_or(y.typnotnull OR EXISTS (
-               SELECT FROM pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c'
+               SELECT FROM pg_constraint k WHERE k.contypid = y.oid AND k.contype = 'c' AND k.convalidated
                  AND pg_get_constraintdef(k.oid) ~ '^CHECK \(\(?\(VALUE IS NOT NULL\)( AND |\)\)?$)')) AS filled
       FROM y) AS y
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
@@ -56,7 +56,8 @@ SELECT json_strip_nulls(json_build_object(
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'nulls_not_distinct', coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
       'invalid', NOT i.indisvalid,
-      'deferrable', NOT i.indimmediate))
+      'deferrable', NOT i.indimmediate,
+      'initially_deferred', EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = c.oid AND k.contype IN ('p', 'u') AND k.condeferred)))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisunique AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),
   'indexes', coalesce((
     SELECT json_agg(json_build_object(
@@ -67,11 +68,13 @@ SELECT json_strip_nulls(json_build_object(
         FROM unnest(i.indoption::int2[]) WITH ORDINALITY AS k(option, number) WHERE k.number <= i.indnkeyatts),
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'method', nullif(m.amname, 'btree'),
+      'exclusion', (SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype = 'x'),
       'invalid', NOT i.indisvalid))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam WHERE i.indrelid = c.oid AND NOT i.indisunique
       AND pg_get_indexdef(i.indexrelid) IS NOT NULL), '[]'),
   'checks', coalesce((
-    SELECT json_agg(json_build_object('name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid)))
+    SELECT json_agg(json_build_object(
+      'name', k.conname, 'expression', pg_get_expr(k.conbin, k.conrelid), 'not_valid', NOT k.convalidated, 'no_inherit', k.connoinherit))
     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND pg_get_expr(k.conbin, k.conrelid) IS NOT NULL), '[]'),
   'foreign_keys', coalesce((
     SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid)))
@@ -101,11 +104,14 @@ SELECT json_strip_nulls(json_build_object(
 ))::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_%'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND (n.oid = pg_my_temp_schema() OR n.nspname NOT LIKE 'pg\_temp\_%') AND n.nspname NOT LIKE 'pg\_toast\_%'
   AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_class'::regclass AND p.objid = c.oid AND p.deptype = 'e')
 "#;
 
-const SEARCH_PATH: &str = "SELECT to_json(current_schemas(false))::text, quote_ident(current_user)";
+/// The schemas, where the connection looks besides, and its user. Its temporary tables come first, unless `search_path` names `pg_temp` elsewhere.
+const SEARCH_PATH: &str = "SELECT to_json(array_remove(current_schemas(false), own.name))::text, \
+     to_json(array_replace(array_remove(current_schemas(true), 'pg_catalog'), own.name, 'pg_temp'))::text, quote_ident(current_user) \
+     FROM (SELECT pg_my_temp_schema()::regnamespace::text::name AS name) AS own";
 
 /// How often the catalogue is read at most.
 const TRIES: usize = 5;
@@ -141,7 +147,8 @@ impl Describes for Postgres {
         let path = rows(link, sqlx::query(SEARCH_PATH)).await?;
         let row = path.first().ok_or(sqlx::Error::RowNotFound)?;
         let path = parsed(&row.try_get::<String, _>(0)?)?;
-        let user = row.try_get(1)?;
+        let connection_path = parsed(&row.try_get::<String, _>(1)?)?;
+        let user = row.try_get(2)?;
         let mut tries = 0;
         let tables = loop {
             tries += 1;
@@ -151,6 +158,7 @@ impl Describes for Postgres {
             }
         };
         let mut catalogue = Catalogue::new(Dialect::Postgres, path, tables);
+        catalogue.connection_path = connection_path;
         catalogue.user = Some(user);
         Ok(catalogue)
     }
@@ -161,6 +169,12 @@ impl Describes for Postgres {
 
     fn texts(needed: &Needed) -> Texts<Self> {
         needed.postgres
+    }
+
+    fn named_types(needed: &Needed) -> Vec<(usize, PgTypeInfo)> {
+        let types = needed.postgres_types.iter();
+        let types = types.filter_map(|(place, ty)| Some((*place, (*ty)?())));
+        types.filter(|(_, ty)| ty.oid().is_none()).collect()
     }
 
     fn arrays(elements: &[PgTypeInfo]) -> Option<Vec<PgTypeInfo>> {

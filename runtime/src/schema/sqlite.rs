@@ -11,12 +11,14 @@ use super::{Describes, Needed, Texts, rows};
 use crate::db::source::Link;
 
 const TABLES: &str = "SELECT schema, name, type, wr, strict FROM pragma_table_list \
-     WHERE schema <> 'temp' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'";
+     WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow'";
+/// As a name without a schema is looked up.
+const PATH: &str = "SELECT name FROM pragma_database_list ORDER BY name <> 'temp', seq";
 const SERVER: &str = "SELECT sqlite_version(), query_only FROM pragma_query_only";
 const COLUMNS: &str = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1";
 const INDEXES: &str = "SELECT name, origin, partial, \"unique\" FROM pragma_index_list($1, $2)";
 const PARTS: &str = "SELECT name, coll FROM pragma_index_xinfo($1, $2) WHERE key ORDER BY seqno";
-const FOREIGN_KEYS: &str = "SELECT group_concat('\"' || \"from\" || '\"', ', '), \"table\", group_concat('\"' || \"to\" || '\"', ', '), on_update, on_delete \
+const FOREIGN_KEYS: &str = "SELECT group_concat('\"' || replace(\"from\", '\"', '\"\"') || '\"', ', '), \"table\", group_concat('\"' || replace(\"to\", '\"', '\"\"') || '\"', ', '), on_update, on_delete \
      FROM (SELECT * FROM pragma_foreign_key_list($1, $2) ORDER BY id, seq) GROUP BY id, \"table\", on_update, on_delete";
 
 impl Describes for Sqlite {
@@ -45,7 +47,11 @@ impl Describes for Sqlite {
             tables.push(table);
         }
         let path = vec!["main".to_owned()];
-        Ok(Catalogue::new(Dialect::Sqlite, path, tables))
+        let mut catalogue = Catalogue::new(Dialect::Sqlite, path, tables);
+        for row in rows(link, sqlx::query(PATH)).await? {
+            catalogue.connection_path.push(row.try_get(0)?);
+        }
+        Ok(catalogue)
     }
 
     async fn describe_server(link: &mut Link<'_, Self>) -> Result<Server, sqlx::Error> {
@@ -61,6 +67,11 @@ impl Describes for Sqlite {
 
     fn texts(needed: &Needed) -> Texts<Self> {
         needed.sqlite
+    }
+
+    /// A parameter of it has no type.
+    fn named_types(_: &Needed) -> Vec<(usize, SqliteTypeInfo)> {
+        Vec::new()
     }
 
     /// What many rows bind is one text of JSON.
@@ -109,8 +120,8 @@ async fn fill(
     let checks = of("table").flat_map(|text| sqlite_checks(&text.sql));
     table.checks = checks
         .map(|expression| Check {
-            name: String::new(),
             expression,
+            ..Check::default()
         })
         .collect();
     table.triggers = of("trigger")
@@ -141,7 +152,8 @@ async fn fill(
         table.foreign_keys.push(ForeignKey {
             name: String::new(),
             definition: format!(
-                "FOREIGN KEY ({from}) REFERENCES \"{target}\"{to} ON UPDATE {update} ON DELETE {delete}"
+                "FOREIGN KEY ({from}) REFERENCES {}{to} ON UPDATE {update} ON DELETE {delete}",
+                quoted(&target)
             ),
         });
     }
@@ -229,6 +241,7 @@ async fn indexes(
                 on: text.parts,
                 predicate: text.predicate,
                 method: None,
+                exclusion: None,
                 invalid: false,
             }));
             continue;

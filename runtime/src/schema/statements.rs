@@ -7,8 +7,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use rowlock_schema::{Finding, Kind, Level, Model, Place, Rule};
-use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, Type};
+use rowlock_schema::{Finding, Kind, Level, Model, Place, Rule, Table};
+use sqlx::{AssertSqlSafe, Connection, Database, SqlSafeStr, Type, TypeInfo};
 
 use super::{Describes, by};
 use crate::Fault;
@@ -165,6 +165,9 @@ pub type Texts<DB> = &'static [&'static [Text<DB>]];
 
 /// The types of columns, or of the elements of arrays of them.
 pub type Elements<DB> = &'static [Known<DB>];
+
+/// The types of fields, each with the place of its field among all.
+pub type Named<DB> = &'static [(usize, Known<DB>)];
 
 /// A type, if it is one of the database's.
 type Known<DB> = Option<fn() -> <DB as Database>::TypeInfo>;
@@ -478,6 +481,42 @@ pub(super) async fn prepare<DB: Describes>(
         finding.note = alone.map(str::to_owned);
         findings.push(finding);
         reported.push(name);
+    }
+    Ok(findings)
+}
+
+/// The fields whose types the server does not know. A statement about one row is prepared without types, and a call sends them by these names.
+pub(super) async fn unknown_types<DB: Describes>(
+    link: &mut Link<'_, DB>,
+    table: &Table,
+    model: &Model,
+    types: Vec<(usize, DB::TypeInfo)>,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let mut findings = Vec::new();
+    for (number, ty) in types {
+        let Some(field) = model.fields.get(number) else {
+            continue;
+        };
+        let mut columns = table.columns.iter();
+        // What is missing is reported as that.
+        let Some(column) = columns.find(|column| column.name == field.column()) else {
+            continue;
+        };
+        let name = ty.name().to_owned();
+        if prepare_one(link, "SELECT $1".to_owned(), &[ty])
+            .await?
+            .is_ok()
+        {
+            continue;
+        }
+        let place = Place::Field(field.field.clone());
+        let message = format!("the database has no type `{name}`, which this field is sent as");
+        let mut finding = Finding::new(Rule::Type, Level::Error, place, message);
+        finding.note = Some(format!("column `{}` is `{}`", column.name, column.ty));
+        // The name as sqlx takes it, with its quotes and its schema.
+        let of_enum = || format!("`#[sqlx(type_name = {:?})]` at `{}`", column.ty, field.ty);
+        finding.help = (!column.values.is_empty()).then(of_enum);
+        findings.push(finding);
     }
     Ok(findings)
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::future::Future;
 
 use rowlock_schema::{
-    Finding, Level, Model, Place, Source as From, check, check_server, table_kind,
+    Finding, Kind, Level, Model, Place, Source as From, check, check_server, table_of,
 };
 
-use super::statements::{forget, prepare};
+use super::statements::{forget, prepare, unknown_types};
 use super::{Describes, Models, Needed, operation};
 use crate::DatabaseError;
 use crate::db::source::{Link, Opened, Source};
@@ -78,7 +78,11 @@ async fn look<DB: Describes>(
             continue;
         }
         let name = format!("{} (table `{}`)", model.name, model.table);
-        let findings = check(&catalogue, &model, From::Server);
+        let mut findings = check(&catalogue, &model, From::Server);
+        if let Some(table) = table_of(&catalogue, &model) {
+            let types = DB::named_types(&needed);
+            findings.extend(unknown_types(link, table, &model, types).await?);
+        }
         add(&mut found, &name, findings);
         sound.push((name, model, DB::texts(&needed)));
     }
@@ -90,7 +94,7 @@ async fn look<DB: Describes>(
     };
     sound.retain(|(name, ..)| is_sound(name));
     for (name, model, texts) in sound {
-        let kind = table_kind(&catalogue, &model);
+        let kind = table_of(&catalogue, &model).map_or(Kind::Table, |table| table.kind);
         let findings = prepare(link, &model, kind, texts).await?;
         add(&mut found, &name, findings);
     }

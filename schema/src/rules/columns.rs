@@ -79,15 +79,11 @@ fn missing(context: &Context<'_>, field: &Field) -> Finding {
     };
     let help = match names.iter().find(close) {
         Some(name) => Some(format!("`#[sqlx(rename = \"{name}\")]`")),
-        None => field.family.column_type(context.dialect()).map(|ty| {
-            let default = match (field.role, field.option) {
-                (Role::Version | Role::Counter | Role::Fence, _) => Some("0"),
-                _ => None,
-            };
+        None => column_type(field, context.dialect()).map(|ty| {
             ddl::add_column(
                 field.column(),
                 ty,
-                default,
+                default(field).as_deref(),
                 context.table,
                 context.catalogue,
             )
@@ -100,6 +96,33 @@ fn missing(context: &Context<'_>, field: &Field) -> Finding {
         message: format!("`{}` has no column `{}`", context.shown(), field.column()),
         note: Some(format!("it has {}", listed(&names))),
         help,
+    }
+}
+
+/// As `create_table` makes it.
+fn column_type(field: &Field, dialect: Dialect) -> Option<&'static str> {
+    match field.role {
+        Role::State if is_text_state(field) => Family::Text.column_type(dialect),
+        _ => field.family.column_type(dialect),
+    }
+}
+
+fn is_text_state(field: &Field) -> bool {
+    field.role == Role::State && field.ty.ends_with("QueueState")
+}
+
+/// What the rows that are there get, of what only rowlock writes: without it the next mistake was that the column can be NULL.
+fn default(field: &Field) -> Option<String> {
+    match field.role {
+        Role::Version | Role::Fence => Some("0".to_owned()),
+        Role::Counter => Some(field.initial.unwrap_or(0).to_string()),
+        Role::Always if matches!(field.family, Family::Integer(_)) => Some("0".to_owned()),
+        // The first is that of a job that is ready.
+        Role::State => {
+            let ready = field.states.first()?;
+            Some(format!("'{}'", ready.replace('\'', "''")))
+        }
+        Role::Plain | Role::System | Role::Sometimes | Role::Always => None,
     }
 }
 
@@ -189,7 +212,7 @@ fn fits(context: &Context<'_>, field: &Field, column: &Column) -> Option<Finding
 
 /// `QueueState` is text to sqlx, which reads no enum of PostgreSQL as text, and `char(10)` as text with blanks after it.
 fn is_state_unread(context: &Context<'_>, field: &Field, column: &Column) -> bool {
-    let is_text = field.role == Role::State && field.ty.ends_with("QueueState");
+    let is_text = is_text_state(field);
     let base = column.domain_of.as_ref().unwrap_or(&column.ty);
     let is_padded = base == "character" || base.starts_with("character(");
     match context.dialect() {
@@ -200,7 +223,8 @@ fn is_state_unread(context: &Context<'_>, field: &Field, column: &Column) -> boo
 
 /// Whether a CHECK says that it is never NULL.
 fn is_checked(context: &Context<'_>, column: &Column) -> bool {
-    context.table.checks.iter().any(|check| {
+    let checks = context.table.checks.iter();
+    checks.filter(|check| check.is_of_all()).any(|check| {
         conjuncts(&check.expression).iter().any(|words| {
             null_test(words).is_some_and(|(name, is_null)| {
                 !is_null && context.dialect().same_name(name, &column.name)

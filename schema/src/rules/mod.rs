@@ -13,7 +13,7 @@ pub use self::server::{Server, check_server};
 use crate::catalogue::{Catalogue, Column, Dialect, Kind, Table};
 use crate::ddl::named;
 use crate::finding::{Finding, Level, Place, Rule};
-use crate::model::Model;
+use crate::model::{Model, Role};
 
 /// Where a catalogue is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +45,11 @@ pub fn check(catalogue: &Catalogue, model: &Model, source: Source) -> Vec<Findin
     findings
 }
 
-/// What the table of a model is; a plain table if it is not there.
-pub fn table_kind(catalogue: &Catalogue, model: &Model) -> Kind {
+/// The table of a model, as the program finds it on its connection.
+pub fn table_of<'a>(catalogue: &'a Catalogue, model: &Model) -> Option<&'a Table> {
     match table(catalogue, model, Source::Server) {
-        Found::Table(table) => table.kind,
-        Found::Nothing(_) => Kind::Table,
+        Found::Table(table) => Some(table),
+        Found::Nothing(_) => None,
     }
 }
 
@@ -111,6 +111,7 @@ impl Context<'_> {
                 help: None,
             });
         }
+        findings.extend(self.partitions());
         if self.table.row_security {
             findings.push(Finding {
                 rule: Rule::RowSecurity,
@@ -130,6 +131,44 @@ impl Context<'_> {
     }
 }
 
+impl Context<'_> {
+    /// Of a row in a partition no INSERT returns a system column (0A000). The server prepares such a statement all the same.
+    fn partitions(&self) -> Option<Finding> {
+        match self.table.kind {
+            Kind::Partitioned => {}
+            Kind::Table | Kind::Partition | Kind::View | Kind::Foreign => return None,
+        }
+        let mut fields = self.model.fields.iter();
+        let is_versioned = fields.any(|field| field.role == Role::System);
+        let insert = self.model.insert.as_ref();
+        let methods = match insert.filter(|_| is_versioned) {
+            Some(insert) => format!(
+                "`{}`, and an UPDATE that moves a row to another partition,",
+                insert.method
+            ),
+            None if self.tells_what_it_did() => "`update_or_create` and `upsert_if`".to_owned(),
+            None => return None,
+        };
+        Some(Finding {
+            note: Some(
+                "PostgreSQL does not return the system column by which they are told apart (0A000)"
+                    .into(),
+            ),
+            ..Finding::new(
+                Rule::Statement,
+                Level::Note,
+                Place::Table,
+                format!("{methods} fail on `{}`, which is partitioned", self.shown()),
+            )
+        })
+    }
+
+    fn tells_what_it_did(&self) -> bool {
+        let mut access = self.model.access.iter();
+        access.any(|access| access.method == "update_or_create")
+    }
+}
+
 enum Found<'a> {
     Table(&'a Table),
     Nothing(Option<Finding>),
@@ -144,7 +183,7 @@ fn table<'a>(catalogue: &'a Catalogue, model: &Model, source: Source) -> Found<'
     let found = match &model.schema {
         Some(schema) => called().find(|table| same(&table.schema, schema)),
         None => {
-            let path = catalogue.search_path.iter();
+            let path = catalogue.path().iter();
             let mut in_path =
                 path.filter_map(|schema| called().find(|table| table.schema == *schema));
             in_path.next()
@@ -166,7 +205,7 @@ fn table<'a>(catalogue: &'a Catalogue, model: &Model, source: Source) -> Found<'
                 "there is `{}.{}`, and the search path is {}",
                 other.schema,
                 other.name,
-                catalogue.search_path.join(", ")
+                catalogue.path().join(", ")
             ),
             Some(format!(
                 "write `table = \"{}.{}\"`",

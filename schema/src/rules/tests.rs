@@ -516,8 +516,8 @@ fn a_check_says_where_a_counter_starts_and_what_is_not_null() {
         tags.fields[0].min = (initial != 0).then_some(initial);
         let checked = one(Dialect::Postgres, |table| {
             table.checks = vec![crate::catalogue::Check {
-                name: String::new(),
                 expression: check.into(),
+                ..Default::default()
             }];
         });
         let errors = errors(&checked, &tags);
@@ -533,11 +533,24 @@ fn a_check_says_where_a_counter_starts_and_what_is_not_null() {
         let checked = one(Dialect::Postgres, |table| {
             table.columns[0].null = true;
             table.checks = vec![crate::catalogue::Check {
-                name: String::new(),
                 expression: check.into(),
+                ..Default::default()
             }];
         });
         assert_eq!(errors(&checked, &tags).len(), usize::from(null), "{check}");
+    }
+    // Not of all rows: the column can be NULL.
+    for (not_valid, no_inherit) in [(true, false), (false, true)] {
+        let checked = one(Dialect::Postgres, |table| {
+            table.columns[0].null = true;
+            table.checks = vec![crate::catalogue::Check {
+                expression: "(id IS NOT NULL)".into(),
+                not_valid,
+                no_inherit,
+                ..Default::default()
+            }];
+        });
+        assert_eq!(errors(&checked, &tags).len(), 1);
     }
 }
 
@@ -557,8 +570,8 @@ fn no_text_of_a_database_is_too_odd() {
                 let table = &mut one.tables[0];
                 let expression = part.to_owned();
                 table.checks.push(crate::catalogue::Check {
-                    name: String::new(),
                     expression,
+                    ..Default::default()
                 });
                 table.unique.push(crate::catalogue::Unique {
                     predicate: Some(part.to_owned()),
