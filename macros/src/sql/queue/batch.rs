@@ -262,8 +262,7 @@ impl Queue<'_> {
 
     /// The rows of a batch on PostgreSQL with what it says about them, behind SET.
     ///
-    /// A key of one column is asked for by itself too. Statistics from a moment when nothing ran make the index of what is running look empty, and
-    /// the join alone would read all of it, for a batch of one.
+    /// A key of one column is asked for by itself too: the primary key finds the rows, however many the batch has.
     fn said(&self, sql: &mut Sql, said: Said) -> String {
         let keys = self.key_arrays(sql);
         let fences = sql.slot(Slot::Fences);
@@ -287,9 +286,11 @@ impl Queue<'_> {
         self.claim_parts() + &said.collect::<String>()
     }
 
+    /// The state is asked for in a form of which no planner knows how many rows have it. Statistics from a moment when nothing ran make it expect one
+    /// running row, for which it would compare each row of the batch with each: a thousand took 110 milliseconds, and take 3 in a hash table.
     fn joined_with_batch(&self) -> String {
         format!(
-            "{} AND {} = \"rowlock_fence\" AND {}",
+            "{} AND {} = \"rowlock_fence\" AND CASE WHEN {} THEN true END",
             same_key(&self.keys, "rowlock_batch"),
             of_row(self.fence),
             self.is_named(State::Running, of_row),
