@@ -548,6 +548,22 @@ async fn each_statement_uses_its_index() {
     }
 }
 
+/// Where the caller may be in a transaction that sqlx does not know of, no batch sets a timeout: it would last, and abort the transaction.
+#[tokio::test]
+async fn a_batch_in_a_transaction_begun_by_hand_leaves_its_settings() {
+    let database = emails(3).await;
+    let mut connection = database.connection().await;
+    connection.execute("BEGIN").await.unwrap();
+    let batch = Email::claim(&mut connection, 3).await.unwrap();
+    let lost = Claimed::complete_many(&mut connection, batch).await;
+    assert!(lost.unwrap().is_empty());
+    let timeout: String = sqlx::query_scalar("SHOW lock_timeout")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(timeout, "0");
+}
+
 /// The nodes of the plan of a statement that was run, in a transaction that is rolled back: their types and tables, and how many rows each came to.
 async fn rows_met(
     connection: &mut Connection,

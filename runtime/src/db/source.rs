@@ -200,6 +200,11 @@ impl<'c, DB: Backend> Link<'c, DB> {
         DB::is_in_transaction(self.connection).await
     }
 
+    /// Whether it is the caller's, who may have begun a transaction on it by hand.
+    pub(crate) fn is_borrowed(&self) -> bool {
+        self.is_borrowed
+    }
+
     /// Whether it is in a transaction that was begun by hand: what is sent here is a part of it, and a COMMIT would be its end. SQLite refuses
     /// the BEGIN by itself.
     pub(crate) async fn is_begun_by_hand(&mut self) -> Result<bool, sqlx::Error> {

@@ -73,12 +73,12 @@ impl Batch<'_> {
         mut locks: Locks,
         connection: &mut Link<'_, DB>,
     ) -> Result<Vec<Fate>, sqlx::Error> {
-        // Seldom does anybody have one of the rows, and to lock them in order costs a fifth of all that is done for a job. In a transaction of the
-        // caller there is no second time.
-        let is_patient = locks == Locks::Wait && rows.len() > 1;
-        let first = match is_patient && !in_transaction::<DB>(connection) {
-            true => Locks::WaitBriefly,
-            false => locks,
+        // A concurrent transaction seldom holds one of the rows, and locking all of them in order first takes a fifth of the server's time for a job.
+        // Not in a transaction, nor on a connection of the caller, who may have begun one by hand: a timeout would abort it, and the setting last.
+        let may_fail = !in_transaction::<DB>(connection) && !connection.is_borrowed();
+        let first = match locks {
+            Locks::Wait if may_fail && rows.len() > 1 => Locks::WaitBriefly,
+            _ => locks,
         };
         let mut result = self.send::<DB, T>(rows, first, connection).await;
         if let Err(error) = &result

@@ -469,7 +469,7 @@ impl<T: Queue> Claimed<T> {
     ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2))
     ///     AND set_config('lock_timeout', '20', true) IS NOT NULL RETURNING key, fence)
     /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
-    /// -- if a row was locked for longer than these 20 milliseconds, and in a transaction of the caller
+    /// -- if a row was locked for longer than these 20 milliseconds, and on a connection or in a transaction of the caller
     /// WITH held AS (SELECT key FROM …
     ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) ORDER BY key FOR NO KEY UPDATE),
     /// written AS (UPDATE … SET state = 'done' WHERE key IN (SELECT key FROM held) RETURNING key, fence)
