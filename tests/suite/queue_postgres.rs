@@ -600,9 +600,13 @@ async fn rows_read(connection: &mut Connection, types: &str, sql: &str, values: 
     of_table.map(|(_, rows)| rows).sum()
 }
 
-/// A thousand rows of a batch were compared with each of the batch, where statistics expect no row to run.
-#[tokio::test]
-async fn a_batch_compares_each_row_with_one() {
+const PLANS: [&str; 2] = [
+    "SET plan_cache_mode = force_custom_plan",
+    "SET plan_cache_mode = force_generic_plan",
+];
+
+/// A thousand rows run, and the statistics are from a moment when none did.
+async fn running_unexpected() -> Database {
     let database = emails(0).await;
     run(
         &database.pool,
@@ -612,12 +616,17 @@ async fn a_batch_compares_each_row_with_one() {
          UPDATE emails SET state = 'running' WHERE id <= 1000",
     )
     .await;
+    database
+}
+
+/// A thousand rows of a batch were compared with each of the batch, where statistics expect no row to run.
+#[tokio::test]
+async fn a_batch_compares_each_row_with_one() {
+    let database = running_unexpected().await;
     let mut connection = database.connection().await;
     let state = "\"rowlock_row\".\"state\" = 'running'";
     let mut naive = 0.0;
-    for mode in ["force_custom_plan", "force_generic_plan"] {
-        let mode = format!("SET plan_cache_mode = {mode}");
-        let mode = sqlx::raw_sql(AssertSqlSafe(mode));
+    for mode in PLANS {
         connection.execute(mode).await.unwrap();
         let mut batches = about_rows(1000);
         batches.retain(|(types, ..)| types.starts_with("(bigint[]"));
@@ -638,22 +647,12 @@ async fn a_batch_compares_each_row_with_one() {
 /// A worker that had claimed 1,000 rows and began them one by one read all of them each time.
 #[tokio::test]
 async fn a_batch_reads_its_own_rows_whatever_else_runs() {
-    let database = emails(0).await;
-    run(
-        &database.pool,
-        "ALTER TABLE emails SET (autovacuum_enabled = off);
-         INSERT INTO emails (priority) SELECT 0 FROM generate_series(1, 10000);
-         ANALYZE emails;
-         UPDATE emails SET state = 'running' WHERE id <= 1000",
-    )
-    .await;
+    let database = running_unexpected().await;
     let mut connection = database.connection().await;
     let own = " AND \"rowlock_row\".\"id\" = ANY ($1)";
     let state = "\"rowlock_row\".\"state\" = 'running'";
     let mut naive = 0.0;
-    for mode in ["force_custom_plan", "force_generic_plan"] {
-        let mode = format!("SET plan_cache_mode = {mode}");
-        let mode = sqlx::raw_sql(AssertSqlSafe(mode));
+    for mode in PLANS {
         connection.execute(mode).await.unwrap();
         let mut batches = about_rows(8);
         batches.retain(|(types, ..)| types.starts_with("(bigint[]"));

@@ -338,7 +338,10 @@ impl<DB: Backend> Claims<DB> {
         statement.bind_i64(counted.into());
         // An earlier job of a value of which a transaction that is open has another one waits in the unique index until that ends, and
         // with it the jobs of all other values.
-        let briefly = T::PER.is_some() && !in_transaction::<DB>(connection);
+        // Not in a transaction, which the timeout would abort.
+        let briefly = T::PER.is_some()
+            && !in_transaction::<DB>(connection)
+            && !connection.is_begun_by_hand().await?;
         let last_condition = if briefly { DB::WAITING_BRIEFLY } else { "" };
         self.push_parts::<T>(T::CLAIM, last, more, last_condition, &mut statement);
         statement.fetch_all(connection).await
