@@ -139,9 +139,10 @@ async fn lanes_that_all_wait_stop_nobody() {
     assert_eq!(blocked.join_all().await, [1, 1, 1]);
 }
 
-/// One call waits for the row on a connection, or two if the first had a lane to itself; the others wait in memory, and are one statement later.
+/// One call waits for the row on a connection, and so does each that had a lane to itself before it was known to be locked: one of them, or one per lane
+/// where a round trip takes long. The others wait in memory, and are one statement later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_locked_row_takes_two_connections_at_most() {
+async fn a_locked_row_takes_one_connection_more_than_its_lanes_at_most() {
     let database = database(TABLES).await;
     let lanes = lanes_of(&database, 2).await;
     let mut holder = database.connection().await;
@@ -163,7 +164,7 @@ async fn a_locked_row_takes_two_connections_at_most() {
         }
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = current_setting('application_name') AND wait_event_type = 'Lock'";
         let waiting = number(&database.pool, waiting).await;
-        assert!((1..=2).contains(&waiting), "{waiting} connections wait");
+        assert!((1..=3).contains(&waiting), "{waiting} connections wait");
         holding.commit().await.unwrap();
         let mut totals = blocked.join_all().await;
         totals.sort_unstable();
