@@ -462,6 +462,8 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         let existing_batch = sql::counter::add_existing_many(model, counter, dialect);
         let existing_batch = batch(&existing_batch, false);
         let fold = statement_constant("FOLD", sql::counter::fold(model, counter, dialect).as_ref());
+        let fold_one = sql::counter::fold_one(model, counter, dialect);
+        let fold_one = statement_constant("FOLD_ONE", fold_one.as_ref());
         let (add, add_many) = if model.existing_rows {
             (quote!(__rt::None), quote!(__rt::None))
         } else {
@@ -478,6 +480,7 @@ fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                 const BATCH: __rt::Option<__rt::counter::BatchSql> = #add_many;
                 const EXISTING_BATCH: __rt::counter::BatchSql = #existing_batch;
                 #fold
+                #fold_one
             }
         }
     });

@@ -154,10 +154,16 @@ fn may_be_blob(column: &Column) -> bool {
     !last_segment(&column.ty).is_some_and(|name| NEVER.contains(&name.as_str()))
 }
 
+/// A statement that serves the calls of many callers waits for no lock, as each of them would wait for the one whose row is locked. A condition that
+/// reads no row is met before the first is looked at.
+pub(super) fn fold_lock_timeout(dialect: Dialect) -> Option<&'static str> {
+    match dialect {
+        Dialect::Postgres => Some("(SELECT set_config('lock_timeout', '20', true)) IS NOT NULL"),
+        Dialect::Sqlite => None,
+    }
+}
+
 /// ` AND` no other row has the key, and what else a statement needs that serves the calls of many callers.
-///
-/// On PostgreSQL no lock is waited for, as each of them would wait for the one whose row is locked. A condition that reads no row is met before the
-/// first is looked at.
 ///
 /// SQLite returns nothing of what is beside the table, so that only the key tells whose row it is: the row has it as it was given, and not as the
 /// type or the collation of a column makes another equal to it.
@@ -169,11 +175,9 @@ pub(super) fn and_folded(model: &Model, dialect: Dialect) -> String {
             quote(&key.name)
         )
     });
-    let more = match dialect {
-        Dialect::Postgres => {
-            "(SELECT set_config('lock_timeout', '20', true)) IS NOT NULL".to_owned()
-        }
-        Dialect::Sqlite => and(keys.iter().zip(1..), |(key, part)| {
+    let more = match fold_lock_timeout(dialect) {
+        Some(timeout) => timeout.to_owned(),
+        None => and(keys.iter().zip(1..), |(key, part)| {
             let (row, given) = (of_the_row(&key.name), format!("\"rowlock_k{part}\""));
             format!("typeof({row}) = typeof({given}) AND +{row} IS {given} COLLATE BINARY")
         }),

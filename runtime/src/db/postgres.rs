@@ -696,7 +696,7 @@ impl Encode<'_, Postgres> for PgRaw {
 
 /// Text of the type of the column that it is compared with: bound as `text`, it would turn the column into text as well,
 /// and `Ada` would not be the `ada` of a citext column, nor would the column's index serve.
-struct OfTheColumn<'v, T>(&'v T);
+pub(super) struct OfTheColumn<'v, T>(pub(super) &'v T);
 
 impl<T> Type<Postgres> for OfTheColumn<'_, T> {
     fn type_info() -> PgTypeInfo {

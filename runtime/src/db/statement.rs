@@ -204,6 +204,12 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    /// Binds the key of a call.
+    pub(crate) fn bind_key(&mut self, call: &DB::Cells) {
+        let bound = call.bind_key(&mut self.arguments);
+        self.note(bound);
+    }
+
     /// The same of calls.
     pub(crate) fn bind_calls(&mut self, calls: &[&Call<DB>]) {
         let cells: Vec<_> = calls.iter().map(|call| call.cells()).collect();

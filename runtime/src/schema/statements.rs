@@ -285,6 +285,7 @@ where
         Text::whole(T::METHODS.0, &[if_any(T::FOLD)])
             .sent(Sent::OnLanes)
             .binds([T::FOUND_BY, &[], &[]]),
+        Text::whole(T::METHODS.0, &[if_any(T::FOLD_ONE)]).sent(Sent::OnLanes),
         Text::whole(T::METHODS.0, &[if_any(T::HELD)])
             .sent(Sent::OnLanes)
             .binds([T::FOUND_BY, &[], &[]]),

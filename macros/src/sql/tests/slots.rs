@@ -220,6 +220,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
             &format!("counter::fold {bounds}"),
             counter::fold(&seating, counter, dialect),
         );
+        add(
+            &format!("counter::fold_one {bounds}"),
+            counter::fold_one(&seating, counter, dialect),
+        );
     }
     add("held", held(&seating, dialect));
     let unique = &seating.unique[0];

@@ -40,6 +40,8 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
         beside: &[Array],
         arguments: &mut DB::Arguments,
     ) -> Result<(), sqlx::error::BoxDynError>;
+    /// Binds the key, as its columns are compared with it.
+    fn bind_key(&self, arguments: &mut DB::Arguments) -> Result<(), sqlx::error::BoxDynError>;
     /// Whether a write returns the keys of its rows instead of their numbers. Of calls with the same key only one can be in it.
     const TELLS_KEYS: bool;
     /// The key in the last columns of a row, as [`key`](Self::key) has it.
@@ -119,6 +121,20 @@ pub(super) fn of_keys<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> St
 pub(crate) fn of_calls<DB: Backend>(sql: &'static str, calls: &[&Call<DB>]) -> Statement<DB> {
     let mut statement = Statement::literal(sql);
     statement.bind_calls(calls);
+    statement
+}
+
+/// A statement that adds to the row of this call.
+pub(super) fn of_one<DB: Backend>(
+    sql: &'static str,
+    call: &Call<DB>,
+    sum: Addition,
+) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    statement.bind_key(&call.cells);
+    statement.bind_i64(sum.delta);
+    statement.bind_i64(sum.low);
+    statement.bind_i64(sum.high);
     statement
 }
 

@@ -9,7 +9,7 @@ use sqlx::Either;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::call::{Addition, Call, Cells as _, of_keys, statement};
+use super::call::{Addition, Call, Cells as _, of_keys, of_one, statement};
 use super::held::{self, HeldRow, HeldRows};
 use super::{Inner, Lane, Lanes, PATIENCE};
 use crate::db::Backend;
@@ -21,14 +21,17 @@ use crate::observe;
 /// How many calls one statement serves at most.
 const CALLS: usize = 1_000;
 
-/// So many calls that wait are worth a second statement beside the one under way, also where a trip is short.
-const MANY: usize = 16;
+/// So many calls that wait are worth a second statement beside the one under way, also where a trip is short: 8 callers get half as many calls again
+/// through.
+const MANY: usize = 4;
 
 /// The statements of an operation whose calls can be one.
 #[derive(Clone, Copy)]
 pub(crate) struct Fold {
     /// About many rows; the last column of what it returns is the number of the row, from 1, or the last ones are its key.
     pub(super) sql: &'static str,
+    /// The same about one row, where that is cheaper: its key and the addition are bound.
+    one: Option<&'static str>,
     pub(super) writes: bool,
     /// Says which of many rows another session has locked.
     held: Option<&'static str>,
@@ -38,6 +41,7 @@ impl Fold {
     pub(crate) fn read(sql: &'static str) -> Self {
         Self {
             sql,
+            one: None,
             writes: false,
             held: None,
         }
@@ -46,9 +50,14 @@ impl Fold {
     pub(crate) fn write(sql: &'static str, held: Option<&'static str>) -> Self {
         Self {
             sql,
+            one: None,
             writes: true,
             held,
         }
+    }
+
+    pub(crate) fn of_one(self, one: Option<&'static str>) -> Self {
+        Self { one, ..self }
     }
 
     /// Whether what it returns of a row is the key of it.
@@ -85,6 +94,8 @@ pub(super) enum Word<DB: Backend> {
     Alone,
     /// The same, and its row may be locked for long: it waits for the lock, and others for it.
     Held(HeldRow<DB>),
+    /// No other waits: it runs by itself, on this.
+    Free(Lane<DB>),
     /// No connection could be had.
     Unsent(sqlx::Error),
 }
@@ -118,6 +129,8 @@ pub(super) struct State<DB: Backend> {
     of_callers: usize,
     /// How often calls that waited were taken.
     takes: u64,
+    /// How many they were the last time.
+    taken: usize,
     /// How often that was when the watch last looked.
     seen: u64,
     /// Those whose rows were locked wait here.
@@ -209,7 +222,15 @@ impl<DB: Backend> Place<DB> {
                     }
                 },
             };
-            let calls = self.take();
+            let mut calls = self.take();
+            if self.is_for_one(&calls)
+                && let Some(waiting) = calls.pop()
+            {
+                self.queue.is_hot.store(false, Ordering::Relaxed);
+                // If its caller is gone, the lane is dropped, and serves those who wait by then.
+                let _ = waiting.word.send(Word::Free(free.with(self.of_caller())));
+                return;
+            }
             if !calls.is_empty() {
                 self.run(calls, &mut free).await;
                 // Those who got their answers call again before the next take: else the first of them would go alone, and all others
@@ -224,11 +245,19 @@ impl<DB: Backend> Place<DB> {
 
     fn take(&self) -> Vec<Waiting<DB>> {
         let mut state = self.queue.state();
-        state.takes += 1;
         let count = state.waiting.len().min(CALLS);
+        state.takes += 1;
+        state.taken = count;
         let taken = state.waiting.drain(..count);
         // Of the others the callers are gone.
         taken.filter(|waiting| !waiting.word.is_closed()).collect()
+    }
+
+    /// Whether a single call runs by itself: a statement about many takes the server twice as long as one about one. It waits on the lane for the lock
+    /// of its row, as nobody else may do then.
+    fn is_for_one(&self, calls: &[Waiting<DB>]) -> bool {
+        let mut state = self.queue.state();
+        calls.len() == 1 && state.of_callers == 0 && held::is_none(&mut state.held)
     }
 
     async fn run(&self, calls: Vec<Waiting<DB>>, lane: &mut Lane<DB>) {
@@ -341,7 +370,10 @@ impl<DB: Backend> Queue<DB> {
             .collect();
         let is_hot = rows.len() < calls.len().div_ceil(2);
         self.is_hot.store(is_hot, Ordering::Relaxed);
-        let statement = statement(self.fold, &given);
+        let statement = match (self.fold.one, given.as_slice()) {
+            (Some(sql), [(call, Some(sum))]) => of_one(sql, call, *sum),
+            _ => statement(self.fold, &given),
+        };
         let mut met = vec![0; rows.len()];
         observe::folded(calls.len());
         let returned = statement.fetch_all(&mut lane.link()).await?;
@@ -571,6 +603,10 @@ impl<DB: Backend> Lanes<DB> {
             Word::Failed(error) => return Ok(Turn::Answered(Err(error))),
             Word::Unsent(error) => return Err(error),
             Word::Held(row) => row.lane().await,
+            Word::Free(lane) => {
+                observe::folded(1);
+                Ok(lane)
+            }
             Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await,
         };
         lane.map(Either::Right).map(Turn::Alone)
@@ -613,11 +649,16 @@ impl<DB: Backend> Lanes<DB> {
             return None;
         }
         state.waiting.extend(waiting);
-        let is_worth_two = state.waiting.len() >= MANY && !queue.is_hot.load(Ordering::Relaxed);
+        let is_worth_two = !queue.is_hot.load(Ordering::Relaxed)
+            && match is_alone {
+                // Else those that are about to be answered will call again, and had better wait for each other.
+                true => state.taken < MANY,
+                false => state.waiting.len() >= MANY,
+            };
         let most = match (self.0.is_near, is_worth_two) {
             _ if queue.has_one_writer() => 1,
             (true, false) => 1,
-            (true, true) => 2,
+            (true, true) => self.0.count.min(2),
             (false, _) => self.0.count,
         };
         if state.under_way >= most {
@@ -649,6 +690,7 @@ impl<DB: Backend> Lanes<DB> {
                     under_way: 0,
                     of_callers: 0,
                     takes: 0,
+                    taken: 0,
                     seen: 0,
                     held: HeldRows::default(),
                 }),

@@ -84,6 +84,8 @@ pub trait CounterSql<DB: Backend, const N: usize>: Counter<N> + CounterRowSql<DB
     const EXISTING_BATCH: BatchSql;
     /// `ADD_EXISTING` for the calls of many callers: see [`Lanes`](crate::Lanes).
     const FOLD: Option<&'static str> = None;
+    /// The same where all of them add to one row.
+    const FOLD_ONE: Option<&'static str> = None;
 }
 
 from_write_failure!(CounterError);
@@ -151,7 +153,7 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
             });
             Some(call?.adding(Addition { delta, low, high }))
         };
-        let fold = T::FOLD.map(|sql| Fold::write(sql, T::HELD));
+        let fold = T::FOLD.map(|sql| Fold::write(sql, T::HELD).of_one(T::FOLD_ONE));
         let turn = take_to_add(db, fold, call).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         match turn.map_err(CounterError::Database)? {

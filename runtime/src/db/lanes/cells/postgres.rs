@@ -10,6 +10,7 @@ use sqlx::{Arguments as _, Encode, Postgres, Type, TypeInfo};
 use crate::db::column::Column;
 use crate::db::key_array::kept;
 use crate::db::lanes::Cells;
+use crate::db::postgres::OfTheColumn;
 use crate::db::{Array, Backend};
 
 /// See [`Backend::Cells`](crate::db::Backend::Cells).
@@ -122,6 +123,19 @@ impl Cells<Postgres> for PgCells {
             arguments.add(ColumnOf(elements))?;
         }
         Postgres::bind_rows(arguments, calls.len(), beside)
+    }
+
+    fn bind_key(&self, arguments: &mut PgArguments) -> Result<(), BoxDynError> {
+        for index in 0..self.key.values {
+            let Some(element) = self.element(index) else {
+                return Err("the key has fewer values than columns".into());
+            };
+            match is_text(element.ty) {
+                true => arguments.add(OfTheColumn(&element))?,
+                false => arguments.add(element)?,
+            }
+        }
+        Ok(())
     }
 
     fn key_of(&self, _: &PgRow) -> Option<Vec<u8>> {

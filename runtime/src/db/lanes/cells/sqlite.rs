@@ -20,6 +20,8 @@ pub struct SqliteCells {
     is_odd: bool,
 }
 
+const UNBOUND: &str = "the keys by themselves are bound nowhere";
+
 impl Cells<Sqlite> for SqliteCells {
     const TELLS_KEYS: bool = true;
 
@@ -63,10 +65,14 @@ impl Cells<Sqlite> for SqliteCells {
     ) -> Result<(), BoxDynError> {
         if keys_only {
             // Which of its rows are locked, a database that has no such locks is not asked.
-            return Err("the keys by themselves are bound nowhere".into());
+            return Err(UNBOUND.into());
         }
         let rows: Vec<_> = calls.iter().map(|call| &call.row).collect();
         arguments.add(JsonRow::join(&rows, beside)?)
+    }
+
+    fn bind_key(&self, _: &mut SqliteArguments) -> Result<(), BoxDynError> {
+        Err(UNBOUND.into())
     }
 
     fn key_of(&self, row: &SqliteRow) -> Option<Vec<u8>> {
