@@ -331,12 +331,12 @@ fn nodes(node: &Value) -> Vec<&Value> {
     std::iter::once(node).chain(below.flat_map(nodes)).collect()
 }
 
-/// How a statement finds its rows, or one CTE of it: the types of the nodes, and the indexes.
+/// How a statement finds its rows, or one part of it: the types of the nodes, and the indexes.
 async fn plan(
     connection: &mut Connection,
     mode: &str,
     (types, sql, values): (&str, &str, &str),
-    cte: Option<&str>,
+    part: Option<&str>,
 ) -> (HashSet<String>, HashSet<String>) {
     let text = |sql: String| sqlx::raw_sql(AssertSqlSafe(sql));
     let prepare = format!("SET plan_cache_mode = {mode}; PREPARE it {types} AS {sql}");
@@ -346,10 +346,13 @@ async fn plan(
     connection.execute("DEALLOCATE it").await.unwrap();
 
     let mut plan = nodes(&explained[0]["Plan"]);
-    if let Some(cte) = cte {
-        let of_cte = format!("CTE {cte}");
-        let cte = plan.iter().find(|node| node["Subplan Name"] == of_cte);
-        plan = nodes(cte.expect("the CTE is a node of its own"));
+    if let Some(part) = part {
+        let is_part = |node: &&&Value| {
+            let name = node["Subplan Name"].as_str();
+            name.is_some_and(|name| name.starts_with(part))
+        };
+        let node = plan.iter().find(is_part);
+        plan = nodes(node.expect("it is a node of its own"));
     }
     let names = |of: &str| {
         let names = plan.iter().filter_map(|node| node[of].as_str());
@@ -489,20 +492,20 @@ async fn each_statement_uses_its_index() {
         let settings = sqlx::raw_sql(AssertSqlSafe(settings));
         connection.execute(settings).await.unwrap();
         for mode in ["force_custom_plan", "force_generic_plan"] {
-            for (types, sql, values, index, cte) in [
+            for (types, sql, values, index, part) in [
                 (
                     "(bigint, float8, bigint)",
                     &any,
                     "(10, 60, 1)",
                     "emails_rowlock_claim",
-                    Some("rowlock_due"),
+                    Some("InitPlan 1"),
                 ),
                 (
                     "(bigint, float8, bigint, bigint)",
                     &one_tenant,
                     "(10, 60, 1, 3)",
                     "emails_rowlock_claim_tenant",
-                    Some("rowlock_due"),
+                    Some("InitPlan 1"),
                 ),
                 ("(bigint)", &list_any, "(10)", "emails_rowlock_claim", None),
                 (
@@ -514,13 +517,13 @@ async fn each_statement_uses_its_index() {
                 ),
             ] {
                 let claim = (types, sql.as_str(), values);
-                let (types, indexes) = plan(&mut connection, mode, claim, cte).await;
+                let (types, indexes) = plan(&mut connection, mode, claim, part).await;
                 assert_eq!(indexes, one(index), "{rows} {mode} {sql}");
                 assert!(!types.iter().any(|node| node.contains("Sort")), "{types:?}");
             }
             if rows > 1 {
-                for (sql, cte) in [(&*rescue, Some("rowlock_ended")), (list_ended, None)] {
-                    let (_, indexes) = plan(&mut connection, mode, ("", sql, ""), cte).await;
+                for (sql, part) in [(&*rescue, Some("CTE rowlock_ended")), (list_ended, None)] {
+                    let (_, indexes) = plan(&mut connection, mode, ("", sql, ""), part).await;
                     assert_eq!(indexes, one("emails_rowlock_running"), "{rows} {mode}");
                 }
             }

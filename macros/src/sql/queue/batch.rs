@@ -129,8 +129,8 @@ impl Queue<'_> {
         format!("json_each({})", sql.slot(Slot::Rows(row)))
     }
 
-    /// Writes those rows of a batch whose claims still hold. Returns the keys and fences of those on SQLite, and of the others on
-    /// PostgreSQL.
+    /// Writes those rows of a batch whose claims still hold, and returns their keys and fences; those of the others where it has locked
+    /// all before.
     fn many(&self, mut sql: Sql, write: Write<'_>, said: Said, locks: Locks) -> Statement {
         let rows = table(self.model);
         let update = write.of(&rows);
@@ -140,11 +140,11 @@ impl Queue<'_> {
                 let (batch, condition) = self.held(&mut sql);
                 let from = batch.map(|batch| format!(" {} {batch}", write.beside()));
                 let from = from.unwrap_or_default();
-                self.or_lost(sql, &format!("{update}{from} WHERE {condition}"))
+                self.written(sql, &format!("{update}{from} WHERE {condition}"))
             }
             (Dialect::Postgres, Locks::AsWritten) => {
                 let said = self.said(&mut sql, said);
-                self.or_lost(sql, &format!("{update} {said}"))
+                self.written(sql, &format!("{update} {said}"))
             }
             // SQLite takes no alias in RETURNING, and returns nothing but the row. It has no locks of rows.
             (Dialect::Sqlite, Locks::AsWritten | Locks::InOrder) => {
@@ -177,21 +177,18 @@ impl Queue<'_> {
         }
     }
 
-    /// An update of a batch on PostgreSQL, which returns the keys and fences of the claims that were lost: mostly none, where all
-    /// the others would be as many rows as the batch. A condition can be added.
-    fn or_lost(&self, mut sql: Sql, update: &str) -> Statement {
-        let text = format!(
-            "WITH \"rowlock_written\" AS ({update}{} RETURNING {}) SELECT {} {}",
-            Gap::Conditions,
-            self.claim_columns(),
-            self.claim_parts(),
-            self.not_written(&mut sql)
-        );
-        sql.statement(text)
+    /// An update of a batch on PostgreSQL, to which a condition can be added.
+    ///
+    /// It returns what it wrote. Those that were lost, which are mostly none, would be fewer rows; but to find them takes the server longer than to
+    /// send a few hundred.
+    fn written(&self, sql: Sql, update: &str) -> Statement {
+        let keys = self.keys.iter().map(|key| of_row(key));
+        sql.statement(format!("{update}{}", Gap::Conditions))
+            .returning(keys.chain([of_row(self.fence)]).collect())
     }
 
     /// The same, after the rows were locked in the one order that row locks and batches of counters have as well. With SKIP LOCKED
-    /// it is about those that are free. Beside the others it says whether they only are locked (1), or lost (0).
+    /// it is about those that are free. It returns the others, and whether they only are locked (1), or lost (0).
     fn locked_or_lost(&self, mut sql: Sql, write: Write<'_>, said: Said) -> Statement {
         let (rows, parts) = (table(self.model), parts(&self.keys));
         let (claim, columns) = (self.claim_parts(), self.claim_columns());

@@ -6,9 +6,10 @@ impl Queue<'_> {
     /// Claims so many rows for so many seconds; conditions about the columns can be added. Their attempts begin now, or
     /// [`start`](Self::start) is going to count them.
     ///
-    /// On PostgreSQL the rows are chosen in a CTE that runs once, whatever the planner thinks of it: as a subquery in WHERE it
-    /// can be run for each row of the table, and every run skips what the one before has locked. `statement_timestamp()` and not
-    /// `clock_timestamp()`, with which no index can be searched.
+    /// On PostgreSQL the rows are chosen once, whatever the planner thinks of it, in an array or a CTE: an IN that is planned as a
+    /// join can be run for each row of the table, and every run skips what the one before has locked. The array is planned a tenth
+    /// faster than the CTE, and every claim is planned anew. `statement_timestamp()` and not `clock_timestamp()`, with which no
+    /// index can be searched.
     pub(crate) fn claim(&self, dialect: Dialect) -> Statement {
         let mut sql = Sql::new(dialect);
         let [limit, lease, counted] =
@@ -33,15 +34,27 @@ impl Queue<'_> {
         };
         let columns = self.model.columns.iter();
         let (text, mut returning): (String, Vec<String>) = match dialect {
-            Dialect::Postgres => (
-                format!(
-                    "{}\"rowlock_due\" ({}) AS MATERIALIZED ({due}) UPDATE {rows} AS \"rowlock_row\" {set} {}",
-                    coming.unwrap_or_else(|| "WITH ".to_owned()),
-                    parts(&self.keys),
-                    self.found_in("rowlock_due", "FROM"),
-                ),
-                columns.map(of_row).collect(),
-            ),
+            Dialect::Postgres => {
+                let (with, found) = match self.keys.as_slice() {
+                    [key] => {
+                        let found = format!("WHERE {} = ANY (ARRAY({due}))", of_row(key));
+                        (alone(coming), found)
+                    }
+                    keys => {
+                        let with = coming.unwrap_or_else(|| "WITH ".to_owned());
+                        let due =
+                            format!("\"rowlock_due\" ({}) AS MATERIALIZED ({due})", parts(keys));
+                        (
+                            format!("{with}{due} "),
+                            self.found_in("rowlock_due", "FROM"),
+                        )
+                    }
+                };
+                (
+                    format!("{with}UPDATE {rows} AS \"rowlock_row\" {set} {found}"),
+                    columns.map(of_row).collect(),
+                )
+            }
             Dialect::Sqlite => (
                 format!(
                     "{}UPDATE {rows} {set} WHERE ({keys}) IN ({due}) AND {}",

@@ -1,5 +1,6 @@
 //! Statements about many claimed rows.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Change, QueueSql, QueueState};
@@ -150,24 +151,19 @@ impl Batch<'_> {
             };
             return Ok(vec![fate]);
         }
-        let ([head, tail], place) = match self {
+        let (parts, place) = match self {
             Self::Complete => (T::COMPLETE_MANY, 0),
             Self::Settle(_) => (T::SETTLE, 1),
             Self::Start => (T::START, 2),
             Self::Extend(_) => (T::EXTEND, 3),
         };
         // Whoever waits with some rows locked deadlocks with whoever locks in another order. One row has no order.
-        let [head, between, tail] = match (T::IN_ORDER, locks) {
-            (None, _) => [head, "", tail],
-            (Some(in_order), Locks::PassOver) => {
-                [in_order[place][0], " SKIP LOCKED", in_order[place][1]]
-            }
-            (Some(in_order), Locks::Wait) if rows.len() > 1 => {
-                [in_order[place][0], "", in_order[place][1]]
-            }
-            (Some(_), Locks::Wait) => [head, "", tail],
+        let ([head, tail], between, returns_written) = match (T::IN_ORDER, locks) {
+            (Some(in_order), Locks::PassOver) => (in_order[place], " SKIP LOCKED", false),
+            (Some(in_order), Locks::Wait) if rows.len() > 1 => (in_order[place], "", false),
             // It gives up before the server looks for deadlocks, after a second, and costs two thirds of the other.
-            (Some(_), Locks::WaitBriefly) => [head, DB::WAITING_BRIEFLY, tail],
+            (Some(_), Locks::WaitBriefly) => (parts, DB::WAITING_BRIEFLY, true),
+            (None, _) | (Some(_), Locks::Wait) => (parts, "", true),
         };
         let mut statement = Statement::<DB>::composed(head);
         statement.push(between);
@@ -178,8 +174,6 @@ impl Batch<'_> {
             statement.bind_seconds(lease);
         }
         let returned = statement.fetch_all(connection).await?;
-        // Where the database locks rows, it returns those that were not written; else those that were.
-        let returns_written = T::IN_ORDER.is_none();
         let [found, others] = match returns_written {
             true => [|| Fate::Written, || Fate::Lost],
             false => [|| Fate::Lost, || Fate::Written],
@@ -280,12 +274,17 @@ fn each_returned<DB: Backend, T: QueueSql<DB>>(
 ) -> Result<(), sqlx::Error> {
     // The database returns them mostly in the order in which they were given.
     let mut next = 0;
+    let mut by_fence: Option<HashMap<i64, Vec<usize>>> = None;
     for row in returned {
         let (key, fence) = T::read_claim(row)?;
-        let mut places = (next..rows.len()).chain(0..next);
-        let place = places.find(|place| {
+        let is_it = |place: &usize| {
             let row = rows.get(*place);
             row.is_some_and(|row| row.claimed_as() == fence && row.key() == key)
+        };
+        let place = Some(next).filter(is_it).or_else(|| {
+            let by_fence = by_fence.get_or_insert_with(|| places_by_fence::<DB, T>(rows));
+            let places = by_fence.get(&fence.get())?;
+            places.iter().copied().find(is_it)
         });
         if let Some(place) = place {
             found(place, row)?;
@@ -293,4 +292,15 @@ fn each_returned<DB: Backend, T: QueueSql<DB>>(
         }
     }
     Ok(())
+}
+
+fn places_by_fence<DB: Backend, T: QueueSql<DB>>(rows: &[&T]) -> HashMap<i64, Vec<usize>> {
+    let mut places = HashMap::<_, Vec<_>>::with_capacity(rows.len());
+    for (place, row) in rows.iter().enumerate() {
+        places
+            .entry(row.claimed_as().get())
+            .or_default()
+            .push(place);
+    }
+    places
 }

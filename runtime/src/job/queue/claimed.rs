@@ -464,11 +464,9 @@ impl<T: Queue> Claimed<T> {
     /// are dead ([`NotReady`](FinishError::NotReady)).
     ///
     /// ```sql
-    /// -- PostgreSQL; SQLite has a list of rows in place of the arrays, and returns those that were written
-    /// WITH written AS (UPDATE … SET state = 'done'
-    ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2))
-    ///     AND set_config('lock_timeout', '20', true) IS NOT NULL RETURNING key, fence)
-    /// SELECT * FROM unnest($1, $2) AS lost (key, fence) WHERE (key, fence) NOT IN (SELECT * FROM written)
+    /// -- PostgreSQL; SQLite has a list of rows in place of the arrays
+    /// UPDATE … SET state = 'done' WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2))
+    ///     AND set_config('lock_timeout', '20', true) IS NOT NULL RETURNING key, fence
     /// -- if a row was locked for longer than these 20 milliseconds, and on a connection or in a transaction of the caller
     /// WITH held AS (SELECT key FROM …
     ///     WHERE key = ANY ($1) AND state = 'running' AND (key, fence) IN (SELECT * FROM unnest($1, $2)) ORDER BY key FOR NO KEY UPDATE),
