@@ -5,7 +5,7 @@ use std::time::Duration;
 use rowlock::__private::queue::{PurgeSql, QueueSql};
 use rowlock::queue::{QueueState, QueueStats};
 use rowlock::{Fault, Fence, Queue};
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, Row};
 
 use super::{Db, NAME, Pool, database};
 
@@ -397,8 +397,12 @@ async fn a_row_that_may_not_be_ready_keeps_no_other() {
     run(pool, "INSERT INTO jobs (id, last_error) VALUES (7, '2')").await;
     // By hand none is.
     let by_hand = "UPDATE jobs SET state = 'ready', attempts = 0 WHERE state = 'dead'";
-    let by_hand = pool.execute(by_hand).await.unwrap_err();
+    let mut connection = pool.acquire().await.unwrap();
+    let by_hand = connection.execute(by_hand).await.unwrap_err();
     assert_eq!(Fault::of(&by_hand), Fault::UniqueViolation);
+    // The error comes before the end of the transaction, which holds the locks of its rows until then.
+    connection.ping().await.unwrap();
+    drop(connection);
     assert_eq!(count(pool, "state = 'dead'").await, 6);
     // In a transaction it is an error, and nothing is written.
     let mut tx = pool.begin().await.unwrap();
