@@ -1,5 +1,7 @@
 //! Claims of one customer's jobs that see different states of the table.
 
+use sqlx::PgConnection;
+
 use super::queue_per::{Invoice, add, ids, invoices, run};
 
 /// One claim has chosen a job; before it writes it, another one finds an earlier one, which was not there yet, and takes it.
@@ -141,19 +143,64 @@ async fn a_claim_of_one_kind_reads_one_job_of_each_customer() {
     assert_eq!(ids(&one.unwrap()), [10001]);
     // The claim and its second look each read the jobs of the kind twice, as the planner sees few of them, and three entries of each customer:
     // 12,366, and some that are dead while a transaction is open elsewhere. To read all of them once more would be too many.
-    let read = entries_read(&mut connection).await;
+    let none = async |connection: &mut PgConnection| {
+        let claim = Invoice::claim(connection, 10).only(Invoice::KIND, "push");
+        assert!(claim.await.unwrap().is_empty());
+    };
+    let read = entries_read(&mut connection, none).await;
     assert!(read < 5 * 3000, "{read} entries were read");
     let index = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'jobs'::regclass AND indexrelid::regclass::text LIKE '%\\_per\\_kind\\_%'";
     let index: String = sqlx::query_scalar(index).fetch_one(pool).await.unwrap();
     run(pool, &format!("DROP INDEX {index}")).await;
     // All of them for each customer.
-    let naive = entries_read(&mut connection).await;
+    let naive = entries_read(&mut connection, none).await;
     assert!(naive > 60 * 3000, "{naive} entries were read");
 }
 
-/// How many entries of the indexes of this table a claim reads that finds none. Each test has a table of that name, and they run at the same
-/// time.
-async fn entries_read(connection: &mut sqlx::PgConnection) -> i64 {
+/// Those that have no customer are found by the index that begins with it.
+#[tokio::test]
+async fn a_claim_of_jobs_without_a_customer_reads_none_that_have_to_wait() {
+    let database = invoices().await;
+    let pool = &database.pool;
+    run(
+        pool,
+        "ALTER TABLE jobs SET (autovacuum_enabled = off);
+         INSERT INTO jobs (id, customer) SELECT n, 7 + n % 2 FROM generate_series(1, 6000) AS n",
+    )
+    .await;
+    let mut connection = pool.acquire().await.unwrap();
+    assert_eq!(Invoice::claim(&mut *connection, 10).await.unwrap().len(), 2);
+    run(
+        pool,
+        "INSERT INTO jobs (id, customer, run_at) SELECT n, NULL, now() FROM generate_series(10001, 10100) AS n; ANALYZE jobs",
+    )
+    .await;
+    let ten = async |connection: &mut PgConnection| {
+        let claimed = Invoice::claim(connection, 10).await.unwrap();
+        assert!(claimed.len() == 10 && ids(&claimed).iter().all(|id| *id > 10_000));
+    };
+    let read = entries_read(&mut connection, ten).await;
+    assert!(read < 3000, "{read} entries were read");
+    run(
+        pool,
+        "DO $$ BEGIN EXECUTE (SELECT 'DROP INDEX ' || string_agg(indexrelid::regclass::text, ', ') FROM pg_index
+            WHERE indrelid = 'jobs'::regclass AND indkey[0] = 2 AND NOT indisunique); END $$",
+    )
+    .await;
+    let by_index = "SET enable_seqscan = off";
+    sqlx::query(by_index)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    let naive = entries_read(&mut connection, ten).await;
+    assert!(naive > 6000, "{naive} entries were read");
+}
+
+/// How many entries of the indexes of this table a claim reads. Each test has a table of that name, and they run at the same time.
+async fn entries_read(
+    connection: &mut PgConnection,
+    claim: impl AsyncFnOnce(&mut PgConnection),
+) -> i64 {
     let flush = "SELECT pg_stat_force_next_flush()";
     let read =
         "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relid = 'jobs'::regclass";
@@ -165,10 +212,7 @@ async fn entries_read(connection: &mut sqlx::PgConnection) -> i64 {
         .fetch_one(&mut *connection)
         .await
         .unwrap();
-    let none = Invoice::claim(&mut *connection, 10)
-        .only(Invoice::KIND, "push")
-        .await;
-    assert!(none.unwrap().is_empty());
+    claim(connection).await;
     sqlx::raw_sql(flush)
         .execute(&mut *connection)
         .await

@@ -86,9 +86,11 @@ impl Queue<'_> {
             "(SELECT count(*) FROM \"rowlock_head\") < {limit} AND (SELECT count(*) FROM \"rowlock_begin\") >= {window}"
         );
         let after = Gap::Turn;
+        // Ordered by the column too, which is NULL: else PostgreSQL does not see that the index that begins with it has this order, and reads all rows
+        // that have to wait.
         let none = if may_be_none {
             format!(
-                "\"rowlock_none\" ({parts}) AS (SELECT {keys} FROM \"rowlock_can\" WHERE {name} IS NULL AND {not_enough} ORDER BY {order} LIMIT {limit}), ",
+                "\"rowlock_none\" ({parts}) AS (SELECT {keys} FROM \"rowlock_can\" WHERE {name} IS NULL AND {not_enough} ORDER BY {name}, {order} LIMIT {limit}), ",
             )
         } else {
             String::new()
@@ -100,9 +102,11 @@ impl Queue<'_> {
                     .map_or(String::new(), |column| quote(&column.name))
             ),
         );
+        // The last turn is of no value: looked for in the order of claims, it would be all rows that are read.
+        let has_turn = format!("{mine} IS NOT NULL AND {is_free}");
         let next = match dialect {
             Dialect::Postgres => format!(
-                "SELECT \"rowlock_one\".* FROM \"rowlock_turn\" CROSS JOIN LATERAL (SELECT {keys} {one_of}) AS \"rowlock_one\" WHERE {is_free} LIMIT {limit}"
+                "SELECT \"rowlock_one\".* FROM \"rowlock_turn\" CROSS JOIN LATERAL (SELECT {keys} {one_of}) AS \"rowlock_one\" WHERE {has_turn} LIMIT {limit}"
             ),
             // It knows no LATERAL, and as the order ends with the key, each part is of the same row.
             Dialect::Sqlite => {
@@ -113,7 +117,7 @@ impl Queue<'_> {
                     )
                 });
                 format!(
-                    "SELECT * FROM (SELECT {each} FROM \"rowlock_turn\" WHERE {is_free}) WHERE \"rowlock_k1\" IS NOT NULL LIMIT {limit}"
+                    "SELECT * FROM (SELECT {each} FROM \"rowlock_turn\" WHERE {has_turn}) WHERE \"rowlock_k1\" IS NOT NULL LIMIT {limit}"
                 )
             }
         };
