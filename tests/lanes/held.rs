@@ -176,6 +176,33 @@ async fn a_locked_row_takes_one_connection_more_than_its_lanes_at_most() {
     }
 }
 
+/// A counter at its bound, that overflows or is NULL refuses without its lock. Those calls that had a lane to themselves wait for it, as an upsert does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_locked_row_refuses_waits_for_no_lock() {
+    let database = database(TABLES).await;
+    let lanes = lanes_of(&database, 2).await;
+    let full = "INSERT INTO stock VALUES ('full', 1000), ('other', 0)";
+    sqlx::raw_sql(full).execute(&database.pool).await.unwrap();
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    let hold = "SELECT FROM stock WHERE sku = 'full' FOR UPDATE";
+    sqlx::raw_sql(hold).execute(&mut *holding).await.unwrap();
+    let mut refused = JoinSet::new();
+    for _ in 0..40 {
+        let lanes = lanes.clone();
+        refused.spawn(async move { Stock::add_units(&lanes, "full", 1).await.unwrap_err() });
+    }
+    for _ in 0..37 {
+        let error = timeout(SOON, refused.join_next()).await.expect("it waits");
+        let error = error.unwrap().unwrap();
+        assert!(matches!(error, CounterError::OutOfBounds(_)), "{error:?}");
+    }
+    let other = timeout(SOON, Stock::add_units(&lanes, "other", 1)).await;
+    assert_eq!(other.expect("it waits").unwrap(), 1);
+    holding.commit().await.unwrap();
+    refused.join_all().await;
+}
+
 /// Whoever waits for the lock can be dropped: the others are served, and what was not confirmed is done once or not at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_of_a_locked_row_that_goes_away_hurts_no_other() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use rowlock::__private::queue::QueueSql;
 use rowlock::queue::{ClaimError, Claimed, FinishError, QueueState};
-use rowlock::{Fence, Queue};
+use rowlock::{Fault, Fence, Queue};
 use rowlock_tests::postgres::{Server, ddl};
 use rowlock_tests::proxy::Proxy;
 use serde_json::Value;
@@ -549,6 +549,63 @@ async fn each_statement_uses_its_index() {
             }
         }
     }
+}
+
+/// The same code says that the role may not write to the table, of which no row is to blame.
+#[tokio::test]
+async fn a_row_that_may_not_be_written_keeps_no_other() {
+    let database = emails(4).await;
+    let pool = &database.pool;
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'not this one' USING ERRCODE = 'insufficient_privilege'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON emails FOR EACH ROW
+             WHEN (NEW.id = 1 AND NEW.state = 'running' OR NEW.id = 3 AND NEW.state = 'done') EXECUTE FUNCTION refuse()";
+    run(pool, trigger.to_owned()).await;
+    let mut bad = 0;
+    let batch = Email::claim(pool, 9)
+        .on_bad_row(|_| bad += 1)
+        .await
+        .unwrap();
+    let ids: Vec<i64> = batch.iter().map(|email| email.id).collect();
+    assert_eq!((ids, bad), (vec![2, 3, 4], 1));
+    let unfinished = Claimed::complete_many(pool, batch).await.unwrap();
+    let [refused] = unfinished.as_slice() else {
+        panic!("{unfinished:?}");
+    };
+    assert_eq!(
+        (refused.claimed.id, Fault::in_chain(&refused.error)),
+        (3, Some(Fault::PermissionDenied))
+    );
+    let states = all(pool).await.into_iter().map(|row| row.state);
+    let states: Vec<QueueState> = states.collect();
+    assert_eq!(
+        states,
+        [
+            QueueState::Ready,
+            QueueState::Done,
+            QueueState::Running,
+            QueueState::Done
+        ]
+    );
+}
+
+/// What it was refused for, and not that each row comes after an error.
+#[tokio::test]
+async fn a_batch_that_is_refused_in_a_transaction_begun_by_hand_is_one_error() {
+    let database = emails(3).await;
+    run(
+        &database.pool,
+        "ALTER TABLE emails ADD CONSTRAINT never CHECK (id <> 2 OR state <> 'done')".to_owned(),
+    )
+    .await;
+    let mut connection = database.connection().await;
+    let batch = Email::claim(&mut connection, 3).await.unwrap();
+    connection.execute("BEGIN").await.unwrap();
+    let error = Claimed::complete_many(&mut connection, batch).await;
+    assert_eq!(
+        Fault::in_chain(&error.unwrap_err()),
+        Some(Fault::CheckViolation)
+    );
 }
 
 /// Where the caller may be in a transaction that sqlx does not know of, no batch sets a timeout: it would last, and abort the transaction.

@@ -331,6 +331,13 @@ impl Fault {
         )
     }
 
+    /// Whether the error is one of those, or a policy or a trigger says that the permission is missing: not the one to write to the table, of which
+    /// each row would say the same.
+    pub(crate) fn refuses_a_row(error: &sqlx::Error) -> bool {
+        let fault = Self::of(error);
+        fault.is_of_a_row() || fault == Self::PermissionDenied && !lacks_a_privilege(error)
+    }
+
     /// Whether it can be one: also where a policy refuses a row, a key is too long for its index, a trigger's own statement fails.
     pub(crate) fn may_be_of_a_row(self) -> bool {
         self.is_of_a_row() || matches!(self, Self::PermissionDenied | Self::Other)
@@ -389,6 +396,21 @@ impl Fault {
             .or_else(|| place(code & 0xff))
             .map_or(Self::Other, |(_, fault)| *fault)
     }
+}
+
+/// Whether the role may not do this at all.
+#[cfg(feature = "postgres")]
+fn lacks_a_privilege(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>());
+    let routine = error.and_then(|error| error.routine());
+    routine.is_none_or(|routine| routine.starts_with("aclcheck_error"))
+}
+
+/// No other database has policies.
+#[cfg(not(feature = "postgres"))]
+fn lacks_a_privilege(_: &sqlx::Error) -> bool {
+    true
 }
 
 /// What a SQLSTATE means of which its [`Fault`] says too little: most are met by who connects for the first time.

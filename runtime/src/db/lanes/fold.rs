@@ -78,6 +78,8 @@ pub(super) struct Address(usize, usize);
 pub(crate) enum Turn<O, T> {
     /// It runs by itself, on this.
     Alone(O),
+    /// The same, and a statement about many has just passed over its row.
+    PassedOver(O),
     /// It was one of many. After an error nobody knows what became of it.
     Answered(Result<T, sqlx::Error>),
 }
@@ -607,7 +609,10 @@ impl<DB: Backend> Lanes<DB> {
                 observe::folded(1);
                 Ok(lane)
             }
-            Word::Alone | Word::Row(_) | Word::Total(_) => self.0.lane().await,
+            Word::Alone | Word::Row(_) | Word::Total(_) => {
+                let lane = self.0.lane().await;
+                return lane.map(Either::Right).map(Turn::PassedOver);
+            }
         };
         lane.map(Either::Right).map(Turn::Alone)
     }

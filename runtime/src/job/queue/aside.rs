@@ -85,7 +85,7 @@ impl<DB: Backend> Refused<DB> {
 
     /// Unless the error is none of the row: a database that is busy may write it the next time.
     fn remember(&mut self, row: &Bare<DB>, error: &sqlx::Error) {
-        if Fault::of(error).is_of_a_row() {
+        if Fault::refuses_a_row(error) {
             self.keys.push(row.key.clone());
         }
     }
@@ -470,7 +470,7 @@ impl<DB: Backend> Claims<DB> {
                     continue;
                 }
                 Err(error) if is_anothers_turn::<DB, T>(&error, connection) => continue,
-                Err(error) if Fault::of(&error).is_of_a_row() => error,
+                Err(error) if Fault::refuses_a_row(&error) => error,
                 // What is claimed must not be lost to the caller.
                 Err(_) if !found.claimed.is_empty() => break,
                 Err(error) => return Err(error),
@@ -561,7 +561,7 @@ pub(super) fn may_be_another<DB: Backend>(
     error: &sqlx::Error,
     connection: &DB::Connection,
 ) -> bool {
-    Fault::of(error).is_of_a_row() && !in_transaction::<DB>(connection)
+    Fault::refuses_a_row(error) && !in_transaction::<DB>(connection)
 }
 
 /// When a rescue looks for rows that it did not take back, as a trigger drops their writes.
@@ -602,7 +602,7 @@ pub(crate) async fn rescue_on<DB: Backend, T: QueueSql<DB>>(
                 continue;
             }
             Ok(_) => continue,
-            Err(error) if Fault::of(&error).is_of_a_row() => error,
+            Err(error) if Fault::refuses_a_row(&error) => error,
             Err(error) => return Err(error),
         };
         let reason = stored(&format_args!(

@@ -92,7 +92,7 @@ impl Batch<'_> {
             result = self.send::<DB, T>(rows, locks, connection).await;
         }
         let error = match result {
-            Err(error) if Fault::of(&error).is_of_a_row() && !in_transaction::<DB>(connection) => {
+            Err(error) if Fault::refuses_a_row(&error) && !in_transaction::<DB>(connection) => {
                 error
             }
             other => return other,
@@ -108,8 +108,10 @@ impl Batch<'_> {
             let alone = self.alone(index);
             match alone.send::<DB, T>(&[row], locks, connection).await {
                 Ok(fate) => fates.extend(fate),
+                // It was begun by hand, and what the batch was refused for has aborted it.
+                Err(later) if Fault::of(&later) == Fault::TransactionAborted => return Err(error),
                 // Who called by hand is told of each.
-                Err(error) if locks == Locks::Wait || Fault::of(&error).is_of_a_row() => {
+                Err(error) if locks == Locks::Wait || Fault::refuses_a_row(&error) => {
                     fates.push(failed_alone(error, connection).await);
                 }
                 Err(error) if fates.is_empty() => return Err(error),

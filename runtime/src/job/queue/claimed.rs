@@ -435,7 +435,7 @@ impl<T: Queue> Claimed<T> {
                 return Err(unwritten(at, &self.row, connection).await);
             }
         };
-        if Fault::of(&error).is_of_a_row()
+        if Fault::refuses_a_row(&error)
             && let Some(dead) = change.and_then(|change| change.instead(&error))
         {
             let (rows, changes) = ([&self.row], [dead]);

@@ -158,6 +158,16 @@ pub fn add<'c, DB: Backend, const N: usize, T: CounterSql<DB, N>>(
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         match turn.map_err(CounterError::Database)? {
             Turn::Alone(mut opened) => add_on::<DB, N, T>(&key, delta, &mut opened.link()).await,
+            Turn::PassedOver(mut opened) => {
+                // The row is mostly there and has no room. An upsert would wait until it is not locked to say so, and each of the others on a connection
+                // of its own; a look does not.
+                let mut link = opened.link();
+                let looked = explain::<DB, N, T>(&key, delta, operation(), &mut link).await;
+                if let Explained::Refused(error) = looked {
+                    return Err(error);
+                }
+                add_on::<DB, N, T>(&key, delta, &mut link).await
+            }
             Turn::Answered(Ok(total)) => fitting::<N, T>(total)
                 .map_err(|error| CounterError::Written(DatabaseError::new(operation(), error))),
             Turn::Answered(Err(error)) => Err(failed(operation(), error, false)),

@@ -129,7 +129,7 @@ pub fn find<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         let turn = take(db, fold::<DB, N, T>(), || row_call::<DB, N, T>(&key)).await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         let fetched = match turn.map_err(FindError::Database)? {
-            Turn::Alone(mut opened) => {
+            Turn::Alone(mut opened) | Turn::PassedOver(mut opened) => {
                 let select = select::<DB, N, T>(&key);
                 select.fetch_one(&mut opened.link()).await
             }
@@ -157,7 +157,7 @@ pub fn find_or_create<'c, DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
         .await;
         let turn = turn.map_err(|error| DatabaseError::new(operation(), error));
         match turn.map_err(FindOrCreateError::Database)? {
-            Turn::Alone(mut opened) => {
+            Turn::Alone(mut opened) | Turn::PassedOver(mut opened) => {
                 find_or_create_on::<DB, N, T>(&new, T::METHODS[1], &mut opened.link()).await
             }
             Turn::Answered(found) => match found.and_then(|row| (T::ROW)(&row)) {

@@ -208,7 +208,9 @@ pub(super) fn read<'c, DB: Backend>(
     async move {
         let (fold, call) = fold.unzip();
         match take(db, fold, || call).await.map_err(Unread::Failed)? {
-            Turn::Alone(mut opened) => read_on(select, version, &mut opened.link()).await,
+            Turn::Alone(mut opened) | Turn::PassedOver(mut opened) => {
+                read_on(select, version, &mut opened.link()).await
+            }
             Turn::Answered(found_row) => {
                 found::<DB>(found_row.map(Fetched::One), version).map(|(row, _)| row)
             }
@@ -307,7 +309,9 @@ pub(super) fn write<'c, DB: Backend>(
         let can_rise = versions.expected != versions.highest;
         let fold = row.fold(write).filter(|_| can_rise);
         match take(db, fold, || row.call()).await {
-            Ok(Turn::Alone(mut opened)) => write_on(method, row, write, &mut opened.link()).await,
+            Ok(Turn::Alone(mut opened) | Turn::PassedOver(mut opened)) => {
+                write_on(method, row, write, &mut opened.link()).await
+            }
             Ok(Turn::Answered(Ok(row))) => Ok(row),
             Ok(Turn::Answered(Err(error))) => {
                 Err(failed(row.operation(method), error, false, false).into())
