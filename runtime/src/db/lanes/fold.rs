@@ -255,8 +255,8 @@ impl<DB: Backend> Place<DB> {
         taken.filter(|waiting| !waiting.word.is_closed()).collect()
     }
 
-    /// Whether a single call runs by itself: a statement about many takes the server twice as long as one about one. It waits on the lane for the lock
-    /// of its row, as nobody else may do then.
+    /// Whether a single call runs by itself: a statement about many takes the server twice as long as one about one. It may wait on the lane for the
+    /// lock of its row, so it does not where another call has a lane to itself, or rows are known to be locked.
     fn is_for_one(&self, calls: &[Waiting<DB>]) -> bool {
         let mut state = self.queue.state();
         calls.len() == 1 && state.of_callers == 0 && held::is_none(&mut state.held)
