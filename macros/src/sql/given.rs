@@ -154,7 +154,7 @@ fn may_be_blob(column: &Column) -> bool {
     !last_segment(&column.ty).is_some_and(|name| NEVER.contains(&name.as_str()))
 }
 
-/// A statement that serves the calls of many callers waits for no lock, as each of them would wait for the one whose row is locked. A condition that
+/// A statement that serves the calls of many callers waits for no lock for long, as each of them would wait for the one whose row is locked. A condition that
 /// reads no row is met before the first is looked at.
 pub(super) fn fold_lock_timeout(dialect: Dialect) -> Option<&'static str> {
     match dialect {
