@@ -397,7 +397,7 @@ const MORE: &[(&str, &str)] = &[
         "orders=2!",
     ),
     (
-        "UPDATE orders SET total = 0 WHERE id = 5 AND (SELECT count(*) FROM orders WHERE id = 5) = 1",
+        "UPDATE orders SET total = 0 WHERE id = 5 AND NOT EXISTS (SELECT 1 FROM orders WHERE id = 5 LIMIT 1 OFFSET 1)",
         "orders=5!",
     ),
     (

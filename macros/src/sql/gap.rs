@@ -24,6 +24,8 @@ pub(crate) enum Gap {
     Lock,
     /// ` SKIP LOCKED`, or nothing.
     SkipLocked,
+    /// ` AND "id" = ANY ($1)`, or nothing.
+    ByKey,
     /// `, "name"` for each column of a row.
     Columns,
     /// `, $n` for each value of it.
@@ -47,6 +49,7 @@ impl fmt::Display for Gap {
             Self::Values => write!(to, "values")?,
             Self::Nulls => write!(to, "nulls")?,
             Self::SkipLocked => write!(to, "skip locked")?,
+            Self::ByKey => write!(to, "by key")?,
         }
         write!(to, "{MARK}")
     }

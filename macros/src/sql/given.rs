@@ -182,10 +182,8 @@ pub(super) fn and_folded(model: &Model, dialect: Dialect) -> String {
             format!("typeof({row}) = typeof({given}) AND +{row} IS {given} COLLATE BINARY")
         }),
     };
-    format!(
-        " AND (SELECT count(*) FROM {} AS \"rowlock_other\" WHERE {others}) = 1 AND {more}",
-        table(model)
-    )
+    let rows = format!("{} AS \"rowlock_other\"", table(model));
+    format!(" AND {} AND {more}", no_second(&rows, &others))
 }
 
 /// What such a statement returns of a row that it wrote: these columns, and what tells whose it is.

@@ -49,11 +49,11 @@ fn versioned_writes_what_is_the_callers_and_returns_the_rest() {
     let version = model.version().unwrap();
     assert_eq!(
         versioned::update(&model, Some(version), Dialect::Postgres).shown(),
-        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND NOT EXISTS (SELECT 1 FROM "cms"."pages" WHERE "id" = $5 LIMIT 1 OFFSET 1) RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
         versioned::touch(&model, Some(version), Dialect::Postgres).shown(),
-        r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $1) = 1 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "version" = "version" + 1 WHERE "id" = $1 AND "version" = $2 AND NOT EXISTS (SELECT 1 FROM "cms"."pages" WHERE "id" = $1 LIMIT 1 OFFSET 1) RETURNING "version", "updated_at", "views""#
     );
     let save = versioned::save(&model, Some(version), Dialect::Postgres);
     assert_eq!(save.parts()[0], r#"UPDATE "cms"."pages" SET "#);
@@ -63,7 +63,7 @@ fn versioned_writes_what_is_the_callers_and_returns_the_rest() {
     );
     assert_eq!(
         versioned::delete(&model, Some(version), Dialect::Postgres).shown(),
-        r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $1) = 1"#
+        r#"DELETE FROM "cms"."pages" WHERE "id" = $1 AND "version" = $2 AND NOT EXISTS (SELECT 1 FROM "cms"."pages" WHERE "id" = $1 LIMIT 1 OFFSET 1)"#
     );
 }
 
@@ -76,7 +76,7 @@ fn a_version_alone_is_an_update_without_columns() {
     let version = model.version().unwrap();
     assert_eq!(
         versioned::update(&model, Some(version), Dialect::Postgres).shown(),
-        r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 AND (SELECT count(*) FROM "locks" WHERE "a" = $1 AND "b" = $2) = 1 RETURNING "v""#
+        r#"UPDATE "locks" SET "v" = "v" + 1 WHERE "a" = $1 AND "b" = $2 AND "v" = $3 AND NOT EXISTS (SELECT 1 FROM "locks" WHERE "a" = $1 AND "b" = $2 LIMIT 1 OFFSET 1) RETURNING "v""#
     );
 }
 
@@ -109,7 +109,7 @@ fn counter_creates_its_row_with_what_the_others_start_at() {
     );
     assert_eq!(
         counter::add_existing(&model, taken, Dialect::Postgres).shown(),
-        r#"UPDATE "shop"."seats" SET "taken" = "taken" + $3 WHERE "hall" = $1 AND "day" = $2 AND "taken" BETWEEN $4 AND $5 AND (SELECT count(*) FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2) = 1 RETURNING "taken""#
+        r#"UPDATE "shop"."seats" SET "taken" = "taken" + $3 WHERE "hall" = $1 AND "day" = $2 AND "taken" BETWEEN $4 AND $5 AND NOT EXISTS (SELECT 1 FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2 LIMIT 1 OFFSET 1) RETURNING "taken""#
     );
     assert_eq!(
         counter::read(&model, taken, Dialect::Postgres).shown(),
@@ -238,11 +238,11 @@ fn a_lock_reads_every_column_and_many_in_key_order() {
 fn a_locked_row_is_written_if_its_version_is_the_one_that_was_locked() {
     assert_eq!(
         lockable::update(&page(), Dialect::Postgres).shown(),
-        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $7 AND (SELECT count(*) FROM "cms"."pages" WHERE "id" = $5) = 1 RETURNING "version", "updated_at", "views""#
+        r#"UPDATE "cms"."pages" SET "site" = $1, "path" = $2, "a ""text""" = $3, "created_at" = $4, "version" = "version" + 1 WHERE "id" = $5 AND "version" = $6 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $7 AND NOT EXISTS (SELECT 1 FROM "cms"."pages" WHERE "id" = $5 LIMIT 1 OFFSET 1) RETURNING "version", "updated_at", "views""#
     );
     assert_eq!(
         lockable::update(&seats(), Dialect::Sqlite).shown(),
-        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 AND "version" = $3 AND (SELECT count(*) FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2) = 1 RETURNING "version", "taken", "free""#
+        r#"UPDATE "shop"."seats" SET "version" = "version" + 1 WHERE "hall" = $1 AND "day" = $2 AND "version" = $3 AND NOT EXISTS (SELECT 1 FROM "shop"."seats" WHERE "hall" = $1 AND "day" = $2 LIMIT 1 OFFSET 1) RETURNING "version", "taken", "free""#
     );
 }
 
@@ -255,7 +255,7 @@ fn a_locked_row_without_a_version_is_written_all_the_same() {
     });
     assert_eq!(
         lockable::update(&word, Dialect::Postgres).shown(),
-        r#"UPDATE "words" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $4 AND (SELECT count(*) FROM "words" WHERE "id" = $2 AND "lang" = $3) = 1 RETURNING "id", "lang", (SELECT ("rowlock_old".*)::record *= ("words".*)::record FROM "words" AS "rowlock_old" WHERE "id" = $2 AND "lang" = $3)::int"#
+        r#"UPDATE "words" SET "word" = $1 WHERE "id" = $2 AND "lang" = $3 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $4 AND NOT EXISTS (SELECT 1 FROM "words" WHERE "id" = $2 AND "lang" = $3 LIMIT 1 OFFSET 1) RETURNING "id", "lang", (SELECT ("rowlock_old".*)::record *= ("words".*)::record FROM "words" AS "rowlock_old" WHERE "id" = $2 AND "lang" = $3)::int"#
     );
     let turn = model(quote! {
         #[rowlock(table = "turns")]
@@ -263,7 +263,7 @@ fn a_locked_row_without_a_version_is_written_all_the_same() {
     });
     assert_eq!(
         lockable::update(&turn, Dialect::Sqlite).shown(),
-        r#"UPDATE "turns" SET "id" = "id" WHERE "id" = $1 AND "lang" = $2 AND (SELECT count(*) FROM "turns" WHERE "id" = $1 AND "lang" = $2) = 1 RETURNING "id", "lang""#
+        r#"UPDATE "turns" SET "id" = "id" WHERE "id" = $1 AND "lang" = $2 AND NOT EXISTS (SELECT 1 FROM "turns" WHERE "id" = $1 AND "lang" = $2 LIMIT 1 OFFSET 1) RETURNING "id", "lang""#
     );
 }
 
@@ -356,19 +356,19 @@ fn every_write_shows_the_fence() {
     let version = model.version().unwrap();
     assert_eq!(
         versioned::update(&model, Some(version), Dialect::Postgres).shown(),
-        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND NOT EXISTS (SELECT 1 FROM "reports" WHERE "id" = $2 LIMIT 1 OFFSET 1) RETURNING "version""#
     );
     assert_eq!(
         versioned::touch(&model, Some(version), Dialect::Postgres).shown(),
-        r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1 RETURNING "version""#
+        r#"UPDATE "reports" SET "version" = "version" + 1, "fence" = $3 WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND NOT EXISTS (SELECT 1 FROM "reports" WHERE "id" = $1 LIMIT 1 OFFSET 1) RETURNING "version""#
     );
     assert_eq!(
         versioned::delete(&model, Some(version), Dialect::Postgres).shown(),
-        r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND (SELECT count(*) FROM "reports" WHERE "id" = $1) = 1"#
+        r#"DELETE FROM "reports" WHERE "id" = $1 AND "version" = $2 AND "fence" <= $3 AND NOT EXISTS (SELECT 1 FROM "reports" WHERE "id" = $1 LIMIT 1 OFFSET 1)"#
     );
     assert_eq!(
         lockable::update(&model, Dialect::Postgres).shown(),
-        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $5 AND (SELECT count(*) FROM "reports" WHERE "id" = $2) = 1 RETURNING "version""#
+        r#"UPDATE "reports" SET "name" = $1, "version" = "version" + 1, "fence" = $4 WHERE "id" = $2 AND "version" = $3 AND "fence" <= $4 AND (date_part('epoch', transaction_timestamp()) * 1000000)::bigint = $5 AND NOT EXISTS (SELECT 1 FROM "reports" WHERE "id" = $2 LIMIT 1 OFFSET 1) RETURNING "version""#
     );
     assert_eq!(
         find_or_create::upsert(&model, &model.unique[0], Dialect::Postgres)

@@ -382,18 +382,27 @@ where
         Text::whole("stats", &T::STATS),
         Self::of_worker("complete", &T::COMPLETE_MANY),
         Self::of_worker("complete", &Self::IN_ORDER[0]),
-        Self::of_worker("settle", &T::SETTLE),
-        Self::of_worker("settle", &Self::IN_ORDER[1]),
-        Self::of_worker("start", &T::START),
-        Self::of_worker("start", &Self::IN_ORDER[2]),
+        Self::of_worker("settle", &Self::of_few(T::SETTLE)),
+        Self::of_worker("settle", &Self::of_few_in_order(1)),
+        Self::of_worker("start", &Self::of_few(T::START)),
+        Self::of_worker("start", &Self::of_few_in_order(2)),
         Self::of_worker("extend", &T::EXTEND),
         Self::of_worker("extend", &Self::IN_ORDER[3]),
     ];
 
-    const IN_ORDER: [[&'static str; 2]; 4] = match T::IN_ORDER {
+    const IN_ORDER: [[&'static str; 3]; 4] = match T::IN_ORDER {
         Some(in_order) => in_order,
-        None => [[""; 2]; 4],
+        None => [[""; 3]; 4],
     };
+
+    const fn of_few([head, tail]: [&'static str; 2]) -> [&'static str; 3] {
+        [head, T::BY_KEY, tail]
+    }
+
+    const fn of_few_in_order(place: usize) -> [&'static str; 4] {
+        let [head, written, tail] = Self::IN_ORDER[place];
+        [head, written, T::BY_KEY, tail]
+    }
 
     const fn of_worker(method: &'static str, parts: &'static [&'static str]) -> Text<DB> {
         let text = Text::whole(method, parts).sent(Sent::ByWorker);

@@ -31,18 +31,18 @@ const CASES: &[(&str, &[u32], &str)] = &[
         "articles! articles_id_seq! comments",
     ),
     (
-        r#"UPDATE "articles" SET "title" = $2, "lock_version" = "lock_version" + 1 WHERE "id" = $1 AND "lock_version" = $3 AND (SELECT count(*) FROM "articles" WHERE "id" = $1) = 1 RETURNING "lock_version", "likes""#,
+        r#"UPDATE "articles" SET "title" = $2, "lock_version" = "lock_version" + 1 WHERE "id" = $1 AND "lock_version" = $3 AND NOT EXISTS (SELECT 1 FROM "articles" WHERE "id" = $1 LIMIT 1 OFFSET 1) RETURNING "lock_version", "likes""#,
         &[INT8, TEXT, INT8],
         "articles=7!",
     ),
     // All columns, and one of them is unique.
     (
-        r#"UPDATE "articles" SET "slug" = $2, "title" = $2, "lock_version" = "lock_version" + 1 WHERE "id" = $1 AND "lock_version" = $3 AND (SELECT count(*) FROM "articles" WHERE "id" = $1) = 1 RETURNING "lock_version", "likes""#,
+        r#"UPDATE "articles" SET "slug" = $2, "title" = $2, "lock_version" = "lock_version" + 1 WHERE "id" = $1 AND "lock_version" = $3 AND NOT EXISTS (SELECT 1 FROM "articles" WHERE "id" = $1 LIMIT 1 OFFSET 1) RETURNING "lock_version", "likes""#,
         &[INT8, TEXT, INT8],
         "articles! comments!",
     ),
     (
-        r#"DELETE FROM "articles" WHERE "id" = $1 AND "lock_version" = $3 AND (SELECT count(*) FROM "articles" WHERE "id" = $1) = 1"#,
+        r#"DELETE FROM "articles" WHERE "id" = $1 AND "lock_version" = $3 AND NOT EXISTS (SELECT 1 FROM "articles" WHERE "id" = $1 LIMIT 1 OFFSET 1)"#,
         &[INT8, TEXT, INT8],
         "articles! articles_id_seq! comments!",
     ),
@@ -64,7 +64,7 @@ const CASES: &[(&str, &[u32], &str)] = &[
         "page_views='a'='b'!",
     ),
     (
-        r#"UPDATE "articles" SET "likes" = "likes" + $2 WHERE "id" = $1 AND "likes" BETWEEN $3 AND $4 AND (SELECT count(*) FROM "articles" WHERE "id" = $1) = 1 RETURNING "likes""#,
+        r#"UPDATE "articles" SET "likes" = "likes" + $2 WHERE "id" = $1 AND "likes" BETWEEN $3 AND $4 AND NOT EXISTS (SELECT 1 FROM "articles" WHERE "id" = $1 LIMIT 1 OFFSET 1) RETURNING "likes""#,
         &[INT8, INT8, INT8, INT8],
         "articles=7!",
     ),
@@ -81,7 +81,7 @@ const CASES: &[(&str, &[u32], &str)] = &[
     ),
     // Guarded
     (
-        r#"UPDATE "articles" SET "title" = $2, "lock_version" = "lock_version" + 1 WHERE "id" = $1 AND (SELECT count(*) FROM "articles" WHERE "id" = $1) = 1 AND "lock_version" < $3 AND ("likes" > $1 OR "title" = $2) RETURNING "id""#,
+        r#"UPDATE "articles" SET "title" = $2, "lock_version" = "lock_version" + 1 WHERE "id" = $1 AND NOT EXISTS (SELECT 1 FROM "articles" WHERE "id" = $1 LIMIT 1 OFFSET 1) AND "lock_version" < $3 AND ("likes" > $1 OR "title" = $2) RETURNING "id""#,
         &[INT8, TEXT, INT8],
         "articles=7!",
     ),

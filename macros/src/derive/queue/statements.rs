@@ -53,12 +53,14 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
                     #to.bind(#index, &__rt::queue::each::<_, #ty>(#rows, |__row| &__row.#field));
                 }
             });
-            let complete = batch(plan.complete_many(Locks::InOrder, dialect));
-            let settle = batch(plan.settle(Locks::InOrder, dialect));
-            let start = batch(plan.start(Locks::InOrder, dialect));
-            let extend = batch(plan.extend(Locks::InOrder, dialect));
+            let complete = parts(&plan.complete_many(Locks::InOrder, dialect));
+            let settle = parts(&plan.settle(Locks::InOrder, dialect));
+            let start = parts(&plan.start(Locks::InOrder, dialect));
+            let extend = parts(&plan.extend(Locks::InOrder, dialect));
+            let by_key = literal(dialect, &plan.by_key(dialect));
             quote! {
-                const IN_ORDER: __rt::Option<[[&'static str; 2]; 4]> = __rt::Some([#complete, #settle, #start, #extend]);
+                const IN_ORDER: __rt::Option<[[&'static str; 3]; 4]> = __rt::Some([#complete, #settle, #start, #extend]);
+                const BY_KEY: &'static str = #by_key;
                 fn bind_keys(__rows: &[&Self], __to: &mut impl __rt::Bind<#database>) { #(#binds)* }
             }
         }

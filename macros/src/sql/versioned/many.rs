@@ -198,9 +198,10 @@ fn held(model: &Model, version: &Column, given: &str, lock: &str) -> String {
     });
     format!(
         "{given}, \"rowlock_held\" AS MATERIALIZED (SELECT \"rowlock_given\".* FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} \
-         AND {} WHERE (SELECT count(*) FROM {rows} AS \"rowlock_other\" WHERE {others}) = 1 ORDER BY {} {lock} OF \"rowlock_row\")",
+         AND {} WHERE {} ORDER BY {} {lock} OF \"rowlock_row\")",
         same_key(&keys, "rowlock_given"),
         same_version(model, version),
+        no_second(&format!("{rows} AS \"rowlock_other\""), &others),
         parts(&keys),
     )
 }

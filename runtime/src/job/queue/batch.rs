@@ -10,6 +10,9 @@ use crate::db::source::Link;
 use crate::db::statement::{Compared, Statement, seconds};
 use crate::db::{Array, Backend};
 
+/// Of how many rows a batch is small: see [`QueueSql::BY_KEY`].
+const FEW: usize = 100;
+
 /// A statement about many rows.
 #[derive(Clone, Copy)]
 pub(crate) enum Batch<'b> {
@@ -153,23 +156,32 @@ impl Batch<'_> {
             };
             return Ok(vec![fate]);
         }
-        let (parts, place) = match self {
+        let ([head, tail], place) = match self {
             Self::Complete => (T::COMPLETE_MANY, 0),
             Self::Settle(_) => (T::SETTLE, 1),
             Self::Start => (T::START, 2),
             Self::Extend(_) => (T::EXTEND, 3),
         };
-        // Whoever waits with some rows locked deadlocks with whoever locks in another order. One row has no order.
-        let ([head, tail], between, returns_written) = match (T::IN_ORDER, locks) {
-            (Some(in_order), Locks::PassOver) => (in_order[place], " SKIP LOCKED", false),
-            (Some(in_order), Locks::Wait) if rows.len() > 1 => (in_order[place], "", false),
-            // It gives up before the server looks for deadlocks, after a second, and costs two thirds of the other.
-            (Some(_), Locks::WaitBriefly) => (parts, DB::WAITING_BRIEFLY, true),
-            (None, _) | (Some(_), Locks::Wait) => (parts, "", true),
+        let by_key = match self {
+            Self::Settle(_) | Self::Start if rows.len() <= FEW => T::BY_KEY,
+            _ => "",
         };
-        let mut statement = Statement::<DB>::composed(head);
-        statement.push(between);
-        statement.push(tail);
+        let in_order = T::IN_ORDER.map(|in_order| in_order[place]);
+        // Whoever waits with some rows locked deadlocks with whoever locks in another order. One row has no order.
+        let (texts, returns_written) = match (in_order, locks) {
+            (Some([head, written, tail]), Locks::PassOver) => {
+                ([head, " SKIP LOCKED", written, by_key, tail], false)
+            }
+            (Some([head, written, tail]), Locks::Wait) if rows.len() > 1 => {
+                ([head, "", written, by_key, tail], false)
+            }
+            // It gives up before the server looks for deadlocks, after a second, and costs two thirds of the other.
+            (Some(_), Locks::WaitBriefly) => ([head, by_key, DB::WAITING_BRIEFLY, tail, ""], true),
+            (None, _) | (Some(_), Locks::Wait) => ([head, by_key, tail, "", ""], true),
+        };
+        let [first, more @ ..] = texts;
+        let mut statement = Statement::<DB>::composed(first);
+        more.into_iter().for_each(|text| statement.push(text));
         T::bind_keys(rows, &mut statement);
         statement.bind_rows(rows.len(), &self.columns::<DB, T>(rows));
         if let Self::Extend(lease) = self {

@@ -115,8 +115,10 @@ pub trait QueueSql<DB: Backend>: Queue {
     const START: [&'static str; 2];
     /// Per row: key, fence. Then the seconds.
     const EXTEND: [&'static str; 2];
-    /// These four, where the database locks rows, which lock them first, in the order of their keys. SKIP LOCKED between the two parts.
-    const IN_ORDER: Option<[[&'static str; 2]; 4]> = None;
+    /// These four, where the database locks rows, which lock them first, in the order of their keys. SKIP LOCKED after the first part.
+    const IN_ORDER: Option<[[&'static str; 3]; 4]> = None;
+    /// ` AND` the key is one of those given: before the last part of `SETTLE` and `START`, for a batch of few rows.
+    const BY_KEY: &'static str = "";
     /// Returns the new state of each row. Conditions between the two parts.
     const RESCUE: [&'static str; 2];
     /// What a rescue would take back: key, fence, attempts.
