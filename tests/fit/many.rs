@@ -189,6 +189,43 @@ async fn a_row_that_is_given_twice_is_written_once() {
     );
 }
 
+/// As in a loop: what a copy says of the row holds or not when its turn comes, whatever the batch makes of the row for another copy, and whatever columns
+/// an edit changes.
+#[tokio::test]
+async fn copies_of_a_row_are_written_one_after_the_other() {
+    let database = database(NOTES).await;
+    let pool = &database.pool;
+    let rows = notes(pool).await;
+    let of = |version, title: &str| Note {
+        version,
+        ..titled(&rows[0], title)
+    };
+    let given = [of(1, "ahead"), of(0, "mine"), of(0, "late"), of(1, "next")];
+    let outcomes = Note::update_many(pool, &given).await;
+    let [
+        Err(UpdateError::Stale(ahead)),
+        Ok(mine),
+        Err(UpdateError::Stale(late)),
+        Ok(next),
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(&ahead.current, &rows[0]);
+    assert_eq!((&late.current, mine.version), (mine, 1));
+    assert_eq!((next.version, titles(pool).await[0].as_str()), (2, "next"));
+
+    let (mut other, mut first, mut second) = (rows[1].edit(), rows[2].edit(), rows[2].edit());
+    other.body = Some("other".to_owned());
+    first.title = "first".to_owned();
+    second.body = Some("second".to_owned());
+    let outcomes = Note::save_many(pool, [&other, &first, &second]).await;
+    let [Ok(_), Ok(first), Err(UpdateError::Stale(conflict))] = outcomes.as_slice() else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(&conflict.current, first);
+}
+
 /// More than are sorted in one way.
 #[tokio::test]
 async fn of_many_that_are_given_often_the_first_is_written() {

@@ -113,3 +113,49 @@ async fn arrays_of_texts_in_conditions() {
         }
     }
 }
+
+#[derive(Debug, Clone, sqlx::FromRow, Versioned)]
+#[rowlock(table = "headings", backend(Postgres))]
+struct Heading {
+    #[rowlock(key)]
+    name: Folded,
+    text: String,
+    #[rowlock(version)]
+    version: i64,
+}
+
+/// The first of two copies is written, also if only the database takes their keys for one.
+#[tokio::test]
+async fn copies_of_a_row_under_two_spellings() {
+    let (_database, pool) = stored("citext").await;
+    let table = "CREATE TABLE headings (name citext PRIMARY KEY, text text NOT NULL, version bigint NOT NULL);
+        INSERT INTO headings VALUES ('a', '', 0), ('b', '', 0)";
+    sqlx::raw_sql(table).execute(&pool).await.unwrap();
+    let heading = |name: &str, text: &str| Heading {
+        name: Folded(name.to_owned()),
+        text: text.to_owned(),
+        version: 0,
+    };
+    let given = [
+        heading("A", "first"),
+        heading("a", "second"),
+        heading("b", "third"),
+        heading("B", "fourth"),
+    ];
+    let outcomes = Heading::update_many(&pool, &given).await;
+    assert!(
+        matches!(
+            outcomes[..],
+            [
+                Ok(_),
+                Err(UpdateError::Stale(_)),
+                Ok(_),
+                Err(UpdateError::Stale(_))
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    let texts = "SELECT text FROM headings ORDER BY name";
+    let texts: Vec<String> = sqlx::query_scalar(texts).fetch_all(&pool).await.unwrap();
+    assert_eq!(texts, ["first", "third"]);
+}

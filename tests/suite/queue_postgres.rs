@@ -9,6 +9,7 @@ use rowlock::queue::{ClaimError, Claimed, FinishError, QueueState};
 use rowlock::{Fault, Fence, Queue};
 use rowlock_tests::postgres::{Server, ddl};
 use rowlock_tests::proxy::Proxy;
+use rowlock_tests::random::Random;
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor, Postgres, Row as _};
@@ -565,38 +566,82 @@ async fn each_statement_uses_its_index() {
 /// The same code says that the role may not write to the table, of which no row is to blame.
 #[tokio::test]
 async fn a_row_that_may_not_be_written_keeps_no_other() {
-    let database = emails(4).await;
+    for (body, fault) in [
+        (
+            "RAISE EXCEPTION 'not this one' USING ERRCODE = 'insufficient_privilege'",
+            Fault::PermissionDenied,
+        ),
+        // Mistakes on ways that few rows take.
+        ("NEW.missing := 1", Fault::Schema),
+        ("INSERT INTO missing VALUES (1)", Fault::Schema),
+        ("PERFORM repeat('long', 1000000000)", Fault::Other),
+    ] {
+        let database = emails(4).await;
+        let pool = &database.pool;
+        let trigger = format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON emails FOR EACH ROW
+                 WHEN (NEW.id = 1 AND NEW.state = 'running' OR NEW.id = 3 AND NEW.state = 'done') EXECUTE FUNCTION refuse()"
+        );
+        run(pool, trigger).await;
+        let mut bad = 0;
+        let batch = Email::claim(pool, 9)
+            .on_bad_row(|_| bad += 1)
+            .await
+            .unwrap();
+        let ids: Vec<i64> = batch.iter().map(|email| email.id).collect();
+        assert_eq!((ids, bad), (vec![2, 3, 4], 1), "{body}");
+        let unfinished = Claimed::complete_many(pool, batch).await.unwrap();
+        let [refused] = unfinished.as_slice() else {
+            panic!("{body}: {unfinished:?}");
+        };
+        assert_eq!(
+            (refused.claimed.id, Fault::in_chain(&refused.error)),
+            (3, Some(fault)),
+            "{body}"
+        );
+        let states = all(pool).await.into_iter().map(|row| row.state);
+        let states: Vec<QueueState> = states.collect();
+        assert_eq!(
+            states,
+            [
+                QueueState::Ready,
+                QueueState::Done,
+                QueueState::Running,
+                QueueState::Done
+            ],
+            "{body}"
+        );
+    }
+}
+
+/// Its own entry in an index would be too large.
+#[tokio::test]
+async fn an_error_that_is_too_long_for_an_index_keeps_no_other_from_being_retried() {
+    let database = emails(3).await;
     let pool = &database.pool;
-    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             RAISE EXCEPTION 'not this one' USING ERRCODE = 'insufficient_privilege'; END $$;
-         CREATE TRIGGER refuse BEFORE UPDATE ON emails FOR EACH ROW
-             WHEN (NEW.id = 1 AND NEW.state = 'running' OR NEW.id = 3 AND NEW.state = 'done') EXECUTE FUNCTION refuse()";
-    run(pool, trigger.to_owned()).await;
-    let mut bad = 0;
-    let batch = Email::claim(pool, 9)
-        .on_bad_row(|_| bad += 1)
-        .await
-        .unwrap();
-    let ids: Vec<i64> = batch.iter().map(|email| email.id).collect();
-    assert_eq!((ids, bad), (vec![2, 3, 4], 1));
-    let unfinished = Claimed::complete_many(pool, batch).await.unwrap();
-    let [refused] = unfinished.as_slice() else {
-        panic!("{unfinished:?}");
-    };
-    assert_eq!(
-        (refused.claimed.id, Fault::in_chain(&refused.error)),
-        (3, Some(Fault::PermissionDenied))
-    );
+    run(pool, "CREATE INDEX ON emails (last_error)".to_owned()).await;
+    let batch = Email::claim(pool, 3).await.unwrap();
+    // Nothing that can be compressed.
+    let mut random = Random::seeded(7);
+    let letter = |_| char::from(b"abcdefghijklmnopqrstuvwxyz"[random.below(26)]);
+    let long: String = (0..8_000).map(letter).collect();
+    let errors = batch.into_iter().map(|email| {
+        let error = if email.id == 2 {
+            long.clone()
+        } else {
+            "short".to_owned()
+        };
+        (email, error)
+    });
+    let unfinished = Claimed::retry_many(pool, errors).await.unwrap();
+    let ids: Vec<i64> = unfinished.iter().map(|one| one.claimed.id).collect();
+    assert_eq!(ids, [2]);
     let states = all(pool).await.into_iter().map(|row| row.state);
     let states: Vec<QueueState> = states.collect();
     assert_eq!(
         states,
-        [
-            QueueState::Ready,
-            QueueState::Done,
-            QueueState::Running,
-            QueueState::Done
-        ]
+        [QueueState::Ready, QueueState::Running, QueueState::Ready]
     );
 }
 

@@ -331,11 +331,15 @@ impl Fault {
         )
     }
 
-    /// Whether the error is one of those, or a policy or a trigger says that the permission is missing: not the one to write to the table, of which
-    /// each row would say the same.
+    /// Whether the error is one of those, or another one of what runs for a row: a policy, a trigger with a mistake on a way that few rows take, an index
+    /// whose entry would be too large. Not the missing table or privilege of which each row would say the same.
     pub(crate) fn refuses_a_row(error: &sqlx::Error) -> bool {
-        let fault = Self::of(error);
-        fault.is_of_a_row() || fault == Self::PermissionDenied && !lacks_a_privilege(error)
+        match Self::of(error) {
+            fault if fault.is_of_a_row() => true,
+            Self::PermissionDenied => !lacks_a_privilege(error) || is_of_a_function(error),
+            Self::Schema | Self::Other => is_too_large(error) || is_of_a_function(error),
+            _ => false,
+        }
     }
 
     /// Whether it can be one: also where a policy refuses a row, a key is too long for its index, a trigger's own statement fails.
@@ -413,6 +417,27 @@ fn lacks_a_privilege(_: &sqlx::Error) -> bool {
     true
 }
 
+/// Whether the server was in a function when it met the error: a trigger's, or one of a policy, a CHECK, an index. Of its own statements it says no
+/// context.
+#[cfg(feature = "postgres")]
+fn is_of_a_function(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>());
+    error.is_some_and(|error| error.r#where().is_some())
+}
+
+/// SQLite compiles a trigger together with the statement.
+#[cfg(not(feature = "postgres"))]
+fn is_of_a_function(_: &sqlx::Error) -> bool {
+    false
+}
+
+/// A value too large for an index, or for the server.
+fn is_too_large(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.code().as_deref() == Some("54000"))
+}
+
 /// What a SQLSTATE means of which its [`Fault`] says too little: most are met by who connects for the first time.
 pub(crate) fn sqlstate_in_words(code: &str) -> Option<&'static str> {
     Some(match code {
@@ -420,7 +445,7 @@ pub(crate) fn sqlstate_in_words(code: &str) -> Option<&'static str> {
         "28P01" => "wrong password",
         "3D000" => "no such database",
         "3F000" => "no such schema",
-        "42501" => "a privilege is missing",
+        "42501" => "a privilege is missing, or a policy refuses the row",
         "42601" => "syntax error",
         "42703" => "no such column",
         "42804" => "a value of another type than its column",

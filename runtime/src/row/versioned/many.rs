@@ -1,5 +1,6 @@
 //! Many rows in one statement, each with an outcome of its own.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -148,6 +149,7 @@ pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
     T::observed::<DB, _>(SAVE, async move {
         let mut outcomes = Vec::with_capacity(edits.len());
         let mut groups: Vec<(Changes, Vec<usize>)> = Vec::new();
+        let (mut seen, mut again) = (HashSet::new(), Vec::new());
         for (place, edit) in edits.iter().enumerate() {
             if let Err(operation) = edit.unchanged_key(SAVE) {
                 outcomes.push(Some(Err(UpdateError::KeyChanged(operation))));
@@ -159,6 +161,10 @@ pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
                 continue;
             }
             outcomes.push(None);
+            if is_again::<DB, T>(&edit.base, &mut seen) {
+                again.push((changes, vec![place]));
+                continue;
+            }
             match groups.iter_mut().find(|(others, _)| *others == changes) {
                 Some((_, places)) => places.push(place),
                 None => groups.push((changes, vec![place])),
@@ -168,7 +174,8 @@ pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
             return outcomes.into_iter().flatten().collect();
         }
         let mut opened = db.open().await;
-        for (changes, places) in groups {
+        // After the first of each row, whatever columns that changes.
+        for (changes, places) in groups.into_iter().chain(again) {
             let saves: Vec<_> = places
                 .iter()
                 .filter_map(|place| edits.get(*place))
@@ -414,10 +421,38 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     link: &mut Link<'_, DB>,
 ) -> Vec<Outcome<DB, T, K>> {
     let mut outcomes = Vec::with_capacity(given.len());
-    for given in given.chunks(rows_of_a_statement::<DB>(link)) {
+    let mut seen = HashSet::new();
+    let is_again = |given: &&K::Given| is_again::<DB, T>(K::row(given), &mut seen);
+    let again: Vec<bool> = given.iter().map(is_again).collect();
+    let firsts = given.iter().zip(&again).filter(|(_, again)| !**again);
+    let firsts: Vec<&K::Given> = firsts.map(|(given, _)| *given).collect();
+    for given in firsts.chunks(rows_of_a_statement::<DB>(link)) {
         outcomes.extend(some::<DB, T, K>(given, link).await);
     }
-    outcomes
+    if firsts.len() == given.len() {
+        return outcomes;
+    }
+    let mut firsts = outcomes.into_iter();
+    let mut outcomes = Vec::with_capacity(given.len());
+    for again in &again {
+        outcomes.push(if *again { None } else { firsts.next() });
+    }
+    for (given, outcome) in given.iter().zip(&mut outcomes) {
+        if outcome.is_none() {
+            *outcome = Some(K::one(given, link).await);
+        }
+    }
+    outcomes.into_iter().flatten().collect()
+}
+
+/// Whether a row with its key came before. A statement about many writes a row once, and what comes after that looks at what it has become: the second
+/// is sent after it, as in a loop.
+fn is_again<DB: Backend, T: VersionedSql<DB>>(row: &T, seen: &mut HashSet<Vec<u8>>) -> bool {
+    let key = Call::<DB>::of(|to| {
+        T::bind_key(&row.key(), to);
+        to.end_key();
+    });
+    key.is_some_and(|key| !seen.insert(key.into_key()))
 }
 
 fn operation<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(row: &T) -> Operation {
@@ -529,7 +564,7 @@ async fn after<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             Err(error) => Err(Unread::Failed(copy(error))),
         };
         outcomes.push(match found {
-            // It was given twice, a trigger dropped the write, or it came to be as it was: alone, that is told apart.
+            // A trigger dropped the write, or it came to be as it was: alone, that is told apart.
             Ok((_, found)) if found == expected => K::one(given, link).await,
             Ok((row, found)) => Err(Unwritten::Met(Met {
                 row,
