@@ -489,6 +489,32 @@ async fn xmin_and_a_key_with_blanks() {
     );
 }
 
+/// What waited for that looks as if a trigger had dropped it: the row has the version of the copy. It is written after all.
+#[tokio::test]
+async fn a_row_that_is_deleted_and_inserted_while_its_write_waits() {
+    for method in ["update", "delete", "update_many", "delete_many"] {
+        let database = database(NUMBERS).await;
+        let row = numbers(&database.pool, [7]).await.remove(0);
+        let mut holder = database.connection().await;
+        let mut holding = holder.begin().await.unwrap();
+        let anew = "DELETE FROM numbers WHERE id = 7; INSERT INTO numbers (id) VALUES (7)";
+        holding.execute(anew).await.unwrap();
+        let pool = database.pool.clone();
+        let write = tokio::spawn(async move {
+            let row = &row;
+            match method {
+                "update" => row.update(&pool).await.is_ok(),
+                "delete" => row.delete(&pool).await.is_ok(),
+                "update_many" => Number::update_many(&pool, [row]).await[0].is_ok(),
+                _ => Number::delete_many(&pool, [row]).await[0].is_ok(),
+            }
+        });
+        database.until_blocked().await;
+        holding.commit().await.unwrap();
+        assert!(write.await.unwrap(), "{method}");
+    }
+}
+
 /// A key that is not unique in the database: nothing is written to either row.
 #[tokio::test]
 async fn a_key_that_is_there_twice() {

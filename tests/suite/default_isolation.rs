@@ -4,8 +4,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+use rowlock::queue::{Claimed, QueueState};
 use rowlock::row::{CounterError, FoundOrCreated, UpdateError};
-use rowlock::{Counter, Fault, FindOrCreate, Versioned};
+use rowlock::{Counter, Fault, Fence, FindOrCreate, Queue, Versioned};
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::sync::Barrier;
 
@@ -32,12 +34,32 @@ struct Views {
     views: i64,
 }
 
+#[derive(Debug, sqlx::FromRow, Queue)]
+#[rowlock(table = "jobs", backend(Postgres))]
+struct Job {
+    #[rowlock(key)]
+    id: i64,
+    #[rowlock(run_at)]
+    run_at: DateTime<Utc>,
+    #[rowlock(state)]
+    state: QueueState,
+    #[rowlock(attempts)]
+    attempts: i32,
+    #[rowlock(fence)]
+    fence: Fence,
+    #[rowlock(lease)]
+    leased_until: Option<DateTime<Utc>>,
+}
+
 const NOTES: &str =
     "CREATE TABLE notes (id bigint PRIMARY KEY, slug text NOT NULL UNIQUE, title text NOT NULL,
         version bigint NOT NULL DEFAULT 0, seen bigint NOT NULL DEFAULT 0);
     INSERT INTO notes VALUES (1, 'one', 'first', 0, 0);
     CREATE TABLE views (page bigint PRIMARY KEY, views bigint NOT NULL);
-    INSERT INTO views VALUES (1, 0)";
+    INSERT INTO views VALUES (1, 0);
+    CREATE TABLE jobs (id bigint PRIMARY KEY, note text, run_at timestamptz NOT NULL DEFAULT now(), state text NOT NULL DEFAULT 'ready',
+        attempts integer NOT NULL DEFAULT 0, fence bigint NOT NULL DEFAULT 0, leased_until timestamptz);
+    INSERT INTO jobs SELECT n FROM generate_series(1, 3) AS n";
 
 /// A database, and a pool whose sessions begin like those of a role with this default.
 async fn strict(level: &str) -> (Database, Pool) {
@@ -219,6 +241,31 @@ async fn a_key_is_found_or_overwritten_in_repeatable_read() {
 #[tokio::test]
 async fn a_key_is_found_or_overwritten_in_serializable() {
     a_key_is_found_or_overwritten("serializable").await;
+}
+
+/// A concurrent writer who changes one row of a batch keeps no row from being finished.
+#[tokio::test]
+async fn claims_are_finished_in_repeatable_read_and_serializable() {
+    for level in ["repeatable read", "serializable"] {
+        let (database, pool) = strict(level).await;
+        for (jobs, method) in [(3, "put back"), (3, "complete"), (1, "complete")] {
+            let batch = Job::claim(&pool, jobs).await.unwrap();
+            assert_eq!(batch.len(), jobs, "{level}, {method}");
+            let note = format!("UPDATE jobs SET note = 'theirs' WHERE id = {}", batch[0].id);
+            let on = pool.clone();
+            let unfinished = after(&database, &note, async move {
+                match method {
+                    "complete" => Claimed::complete_many(&on, batch).await,
+                    _ => Claimed::release_many(&on, batch).await,
+                }
+            });
+            let unfinished = unfinished.await.unwrap();
+            assert!(unfinished.is_empty(), "{level}, {method}: {unfinished:?}");
+            pool.execute("UPDATE jobs SET state = 'ready' WHERE state = 'done' AND id = 1")
+                .await
+                .unwrap();
+        }
+    }
 }
 
 /// In a transaction of the caller's it is the caller who has to run all of it again.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Change, QueueSql, QueueState};
-use crate::db::atomic::in_transaction;
+use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::fault::Fault;
 use crate::db::source::Link;
 use crate::db::statement::{Compared, Statement, seconds};
@@ -141,6 +141,21 @@ impl Batch<'_> {
     }
 
     async fn send<DB: Backend, T: QueueSql<DB>>(
+        self,
+        rows: &[&T],
+        locks: Locks,
+        connection: &mut Link<'_, DB>,
+    ) -> Result<Vec<Fate>, sqlx::Error> {
+        let mut reruns = Reruns::new(in_transaction::<DB>(connection));
+        loop {
+            match self.send_once::<DB, T>(rows, locks, connection).await {
+                Err(error) if reruns.after(Fault::of(&error), connection).await => {}
+                sent => return sent,
+            }
+        }
+    }
+
+    async fn send_once<DB: Backend, T: QueueSql<DB>>(
         self,
         rows: &[&T],
         locks: Locks,

@@ -261,7 +261,7 @@ pub(super) async fn write_on<DB: Backend>(
 
 /// How often a write is tried that met no row although all holds when the row is looked at.
 ///
-/// Under a condition, because what it is about can be written without the version, as a counter is. And where columns are checked: by then
+/// Once more in any case: it may have waited for a transaction that deleted the row and inserted it anew, or gave its key to another row. Under a condition, because what it is about can be written without the version, as a counter is. And where columns are checked: by then
 /// they can have what was read again, or they hold it in another form than sqlx writes, such as a time without its seconds. So what they
 /// hold is what is compared next.
 struct Tries<DB: Backend> {
@@ -275,7 +275,7 @@ impl<DB: Backend> Tries<DB> {
     fn of(row: &dyn Checked<DB>) -> Self {
         let conditional = row.versions().holds.is_some();
         Self {
-            left: if conditional { Self::UNTIL_IGNORED } else { 1 },
+            left: if conditional { Self::UNTIL_IGNORED } else { 2 },
             stored: Vec::new(),
         }
     }
