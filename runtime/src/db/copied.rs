@@ -19,6 +19,10 @@ pub(crate) fn copy(error: &sqlx::Error) -> sqlx::Error {
         sqlx::Error::WorkerCrashed => sqlx::Error::WorkerCrashed,
         sqlx::Error::Io(error) => sqlx::Error::Io(io::Error::new(error.kind(), error.to_string())),
         sqlx::Error::Encode(error) => sqlx::Error::Encode(error.to_string().into()),
+        sqlx::Error::ColumnDecode { index, source } => sqlx::Error::ColumnDecode {
+            index: index.clone(),
+            source: source.to_string().into(),
+        },
         _ => match Fault::of(error) {
             Fault::ConnectionLost => sqlx::Error::Protocol(error.to_string()),
             Fault::Decode => sqlx::Error::Decode(error.to_string().into()),
@@ -146,5 +150,15 @@ mod tests {
             let copied = copy(&error);
             assert_eq!(Fault::of(&copied), Fault::of(&error), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_copy_has_the_column_that_does_not_fit() {
+        let error = sqlx::Error::ColumnDecode {
+            index: "title".to_owned(),
+            source: "unexpected NULL".into(),
+        };
+        assert_eq!(copy(&error).to_string(), error.to_string());
+        assert_eq!(Fault::of(&copy(&error)), Fault::of(&error));
     }
 }
