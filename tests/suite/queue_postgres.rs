@@ -615,6 +615,36 @@ async fn a_row_that_may_not_be_written_keeps_no_other() {
     }
 }
 
+/// One row is refused, so that each is sent by itself, and one breaks the connection: those after it were not sent.
+#[tokio::test]
+async fn only_the_row_that_was_sent_when_the_connection_broke_is_unknown() {
+    let database = emails(4).await;
+    let pool = &database.pool;
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.id = 1 THEN RAISE 'not this one'; END IF;
+             PERFORM pg_terminate_backend(pg_backend_pid());
+             RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON emails FOR EACH ROW
+             WHEN (NEW.id < 3 AND NEW.state = 'done') EXECUTE FUNCTION refuse()";
+    let batch = Email::claim(pool, 4).await.unwrap();
+    run(pool, trigger.to_owned()).await;
+    let unfinished = Claimed::complete_many(pool, batch).await.unwrap();
+    let errors: Vec<_> = unfinished.iter().map(|one| &one.error).collect();
+    assert!(
+        matches!(
+            errors[..],
+            [
+                FinishError::Database(_),
+                FinishError::Unknown(_),
+                FinishError::Database(_),
+                FinishError::Database(_)
+            ]
+        ),
+        "{errors:?}"
+    );
+    assert_eq!(Fault::in_chain(errors[3]), Some(Fault::ConnectionLost));
+}
+
 /// Its own entry in an index would be too large.
 #[tokio::test]
 async fn an_error_that_is_too_long_for_an_index_keeps_no_other_from_being_retried() {

@@ -75,7 +75,7 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
         };
         let docs = format!(
             "Writes all columns of each of these rows of `{table}` that still has its copy's `{}`, and returns the new rows. {EACH} \
-             A row given twice is written once.\n\n{}\n\n\
+             Copies of one row are written one after the other.\n\n{}\n\n\
              After conflicts, one more statement reads the current rows.\n\nErrors: of each those of `update`.\n\n{CANCEL}",
             version.field,
             text_doc(model, text)

@@ -115,7 +115,12 @@ impl Batch<'_> {
                 Err(later) if Fault::of(&later) == Fault::TransactionAborted => return Err(error),
                 // Who called by hand is told of each.
                 Err(error) if locks == Locks::Wait || Fault::refuses_a_row(&error) => {
+                    let may_be_lost = Fault::of(&error).may_have_committed();
                     fates.push(failed_alone(error, connection).await);
+                    // Those after it are not sent, and known not to be written.
+                    if may_be_lost && look::<DB, T>(row, connection).await.is_err() {
+                        break;
+                    }
                 }
                 Err(error) if fates.is_empty() => return Err(error),
                 Err(_) => break,
