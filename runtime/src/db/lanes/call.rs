@@ -95,7 +95,7 @@ impl<DB: Backend> Call<DB> {
         &self.cells
     }
 
-    pub(super) fn key(&self) -> &[u8] {
+    pub(crate) fn key(&self) -> &[u8] {
         self.cells.key()
     }
 

@@ -161,7 +161,8 @@ pub fn save_many<'c, 'e, DB: Backend, T: VersionedSql<DB>>(
                 continue;
             }
             outcomes.push(None);
-            if is_again::<DB, T>(&edit.base, &mut seen) {
+            let key = Call::<DB>::of(|to| bind_version(&edit.base, to));
+            if is_again(key.as_ref(), &mut seen) {
                 again.push((changes, vec![place]));
                 continue;
             }
@@ -385,6 +386,7 @@ pub(crate) fn save_many_of_all<DB: Backend, T: VersionedSql<DB>>(told_by: usize)
 /// Binds what says which row it is.
 fn bind_version<DB: Backend, T: VersionedSql<DB>>(row: &T, to: &mut Values<DB>) {
     T::bind_key(&row.key(), to);
+    to.end_key();
     to.number(row.version().unwrap_or_default());
     if let Some(fence) = row.fence() {
         to.number(fence.get());
@@ -420,22 +422,23 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     given: &[&K::Given],
     link: &mut Link<'_, DB>,
 ) -> Vec<Outcome<DB, T, K>> {
+    if !K::HAS_MANY || given.len() < 2 {
+        return one_by_one::<DB, T, K>(given, link).await;
+    }
     let mut outcomes = Vec::with_capacity(given.len());
     let mut seen = HashSet::new();
-    let is_again = |given: &&K::Given| is_again::<DB, T>(K::row(given), &mut seen);
-    let again: Vec<bool> = given.iter().map(is_again).collect();
-    let firsts = given.iter().zip(&again).filter(|(_, again)| !**again);
-    let firsts: Vec<&K::Given> = firsts.map(|(given, _)| *given).collect();
-    for given in firsts.chunks(rows_of_a_statement::<DB>(link)) {
-        outcomes.extend(some::<DB, T, K>(given, link).await);
-    }
-    if firsts.len() == given.len() {
-        return outcomes;
-    }
-    let mut firsts = outcomes.into_iter();
-    let mut outcomes = Vec::with_capacity(given.len());
-    for again in &again {
-        outcomes.push(if *again { None } else { firsts.next() });
+    for given in given.chunks(rows_of_a_statement::<DB>(link)) {
+        let calls: Vec<_> = given.iter().map(|given| K::call(given)).collect();
+        let is_again = |call: &Option<Call<DB>>| is_again(call.as_ref(), &mut seen);
+        let again: Vec<bool> = calls.iter().map(is_again).collect();
+        let firsts = given.iter().zip(calls).zip(&again);
+        let firsts = firsts.filter(|(_, again)| !**again);
+        let (firsts, calls): (Vec<_>, Vec<_>) = firsts.map(|(first, _)| first).unzip();
+        let mut written = some::<DB, T, K>(&firsts, &calls, link).await.into_iter();
+        outcomes.extend(again.into_iter().map(|again| match again {
+            true => None,
+            false => written.next(),
+        }));
     }
     for (given, outcome) in given.iter().zip(&mut outcomes) {
         if outcome.is_none() {
@@ -447,12 +450,8 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
 
 /// Whether a row with its key came before. A statement about many writes a row once, and what comes after that looks at what it has become: the second
 /// is sent after it, as in a loop.
-fn is_again<DB: Backend, T: VersionedSql<DB>>(row: &T, seen: &mut HashSet<Vec<u8>>) -> bool {
-    let key = Call::<DB>::of(|to| {
-        T::bind_key(&row.key(), to);
-        to.end_key();
-    });
-    key.is_some_and(|key| !seen.insert(key.into_key()))
+fn is_again<DB: Backend>(call: Option<&Call<DB>>, seen: &mut HashSet<Vec<u8>>) -> bool {
+    call.is_some_and(|call| !seen.insert(call.key().to_vec()))
 }
 
 fn operation<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(row: &T) -> Operation {
@@ -466,19 +465,17 @@ fn unwritten<R, O>(failure: WriteFailure) -> Unwritten<R, O> {
 /// Those of one statement. If the database refuses one of them, each half by itself, so that it hurts no other.
 fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     given: &'s [&K::Given],
+    calls: &'s [Option<Call<DB>>],
     link: &'s mut Link<'_, DB>,
 ) -> BoxFuture<'s, Vec<Outcome<DB, T, K>>> {
     Box::pin(async move {
-        if !K::HAS_MANY || given.len() < 2 {
-            return one_by_one::<DB, T, K>(given, link).await;
-        }
         // A column can be an array, and PostgreSQL has no arrays of arrays.
-        let calls: Option<Vec<_>> = given.iter().map(|given| K::call(given)).collect();
-        let Some(calls) = calls else {
+        let each: Option<Vec<_>> = calls.iter().map(Option::as_ref).collect();
+        let Some(each) = each.filter(|each| each.len() > 1) else {
             return one_by_one::<DB, T, K>(given, link).await;
         };
         let in_transaction = in_transaction::<DB>(link);
-        let error = match send::<DB, T, K>(given, &calls, link).await {
+        let error = match send::<DB, T, K>(given, &each, link).await {
             Ok(written) => return after::<DB, T, K>(given, written, link).await,
             Err(error) => error,
         };
@@ -488,9 +485,11 @@ fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             return one_by_one::<DB, T, K>(given, link).await;
         }
         if fault.may_be_of_a_row() && !in_transaction {
-            let (first, others) = given.split_at(given.len() / 2);
-            let mut outcomes = some::<DB, T, K>(first, link).await;
-            outcomes.extend(some::<DB, T, K>(others, link).await);
+            let half = given.len() / 2;
+            let ((first, others), (calls, of_others)) =
+                (given.split_at(half), calls.split_at(half));
+            let mut outcomes = some::<DB, T, K>(first, calls, link).await;
+            outcomes.extend(some::<DB, T, K>(others, of_others, link).await);
             return outcomes;
         }
         let failed = |given| {
@@ -518,11 +517,10 @@ async fn one_by_one<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
 /// What the statement returned for each row, if it wrote that.
 async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     given: &[&K::Given],
-    calls: &[Call<DB>],
+    calls: &[&Call<DB>],
     link: &mut Link<'_, DB>,
 ) -> Result<Vec<Option<DB::Row>>, sqlx::Error> {
-    let calls: Vec<_> = calls.iter().collect();
-    let make = || K::statement(given, &calls);
+    let make = || K::statement(given, calls);
     let mut written = Vec::new();
     written.resize_with(given.len(), || None);
     for row in write_all::<DB>(&make, link).await? {
