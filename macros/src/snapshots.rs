@@ -291,10 +291,10 @@ fn versioned() {
 
 /// The house budget is 40 shared lines and 25 for each database. The shared part is longer, because it has the public
 /// methods: a signature that says `impl Future + Send` and where it runs takes eight lines or more as they are printed
-/// here, and the body of each is one call already.
+/// here, and the body of each is one call already. A write of many rows has two statements on PostgreSQL.
 #[test]
 fn versioned_stays_within_its_budget() {
-    printed::<Versioned>(document()).assert_within(179, 60);
+    printed::<Versioned>(document()).assert_within(179, 70);
 }
 
 /// Each counter has statements for one row, for many, and for many callers of many rows and of one, and without `existing_rows` the first two in two forms. PostgreSQL binds and returns an array per column of the key. Those

@@ -154,11 +154,14 @@ fn may_be_blob(column: &Column) -> bool {
     !last_segment(&column.ty).is_some_and(|name| NEVER.contains(&name.as_str()))
 }
 
-/// A statement that serves the calls of many callers waits for no lock for long, as each of them would wait for the one whose row is locked. A condition that
-/// reads no row is met before the first is looked at.
+/// Sets how long a statement waits for locks. A condition that reads no row is met before the first is looked at.
+pub(super) const WAITS_BRIEFLY: &str =
+    "(SELECT set_config('lock_timeout', '20', true)) IS NOT NULL";
+
+/// A statement that serves the calls of many callers waits for no lock for long, as each of them would wait for the one whose row is locked.
 pub(super) fn fold_lock_timeout(dialect: Dialect) -> Option<&'static str> {
     match dialect {
-        Dialect::Postgres => Some("(SELECT set_config('lock_timeout', '20', true)) IS NOT NULL"),
+        Dialect::Postgres => Some(WAITS_BRIEFLY),
         Dialect::Sqlite => None,
     }
 }
@@ -211,7 +214,7 @@ pub(crate) fn held(model: &Model, dialect: Dialect) -> Option<Statement> {
     let (rows, same_key) = (table(model), same_key(&keys, "rowlock_given"));
     Some(sql.statement(format!(
         "WITH {given}, \"rowlock_free\" (\"rowlock_f\") AS MATERIALIZED (SELECT \"rowlock_n\" FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {same_key} \
-         WHERE (SELECT set_config('lock_timeout', '20', true)) IS NOT NULL FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED) \
+         WHERE {WAITS_BRIEFLY} FOR NO KEY UPDATE OF \"rowlock_row\" SKIP LOCKED) \
          SELECT \"rowlock_n\" FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {same_key} \
          WHERE NOT EXISTS (SELECT FROM \"rowlock_free\" WHERE \"rowlock_f\" = \"rowlock_n\")"
     )))

@@ -72,6 +72,22 @@ pub(crate) enum Fetched<R> {
     Several,
 }
 
+impl<R> Fetched<R> {
+    fn take<Done>(&mut self, result: Either<Done, R>) {
+        if let Either::Right(row) = result {
+            *self = match self {
+                Self::None => Self::One(row),
+                Self::One(_) | Self::Several => Self::Several,
+            };
+        }
+    }
+}
+
+/// Whether a statement that failed before it was run can be run again: in a transaction that is aborted.
+fn can_run_again<DB: Backend>(connection: &DB::Connection) -> bool {
+    DB::STATEMENTS_GO_STALE && !in_transaction::<DB>(connection)
+}
+
 /// A statement with its values.
 ///
 /// Its text is made of `&'static str` pieces, of `$n`, of `?` and of `"rowlock_cN"`, nothing else: this is the one place where SQL is put
@@ -277,20 +293,30 @@ impl<DB: Backend> Statement<DB> {
     async fn run(
         self,
         connection: &mut Link<'_, DB>,
+        each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
+    ) -> Result<(), sqlx::Error> {
+        let again = can_run_again::<DB>(connection).then(|| self.copy());
+        self.run_or(|| again, connection, each).await
+    }
+
+    /// The same; `again` makes it anew.
+    async fn run_or(
+        self,
+        again: impl FnOnce() -> Option<Self> + Send,
+        connection: &mut Link<'_, DB>,
         mut each: impl FnMut(Either<DB::QueryResult, DB::Row>) + Send,
     ) -> Result<(), sqlx::Error> {
-        let can_run_again = DB::STATEMENTS_GO_STALE && !in_transaction::<DB>(connection);
-        let again = can_run_again.then(|| self.copy());
+        let can_run_again = can_run_again::<DB>(connection);
         let stale = match self.run_once(connection, &mut each).await {
             Err(error) if DB::STATEMENTS_GO_STALE && Fault::of(&error) == Fault::StaleStatement => {
                 error
             }
             outcome => return outcome,
         };
-        if connection.clear_cached_statements().await.is_err() {
+        if connection.clear_cached_statements().await.is_err() || !can_run_again {
             return Err(stale);
         }
-        match again {
+        match again() {
             None => Err(stale),
             Some(again) => match again.run_once(connection, &mut each).await {
                 // A transaction that sqlx did not begin.
@@ -323,15 +349,7 @@ impl<DB: Backend> Statement<DB> {
         connection: &mut Link<'_, DB>,
     ) -> Result<Fetched<DB::Row>, sqlx::Error> {
         let mut fetched = Fetched::None;
-        let each = |result| {
-            if let Either::Right(row) = result {
-                fetched = match &fetched {
-                    Fetched::None => Fetched::One(row),
-                    Fetched::One(_) | Fetched::Several => Fetched::Several,
-                };
-            }
-        };
-        self.run(connection, each).await?;
+        self.run(connection, |result| fetched.take(result)).await?;
         Ok(fetched)
     }
 
@@ -366,7 +384,10 @@ pub(crate) async fn write_one<DB: Backend>(
     let mut reruns = Reruns::new(in_transaction::<DB>(connection));
     let mut schema_is_new = false;
     loop {
-        let outcome = make().fetch_one(connection).await;
+        let mut fetched = Fetched::None;
+        let each = |result| fetched.take(result);
+        let ran = make().run_or(|| Some(make()), connection, each).await;
+        let outcome = ran.map(|()| fetched);
         let Err(error) = &outcome else { return outcome };
         if !schema_is_new && knew_an_old_schema(error, connection).await {
             schema_is_new = true;
@@ -392,7 +413,10 @@ pub(crate) async fn write_all<DB: Backend>(
 ) -> Result<Vec<DB::Row>, sqlx::Error> {
     let mut reruns = Reruns::new(in_transaction::<DB>(connection));
     loop {
-        let outcome = make().fetch_all(connection).await;
+        let mut rows = Vec::new();
+        let each = |result: Either<_, DB::Row>| rows.extend(result.right());
+        let ran = make().run_or(|| Some(make()), connection, each).await;
+        let outcome = ran.map(|()| rows);
         let fault = outcome.as_ref().err().map(Fault::of);
         match fault {
             Some(fault) if reruns.after(fault, connection).await => {}

@@ -21,7 +21,7 @@ use crate::row::counter::{BatchSql, CounterRowSql, CounterSql};
 use crate::row::find_or_create::{FindOrCreateSql, UniqueKeySql};
 use crate::row::guarded::{GuardedSql, update_of_all};
 use crate::row::lockable::LockableSql;
-use crate::row::versioned::{VersionedSql, save_many_of_all, save_of_all};
+use crate::row::versioned::{VersionedSql, Way, save_many_of_all, save_of_all};
 
 /// A statement.
 pub struct Text<DB: Database> {
@@ -232,13 +232,26 @@ impl<DB: Describes, T: VersionedSql<DB> + Binds<DB, by::Versioned>> Of<DB, T> {
         Text::whole("insert_many", &[if_any(T::INSERT_MANY)])
             .sent(Sent::OfMany)
             .binds([T::NEW, &[], &[]]),
-        Text::whole("update_many", &[if_any(T::UPDATE_MANY)])
+        Text::whole("update_many", &[Way::AtOnce.of(T::UPDATE_MANY)])
             .sent(Sent::OfMany)
             .binds([T::FOUND_BY, T::WRITTEN, T::NUMBERS]),
-        Text::made("save_many", || save_many_of_all::<DB, T>(Self::told_by()))
+        Text::whole("update_many", &[Way::InOrder.of(T::UPDATE_MANY)])
             .sent(Sent::OfMany)
-            .binds([T::FOUND_BY, T::NUMBERS, T::WRITTEN]),
-        Text::whole("delete_many", &[if_any(T::DELETE_MANY)])
+            .binds([T::FOUND_BY, T::WRITTEN, T::NUMBERS]),
+        Text::made("save_many", || {
+            save_many_of_all::<DB, T>(Self::told_by(), Way::AtOnce)
+        })
+        .sent(Sent::OfMany)
+        .binds([T::FOUND_BY, T::NUMBERS, T::WRITTEN]),
+        Text::made("save_many", || {
+            save_many_of_all::<DB, T>(Self::told_by(), Way::InOrder)
+        })
+        .sent(Sent::OfMany)
+        .binds([T::FOUND_BY, T::NUMBERS, T::WRITTEN]),
+        Text::whole("delete_many", &[Way::AtOnce.of(T::DELETE_MANY)])
+            .sent(Sent::OfMany)
+            .binds([T::FOUND_BY, T::NUMBERS, &[]]),
+        Text::whole("delete_many", &[Way::InOrder.of(T::DELETE_MANY)])
             .sent(Sent::OfMany)
             .binds([T::FOUND_BY, T::NUMBERS, &[]]),
         Text::whole("update", &[if_any(T::UPDATE_FOLD)])

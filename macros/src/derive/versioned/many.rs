@@ -5,8 +5,7 @@ use quote::quote;
 
 use super::Plan;
 use crate::derive::{
-    STUB_DOC, folds, key_argument, name_at, optional_statement, parts, sql_doc, statement,
-    statement_constant, text_doc,
+    STUB_DOC, folds, key_argument, name_at, parts, sql_doc, statement, statement_constant, text_doc,
 };
 use crate::model::Column;
 use crate::sql::{self, Dialect};
@@ -62,16 +61,11 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
             }
         }
     };
-    let shown = |many: Option<sql::Statement>, one: sql::Statement| match many {
-        Some(many) => many.shown(),
-        None => format!("{};\n-- for each", one.shown()),
-    };
+    let of_each = |one: sql::Statement| format!("{};\n-- for each", one.shown());
     let update = plan.version.map(|version| {
-        let text = |dialect| {
-            shown(
-                sql::versioned::many::update(model, version, dialect),
-                sql::versioned::update(model, Some(version), dialect),
-            )
+        let text = |dialect| match update(plan, dialect) {
+            Some(ways) => both(ways.map(|way| way.shown())),
+            None => of_each(sql::versioned::update(model, Some(version), dialect)),
         };
         let docs = format!(
             "Writes all columns of each of these rows of `{table}` that still has its copy's `{}`, and returns the new rows. {EACH} \
@@ -83,11 +77,9 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
         let output = quote!(Self, __rt::UpdateError<Self>);
         method("update_many", docs, output, quote!(__rt::versioned::update_many(db, rows)))
     });
-    let text = |dialect| {
-        shown(
-            sql::versioned::many::insert(model, plan.version, dialect),
-            sql::versioned::insert(model, plan.version, dialect),
-        )
+    let text = |dialect| match sql::versioned::many::insert(model, plan.version, dialect) {
+        Some(insert) => insert.shown(),
+        None => of_each(sql::versioned::insert(model, plan.version, dialect)),
     };
     let docs = format!(
         "Inserts each of these structs as a row of `{table}`, and returns the new rows. {EACH}\n\n{}\n\n\
@@ -102,11 +94,9 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
         quote!(__rt::versioned::insert_many(db, rows)),
     );
     let save = plan.version.map(|version| save(plan, version));
-    let text = |dialect| {
-        shown(
-            delete(plan, dialect),
-            sql::versioned::delete(model, plan.version, dialect),
-        )
+    let text = |dialect| match delete(plan, dialect) {
+        Some(ways) => both(ways.map(|way| way.shown())),
+        None => of_each(sql::versioned::delete(model, plan.version, dialect)),
     };
     let docs = format!(
         "Deletes each of these rows of `{table}` that is still as its copy was read. {EACH}\n\n{}\n\n\
@@ -132,8 +122,11 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
 /// The method that takes edits.
 fn save(plan: &Plan<'_>, version: &Column) -> TokenStream {
     let name = name_at("save_many", plan.asked);
-    let text = |dialect| match sql::versioned::many::save(plan.model, version, dialect) {
-        Some(save) => sql::guarded::shown(&save, &["changed", "NULL", "$n", "changed = $n"]),
+    let text = |dialect| match save_statements(plan, dialect) {
+        Some([at_once, in_order]) => both([
+            sql::guarded::shown(&at_once, &["changed", "$n", "changed = $n"]),
+            sql::guarded::shown(&in_order, &["changed", "NULL", "$n", "changed = $n"]),
+        ]),
         None => "-- `save` of each".to_owned(),
     };
     let docs = format!(
@@ -158,8 +151,35 @@ fn save(plan: &Plan<'_>, version: &Column) -> TokenStream {
     }
 }
 
-fn delete(plan: &Plan<'_>, dialect: Dialect) -> Option<sql::Statement> {
-    sql::versioned::many::delete(plan.model, plan.version?, dialect)
+/// The two ways of a write, as the documentation has them.
+fn both([at_once, in_order]: [String; 2]) -> String {
+    format!(
+        "-- On a pool or `Lanes`, if the keys are integers or UUIDs:\n{at_once};\n-- else, or if that waited 20 milliseconds for a lock:\n{in_order}"
+    )
+}
+
+fn update(plan: &Plan<'_>, dialect: Dialect) -> Option<[sql::Statement; 2]> {
+    let (model, version) = (plan.model, plan.version?);
+    Some([
+        sql::versioned::many::update_at_once(model, version, dialect)?,
+        sql::versioned::many::update(model, version, dialect)?,
+    ])
+}
+
+fn save_statements(plan: &Plan<'_>, dialect: Dialect) -> Option<[sql::Statement; 2]> {
+    let (model, version) = (plan.model, plan.version?);
+    Some([
+        sql::versioned::many::save_at_once(model, version, dialect)?,
+        sql::versioned::many::save(model, version, dialect)?,
+    ])
+}
+
+fn delete(plan: &Plan<'_>, dialect: Dialect) -> Option<[sql::Statement; 2]> {
+    let (model, version) = (plan.model, plan.version?);
+    Some([
+        sql::versioned::many::delete_at_once(model, version, dialect)?,
+        sql::versioned::many::delete(model, version, dialect)?,
+    ])
 }
 
 /// The statements for one database, and how their values are bound.
@@ -181,30 +201,25 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
         #fold
         #held
     };
-    let update = plan
-        .version
-        .and_then(|version| sql::versioned::many::update(model, version, dialect));
     let insert = sql::versioned::many::insert(model, plan.version, dialect);
     let insert = statement_constant("INSERT_MANY", insert.as_ref());
-    let Some(update) = update else {
-        return quote!(#load #insert);
+    let ways = |name: &str, ways: Option<[sql::Statement; 2]>| {
+        let (name, ways) = (quote::format_ident!("{name}"), ways?);
+        let [at_once, in_order] = ways.map(|way| statement(&way));
+        Some(quote! {
+            const #name: __rt::Option<[&'static str; 2]> = __rt::Some([#at_once, #in_order]);
+        })
     };
-    let update = optional_statement(Some(&update));
-    let delete = optional_statement(delete(plan, dialect).as_ref());
-    let save = plan
-        .version
-        .and_then(|version| sql::versioned::many::save(model, version, dialect));
-    let save = save.map(|save| {
-        let parts = parts(&save);
-        quote!(const SAVE_MANY: __rt::Option<[&'static str; 5]> = __rt::Some(#parts);)
+    let update = ways("UPDATE_MANY", update(plan, dialect));
+    let delete = ways("DELETE_MANY", delete(plan, dialect));
+    let save = save_statements(plan, dialect).map(|ways| {
+        let [at_once, in_order] = ways.map(|way| parts(&way));
+        quote! {
+            const SAVE_MANY: __rt::Option<([&'static str; 4], [&'static str; 5])> =
+                __rt::Some((#at_once, #in_order));
+        }
     });
-    quote! {
-        #load
-        #insert
-        #save
-        const UPDATE_MANY: __rt::Option<&'static str> = #update;
-        const DELETE_MANY: __rt::Option<&'static str> = #delete;
-    }
+    quote!(#load #insert #save #update #delete)
 }
 
 /// Those of a struct that could not be read.

@@ -179,8 +179,16 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         versioned::many::update(&seating, version, dialect),
     );
     add(
+        "versioned::many::update_at_once",
+        versioned::many::update_at_once(&seating, version, dialect),
+    );
+    add(
         "versioned::many::delete",
         versioned::many::delete(&seating, version, dialect),
+    );
+    add(
+        "versioned::many::delete_at_once",
+        versioned::many::delete_at_once(&seating, version, dialect),
     );
     add(
         "versioned::many::insert",
@@ -189,6 +197,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
     add(
         "versioned::many::save",
         versioned::many::save(&seating, version, dialect),
+    );
+    add(
+        "versioned::many::save_at_once",
+        versioned::many::save_at_once(&seating, version, dialect),
     );
     add(
         "versioned::many::fold",

@@ -1,7 +1,12 @@
 //! The same about many rows, each found by its key: an array per column on PostgreSQL. SQLite gains little by it, and writes them one by one.
+//!
+//! A write has two statements there: one that first locks all the rows, in the order of their keys, and one at once, for half of the server's time.
+//! The latter waits for no lock for long, as it deadlocks with whoever locks in another order. Its keys are integers or UUIDs, of which the
+//! caller knows which are equal; others are compared as their columns compare them, and of those that are equal the first is chosen.
 
 use super::super::given::{
-    and_folded, folded, given_with, json_rows, key_arrays, parts, same_key, select_given,
+    WAITS_BRIEFLY, and_folded, folded, given_with, json_rows, key_arrays, parts, same_key,
+    select_given,
 };
 use super::*;
 
@@ -25,11 +30,29 @@ pub(crate) fn update(model: &Model, version: &Column, dialect: Dialect) -> Optio
         table(model),
         new_values(model, version),
         first_of_each(model),
-        is_held(model),
+        has_key(model),
     );
-    let mut returning = each_name(&returned(model));
-    returning.push("\"rowlock_n\"".to_owned());
-    Some(sql.statement(text).returning(returning))
+    Some(sql.statement(text).returning(numbered(model)))
+}
+
+/// The same at once.
+pub(crate) fn update_at_once(
+    model: &Model,
+    version: &Column,
+    dialect: Dialect,
+) -> Option<Statement> {
+    if !dialect.has_arrays() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let text = format!(
+        "WITH {} UPDATE {} SET {} FROM \"rowlock_given\" WHERE {}",
+        new_keys(&mut sql, model, &model.writable()),
+        table(model),
+        new_values(model, version),
+        is_at_once(model, version),
+    );
+    Some(sql.statement(text).returning(numbered(model)))
 }
 
 /// The same where each row is the call of another caller, who has waited for [`Lanes`](https://docs.rs/rowlock/latest/rowlock/struct.Lanes.html).
@@ -92,11 +115,42 @@ pub(crate) fn save(model: &Model, version: &Column, dialect: Dialect) -> Option<
         Gap::Changes,
         comma(also_set(model, version), |set| set),
         first_of_each(model),
-        is_held(model),
+        has_key(model),
     );
+    Some(sql.statement(text).returning(numbered(model)))
+}
+
+/// The same at once.
+pub(crate) fn save_at_once(model: &Model, version: &Column, dialect: Dialect) -> Option<Statement> {
+    if !dialect.has_arrays() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let keys = model.keys();
+    let mut arrays = key_arrays(&mut sql, &keys);
+    let mut named = parts(&keys);
+    for (slot, name) in numbers(model) {
+        arrays.push_str(&format!(", (SELECT {}::bigint[])", sql.slot(slot)));
+        named.push_str(&format!(", \"{name}\""));
+    }
+    let text = format!(
+        "WITH \"rowlock_given\" ({named}{}, \"rowlock_n\") AS (SELECT * FROM unnest({arrays}{}) WITH ORDINALITY) \
+         UPDATE {} SET {}{} FROM \"rowlock_given\" WHERE {}",
+        Gap::Columns,
+        Gap::Values,
+        table(model),
+        Gap::Changes,
+        comma(also_set(model, version), |set| set),
+        is_at_once(model, version),
+    );
+    Some(sql.statement(text).returning(numbered(model)))
+}
+
+/// What a write returns of each row: what the database changed, and its number.
+fn numbered(model: &Model) -> Vec<String> {
     let mut returning = each_name(&returned(model));
     returning.push("\"rowlock_n\"".to_owned());
-    Some(sql.statement(text).returning(returning))
+    returning
 }
 
 /// Inserts many rows, and yields each with its number.
@@ -176,7 +230,29 @@ pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Optio
         "WITH {held} DELETE FROM {} USING {} WHERE {}",
         table(model),
         first_of_each(model),
-        is_held(model),
+        has_key(model),
+    );
+    Some(
+        sql.statement(text)
+            .returning(vec!["\"rowlock_n\"".to_owned()]),
+    )
+}
+
+/// The same at once.
+pub(crate) fn delete_at_once(
+    model: &Model,
+    version: &Column,
+    dialect: Dialect,
+) -> Option<Statement> {
+    if !dialect.has_arrays() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let text = format!(
+        "WITH {} DELETE FROM {} USING \"rowlock_given\" WHERE {}",
+        new_keys(&mut sql, model, &[]),
+        table(model),
+        is_at_once(model, version),
     );
     Some(
         sql.statement(text)
@@ -190,26 +266,41 @@ pub(crate) fn delete(model: &Model, version: &Column, dialect: Dialect) -> Optio
 /// What the model calls a key may not be unique in the database: such a row is left out, see [`and_alone`].
 fn held(model: &Model, version: &Column, given: &str, lock: &str) -> String {
     let (keys, rows) = (model.keys(), table(model));
-    let others = and(keys.iter().zip(1..), |(key, part)| {
-        format!(
-            "\"rowlock_other\".{} = \"rowlock_k{part}\"",
-            quote(&key.name)
-        )
-    });
     format!(
         "{given}, \"rowlock_held\" AS MATERIALIZED (SELECT \"rowlock_given\".* FROM {rows} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {} \
          AND {} WHERE {} ORDER BY {} {lock} OF \"rowlock_row\")",
         same_key(&keys, "rowlock_given"),
         same_version(model, version),
-        no_second(&format!("{rows} AS \"rowlock_other\""), &others),
+        no_other(model),
         parts(&keys),
     )
 }
 
 /// The rows given, as a CTE: keys, new values of these columns, versions, fences, numbers.
 fn new_rows(sql: &mut Sql, model: &Model, columns: &[&Column]) -> String {
+    let (unnested, beside) = unnested(sql, model, columns);
+    given_with(model, &unnested, &beside)
+}
+
+/// The same of keys that need no collation of a column. It is a part of the join, which a list of arrays alone can be: what a row is
+/// compared with again, after a wait for its lock, the server has kept.
+fn new_keys(sql: &mut Sql, model: &Model, columns: &[&Column]) -> String {
+    let (unnested, beside) = unnested(sql, model, columns);
+    let beside = comma(&beside, |(name, _)| format!("\"{name}\""));
+    format!(
+        "\"rowlock_given\" ({}, {beside}) AS (SELECT * FROM {unnested})",
+        parts(&model.keys())
+    )
+}
+
+/// The arrays of the rows given, as a table, and what is in it beside the keys.
+fn unnested<'m>(
+    sql: &mut Sql,
+    model: &'m Model,
+    columns: &[&Column],
+) -> (String, Vec<(String, &'m str)>) {
     let mut arrays = key_arrays(sql, &model.keys());
-    let mut beside: Vec<(String, &str)> = Vec::new();
+    let mut beside = Vec::new();
     for (column, number) in columns.iter().zip(1..) {
         arrays.push_str(&format!(", (SELECT {})", sql.slot(Slot::columns(column))));
         beside.push((format!("rowlock_c{number}"), ""));
@@ -219,8 +310,7 @@ fn new_rows(sql: &mut Sql, model: &Model, columns: &[&Column]) -> String {
         beside.push((name.to_owned(), "::bigint"));
     }
     beside.push(("rowlock_n".to_owned(), "::bigint"));
-    let unnested = format!("unnest({arrays}) WITH ORDINALITY");
-    given_with(model, &unnested, &beside)
+    (format!("unnest({arrays}) WITH ORDINALITY"), beside)
 }
 
 /// The versions given, and the fences.
@@ -237,11 +327,48 @@ fn first_of_each(model: &Model) -> String {
     )
 }
 
-/// Nobody has changed the row since it was locked.
-fn is_held(model: &Model) -> String {
+/// Where it was locked before, nobody has changed it since.
+fn has_key(model: &Model) -> String {
     and(model.keys().iter().zip(1..), |(key, part)| {
         format!("{} = \"rowlock_k{part}\"", quote(&key.name))
     })
+}
+
+/// No other row has the key.
+fn no_other(model: &Model) -> String {
+    let others = and(model.keys().iter().zip(1..), |(key, part)| {
+        format!(
+            "\"rowlock_other\".{} = \"rowlock_k{part}\"",
+            quote(&key.name)
+        )
+    });
+    no_second(&format!("{} AS \"rowlock_other\"", table(model)), &others)
+}
+
+/// Which row a write at once is about, and on which conditions.
+///
+/// That no other has its key, the server knows of all of them where the table says so.
+fn is_at_once(model: &Model, version: &Column) -> String {
+    format!(
+        "{} AND {} AND ({} OR {}) AND {WAITS_BRIEFLY}",
+        has_key(model),
+        same_version(model, version),
+        is_unique(model),
+        no_other(model),
+    )
+}
+
+/// Whether the table has a unique index on the key or on a part of it, and no table inherits from it, whose rows that would not have.
+fn is_unique(model: &Model) -> String {
+    let table = text(&table(model));
+    let names = comma(model.keys(), |key| text(&key.name));
+    format!(
+        "EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i WHERE i.indrelid = {table}::pg_catalog.regclass \
+         AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = \
+         (SELECT count(*) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = i.indrelid AND a.attname IN ({names}) \
+         AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])) \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits WHERE inhparent = i.indrelid))"
+    )
 }
 
 fn same_version(model: &Model, version: &Column) -> String {

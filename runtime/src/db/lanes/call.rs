@@ -33,6 +33,8 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
     fn key(&self) -> &[u8];
     /// Whether all values can be some of many.
     fn can_fold(&self) -> bool;
+    /// Whether two keys are the same to the database only if their bytes are.
+    fn has_exact_key(&self) -> bool;
     /// Binds all these, or of each the key alone, with what is in these columns beside them.
     fn bind(
         calls: &[&Self],
@@ -97,6 +99,10 @@ impl<DB: Backend> Call<DB> {
 
     pub(crate) fn key(&self) -> &[u8] {
         self.cells.key()
+    }
+
+    pub(crate) fn has_exact_key(&self) -> bool {
+        self.cells.has_exact_key()
     }
 
     /// The key of a row that was written, as [`key`](Self::key) has it.

@@ -221,13 +221,33 @@ trait Kind<DB: Backend, T: VersionedSql<DB>>: Send + Sync {
     /// What is bound for it.
     fn call(given: &Self::Given) -> Option<Call<DB>>;
     /// The statement about many.
-    fn statement(given: &[&Self::Given], calls: &[&Call<DB>]) -> Statement<DB>;
+    fn statement(given: &[&Self::Given], calls: &[&Call<DB>], way: Way) -> Statement<DB>;
     fn output(row: DB::Row) -> Self::Output;
     /// Does it to one.
     fn one(
         given: &Self::Given,
         link: &mut Link<'_, DB>,
     ) -> impl Future<Output = Outcome<DB, T, Self>> + Send;
+}
+
+/// How many rows are written.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    /// They are locked as the database meets them. It waits for a lock for 20 milliseconds, before the server looks for deadlocks, and fails then.
+    AtOnce,
+    /// All of them are locked before, in the order of their keys.
+    InOrder,
+}
+
+impl Way {
+    /// Its text, of those of both ways; nothing, where the database has none.
+    pub(crate) const fn of(self, texts: Option<[&'static str; 2]>) -> &'static str {
+        match (self, texts) {
+            (Self::AtOnce, Some([at_once, _])) => at_once,
+            (Self::InOrder, Some([_, in_order])) => in_order,
+            (_, None) => "",
+        }
+    }
 }
 
 type Outcome<DB, T, K> = Result<
@@ -256,8 +276,8 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Updates {
         Checked::<DB>::call(given)
     }
 
-    fn statement(_: &[&T], calls: &[&Call<DB>]) -> Statement<DB> {
-        of_calls(T::UPDATE_MANY.unwrap_or_default(), calls)
+    fn statement(_: &[&T], calls: &[&Call<DB>], way: Way) -> Statement<DB> {
+        of_calls(way.of(T::UPDATE_MANY), calls)
     }
 
     fn output(row: DB::Row) -> DB::Row {
@@ -286,8 +306,8 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Deletes {
         Call::of(|to| bind_version(given, to))
     }
 
-    fn statement(_: &[&T], calls: &[&Call<DB>]) -> Statement<DB> {
-        of_calls(T::DELETE_MANY.unwrap_or_default(), calls)
+    fn statement(_: &[&T], calls: &[&Call<DB>], way: Way) -> Statement<DB> {
+        of_calls(way.of(T::DELETE_MANY), calls)
     }
 
     fn output(_: DB::Row) {}
@@ -319,12 +339,12 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
         })
     }
 
-    fn statement(given: &[&Save<'g, T>], calls: &[&Call<DB>]) -> Statement<DB> {
+    fn statement(given: &[&Save<'g, T>], calls: &[&Call<DB>], way: Way) -> Statement<DB> {
         let changed: Vec<usize> = match given.first() {
             Some(save) => save.changes.columns().collect(),
             None => Vec::new(),
         };
-        saving::<DB, T>(&changed, |statement| statement.bind_calls(calls))
+        saving::<DB, T>(&changed, way, |statement| statement.bind_calls(calls))
     }
 
     fn output(row: DB::Row) -> DB::Row {
@@ -339,18 +359,25 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
 /// A statement about many rows that writes these columns, whose arrays `bind` binds last.
 fn saving<DB: Backend, T: VersionedSql<DB>>(
     changed: &[usize],
+    way: Way,
     bind: impl FnOnce(&mut Statement<DB>),
 ) -> Statement<DB> {
-    let [names, nulls, arrays, set, end] = T::SAVE_MANY.unwrap_or_default();
+    let (at_once, in_order) = T::SAVE_MANY.unwrap_or_default();
+    let (names, nulls, [arrays, set, end]) = match (way, at_once, in_order) {
+        (Way::AtOnce, [names, rest @ ..], _) => (names, None, rest),
+        (Way::InOrder, _, [names, nulls, rest @ ..]) => (names, Some(nulls), rest),
+    };
     let mut statement = Statement::composed(names);
     bind(&mut statement);
     for column in changed {
         statement.push(", ");
         statement.push_column(*column);
     }
-    statement.push(nulls);
-    for _ in changed {
-        statement.push(", NULL");
+    if let Some(nulls) = nulls {
+        statement.push(nulls);
+        for _ in changed {
+            statement.push(", NULL");
+        }
     }
     statement.push(arrays);
     for after in (0..changed.len()).rev() {
@@ -374,13 +401,16 @@ fn saving<DB: Backend, T: VersionedSql<DB>>(
 
 /// The text of a save of many rows that changes every column, if there is one; so many values tell each row from others.
 #[cfg(feature = "schema")]
-pub(crate) fn save_many_of_all<DB: Backend, T: VersionedSql<DB>>(told_by: usize) -> String {
+pub(crate) fn save_many_of_all<DB: Backend, T: VersionedSql<DB>>(
+    told_by: usize,
+    way: Way,
+) -> String {
     if T::SAVE_MANY.is_none() || T::SET.is_empty() {
         return String::new();
     }
     let columns: Vec<usize> = (0..T::SET.len()).collect();
     let bind = |statement: &mut Statement<DB>| statement.bind_nulls(told_by + columns.len());
-    saving::<DB, T>(&columns, bind).into_text()
+    saving::<DB, T>(&columns, way, bind).into_text()
 }
 
 /// Binds what says which row it is.
@@ -520,10 +550,21 @@ async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     calls: &[&Call<DB>],
     link: &mut Link<'_, DB>,
 ) -> Result<Vec<Option<DB::Row>>, sqlx::Error> {
-    let make = || K::statement(given, calls);
     let mut written = Vec::new();
     written.resize_with(given.len(), || None);
-    for row in write_all::<DB>(&make, link).await? {
+    // Not in a transaction, nor on a connection of the caller, who may have begun one by hand: a timeout would abort it, and the setting last.
+    let may_fail = !in_transaction::<DB>(link) && !link.is_borrowed();
+    let first = match may_fail && calls.first().is_some_and(|call| call.has_exact_key()) {
+        true => Way::AtOnce,
+        false => Way::InOrder,
+    };
+    let rows = match write_all::<DB>(&|| K::statement(given, calls, first), link).await {
+        Err(error) if may_fail && Fault::of(&error) == Fault::LockTimeout => {
+            write_all::<DB>(&|| K::statement(given, calls, Way::InOrder), link).await?
+        }
+        rows => rows?,
+    };
+    for row in rows {
         if let Some(place) = written.get_mut(number::<DB>(&row)?) {
             *place = Some(row);
         }

@@ -25,7 +25,7 @@ pub use self::insert::{InsertError, insert, insert_many};
 pub(crate) use self::insert::{write_many, write_new};
 pub(crate) use self::many::rows_of_a_statement;
 #[cfg(feature = "schema")]
-pub(crate) use self::many::save_many_of_all;
+pub(crate) use self::many::{Way, save_many_of_all};
 pub use self::many::{delete_many, load_many, save_many, update_many};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
@@ -103,10 +103,10 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const TOUCH: &'static str = "";
     /// Deletes the row.
     const DELETE: &'static str;
-    /// The same of many rows, with the number of each that was written, where a statement takes those.
-    const UPDATE_MANY: Option<&'static str> = None;
+    /// The same of many rows, with the number of each that was written, where a statement takes those: at once, and in the order of their keys.
+    const UPDATE_MANY: Option<[&'static str; 2]> = None;
     /// The same of a deletion.
-    const DELETE_MANY: Option<&'static str> = None;
+    const DELETE_MANY: Option<[&'static str; 2]> = None;
     /// Whether calls that wait for [`Lanes`](crate::Lanes) read together.
     const FOLDS: bool = true;
     /// `UPDATE_MANY` where each row is another caller's: see [`Lanes`](crate::Lanes).
@@ -115,9 +115,9 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const HELD: Option<&'static str> = None;
     /// Writes some columns and the next version: what stands before the changed columns, between them and a condition, and behind it.
     const SAVE: [&'static str; 3];
-    /// The same of many rows: what stands before the names of the changed columns, a NULL for each, their arrays, and what they are set to; and
-    /// what stands after that.
-    const SAVE_MANY: Option<[&'static str; 5]> = None;
+    /// The same of many rows, in both ways: what stands before the names of the changed columns, a NULL for each in the second way, their arrays, and what
+    /// they are set to; and what stands after that.
+    const SAVE_MANY: Option<([&'static str; 4], [&'static str; 5])> = None;
     /// `"name" = ` for each of `Versioned::COLUMNS`.
     const SET: &'static [&'static str];
 

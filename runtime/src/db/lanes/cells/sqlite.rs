@@ -57,6 +57,11 @@ impl Cells<Sqlite> for SqliteCells {
         !self.is_odd
     }
 
+    fn has_exact_key(&self) -> bool {
+        // A column without a type has 1 and '1' as two keys, one with a type as one.
+        false
+    }
+
     fn bind(
         calls: &[&Self],
         keys_only: bool,
