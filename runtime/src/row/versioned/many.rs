@@ -455,20 +455,29 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     if !K::HAS_MANY || given.len() < 2 {
         return one_by_one::<DB, T, K>(given, link).await;
     }
-    let mut outcomes = Vec::with_capacity(given.len());
+    let mut outcomes = Vec::new();
+    outcomes.resize_with(given.len(), || None);
     let mut seen = HashSet::new();
-    for given in given.chunks(rows_of_a_statement::<DB>(link)) {
-        let calls: Vec<_> = given.iter().map(|given| K::call(given)).collect();
-        let is_again = |call: &Option<Call<DB>>| is_again(call.as_ref(), &mut seen);
-        let again: Vec<bool> = calls.iter().map(is_again).collect();
-        let firsts = given.iter().zip(calls).zip(&again);
-        let firsts = firsts.filter(|(_, again)| !**again);
-        let (firsts, calls): (Vec<_>, Vec<_>) = firsts.map(|(first, _)| first).unzip();
-        let mut written = some::<DB, T, K>(&firsts, &calls, link).await.into_iter();
-        outcomes.extend(again.into_iter().map(|again| match again {
-            true => None,
-            false => written.next(),
-        }));
+    let numbered: Vec<_> = given.iter().enumerate().collect();
+    for numbered in numbered.chunks(rows_of_a_statement::<DB>(link)) {
+        let each = numbered
+            .iter()
+            .map(|(place, given)| (*place, **given, K::call(given)));
+        let firsts = each.filter(|(_, _, call)| !is_again(call.as_ref(), &mut seen));
+        let mut firsts: Vec<_> = firsts.collect();
+        // Where the server does not sort them, this is the order in which it mostly locks them.
+        firsts.sort_by(|(_, _, one), (_, _, other)| key(one).cmp(&key(other)));
+        let (places, firsts): (Vec<_>, Vec<_>) = firsts
+            .into_iter()
+            .map(|(place, given, call)| (place, (given, call)))
+            .unzip();
+        let (firsts, calls): (Vec<_>, Vec<_>) = firsts.into_iter().unzip();
+        let written = some::<DB, T, K>(&firsts, &calls, link).await;
+        for (place, written) in places.into_iter().zip(written) {
+            if let Some(outcome) = outcomes.get_mut(place) {
+                *outcome = Some(written);
+            }
+        }
     }
     for (given, outcome) in given.iter().zip(&mut outcomes) {
         if outcome.is_none() {
@@ -476,6 +485,11 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
         }
     }
     outcomes.into_iter().flatten().collect()
+}
+
+/// The bytes of the key, if it can be one of many.
+fn key<DB: Backend>(call: &Option<Call<DB>>) -> Option<&[u8]> {
+    call.as_ref().map(Call::key)
 }
 
 /// Whether a row with its key came before. A statement about many writes a row once, and what comes after that looks at what it has become: the second
