@@ -73,13 +73,11 @@ pub(crate) enum Fetched<R> {
 }
 
 impl<R> Fetched<R> {
-    fn take<Done>(&mut self, result: Either<Done, R>) {
-        if let Either::Right(row) = result {
-            *self = match self {
-                Self::None => Self::One(row),
-                Self::One(_) | Self::Several => Self::Several,
-            };
-        }
+    fn take(&mut self, row: R) {
+        *self = match self {
+            Self::None => Self::One(row),
+            Self::One(_) | Self::Several => Self::Several,
+        };
     }
 }
 
@@ -349,7 +347,7 @@ impl<DB: Backend> Statement<DB> {
         connection: &mut Link<'_, DB>,
     ) -> Result<Fetched<DB::Row>, sqlx::Error> {
         let mut fetched = Fetched::None;
-        self.run(connection, |result| fetched.take(result)).await?;
+        self.fetch_each(connection, |row| fetched.take(row)).await?;
         Ok(fetched)
     }
 
@@ -358,9 +356,37 @@ impl<DB: Backend> Statement<DB> {
         connection: &mut Link<'_, DB>,
     ) -> Result<Vec<DB::Row>, sqlx::Error> {
         let mut rows = Vec::new();
-        self.run(connection, |result| rows.extend(result.right()))
-            .await?;
+        self.fetch_each(connection, |row| rows.push(row)).await?;
         Ok(rows)
+    }
+
+    /// Yields each row as it arrives, while the server makes the next one.
+    async fn fetch_each(
+        self,
+        connection: &mut Link<'_, DB>,
+        mut each: impl FnMut(DB::Row) + Send,
+    ) -> Result<(), sqlx::Error> {
+        let each = |result: Either<_, DB::Row>| result.right().into_iter().for_each(&mut each);
+        self.run(connection, each).await
+    }
+
+    /// Returns what `read` makes of each row, in the place of the one of `count` given that it is about: see [`number`].
+    pub(crate) async fn fetch_numbered<R: Send>(
+        self,
+        count: usize,
+        connection: &mut Link<'_, DB>,
+        read: impl Fn(DB::Row) -> R + Send + Sync,
+    ) -> Result<Vec<Fetched<R>>, sqlx::Error> {
+        let mut fetched = Vec::new();
+        fetched.resize_with(count, || Fetched::None);
+        let mut unnumbered = Ok(());
+        let each = |row| match number::<DB>(&row).map(|number| fetched.get_mut(number)) {
+            Ok(Some(place)) => place.take(read(row)),
+            Ok(None) => {}
+            Err(error) => unnumbered = Err(error),
+        };
+        self.fetch_each(connection, each).await?;
+        unnumbered.map(|()| fetched)
     }
 
     /// Returns the number of affected rows.
@@ -385,7 +411,9 @@ pub(crate) async fn write_one<DB: Backend>(
     let mut schema_is_new = false;
     loop {
         let mut fetched = Fetched::None;
-        let each = |result| fetched.take(result);
+        let each = |result: Either<_, DB::Row>| {
+            result.right().into_iter().for_each(|row| fetched.take(row))
+        };
         let ran = make().run_or(|| Some(make()), connection, each).await;
         let outcome = ran.map(|()| fetched);
         let Err(error) = &outcome else { return outcome };

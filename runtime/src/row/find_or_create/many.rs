@@ -344,8 +344,10 @@ where
         return undecided(new.len());
     };
     let calls: Vec<_> = calls.iter().collect();
-    let rows = match of_calls(sql, &calls).fetch_all(link).await {
-        Ok(rows) => rows,
+    let read = |row| (T::ROW)(&row);
+    let found = of_calls(sql, &calls);
+    let found = match found.fetch_numbered(new.len(), link, read).await {
+        Ok(found) => found,
         Err(error) => {
             let fault = Fault::of(&error);
             let is_over = DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(link);
@@ -363,24 +365,10 @@ where
                 .collect();
         }
     };
-    let mut found = Vec::new();
-    found.resize_with(new.len(), || Fetched::None);
-    for row in rows {
-        if let Ok(number) = number::<DB>(&row)
-            && let Some(place) = found.get_mut(number)
-        {
-            *place = match place {
-                Fetched::None => Fetched::One(row),
-                Fetched::One(_) | Fetched::Several => Fetched::Several,
-            };
-        }
-    }
     let outcomes = new.iter().zip(found).map(|(new, found)| {
         let found = match found {
-            Fetched::One(row) => match (T::ROW)(&row) {
-                Ok(row) => Fetched::One(row),
-                Err(error) => return failed::<DB, N, T, K>(&[new], &error, true).pop(),
-            },
+            Fetched::One(Ok(row)) => Fetched::One(row),
+            Fetched::One(Err(error)) => return failed::<DB, N, T, K>(&[new], &error, true).pop(),
             Fetched::None => Fetched::None,
             Fetched::Several => Fetched::Several,
         };

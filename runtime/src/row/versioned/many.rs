@@ -63,10 +63,10 @@ pub fn load_many<'c, 'k, DB: Backend, T: VersionedSql<DB>>(
         let mut outcomes = Vec::with_capacity(keys.len());
         for keys in keys.chunks(ROWS) {
             let each: Vec<_> = keys.iter().collect();
-            match find::<DB, T>(&each, &mut link).await {
+            let read = |row, _| (T::ROW)(&row).map_err(Unread::Failed);
+            match find::<DB, T, _>(&each, &mut link, read).await {
                 Ok(found) => outcomes.extend(keys.iter().zip(found).map(|(key, found)| {
-                    let found = found.map(|(row, _)| row);
-                    read_or::<DB, T>(METHOD, key, found)
+                    found.map_err(|unread| unread.of(<T as Model<Derive>>::operation(METHOD, key)))
                 })),
                 // One of the keys, such as a text with a NUL byte.
                 Err(error)
@@ -85,28 +85,26 @@ pub fn load_many<'c, 'k, DB: Backend, T: VersionedSql<DB>>(
     })
 }
 
-/// Each row with its version, in the order of the keys.
-async fn find<DB: Backend, T: VersionedSql<DB>>(
+/// What `read` makes of each row and its version, in the order of the keys.
+async fn find<DB: Backend, T: VersionedSql<DB>, R: Send>(
     keys: &[&T::Key<'_>],
     link: &mut Link<'_, DB>,
-) -> Result<Vec<Result<(DB::Row, i64), Unread>>, sqlx::Error> {
+    read: impl Fn(DB::Row, i64) -> Result<R, Unread> + Send + Sync,
+) -> Result<Vec<Result<R, Unread>>, sqlx::Error> {
     let mut statement = Statement::literal(T::LOAD_MANY);
     T::bind_keys(keys, &mut statement);
     statement.bind_rows(keys.len(), &[]);
-    let mut fetched = Vec::new();
-    fetched.resize_with(keys.len(), || Fetched::None);
-    for row in statement.fetch_all(link).await? {
-        if let Some(place) = fetched.get_mut(number::<DB>(&row)?) {
-            *place = match place {
-                Fetched::None => Fetched::One(row),
-                Fetched::One(_) | Fetched::Several => Fetched::Several,
-            };
-        }
-    }
     let version = read_version::<T>();
-    let found = fetched
-        .into_iter()
-        .map(|fetched| checked::found::<DB>(Ok(fetched), version));
+    let read = |row| {
+        let (row, version) = checked::found::<DB>(Ok(Fetched::One(row)), version)?;
+        read(row, version)
+    };
+    let found = statement.fetch_numbered(keys.len(), link, read).await?;
+    let found = found.into_iter().map(|fetched| match fetched {
+        Fetched::One(read) => read,
+        Fetched::None => Err(Unread::Missing),
+        Fetched::Several => Err(Unread::Several),
+    });
     Ok(found.collect())
 }
 
@@ -600,7 +598,7 @@ async fn after<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     let keys: Vec<_> = missed.iter().collect();
     let mut found = match keys.is_empty() {
         true => Ok(Vec::new()),
-        false => find::<DB, T>(&keys, link).await,
+        false => find::<DB, T, _>(&keys, link, |row, version| Ok((row, version))).await,
     }
     .map(Vec::into_iter);
     let mut outcomes = Vec::with_capacity(given.len());
