@@ -36,16 +36,15 @@ pub(super) fn given_with(model: &Model, unnested: &str, beside: &[(String, &str)
     listed(model, &model.keys(), unnested, beside, "MATERIALIZED ")
 }
 
-/// The same of other columns than the key.
-pub(super) fn listed_by(model: &Model, by: &[&Column], unnested: &str) -> String {
-    let number = [("rowlock_n".to_owned(), "::bigint")];
-    listed(model, by, unnested, &number, "MATERIALIZED ")
+/// The same, where nothing waits for a lock with the list in its hand.
+pub(super) fn given_once(model: &Model, unnested: &str, number: &str) -> String {
+    given_once_by(model, &model.keys(), unnested, number)
 }
 
-/// The same, to be read once by a statement that does not join it.
-pub(super) fn given_once(model: &Model, unnested: &str, number: &str) -> String {
+/// The same of other columns than the key.
+pub(super) fn given_once_by(model: &Model, by: &[&Column], unnested: &str, number: &str) -> String {
     let number = [(number.to_owned(), "::bigint")];
-    listed(model, &model.keys(), unnested, &number, "")
+    listed(model, by, unnested, &number, "")
 }
 
 fn listed(
@@ -67,8 +66,15 @@ fn listed(
 
 /// Reads the rows of many keys, each with the number of the key that it was found by, from 1. `beside`: what else, after its columns.
 ///
+/// `given`: [`given`], where the rows are locked, else [`given_once`].
+///
 /// The database says which key a row belongs to: what it considers equal, Rust need not.
-pub(super) fn select_given(sql: &mut Sql, model: &Model, beside: &str) -> String {
+pub(super) fn select_given(
+    sql: &mut Sql,
+    model: &Model,
+    beside: &str,
+    given: fn(&Model, &str, &str) -> String,
+) -> String {
     let keys = model.keys();
     let given = match sql.dialect {
         Dialect::Postgres => {

@@ -1,6 +1,6 @@
 //! `Lockable`: rows that nobody else can change until the transaction ends.
 
-use super::given::{parts, select_given};
+use super::given::{given, parts, select_given};
 use super::*;
 
 /// When the transaction began, in microseconds: no two that follow each other have the same.
@@ -43,7 +43,7 @@ pub(crate) fn select(model: &Model, dialect: Dialect) -> Statement {
 /// Reads many rows in key order, each with the number of the key that it was found by, from 1.
 pub(crate) fn select_many(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
-    let select = select_given(&mut sql, model, &began(dialect));
+    let select = select_given(&mut sql, model, &began(dialect), given);
     let keys = model.keys();
     let text = match dialect {
         Dialect::Postgres => format!("{select} ORDER BY {}{}", parts(&keys), Gap::Lock),

@@ -2,7 +2,7 @@
 //! by one; it reads many keys out of one JSON text.
 
 use super::*;
-use crate::sql::given::{key_arrays, listed_by, numbered_json};
+use crate::sql::given::{given_once_by, key_arrays, numbered_json};
 
 /// Whether NULL is a value of the key: no index is used for it in a join.
 fn has_nulls(model: &Model, key: &UniqueKey) -> bool {
@@ -20,7 +20,7 @@ pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<S
     let given = match dialect {
         Dialect::Postgres => {
             let unnested = format!("unnest({}) WITH ORDINALITY", key_arrays(&mut sql, &columns));
-            listed_by(model, &columns, &unnested)
+            given_once_by(model, &columns, &unnested, "rowlock_n")
         }
         Dialect::Sqlite => numbered_json(&mut sql, &columns),
     };

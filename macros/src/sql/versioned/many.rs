@@ -5,15 +5,15 @@
 //! caller knows which are equal; others are compared as their columns compare them, and of those that are equal the first is chosen.
 
 use super::super::given::{
-    WAITS_BRIEFLY, and_folded, folded, given_with, json_rows, key_arrays, parts, same_key,
-    select_given,
+    WAITS_BRIEFLY, and_folded, folded, given_once, given_with, json_rows, key_arrays, parts,
+    same_key, select_given,
 };
 use super::*;
 
 /// Reads many rows, each with the number of the key that it was found by, from 1.
 pub(crate) fn load(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
-    let text = select_given(&mut sql, model, "");
+    let text = select_given(&mut sql, model, "", given_once);
     sql.statement(text)
 }
 
