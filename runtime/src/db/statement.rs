@@ -64,6 +64,40 @@ where
     get(row, index)
 }
 
+/// How a statement writes many rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// They are locked as the database meets them. It waits for a lock for 20 milliseconds, before the server looks for deadlocks, and fails then.
+    AtOnce,
+    /// All of them are locked in the order of their keys.
+    InOrder,
+}
+
+impl Way {
+    /// The one to begin with. In a transaction a timeout would abort it, and the setting last; on a connection of the caller, he may have begun one
+    /// by hand.
+    pub(crate) fn first<DB: Backend>(link: &Link<'_, DB>) -> Self {
+        match in_transaction::<DB>(link) || link.is_borrowed() {
+            true => Self::InOrder,
+            false => Self::AtOnce,
+        }
+    }
+
+    /// Whether it failed because another transaction holds a lock, for which the other way waits.
+    pub(crate) fn has_waited(self, error: &sqlx::Error) -> bool {
+        self == Self::AtOnce && Fault::of(error) == Fault::LockTimeout
+    }
+
+    /// Its text, of those of both; nothing, where the database has none.
+    pub(crate) const fn of(self, texts: Option<[&'static str; 2]>) -> &'static str {
+        match (self, texts) {
+            (Self::AtOnce, Some([at_once, _])) => at_once,
+            (Self::InOrder, Some([_, in_order])) => in_order,
+            (_, None) => "",
+        }
+    }
+}
+
 /// The rows of a statement that is about one row.
 pub(crate) enum Fetched<R> {
     None,

@@ -15,13 +15,13 @@ use crate::Fault;
 use crate::db::atomic::{Atomic, in_transaction};
 use crate::db::fault::lacks_types;
 use crate::db::source::Link;
-use crate::db::statement::Statement;
+use crate::db::statement::{Statement, Way};
 use crate::job::queue::{CancelSql, EnqueueSql, Enqueued, PurgeSql, QueueSql};
 use crate::row::counter::{BatchSql, CounterRowSql, CounterSql};
 use crate::row::find_or_create::{FindOrCreateSql, UniqueKeySql};
 use crate::row::guarded::{GuardedSql, update_of_all};
 use crate::row::lockable::LockableSql;
-use crate::row::versioned::{VersionedSql, Way, save_many_of_all, save_of_all};
+use crate::row::versioned::{VersionedSql, save_many_of_all, save_of_all};
 
 /// A statement.
 pub struct Text<DB: Database> {
@@ -331,7 +331,10 @@ where
         Text::whole(T::METHODS[6], &[if_any(T::INSERT_MANY)])
             .sent(Sent::OfMany)
             .binds([T::NEW, &[], &[]]),
-        Text::whole(T::METHODS[7], &[if_any(T::UPSERT_MANY)])
+        Text::whole(T::METHODS[7], &[Way::AtOnce.of(T::UPSERT_MANY)])
+            .sent(Sent::OfMany)
+            .binds([T::NEW, &[], &[]]),
+        Text::whole(T::METHODS[7], &[Way::InOrder.of(T::UPSERT_MANY)])
             .sent(Sent::OfMany)
             .binds([T::NEW, &[], &[]]),
     ];

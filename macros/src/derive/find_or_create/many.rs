@@ -7,7 +7,7 @@ use quote::{format_ident, quote};
 use syn::Index;
 
 use super::{Key, Plan};
-use crate::derive::{STUB_DOC, name_at, statement_constant, text_doc};
+use crate::derive::{STUB_DOC, name_at, statement, statement_constant, text_doc};
 use crate::model::{Model, UniqueKey};
 use crate::sql::{self, Dialect, Statement};
 
@@ -78,10 +78,18 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
         format!(
             "Creates each row of `{table}`, or overwrites the one with the same key, and returns them as stored. {EACH}\n\n{}\n\n\
              Errors: of each those of `{}`.\n\n{CANCEL}",
-            shown(
-                sql::find_or_create::many::upsert,
-                sql::find_or_create::upsert
-            ),
+            text_doc(model, |dialect| match upsert(model, key.key, dialect) {
+                Some([at_once, in_order]) => format!(
+                    "-- On a pool or `Lanes`, if no key is given twice:\n{};\n\
+                     -- else, or if that waited 20 milliseconds for a lock, or a row was refused:\n{}",
+                    at_once.shown(),
+                    in_order.shown()
+                ),
+                None => match sql::find_or_create::upsert(model, key.key, dialect) {
+                    Some(one) => format!("{};\n-- for each", one.shown()),
+                    None => String::new(),
+                },
+            }),
             names.upsert
         ),
         quote!(Self, __rt::UpsertError),
@@ -96,8 +104,20 @@ pub(super) fn statements(model: &Model, key: &UniqueKey, dialect: Dialect) -> To
         |name: &str, sql: Sql| statement_constant(name, sql(model, key, dialect).as_ref());
     let find = constant("FIND_MANY", sql::find_or_create::many::find);
     let insert = constant("INSERT_MANY", sql::find_or_create::many::insert);
-    let upsert = constant("UPSERT_MANY", sql::find_or_create::many::upsert);
+    let upsert = upsert(model, key, dialect).map(|ways| {
+        let [at_once, in_order] = ways.map(|way| statement(&way));
+        quote! {
+            const UPSERT_MANY: __rt::Option<[&'static str; 2]> = __rt::Some([#at_once, #in_order]);
+        }
+    });
     quote!(#find #insert #upsert)
+}
+
+fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<[Statement; 2]> {
+    Some([
+        sql::find_or_create::many::upsert_at_once(model, key, dialect)?,
+        sql::find_or_create::many::upsert(model, key, dialect)?,
+    ])
 }
 
 /// Those of a struct that could not be read.

@@ -2,7 +2,7 @@
 //! by one; it reads many keys out of one JSON text.
 
 use super::*;
-use crate::sql::given::{given_once_by, key_arrays, numbered_json};
+use crate::sql::given::{WAITS_BRIEFLY, given_once_by, key_arrays, numbered_json};
 
 /// Whether NULL is a value of the key: no index is used for it in a join.
 fn has_nulls(model: &Model, key: &UniqueKey) -> bool {
@@ -47,6 +47,39 @@ pub(crate) fn insert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
 /// twice is an error.
 pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
     write(model, key, dialect, |sql| do_update(sql, model, key, None))
+}
+
+/// The same of rows with different keys at once, all or none: the n-th row that it wrote is the n-th given, unless a trigger, a rule or a condition dropped
+/// one. Then nobody knows which, and it fails, with what is no number. Two keys that are the same to the database are an error of the upsert.
+///
+/// It waits for no lock for long, as it has no order in common with others.
+pub(crate) fn upsert_at_once(
+    model: &Model,
+    key: &UniqueKey,
+    dialect: Dialect,
+) -> Option<Statement> {
+    if !dialect.has_arrays() || has_nulls(model, key) {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let all = model.given();
+    let arrays = comma(&all, |column| {
+        format!("(SELECT {})", sql.slot(Slot::columns(column)))
+    });
+    let first = sql.slot(Slot::columns(all.first()?));
+    let conflict = do_update(&mut sql, model, key, None)?;
+    let (into, new) = new_row(model, |column| place(&all, column));
+    let columns: Vec<&Column> = model.columns.iter().collect();
+    Some(sql.statement(format!(
+        "WITH \"rowlock_given\" ({}) AS (SELECT * FROM unnest({arrays})), \
+         \"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"rowlock_given\" WHERE {WAITS_BRIEFLY} {conflict} RETURNING {}) \
+         SELECT {}, (CASE WHEN (SELECT count(*) FROM \"rowlock_new\") = cardinality((SELECT {first})) \
+         THEN (row_number() OVER ())::text ELSE 'a row was dropped' END)::bigint FROM \"rowlock_new\"",
+        comma(&all, |column| place(&all, column)),
+        table(model),
+        comma(&columns, |column| read(column)),
+        names(&columns),
+    )))
 }
 
 /// Inserts the first row of each key, in the order of their keys, as everything writes that writes several: two orders would deadlock.

@@ -260,6 +260,10 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         find_or_create::many::upsert(&seating, unique, dialect),
     );
     add(
+        "find_or_create::many::upsert_at_once",
+        find_or_create::many::upsert_at_once(&seating, unique, dialect),
+    );
+    add(
         "find_or_create::upsert",
         find_or_create::upsert(&seating, unique, dialect),
     );

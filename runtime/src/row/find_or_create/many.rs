@@ -18,7 +18,7 @@ use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
 use crate::db::lanes::{Call, of_calls};
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Fetched, Statement, number};
+use crate::db::statement::{Fetched, Statement, Way, number, write_all};
 use crate::row::versioned::rows_of_a_statement;
 
 /// Finds each row or creates it.
@@ -67,8 +67,10 @@ trait Kind<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>: Send + Sync {
     const METHOD: &'static str;
     /// Whether rows that are there are looked for first: an insert that meets one burns a sequence value on PostgreSQL.
     const FINDS: bool;
-    /// The statement that writes many, if the database has one.
+    /// The statement that writes many in the order of their keys, if the database has one.
     const WRITE: Option<&'static str>;
+    /// The one that writes many of different keys at once, or none of them.
+    const WRITE_AT_ONCE: Option<&'static str> = None;
 
     /// Of a row that was there.
     fn found(row: Fetched<T>, new: &T::New) -> Option<Result<Self::Output, Self::Error>>;
@@ -168,7 +170,14 @@ impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>> Kind<DB, N, T> for Ups
     type Error = UpsertError;
     const METHOD: &'static str = T::METHODS[7];
     const FINDS: bool = false;
-    const WRITE: Option<&'static str> = T::UPSERT_MANY;
+    const WRITE: Option<&'static str> = match T::UPSERT_MANY {
+        Some([_, in_order]) => Some(in_order),
+        None => None,
+    };
+    const WRITE_AT_ONCE: Option<&'static str> = match T::UPSERT_MANY {
+        Some([at_once, _]) => Some(at_once),
+        None => None,
+    };
 
     fn found(_: Fetched<T>, _: &T::New) -> Option<Result<Self::Output, Self::Error>> {
         None
@@ -396,20 +405,56 @@ where
         let outcomes = one_by_one::<DB, N, T, K>(new, link).await;
         return Ok(outcomes.into_iter().map(Some).collect());
     };
-    let calls: Vec<_> = calls.iter().collect();
-    let make = || {
-        let mut statement = of_calls(sql, &calls);
+    let statement = |sql, calls: &[&Call<DB>]| {
+        let mut statement = of_calls(sql, calls);
         K::bind(&mut statement);
         statement
     };
-    let rows = insert_all(&make, link).await?;
-    Ok(written::<DB, N, T, K>(new, &rows))
+    if let Some(sql) = K::WRITE_AT_ONCE.filter(|_| Way::first(link) == Way::AtOnce)
+        && let Some(places) = in_order::<DB, N, T>(new)
+    {
+        let calls: Vec<_> = places
+            .iter()
+            .filter_map(|place| calls.get(*place))
+            .collect();
+        match write_all(&|| statement(sql, &calls), link).await {
+            Ok(rows) => {
+                return Ok(written::<DB, N, T, K>(new, &rows, |row| {
+                    places.get(row).copied()
+                }));
+            }
+            // Another transaction holds one of the rows, one is refused, or the database has keys as equal that are not the same.
+            Err(error) if Way::AtOnce.has_waited(&error) => {}
+            Err(error) if Fault::of(&error).may_be_of_a_row() || is_of_all(Fault::of(&error)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let calls: Vec<_> = calls.iter().collect();
+    let rows = insert_all(&|| statement(sql, &calls), link).await?;
+    Ok(written::<DB, N, T, K>(new, &rows, Some))
 }
 
-/// What was written of these, and what was not.
+/// The places of these rows in an order of their keys, the same for all; none, if two keys are the same.
+fn in_order<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &[&T::New],
+) -> Option<Vec<usize>> {
+    let keys = new.iter().map(|new| row_call::<DB, N, T>(&T::key_of(new)));
+    let keys: Vec<_> = keys
+        .map(|key| Some(key?.into_key()))
+        .collect::<Option<_>>()?;
+    let mut places: Vec<usize> = (0..keys.len()).collect();
+    places.sort_by_key(|place| keys.get(*place));
+    let has_same = places
+        .windows(2)
+        .any(|two| keys.get(two[0]) == keys.get(two[1]));
+    (!has_same).then_some(places)
+}
+
+/// What was written of these, and what was not. `place_of`: which one a number is about.
 fn written<DB, const N: usize, T, K>(
     new: &[&T::New],
     rows: &[DB::Row],
+    place_of: impl Fn(usize) -> Option<usize>,
 ) -> Vec<Option<Outcome<K, DB, N, T>>>
 where
     DB: Backend,
@@ -418,10 +463,10 @@ where
 {
     let mut outcomes = undecided(new.len());
     for row in rows {
-        let Ok(number) = number::<DB>(row) else {
+        let Some(place) = number::<DB>(row).ok().and_then(&place_of) else {
             continue;
         };
-        let (Some(outcome), Some(new)) = (outcomes.get_mut(number), new.get(number)) else {
+        let (Some(outcome), Some(new)) = (outcomes.get_mut(place), new.get(place)) else {
             continue;
         };
         *outcome = Some((T::ROW)(row).map(K::written).map_err(|error| {

@@ -89,8 +89,8 @@ pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreate
     const UPSERT: Option<&'static str>;
     /// Creates those of many rows whose keys are free, with the number of each.
     const INSERT_MANY: Option<&'static str> = None;
-    /// Creates or overwrites many rows, but of equal keys the first one's only, with the number of each.
-    const UPSERT_MANY: Option<&'static str> = None;
+    /// Creates or overwrites many rows, with the number of each: at once, and in the order of their keys, but of equal keys the first one's only.
+    const UPSERT_MANY: Option<[&'static str; 2]> = None;
     /// Like `UPSERT`, saying in its last column whether it created the row; where [`Backend::UPSERT_TELLS`] is not, it creates only rows that a
     /// partial index does not have.
     const UPDATE_OR_CREATE: Option<&'static str>;

@@ -22,7 +22,7 @@ use crate::db::fault::Fault;
 use crate::db::lanes::{Call, Values, of_calls};
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
-use crate::db::statement::{Fetched, Statement, number, write_all};
+use crate::db::statement::{Fetched, Statement, Way, number, write_all};
 
 /// How many rows one statement is about, at most.
 const ROWS: usize = 1_000;
@@ -226,26 +226,6 @@ trait Kind<DB: Backend, T: VersionedSql<DB>>: Send + Sync {
         given: &Self::Given,
         link: &mut Link<'_, DB>,
     ) -> impl Future<Output = Outcome<DB, T, Self>> + Send;
-}
-
-/// How many rows are written.
-#[derive(Clone, Copy)]
-pub(crate) enum Way {
-    /// They are locked as the database meets them. It waits for a lock for 20 milliseconds, before the server looks for deadlocks, and fails then.
-    AtOnce,
-    /// All of them are locked before, in the order of their keys.
-    InOrder,
-}
-
-impl Way {
-    /// Its text, of those of both ways; nothing, where the database has none.
-    pub(crate) const fn of(self, texts: Option<[&'static str; 2]>) -> &'static str {
-        match (self, texts) {
-            (Self::AtOnce, Some([at_once, _])) => at_once,
-            (Self::InOrder, Some([_, in_order])) => in_order,
-            (_, None) => "",
-        }
-    }
 }
 
 type Outcome<DB, T, K> = Result<
@@ -463,8 +443,9 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             .map(|(place, given)| (*place, **given, K::call(given)));
         let firsts = each.filter(|(_, _, call)| !is_again(call.as_ref(), &mut seen));
         let mut firsts: Vec<_> = firsts.collect();
-        // Where the server does not sort them, this is the order in which it mostly locks them.
-        firsts.sort_by(|(_, _, one), (_, _, other)| key(one).cmp(&key(other)));
+        // Where the server does not sort them, this is the order in which it mostly locks them. Where it does, and has keys as equal that are
+        // not the same, the first of those given counts.
+        firsts.sort_by(|(_, _, one), (_, _, other)| exact_key(one).cmp(&exact_key(other)));
         let (places, firsts): (Vec<_>, Vec<_>) = firsts
             .into_iter()
             .map(|(place, given, call)| (place, (given, call)))
@@ -485,9 +466,10 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     outcomes.into_iter().flatten().collect()
 }
 
-/// The bytes of the key, if it can be one of many.
-fn key<DB: Backend>(call: &Option<Call<DB>>) -> Option<&[u8]> {
-    call.as_ref().map(Call::key)
+/// The bytes of the key, if no others are the same key to the database.
+fn exact_key<DB: Backend>(call: &Option<Call<DB>>) -> Option<&[u8]> {
+    let call = call.as_ref().filter(|call| call.has_exact_key());
+    call.map(Call::key)
 }
 
 /// Whether a row with its key came before. A statement about many writes a row once, and what comes after that looks at what it has become: the second
@@ -564,14 +546,12 @@ async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
 ) -> Result<Vec<Option<DB::Row>>, sqlx::Error> {
     let mut written = Vec::new();
     written.resize_with(given.len(), || None);
-    // Not in a transaction, nor on a connection of the caller, who may have begun one by hand: a timeout would abort it, and the setting last.
-    let may_fail = !in_transaction::<DB>(link) && !link.is_borrowed();
-    let first = match may_fail && calls.first().is_some_and(|call| call.has_exact_key()) {
-        true => Way::AtOnce,
-        false => Way::InOrder,
+    let first = match Way::first(link) {
+        Way::AtOnce if !calls.first().is_some_and(|call| call.has_exact_key()) => Way::InOrder,
+        way => way,
     };
     let rows = match write_all::<DB>(&|| K::statement(given, calls, first), link).await {
-        Err(error) if may_fail && Fault::of(&error) == Fault::LockTimeout => {
+        Err(error) if first.has_waited(&error) => {
             write_all::<DB>(&|| K::statement(given, calls, Way::InOrder), link).await?
         }
         rows => rows?,

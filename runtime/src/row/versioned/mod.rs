@@ -25,7 +25,7 @@ pub use self::insert::{InsertError, insert, insert_many};
 pub(crate) use self::insert::{write_many, write_new};
 pub(crate) use self::many::rows_of_a_statement;
 #[cfg(feature = "schema")]
-pub(crate) use self::many::{Way, save_many_of_all};
+pub(crate) use self::many::save_many_of_all;
 pub use self::many::{delete_many, load_many, save_many, update_many};
 pub use self::only_if::OnlyIf;
 use crate::backoff::full_jitter;
