@@ -1,6 +1,6 @@
 //! What of many rows only PostgreSQL has: locks of rows, arrays, types.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rowlock::row::{DeleteError, InsertError, UpdateError};
 use rowlock::{Fault, Versioned, Xmin};
@@ -232,6 +232,71 @@ async fn a_row_that_changes_while_the_batch_waits() {
             }
         }
     }
+}
+
+/// What first writes the rows as it meets them waits for a held one only for a moment, and then in the order of the keys with those locked that come before.
+#[tokio::test]
+async fn a_row_that_is_held_is_waited_for_in_order() {
+    for (method, in_order) in [
+        ("update", "FOR NO KEY UPDATE"),
+        ("save", "FOR NO KEY UPDATE"),
+        ("delete", "FOR UPDATE"),
+    ] {
+        let database = database(NUMBERS).await;
+        // The table is read as it lies there.
+        let options = PoolOptions::new().after_connect(|connection, _| {
+            Box::pin(async move {
+                let plan = "SET enable_nestloop = off; SET enable_mergejoin = off";
+                connection.execute(plan).await.map(|_| ())
+            })
+        });
+        let pool = database.pool_with(options).await;
+        let rows = numbers(&pool, (1..=1000).rev()).await;
+        let mut holder = database.connection().await;
+        let mut holding = holder.begin().await.unwrap();
+        let held = "SELECT FROM numbers WHERE id = 700 FOR NO KEY UPDATE";
+        holding.execute(held).await.unwrap();
+        let writing = pool.clone();
+        let waiting = tokio::spawn(async move {
+            let pool = writing;
+            match method {
+                "update" => all(Number::update_many(&pool, &rows).await),
+                "save" => {
+                    let mut edits: Vec<_> = rows.iter().map(|row| row.clone().edit()).collect();
+                    edits.iter_mut().for_each(|edit| edit.value += 1);
+                    all(Number::save_many(&pool, &edits).await)
+                }
+                _ => all(Number::delete_many(&pool, &rows).await),
+            }
+        });
+        let mut other = database.connection().await;
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0
+            AND application_name = current_schema()";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let waits = sqlx::query_scalar(waits).bind(in_order);
+            let count: i64 = waits.fetch_one(&mut other).await.unwrap();
+            if count == 1 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{method} does not wait in order");
+        }
+        let free = "SELECT id FROM numbers ORDER BY id FOR UPDATE SKIP LOCKED";
+        let free: Vec<i64> = sqlx::query_scalar(free)
+            .fetch_all(&mut other)
+            .await
+            .unwrap();
+        assert_eq!(free, (701..=1000).collect::<Vec<_>>(), "{method}");
+        holding.commit().await.unwrap();
+        assert_eq!(waiting.await.unwrap(), 1000, "{method}");
+        let timeout = sqlx::query_scalar("SELECT current_setting('lock_timeout')");
+        let timeout: String = timeout.fetch_one(&pool).await.unwrap();
+        assert_eq!(timeout, "0", "{method}");
+    }
+}
+
+fn all<T, E: std::fmt::Debug>(outcomes: Vec<Result<T, E>>) -> usize {
+    outcomes.into_iter().map(Result::unwrap).count()
 }
 
 /// A row that is stale is not locked: whoever has it keeps nobody waiting.
@@ -547,6 +612,73 @@ async fn a_key_that_is_there_twice() {
         .await
         .unwrap();
     assert_eq!(written, 0);
+}
+
+/// An index that does not make the key unique, or not in all the rows that a statement about the table reads.
+#[tokio::test]
+async fn a_key_that_is_not_unique_in_spite_of_an_index() {
+    const TWICE: &str = "INSERT INTO numbers (id, value) VALUES (1, 0), (2, 0), (2, 1)";
+    let broken = "CREATE UNIQUE INDEX CONCURRENTLY numbers_id ON numbers (id)";
+    for (index, twice, invalid) in [
+        (
+            "CREATE UNIQUE INDEX ON numbers (id) WHERE value = 0",
+            TWICE,
+            None,
+        ),
+        ("CREATE UNIQUE INDEX ON numbers (id, value)", TWICE, None),
+        (
+            "CREATE UNIQUE INDEX ON numbers (value, (id % 2))",
+            TWICE,
+            None,
+        ),
+        ("CREATE UNIQUE INDEX ON numbers ((id + value))", TWICE, None),
+        (
+            "CREATE UNIQUE INDEX ON numbers (version, value, id)",
+            TWICE,
+            None,
+        ),
+        ("CREATE INDEX ON numbers (id)", TWICE, None),
+        (
+            "CREATE UNIQUE INDEX ON numbers (code) INCLUDE (id)",
+            TWICE,
+            None,
+        ),
+        ("SELECT", TWICE, Some(broken)),
+        (
+            "ALTER TABLE numbers ADD PRIMARY KEY (id); CREATE TABLE more () INHERITS (numbers)",
+            "INSERT INTO numbers (id, value) VALUES (1, 0), (2, 0); INSERT INTO more (id, value) VALUES (2, 1)",
+            None,
+        ),
+    ] {
+        let table = "CREATE TABLE numbers (id bigint, value bigint NOT NULL, version bigint NOT NULL DEFAULT 0,
+            code uuid NOT NULL DEFAULT gen_random_uuid())";
+        let database = database(&format!("{table}; {index}; {twice}")).await;
+        let pool = &database.pool;
+        if let Some(invalid) = invalid {
+            pool.execute(invalid).await.unwrap_err();
+        }
+        let row = |id| Number {
+            id,
+            value: 5,
+            version: 0,
+        };
+        let outcomes = Number::update_many(pool, [&row(1), &row(2)]).await;
+        assert!(
+            matches!(outcomes[..], [Ok(_), Err(UpdateError::NotUnique(_))]),
+            "{index}: {outcomes:?}"
+        );
+        let outcomes = Number::delete_many(pool, [&row(3), &row(2)]).await;
+        assert!(
+            matches!(
+                outcomes[..],
+                [Err(DeleteError::Gone(_)), Err(DeleteError::NotUnique(_))]
+            ),
+            "{index}: {outcomes:?}"
+        );
+        let left = "SELECT count(*) FROM numbers WHERE id = 2 AND value < 5";
+        let left: i64 = sqlx::query_scalar(left).fetch_one(pool).await.unwrap();
+        assert_eq!(left, 2, "{index}");
+    }
 }
 
 /// A connection that breaks before the answer: each row says that it is unknown.
