@@ -6,13 +6,15 @@
 //! ```
 //!
 //! The batch by hand is what people write: `UPDATE … FROM unnest(…) … RETURNING`, which locks the rows in any order, and does not say which of
-//! them are stale or gone. One connection, which is kept.
+//! them are stale or gone. A pool of one connection, which does not test it; `update_many` also on the connection itself, where a transaction
+//! may have been begun by hand, and rowlock locks the rows in order.
 
 #[path = "pair.rs"]
 mod pair;
 
-use rowlock::{FindOrCreate, Versioned};
-use rowlock_tests::postgres::{Connection, database};
+use rowlock::{FindOrCreate, Source, Versioned};
+use rowlock_tests::postgres::{Connection, Pool, PoolOptions, database};
+use sqlx::{ConnectOptions as _, Postgres};
 
 use self::pair::Bench;
 
@@ -59,7 +61,7 @@ fn tags(numbers: impl IntoIterator<Item = i64>) -> Vec<NewTag> {
     numbers.into_iter().map(tag).collect()
 }
 
-async fn by_hand(db: &mut Connection, sql: &'static str, new: &[NewTag]) {
+async fn by_hand(db: &Pool, sql: &'static str, new: &[NewTag]) {
     let slugs: Vec<&str> = new.iter().map(|tag| tag.slug.as_str()).collect();
     let titles: Vec<&str> = new.iter().map(|tag| tag.title.as_str()).collect();
     let query = sqlx::query_as(sql).bind(slugs).bind(titles);
@@ -68,7 +70,7 @@ async fn by_hand(db: &mut Connection, sql: &'static str, new: &[NewTag]) {
 }
 
 /// Rows that are there, and rows that nobody has made yet. All numbers are of five digits: those of one to four are far from each other in the index.
-async fn pairs_of_tags(bench: &mut Bench, db: &mut Connection, rows: i64) {
+async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
     let (mine, theirs) = (tags(20_001..=20_000 + rows), tags(30_001..=30_000 + rows));
     bench
         .pair(
@@ -76,13 +78,13 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Connection, rows: i64) {
             db,
             async |_| {},
             async |db| {
-                let found = Tag::find_or_create_many(db, mine.iter().cloned()).await;
+                let found = Tag::find_or_create_many(&*db, mine.iter().cloned()).await;
                 assert!(found.iter().all(Result::is_ok));
             },
             async |db| {
                 let slugs: Vec<&str> = theirs.iter().map(|tag| tag.slug.as_str()).collect();
                 let query = sqlx::query_as(FIND).bind(slugs);
-                let found: Vec<Tag> = query.fetch_all(db).await.unwrap();
+                let found: Vec<Tag> = query.fetch_all(&*db).await.unwrap();
                 assert_eq!(found.len(), theirs.len());
             },
         )
@@ -93,7 +95,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Connection, rows: i64) {
             db,
             async |_| {},
             async |db| {
-                let written = Tag::upsert_many(db, mine.iter().cloned()).await;
+                let written = Tag::upsert_many(&*db, mine.iter().cloned()).await;
                 assert!(written.iter().all(Result::is_ok));
             },
             async |db| by_hand(db, UPSERT, &theirs).await,
@@ -105,12 +107,12 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Connection, rows: i64) {
             db,
             async |_| {},
             async |db| {
-                let written = Tag::upsert_many(db, mine.iter().cloned()).await;
+                let written = Tag::upsert_many(&*db, mine.iter().cloned()).await;
                 assert!(written.iter().all(Result::is_ok));
             },
             async |db| {
                 for new in &theirs {
-                    Tag::upsert(&mut *db, new.clone()).await.unwrap();
+                    Tag::upsert(&*db, new.clone()).await.unwrap();
                 }
             },
         )
@@ -123,7 +125,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Connection, rows: i64) {
             async |_| {},
             async |db| {
                 next += rows;
-                let created = Tag::create_many(db, tags(next..next + rows)).await;
+                let created = Tag::create_many(&*db, tags(next..next + rows)).await;
                 assert!(created.iter().all(|row| matches!(row, Ok(Some(_)))));
             },
             async |db| {
@@ -141,7 +143,7 @@ const UPDATE: &str = "UPDATE documents SET author_id = given.author_id, title = 
     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[]) AS given (id, author_id, title, body, version)
     WHERE documents.id = given.id AND documents.lock_version = given.version RETURNING documents.id, documents.lock_version";
 
-async fn load(db: &mut Connection, ids: impl IntoIterator<Item = i64>) -> Vec<Document> {
+async fn load(db: &Pool, ids: impl IntoIterator<Item = i64>) -> Vec<Document> {
     let loaded = Document::load_many(db, ids).await.into_iter();
     loaded.collect::<Result<_, _>>().unwrap()
 }
@@ -163,12 +165,12 @@ async fn update_by_hand(db: &mut Connection, documents: &mut [Document]) {
     }
 }
 
-async fn update_many(db: &mut Connection, documents: &mut Vec<Document>) {
+async fn update_many<'c>(db: impl Source<'c, Postgres>, documents: &mut Vec<Document>) {
     let updated = Document::update_many(db, &*documents).await.into_iter();
     *documents = updated.collect::<Result<_, _>>().unwrap();
 }
 
-async fn pairs(bench: &mut Bench, db: &mut Connection, rows: i64) {
+async fn pairs(bench: &mut Bench, db: &mut Pool, rows: i64) {
     let (ids, others) = (1..=rows, 10_001..=10_000 + rows);
     let mut mine = load(db, ids.clone()).await;
     let mut theirs = load(db, others.clone()).await;
@@ -181,7 +183,7 @@ async fn pairs(bench: &mut Bench, db: &mut Connection, rows: i64) {
             async |db| {
                 let ids: Vec<i64> = others.clone().collect();
                 let query = sqlx::query_as(LOAD).bind(ids);
-                let found: Vec<Document> = query.fetch_all(db).await.unwrap();
+                let found: Vec<Document> = query.fetch_all(&*db).await.unwrap();
                 found
             },
         )
@@ -191,8 +193,8 @@ async fn pairs(bench: &mut Bench, db: &mut Connection, rows: i64) {
             &format!("update_many of {rows}, by hand"),
             db,
             async |_| {},
-            async |db| update_many(db, &mut mine).await,
-            async |db| update_by_hand(db, &mut theirs).await,
+            async |db| update_many(&*db, &mut mine).await,
+            async |db| update_by_hand(&mut db.acquire().await.unwrap(), &mut theirs).await,
         )
         .await;
     bench
@@ -200,12 +202,22 @@ async fn pairs(bench: &mut Bench, db: &mut Connection, rows: i64) {
             &format!("update_many of {rows}, a loop of update"),
             db,
             async |_| {},
-            async |db| update_many(db, &mut mine).await,
+            async |db| update_many(&*db, &mut mine).await,
             async |db| {
                 for document in &mut theirs {
-                    *document = document.update(&mut *db).await.unwrap();
+                    *document = document.update(&*db).await.unwrap();
                 }
             },
+        )
+        .await;
+    let mut connection = db.connect_options().connect().await.unwrap();
+    bench
+        .pair(
+            &format!("update_many of {rows} on a connection, by hand"),
+            &mut connection,
+            async |_| {},
+            async |db| update_many(&mut *db, &mut mine).await,
+            async |db| update_by_hand(db, &mut theirs).await,
         )
         .await;
 }
@@ -218,8 +230,11 @@ fn main() {
         .unwrap();
     runtime.block_on(async {
         let database = database(&format!("{DOCUMENTS}; {TAGS}")).await;
-        let mut db = database.connection().await;
-        bench.group("PostgreSQL, held connection");
+        let options = PoolOptions::new()
+            .max_connections(1)
+            .test_before_acquire(false);
+        let mut db = database.pool_with(options).await;
+        bench.group("PostgreSQL, pool of one connection");
         for rows in [10, 100, 1_000] {
             pairs(&mut bench, &mut db, rows).await;
             pairs_of_tags(&mut bench, &mut db, rows).await;
