@@ -235,6 +235,38 @@ async fn a_trigger_that_changes_the_key() {
     );
 }
 
+/// A trigger waits for locks as long as the session does, also one that goes on without what it should have done.
+#[tokio::test]
+async fn a_trigger_that_catches_a_timeout() {
+    let database = database(
+        "CREATE TABLE numbers (id {id}, number bigint NOT NULL UNIQUE, value bigint NOT NULL);
+         CREATE TABLE notes (count bigint NOT NULL); INSERT INTO notes VALUES (0);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             BEGIN UPDATE notes SET count = count + 1; EXCEPTION WHEN OTHERS THEN RAISE WARNING 'not noted'; END;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER note AFTER INSERT ON numbers FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    .await;
+    let mut holder = database.connection().await;
+    let mut holding = holder.begin().await.unwrap();
+    holding
+        .execute("SELECT FROM notes FOR UPDATE")
+        .await
+        .unwrap();
+    let pool = database.pool.clone();
+    let mut writing =
+        tokio::spawn(async move { Number::upsert_many(&pool, (1..=3).map(number)).await });
+    database.until_blocked().await;
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut writing).await;
+    assert!(early.is_err(), "the trigger gave up");
+    holding.commit().await.unwrap();
+    assert!(writing.await.unwrap().iter().all(Result::is_ok));
+    let noted = sqlx::query_scalar("SELECT count FROM notes");
+    let noted: i64 = noted.fetch_one(&database.pool).await.unwrap();
+    assert_eq!(noted, 3);
+}
+
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
 #[rowlock(
     table = "drafts",

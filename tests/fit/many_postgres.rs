@@ -295,6 +295,60 @@ async fn a_row_that_is_held_is_waited_for_in_order() {
     }
 }
 
+/// A trigger waits for locks as long as the session does, also one that goes on without what it should have done: that of the table, and that of a table
+/// whose rows go with those that are deleted.
+#[tokio::test]
+async fn a_trigger_that_catches_a_timeout() {
+    const NOTE: &str = "CREATE TABLE notes (count bigint NOT NULL); INSERT INTO notes VALUES (0);
+        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            BEGIN UPDATE notes SET count = count + 1; EXCEPTION WHEN OTHERS THEN RAISE WARNING 'not noted'; END;
+            RETURN NULL;
+        END $$";
+    let own = "CREATE TRIGGER note AFTER UPDATE ON numbers FOR EACH ROW EXECUTE FUNCTION note()";
+    let child = "CREATE TABLE parts (number bigint REFERENCES numbers ON DELETE CASCADE); INSERT INTO parts VALUES (1), (2), (3);
+        CREATE TRIGGER note AFTER DELETE ON parts FOR EACH ROW EXECUTE FUNCTION note()";
+    for (deletes, trigger) in [(false, own), (true, child)] {
+        let database = database(&format!("{NUMBERS}; {NOTE}; {trigger}")).await;
+        let rows = numbers(&database.pool, 1..=3).await;
+        let mut holder = database.connection().await;
+        let mut holding = holder.begin().await.unwrap();
+        let held = "SELECT FROM notes FOR UPDATE";
+        holding.execute(held).await.unwrap();
+        let pool = database.pool.clone();
+        let mut writing = tokio::spawn(async move {
+            match deletes {
+                true => all(Number::delete_many(&pool, &rows).await),
+                false => all(Number::update_many(&pool, &rows).await),
+            }
+        });
+        database.until_blocked().await;
+        let limit = Duration::from_millis(200);
+        let early = tokio::time::timeout(limit, &mut writing).await;
+        assert!(early.is_err(), "the trigger gave up");
+        holding.commit().await.unwrap();
+        assert_eq!(writing.await.unwrap(), 3);
+        let noted = sqlx::query_scalar("SELECT count FROM notes");
+        let noted: i64 = noted.fetch_one(&database.pool).await.unwrap();
+        assert_eq!(noted, 3);
+    }
+}
+
+/// Rows that are refused are deleted one after the other, as they were given.
+#[tokio::test]
+async fn rows_that_are_refused_go_in_the_order_given() {
+    let table = "CREATE TABLE numbers (id bigint PRIMARY KEY, value bigint NOT NULL, version bigint NOT NULL DEFAULT 0,
+            above bigint REFERENCES numbers);
+        INSERT INTO numbers VALUES (1, 0, 0, NULL), (2, 0, 0, 1), (3, 0, 0, NULL);
+        CREATE TABLE parts (number bigint REFERENCES numbers); INSERT INTO parts VALUES (3)";
+    let database = database(table).await;
+    let rows = numbers(&database.pool, [2, 1, 3]).await;
+    let deleted = Number::delete_many(&database.pool, &rows).await;
+    assert!(
+        matches!(deleted[..], [Ok(()), Ok(()), Err(DeleteError::Database(_))]),
+        "{deleted:?}"
+    );
+}
+
 fn all<T, E: std::fmt::Debug>(outcomes: Vec<Result<T, E>>) -> usize {
     outcomes.into_iter().map(Result::unwrap).count()
 }

@@ -81,7 +81,7 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
             text_doc(model, |dialect| match upsert(model, key.key, dialect) {
                 Some([at_once, in_order]) => format!(
                     "-- On a pool or `Lanes`, if no key is given twice:\n{};\n\
-                     -- else, or if that waited 20 milliseconds for a lock, or a row was refused:\n{}",
+                     -- else, or if that waited 20 milliseconds for a lock, wrote nothing, or a row was refused:\n{}",
                     at_once.shown(),
                     in_order.shown()
                 ),

@@ -154,7 +154,7 @@ fn save(plan: &Plan<'_>, version: &Column) -> TokenStream {
 /// The two ways of a write, as the documentation has them.
 fn both([at_once, in_order]: [String; 2]) -> String {
     format!(
-        "-- On a pool or `Lanes`, if the keys are integers or UUIDs:\n{at_once};\n-- else, or if that waited 20 milliseconds for a lock:\n{in_order}"
+        "-- On a pool or `Lanes`, if the keys are integers or UUIDs:\n{at_once};\n-- else, or if that waited 20 milliseconds for a lock, or wrote nothing:\n{in_order}"
     )
 }
 

@@ -2,7 +2,7 @@
 //! by one; it reads many keys out of one JSON text.
 
 use super::*;
-use crate::sql::given::{WAITS_BRIEFLY, given_once_by, key_arrays, numbered_json};
+use crate::sql::given::{given_once_by, key_arrays, numbered_json, waits_briefly_and_is_plain};
 
 /// Whether NULL is a value of the key: no index is used for it in a join.
 fn has_nulls(model: &Model, key: &UniqueKey) -> bool {
@@ -49,7 +49,7 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
     write(model, key, dialect, |sql| do_update(sql, model, key, None))
 }
 
-/// The same of rows with different keys at once, all or none: the n-th row that it wrote is the n-th given, unless a trigger, a rule or a condition dropped
+/// The same of rows with different keys at once, all or none: the n-th row that it wrote is the n-th given, unless a policy or a condition dropped
 /// one. Then nobody knows which, and it fails, with what is no number. Two keys that are the same to the database are an error of the upsert.
 ///
 /// It waits for no lock for long, as it has no order in common with others.
@@ -72,11 +72,12 @@ pub(crate) fn upsert_at_once(
     let columns: Vec<&Column> = model.columns.iter().collect();
     Some(sql.statement(format!(
         "WITH \"rowlock_given\" ({}) AS (SELECT * FROM unnest({arrays})), \
-         \"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"rowlock_given\" WHERE {WAITS_BRIEFLY} {conflict} RETURNING {}) \
+         \"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"rowlock_given\" WHERE {} {conflict} RETURNING {}) \
          SELECT {}, (CASE WHEN (SELECT count(*) FROM \"rowlock_new\") = cardinality((SELECT {first})) \
          THEN (row_number() OVER ())::text ELSE 'a row was dropped' END)::bigint FROM \"rowlock_new\"",
         comma(&all, |column| place(&all, column)),
         table(model),
+        waits_briefly_and_is_plain(model),
         comma(&columns, |column| read(column)),
         names(&columns),
     )))

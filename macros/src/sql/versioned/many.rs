@@ -5,8 +5,8 @@
 //! caller knows which are equal; others are compared as their columns compare them, and of those that are equal the first is chosen.
 
 use super::super::given::{
-    WAITS_BRIEFLY, and_folded, folded, given_once, given_with, json_rows, key_arrays, parts,
-    same_key, select_given,
+    and_folded, folded, given_once, given_with, json_rows, key_arrays, parts, same_key,
+    select_given, waits_briefly_and_is_plain,
 };
 use super::*;
 
@@ -350,15 +350,16 @@ fn no_other(model: &Model) -> String {
 /// That no other has its key, the server knows of all of them where the table says so.
 fn is_at_once(model: &Model, version: &Column) -> String {
     format!(
-        "{} AND {} AND ({} OR {}) AND {WAITS_BRIEFLY}",
+        "{} AND {} AND ({} OR {}) AND {}",
         has_key(model),
         same_version(model, version),
         is_unique(model),
         no_other(model),
+        waits_briefly_and_is_plain(model),
     )
 }
 
-/// Whether the table has a unique index on the key or on a part of it, and no table inherits from it, whose rows that would not have.
+/// Whether the table has a unique index on the key or on a part of it. A table that inherits from it would have rows that are not in that.
 fn is_unique(model: &Model) -> String {
     let table = text(&table(model));
     let names = comma(model.keys(), |key| text(&key.name));
@@ -366,8 +367,7 @@ fn is_unique(model: &Model) -> String {
         "EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i WHERE i.indrelid = {table}::pg_catalog.regclass \
          AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = \
          (SELECT count(*) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = i.indrelid AND a.attname IN ({names}) \
-         AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])) \
-         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits WHERE inhparent = i.indrelid))"
+         AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])))"
     )
 }
 

@@ -442,12 +442,7 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             .iter()
             .map(|(place, given)| (*place, **given, K::call(given)));
         let firsts = each.filter(|(_, _, call)| !is_again(call.as_ref(), &mut seen));
-        let mut firsts: Vec<_> = firsts.collect();
-        // Where the server does not sort them, this is the order in which it mostly locks them. Where it does, and has keys as equal that are
-        // not the same, the first of those given counts.
-        firsts.sort_by(|(_, _, one), (_, _, other)| exact_key(one).cmp(&exact_key(other)));
         let (places, firsts): (Vec<_>, Vec<_>) = firsts
-            .into_iter()
             .map(|(place, given, call)| (place, (given, call)))
             .unzip();
         let (firsts, calls): (Vec<_>, Vec<_>) = firsts.into_iter().unzip();
@@ -464,12 +459,6 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
         }
     }
     outcomes.into_iter().flatten().collect()
-}
-
-/// The bytes of the key, if no others are the same key to the database.
-fn exact_key<DB: Backend>(call: &Option<Call<DB>>) -> Option<&[u8]> {
-    let call = call.as_ref().filter(|call| call.has_exact_key());
-    call.map(Call::key)
 }
 
 /// Whether a row with its key came before. A statement about many writes a row once, and what comes after that looks at what it has become: the second
@@ -546,17 +535,31 @@ async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
 ) -> Result<Vec<Option<DB::Row>>, sqlx::Error> {
     let mut written = Vec::new();
     written.resize_with(given.len(), || None);
-    let first = match Way::first(link) {
-        Way::AtOnce if !calls.first().is_some_and(|call| call.has_exact_key()) => Way::InOrder,
-        way => way,
-    };
-    let rows = match write_all::<DB>(&|| K::statement(given, calls, first), link).await {
-        Err(error) if first.has_waited(&error) => {
-            write_all::<DB>(&|| K::statement(given, calls, Way::InOrder), link).await?
+    if Way::first(link) == Way::AtOnce && calls.first().is_some_and(|call| call.has_exact_key()) {
+        // This is the order in which it mostly locks them.
+        let mut places: Vec<usize> = (0..calls.len()).collect();
+        places.sort_by_key(|place| calls.get(*place).map(|call| call.key()));
+        let sorted = places
+            .iter()
+            .filter_map(|place| Some((*given.get(*place)?, *calls.get(*place)?)));
+        let (sorted, calls): (Vec<_>, Vec<_>) = sorted.unzip();
+        match write_all::<DB>(&|| K::statement(&sorted, &calls, Way::AtOnce), link).await {
+            Err(error) if Way::AtOnce.has_waited(&error) => {}
+            Err(error) => return Err(error),
+            // The table has triggers, say, or all copies are stale.
+            Ok(rows) if rows.is_empty() => {}
+            Ok(rows) => {
+                for row in rows {
+                    let place = places.get(number::<DB>(&row)?);
+                    if let Some(place) = place.and_then(|place| written.get_mut(*place)) {
+                        *place = Some(row);
+                    }
+                }
+                return Ok(written);
+            }
         }
-        rows => rows?,
-    };
-    for row in rows {
+    }
+    for row in write_all::<DB>(&|| K::statement(given, calls, Way::InOrder), link).await? {
         if let Some(place) = written.get_mut(number::<DB>(&row)?) {
             *place = Some(row);
         }
