@@ -25,7 +25,7 @@ const PERMISSIVE: [&str; 11] = [
 fn metadata() -> Value {
     let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/../runtime/Cargo.toml");
     let asked = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked"])
         .args(["--all-features", "--manifest-path", runtime])
         .output()
         .unwrap();
