@@ -1006,6 +1006,31 @@ mod processes {
     }
 }
 
+/// It is told to stop while a statement of its takes rows back: what that writes is counted.
+#[tokio::test]
+async fn a_rescue_under_way_at_the_end_is_counted() {
+    let database = jobs(0).await;
+    let pool = &database.pool;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION slow();
+        INSERT INTO jobs (state, attempts, leased_until) VALUES ('running', 3, now() - interval '1 hour')";
+    sqlx::raw_sql(slow).execute(pool).await.unwrap();
+    let mut holder = database.connection().await;
+    holder.execute("SELECT pg_advisory_lock(7)").await.unwrap();
+    let background = start(worker(pool).lease(SECOND), async |_: Job<Task>| {});
+    database.until_blocked().await;
+    let stopped = tokio::spawn(background.stop());
+    // The worker is told before the statement goes on.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let unlock = "SELECT pg_advisory_unlock(7)";
+    holder.execute(unlock).await.unwrap();
+    let counts = stopped.await.unwrap();
+    assert_eq!((counts.rescued, counts.dead), (1, 1));
+}
+
 /// A claim for a free handler counts the attempt, and whoever never hears of the claim starts no handler: it has counted.
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_has_counted() {

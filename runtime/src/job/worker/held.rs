@@ -142,7 +142,7 @@ fn in_micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Tells a job, and what it has spawned, to stop.
+/// Tells a job and what it has spawned, or a statement that waits for a connection, to stop.
 #[derive(Default)]
 pub(super) struct Stop {
     is_told: AtomicBool,

@@ -28,13 +28,13 @@ where
         self.woken = false;
         let (pool, claims) = (self.pool.clone(), self.claims.clone());
         let short = std::mem::take(&mut self.short);
-        let unwanted = self.no_claim.clone();
+        let unwanted = self.no_more.clone();
         let mut refused = std::mem::take(&mut self.refused);
         self.operations.spawn(async move {
             let claim = async {
                 let mut connection = tokio::select! {
                     biased;
-                    () = unwanted.notified() => return Ok((Instant::now(), Found::default())),
+                    () = unwanted.told() => return Ok((Instant::now(), Found::default())),
                     connection = Attended::acquire(&pool, claims.lease) => connection?,
                 };
                 let sent = Instant::now();
@@ -131,10 +131,15 @@ where
         // At most half a lease after the end of one.
         self.next_rescue = now + jittered(self.claims.lease / 3);
         let (pool, lease) = (self.pool.clone(), self.claims.lease);
+        let unwanted = self.no_more.clone();
         let mut refused = std::mem::take(&mut self.not_rescued);
         self.operations.spawn(async move {
             let rescue = async {
-                let mut connection = Attended::acquire(&pool, lease).await?;
+                let mut connection = tokio::select! {
+                    biased;
+                    () = unwanted.told() => return Ok(Rescued::default()),
+                    connection = Attended::acquire(&pool, lease) => connection?,
+                };
                 let rescued = {
                     let mut link = connection.link();
                     let rescue = rescue_on::<DB, T>(&mut refused, Look::IfNone, &mut link);

@@ -6,7 +6,7 @@ mod end;
 mod start;
 
 use super::connection::Failure;
-use super::held::{End, Ended, Handled, Held, Stopped, Waiting};
+use super::held::{End, Ended, Handled, Held, Stop, Stopped, Waiting};
 use super::hooks::{Handle, Work};
 use super::stats::{WorkerCounts, WorkerStats};
 use super::{DEBOUNCE, GATHER, LAST_STATEMENTS, Limits, PREFETCH_AFTER, WorkerError};
@@ -69,8 +69,8 @@ pub(super) struct Running<DB: Backend, T, H> {
     ended_since: Option<Instant>,
     operations: JoinSet<Background<DB, T>>,
     claiming: bool,
-    /// Tells a claim that waits for a connection that none is wanted any more.
-    no_claim: Arc<Notify>,
+    /// Tells a claim or a rescue that waits for a connection that it is not wanted any more.
+    no_more: Arc<Stop>,
     /// The rows in the statement that finishes them.
     flushing: Vec<Arc<Held<T>>>,
     /// Rows that could not be finished yet, because a concurrent transaction has locked them.
@@ -133,7 +133,7 @@ where
             ended_since: None,
             operations: JoinSet::new(),
             claiming: false,
-            no_claim: Arc::default(),
+            no_more: Arc::default(),
             flushing: Vec::new(),
             locked: Vec::new(),
             refused: Refused::default(),
@@ -235,7 +235,9 @@ where
 
     fn is_over(&self) -> bool {
         let finishing = !self.flushing.is_empty() || !self.locked.is_empty();
-        let working = self.claiming || finishing || !self.starting.is_empty();
+        // What a claim or a rescue has written is counted.
+        let writing = self.claiming || self.rescuing || finishing;
+        let working = writing || !self.starting.is_empty();
         let late = self.gives_up().is_some_and(|at| at <= Instant::now());
         let rows = self.handled.is_empty() && self.batches.is_empty() && self.ended.len() == 0;
         late || self.stopping.is_some() && !working && rows
@@ -376,7 +378,7 @@ where
         tracing::info!(running = self.handled.len(), "stopping");
         let drained = Instant::now() + self.limits.shutdown_timeout;
         self.stopping.get_or_insert(drained);
-        self.no_claim.notify_one();
+        self.no_more.tell();
         for next in std::mem::take(&mut self.waiting) {
             self.give_back(next.held);
         }
