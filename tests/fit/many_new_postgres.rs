@@ -1,5 +1,7 @@
 //! What of many new rows only PostgreSQL has: one statement for all, locks, triggers, arrays.
 
+use std::fmt::Debug;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -435,6 +437,122 @@ async fn keys_are_compared_as_their_column_compares_them() {
     let outcomes = Invoice::upsert_many(pool, new).await;
     let kinds = outcomes.into_iter().map(|row| row.unwrap().kind.unwrap());
     assert_eq!(kinds.collect::<Vec<_>>(), ["1", "2"]);
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow, FindOrCreate)]
+#[rowlock(table = "labels", unique(label), backend(Postgres))]
+struct Label {
+    label: String,
+    note: i32,
+}
+
+async fn each<R>(new: impl Iterator<Item = NewLabel>, one: impl AsyncFn(NewLabel) -> R) -> Vec<R> {
+    let mut outcomes = Vec::new();
+    for new in new {
+        outcomes.push(one(new).await);
+    }
+    outcomes
+}
+
+/// The outcomes of one of both.
+async fn told<R: Debug>(
+    at_once: bool,
+    many: impl Future<Output = Vec<R>>,
+    each: impl AsyncFnOnce() -> Vec<R>,
+) -> Vec<String> {
+    let outcomes = match at_once {
+        true => many.await,
+        false => each().await,
+    };
+    outcomes
+        .iter()
+        .map(|outcome| format!("{outcome:?}").replace("_many", ""))
+        .collect()
+}
+
+/// Whatever the column makes of a text, and whatever texts are one to it: as in a loop, also where some of the keys are taken.
+#[tokio::test]
+async fn texts_are_told_apart_as_their_column_does() {
+    const COLUMNS: [&str; 8] = [
+        "text",
+        "varchar(3)",
+        "char(3)",
+        "name",
+        "short",
+        "public.citext",
+        "text COLLATE blind",
+        "text COLLATE \"C\"",
+    ];
+    const GIVEN: [&[&str]; 6] = [
+        &["b", "a", "C", "c", "d"],
+        &["A", "a", "B", "b"],
+        &["a", "a  ", "b ", "b"],
+        &["b   ", "a  ", "B"],
+        &["d", "c", "b", "a"],
+        &["a", "b", "a"],
+    ];
+    for column in COLUMNS {
+        let database = database(&format!(
+            "BEGIN; SELECT pg_advisory_xact_lock(20260901); CREATE EXTENSION IF NOT EXISTS citext SCHEMA public; COMMIT;
+             CREATE DOMAIN short AS varchar(3); CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+             CREATE TABLE labels (label {column} NOT NULL UNIQUE, note integer NOT NULL)",
+        ))
+        .await;
+        let pool = &database.pool;
+        let taken = [&[][..], &["a"], &["C", "b"]];
+        let cases = GIVEN
+            .iter()
+            .flat_map(|given| (0..3).map(move |method| (given, method)));
+        for ((given, method), taken) in cases.flat_map(|case| taken.map(|taken| (case, taken))) {
+            let new = || {
+                let notes = given.iter().zip(1..);
+                notes.map(|(label, note)| NewLabel {
+                    label: (*label).to_owned(),
+                    note,
+                })
+            };
+            let mut both = Vec::new();
+            for at_once in [true, false] {
+                pool.execute("TRUNCATE labels").await.unwrap();
+                for label in taken {
+                    let label = NewLabel {
+                        label: (*label).to_owned(),
+                        note: 0,
+                    };
+                    let _ = Label::create(pool, label).await;
+                }
+                let told = match method {
+                    0 => {
+                        told(at_once, Label::create_many(pool, new()), async || {
+                            each(new(), async |new| Label::create(pool, new).await).await
+                        })
+                        .await
+                    }
+                    1 => {
+                        told(
+                            at_once,
+                            Label::find_or_create_many(pool, new()),
+                            async || {
+                                each(new(), async |new| Label::find_or_create(pool, new).await)
+                                    .await
+                            },
+                        )
+                        .await
+                    }
+                    _ => {
+                        told(at_once, Label::upsert_many(pool, new()), async || {
+                            each(new(), async |new| Label::upsert(pool, new).await).await
+                        })
+                        .await
+                    }
+                };
+                let stored = "SELECT label::text || ' ' || note FROM labels ORDER BY note";
+                let stored: Vec<String> = sqlx::query_scalar(stored).fetch_all(pool).await.unwrap();
+                both.push((told, stored));
+            }
+            assert_eq!(both[0], both[1], "{column} {given:?} {method} {taken:?}");
+        }
+    }
 }
 
 /// Row security refuses one of the rows.

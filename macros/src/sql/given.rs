@@ -1,7 +1,7 @@
 //! The keys of many rows, as a table beside the table: out of an array per column on PostgreSQL, out of one JSON text on SQLite.
 
 use super::*;
-use crate::model::last_segment;
+use crate::model::{inside_option, last_segment};
 
 /// `"rowlock_k1", "rowlock_k2"`: the columns of a key beside the table.
 pub(super) fn parts(keys: &[&Column]) -> String {
@@ -172,6 +172,30 @@ pub(super) fn waits_briefly_and_is_plain(model: &Model) -> String {
          AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_trigger \
          WHERE tgrelid = c.oid AND tgfoid::pg_catalog.regproc::text !~ 'RI_FKey_(check|noaction|restrict)_')) IS NOT NULL",
         text(&table(model))
+    )
+}
+
+/// Whether sqlx reads this type only from columns that have the same values.
+pub(super) fn is_exact(column: &Column) -> bool {
+    const EXACT: &[&str] = &["i16", "i32", "i64", "Uuid"];
+    let name = last_segment(inside_option(&column.ty).unwrap_or(&column.ty));
+    name.is_some_and(|name| EXACT.contains(&name.as_str()))
+}
+
+/// ` AND` the database keeps these columns of a new row as they are given: none where it would make another text of one, or where texts that differ are
+/// the same to it. Integers and UUIDs need no look at the catalogue.
+pub(super) fn and_keeps(model: &Model, columns: &[&Column]) -> String {
+    let others = columns.iter().filter(|column| !is_exact(column));
+    let others: Vec<String> = others.map(|column| text(&column.name)).collect();
+    if others.is_empty() {
+        return String::new();
+    }
+    // 100 is the collation of the database, which tells texts apart by their bytes.
+    format!(
+        " AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid = {}::pg_catalog.regclass AND attname IN ({}) \
+         AND NOT (atttypid IN ('pg_catalog.text'::pg_catalog.regtype, 'pg_catalog.varchar'::pg_catalog.regtype) AND attcollation = 100))",
+        text(&table(model)),
+        others.join(", ")
     )
 }
 

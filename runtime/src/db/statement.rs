@@ -13,7 +13,7 @@ use sqlx::{
 use crate::db::atomic::{Reruns, in_transaction};
 use crate::db::column::Column;
 use crate::db::fault::Fault;
-use crate::db::lanes::{Call, Cells as _};
+use crate::db::lanes::{Call, Cells as _, Sorted};
 use crate::db::source::Link;
 use crate::db::{Array, Backend};
 
@@ -252,6 +252,12 @@ impl<DB: Backend> Statement<DB> {
         self.note(bound);
     }
 
+    /// Binds the rows at these places, of so many.
+    pub(crate) fn bind_places(&mut self, cells: &DB::Cells, rows: usize, places: &[usize]) {
+        let bound = cells.bind_places(rows, places, &mut self.arguments);
+        self.note(bound);
+    }
+
     /// Binds the key of a call.
     pub(crate) fn bind_key(&mut self, call: &DB::Cells) {
         let bound = call.bind_key(&mut self.arguments);
@@ -411,16 +417,52 @@ impl<DB: Backend> Statement<DB> {
         connection: &mut Link<'_, DB>,
         read: impl Fn(DB::Row) -> R + Send + Sync,
     ) -> Result<Vec<Fetched<R>>, sqlx::Error> {
+        let mut unnumbered = Ok(());
+        let place = |row: &DB::Row| {
+            let number = number::<DB>(row).map_err(|error| unnumbered = Err(error));
+            number.ok()
+        };
+        let fetched = self.fetch_placed(count, place, connection, read).await?;
+        unnumbered.map(|()| fetched)
+    }
+
+    /// The same of rows that come with their keys; nothing, if one has none of those given: the type or the collation of a column makes other
+    /// keys equal.
+    pub(crate) async fn fetch_told<R: Send>(
+        self,
+        given: &Sorted<'_, DB>,
+        connection: &mut Link<'_, DB>,
+        read: impl Fn(DB::Row) -> R + Send + Sync,
+    ) -> Result<Option<Vec<Fetched<R>>>, sqlx::Error> {
+        let (mut next, mut all_are_told) = (0.., true);
+        let place = |row: &DB::Row| {
+            let place = given.place_of(row, next.next()?);
+            all_are_told &= place.is_some();
+            place
+        };
+        let fetched = self
+            .fetch_placed(given.len(), place, connection, read)
+            .await?;
+        Ok(all_are_told.then_some(fetched))
+    }
+
+    /// The same, if `place` knows which one each is about.
+    async fn fetch_placed<R: Send>(
+        self,
+        count: usize,
+        mut place: impl FnMut(&DB::Row) -> Option<usize> + Send,
+        connection: &mut Link<'_, DB>,
+        read: impl Fn(DB::Row) -> R + Send + Sync,
+    ) -> Result<Vec<Fetched<R>>, sqlx::Error> {
         let mut fetched = Vec::new();
         fetched.resize_with(count, || Fetched::None);
-        let mut unnumbered = Ok(());
-        let each = |row| match number::<DB>(&row).map(|number| fetched.get_mut(number)) {
-            Ok(Some(place)) => place.take(read(row)),
-            Ok(None) => {}
-            Err(error) => unnumbered = Err(error),
+        let each = |row| {
+            if let Some(place) = place(&row).and_then(|place| fetched.get_mut(place)) {
+                place.take(read(row));
+            }
         };
         self.fetch_each(connection, each).await?;
-        unnumbered.map(|()| fetched)
+        Ok(fetched)
     }
 
     /// Returns the number of affected rows.

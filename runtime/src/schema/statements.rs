@@ -229,6 +229,7 @@ impl<DB: Describes, T: VersionedSql<DB> + Binds<DB, by::Versioned>> Of<DB, T> {
         Text::made("save", || save_of_all::<DB, T>(Self::told_by())),
         Text::made("save", Self::look),
         Text::whole("load_many", &[T::LOAD_MANY]).binds([T::FOUND_BY, &[], &[]]),
+        Text::whole("load_many", &[if_any(T::LOAD_ANY)]).binds([T::FOUND_BY, &[], &[]]),
         Text::whole("insert_many", &[if_any(T::INSERT_MANY)])
             .sent(Sent::OfMany)
             .binds([T::NEW, &[], &[]]),
@@ -328,7 +329,13 @@ where
         Text::whole(T::METHODS[6], &[if_any(T::FIND_MANY)])
             .sent(Sent::OfMany)
             .binds([T::FOUND_BY, &[], &[]]),
-        Text::whole(T::METHODS[6], &[if_any(T::INSERT_MANY)])
+        Text::whole(T::METHODS[6], &[if_any(T::FIND_ANY)])
+            .sent(Sent::OfMany)
+            .binds([T::FOUND_BY, &[], &[]]),
+        Text::whole(T::METHODS[6], &[Way::AtOnce.of(T::INSERT_MANY)])
+            .sent(Sent::OfMany)
+            .binds([T::NEW, &[], &[]]),
+        Text::whole(T::METHODS[6], &[Way::InOrder.of(T::INSERT_MANY)])
             .sent(Sent::OfMany)
             .binds([T::NEW, &[], &[]]),
         Text::whole(T::METHODS[7], &[Way::AtOnce.of(T::UPSERT_MANY)])

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::Index;
 
 use super::{Key, Plan};
 use crate::derive::{STUB_DOC, name_at, statement, statement_constant, text_doc};
 use crate::model::{Model, UniqueKey};
+use crate::sql::find_or_create::many;
 use crate::sql::{self, Dialect, Statement};
 
 const EACH: &str = "Each row has its own outcome, in the order given: one that is refused does not affect the others. A key given twice \
@@ -20,6 +21,7 @@ const CANCEL: &str =
     "Cancel safety: each statement takes effect completely or not at all; earlier ones stay.";
 
 type Sql = fn(&Model, &UniqueKey, Dialect) -> Option<Statement>;
+type Shown = fn(&Model, &UniqueKey, Dialect) -> Option<String>;
 
 pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStream {
     let model = plan.model;
@@ -40,10 +42,10 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
             }
         }
     };
-    let shown = |many: Sql, one: Sql| {
+    let shown = |many: Shown, one: Sql| {
         text_doc(model, |dialect| {
             match (many(model, key.key, dialect), one(model, key.key, dialect)) {
-                (Some(many), _) => many.shown(),
+                (Some(many), _) => many,
                 (None, Some(one)) => format!("{};\n-- for each", one.shown()),
                 (None, None) => String::new(),
             }
@@ -51,13 +53,27 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
     };
     let insert: Sql = |model, key, dialect| Some(sql::find_or_create::insert(model, key, dialect));
     let find: Sql = |model, key, dialect| Some(sql::find_or_create::find(model, key, dialect));
-    let inserted = shown(sql::find_or_create::many::insert, insert);
+    let found: Shown = |model, key, dialect| {
+        let find = many::find(model, key, dialect)?.shown();
+        Some(match many::find_any(model, key, dialect) {
+            Some(any) => format!(
+                "{};\n-- or, if a key is given twice, or is not stored as it is given:\n{find}",
+                any.shown()
+            ),
+            None => find.to_string(),
+        })
+    };
+    let inserted = shown(
+        |model, key, dialect| Some(insert_ways(model, key, dialect)?.shown()),
+        insert,
+    );
+    let upserted: Shown = |model, key, dialect| Some(upsert_ways(model, key, dialect)?.shown());
     let find_or_create = method(
         &names.find_or_create_many,
         format!(
             "Reads the rows of `{table}` with these keys, creates the missing ones, and says which. {EACH}\n\n{}\n\n\
              and for the missing ones\n\n{inserted}\n\nErrors: of each those of `{}`.\n\n{CANCEL}",
-            shown(sql::find_or_create::many::find, find),
+            shown(found, find),
             names.find_or_create
         ),
         quote!(__rt::FoundOrCreated<Self>, __rt::FindOrCreateError),
@@ -78,18 +94,7 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
         format!(
             "Creates each row of `{table}`, or overwrites the one with the same key, and returns them as stored. {EACH}\n\n{}\n\n\
              Errors: of each those of `{}`.\n\n{CANCEL}",
-            text_doc(model, |dialect| match upsert(model, key.key, dialect) {
-                Some([at_once, in_order]) => format!(
-                    "-- On a pool or `Lanes`, if no key is given twice:\n{};\n\
-                     -- else, or if that waited 20 milliseconds for a lock, wrote nothing, or a row was refused:\n{}",
-                    at_once.shown(),
-                    in_order.shown()
-                ),
-                None => match sql::find_or_create::upsert(model, key.key, dialect) {
-                    Some(one) => format!("{};\n-- for each", one.shown()),
-                    None => String::new(),
-                },
-            }),
+            shown(upserted, sql::find_or_create::upsert),
             names.upsert
         ),
         quote!(Self, __rt::UpsertError),
@@ -102,22 +107,58 @@ pub(super) fn methods(plan: &Plan<'_>, number: usize, key: &Key<'_>) -> TokenStr
 pub(super) fn statements(model: &Model, key: &UniqueKey, dialect: Dialect) -> TokenStream {
     let constant =
         |name: &str, sql: Sql| statement_constant(name, sql(model, key, dialect).as_ref());
-    let find = constant("FIND_MANY", sql::find_or_create::many::find);
-    let insert = constant("INSERT_MANY", sql::find_or_create::many::insert);
-    let upsert = upsert(model, key, dialect).map(|ways| {
-        let [at_once, in_order] = ways.map(|way| statement(&way));
-        quote! {
-            const UPSERT_MANY: __rt::Option<[&'static str; 2]> = __rt::Some([#at_once, #in_order]);
-        }
-    });
-    quote!(#find #insert #upsert)
+    let find = constant("FIND_MANY", many::find);
+    let find_any = constant("FIND_ANY", many::find_any);
+    let ways = |name: &str, ways: Option<Ways>| Some(ways?.constant(name));
+    let insert = ways("INSERT_MANY", insert_ways(model, key, dialect));
+    let upsert = ways("UPSERT_MANY", upsert_ways(model, key, dialect));
+    quote!(#find #find_any #insert #upsert)
 }
 
-fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<[Statement; 2]> {
-    Some([
-        sql::find_or_create::many::upsert_at_once(model, key, dialect)?,
-        sql::find_or_create::many::upsert(model, key, dialect)?,
-    ])
+fn insert_ways(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Ways> {
+    Some(Ways {
+        at_once: many::insert_at_once(model, key, dialect),
+        in_order: many::insert(model, key, dialect)?,
+    })
+}
+
+fn upsert_ways(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Ways> {
+    Some(Ways {
+        at_once: many::upsert_at_once(model, key, dialect),
+        in_order: many::upsert(model, key, dialect)?,
+    })
+}
+
+/// Both ways to write many: at once, if that can be, and in the order of their keys.
+struct Ways {
+    at_once: Option<Statement>,
+    in_order: Statement,
+}
+
+impl Ways {
+    fn shown(&self) -> String {
+        let in_order = self.in_order.shown();
+        match &self.at_once {
+            Some(at_once) => format!(
+                "-- On a pool or `Lanes`, if no key is given twice:\n{};\n\
+                 -- else, or if that waited 20 milliseconds for a lock, wrote nothing, or a row was refused:\n{in_order}",
+                at_once.shown(),
+            ),
+            None => in_order.to_string(),
+        }
+    }
+
+    fn constant(&self, name: &str) -> TokenStream {
+        let name = format_ident!("{name}");
+        let at_once = self.at_once.as_ref().map_or_else(
+            || quote!(""),
+            |at_once| statement(at_once).into_token_stream(),
+        );
+        let in_order = statement(&self.in_order);
+        quote! {
+            const #name: __rt::Option<[&'static str; 2]> = __rt::Some([#at_once, #in_order]);
+        }
+    }
 }
 
 /// Those of a struct that could not be read.

@@ -5,7 +5,7 @@ use quote::quote;
 
 use super::Plan;
 use crate::derive::{
-    STUB_DOC, folds, key_argument, name_at, parts, sql_doc, statement, statement_constant, text_doc,
+    STUB_DOC, folds, key_argument, name_at, parts, statement, statement_constant, text_doc,
 };
 use crate::model::Column;
 use crate::sql::{self, Dialect};
@@ -32,7 +32,13 @@ pub(super) fn methods(plan: &Plan<'_>) -> TokenStream {
     let docs = format!(
         "Reads the rows of `{table}` with these keys in one statement: an outcome for each key, in the order given.\n\n{}\n\n\
          Errors: of each those of `load`.",
-        sql_doc(model, |dialect| sql::versioned::many::load(model, dialect))
+        text_doc(model, |dialect| {
+            let load = sql::versioned::many::load(model, dialect).shown();
+            match sql::versioned::many::load_any(model, dialect) {
+                Some(any) => format!("{};\n-- or, if a key is given twice:\n{load}", any.shown()),
+                None => load.to_string(),
+            }
+        })
     );
     let load = quote! {
         #[doc = #docs]
@@ -186,6 +192,8 @@ fn delete(plan: &Plan<'_>, dialect: Dialect) -> Option<[sql::Statement; 2]> {
 pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let model = plan.model;
     let load = statement(&sql::versioned::many::load(model, dialect));
+    let load_any = sql::versioned::many::load_any(model, dialect);
+    let load_any = statement_constant("LOAD_ANY", load_any.as_ref());
     let bind_keys = plan.key().bind_keys(dialect);
     let folds = folds(model);
     let fold = plan
@@ -196,6 +204,7 @@ pub(super) fn statements(plan: &Plan<'_>, dialect: Dialect) -> TokenStream {
     let held = statement_constant("HELD", held.as_ref());
     let load = quote! {
         const LOAD_MANY: &'static str = #load;
+        #load_any
         #folds
         #bind_keys
         #fold

@@ -2,7 +2,9 @@
 //! by one; it reads many keys out of one JSON text.
 
 use super::*;
-use crate::sql::given::{given_once_by, key_arrays, numbered_json, waits_briefly_and_is_plain};
+use crate::sql::given::{
+    and_keeps, given_once_by, is_exact, key_arrays, numbered_json, waits_briefly_and_is_plain,
+};
 
 /// Whether NULL is a value of the key: no index is used for it in a join.
 fn has_nulls(model: &Model, key: &UniqueKey) -> bool {
@@ -49,37 +51,84 @@ pub(crate) fn upsert(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option
     write(model, key, dialect, |sql| do_update(sql, model, key, None))
 }
 
-/// The same of rows with different keys at once, all or none: the n-th row that it wrote is the n-th given, unless a policy or a condition dropped
-/// one. Then nobody knows which, and it fails, with what is no number. Two keys that are the same to the database are an error of the upsert.
-///
-/// It waits for no lock for long, as it has no order in common with others.
+/// The same, each with its key after its columns, where a key is one value: three quarters for the server of a join with a list. The values get the type of
+/// the column, or no index would be used for them.
+pub(crate) fn find_any(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
+    let columns = model.unique_columns(key);
+    let ([column], true) = (&*columns, dialect.has_arrays()) else {
+        return None;
+    };
+    if key.on.is_some() || key.around.iter().any(Option::is_some) || has_nulls(model, key) {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let name = quote(&column.name);
+    let given = sql.slot(Slot::keys(column));
+    let given = match is_exact(column) {
+        true => given,
+        false => format!(
+            "ARRAY(SELECT {name} FROM {} WHERE false UNION ALL SELECT * FROM unnest((SELECT {given})))",
+            table(model)
+        ),
+    };
+    let predicate = key.predicate.as_ref();
+    let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
+    Some(sql.statement(format!(
+        "SELECT {}, {name} FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given}){predicate}",
+        comma(&model.columns, of_row),
+        table(model)
+    )))
+}
+
+/// Creates those of rows with different keys whose keys are free, at once.
+pub(crate) fn insert_at_once(
+    model: &Model,
+    key: &UniqueKey,
+    dialect: Dialect,
+) -> Option<Statement> {
+    let conflict = format!("ON CONFLICT {} DO NOTHING", target(model, key));
+    at_once(model, key, dialect, |_| Some(conflict))
+}
+
+/// Creates each of them or overwrites the row that holds its key, at once.
 pub(crate) fn upsert_at_once(
     model: &Model,
     key: &UniqueKey,
     dialect: Dialect,
 ) -> Option<Statement> {
-    if !dialect.has_arrays() || has_nulls(model, key) {
+    at_once(model, key, dialect, |sql| do_update(sql, model, key, None))
+}
+
+/// Inserts rows in the order given, and returns those that it wrote in that order, with their keys after their columns: where it left some out, those say
+/// which row is whose. So it writes none where the database could make others of them, or have those of two rows as one.
+///
+/// It waits for no lock for long, as it has no order in common with others.
+fn at_once(
+    model: &Model,
+    key: &UniqueKey,
+    dialect: Dialect,
+    conflict: impl FnOnce(&mut Sql) -> Option<String>,
+) -> Option<Statement> {
+    let is_of_columns = key.on.is_none() && key.around.iter().all(Option::is_none);
+    if !dialect.has_arrays() || has_nulls(model, key) || !is_of_columns {
         return None;
     }
     let mut sql = Sql::new(dialect);
-    let all = model.given();
+    let (columns, all) = (model.unique_columns(key), model.given());
     let arrays = comma(&all, |column| {
         format!("(SELECT {})", sql.slot(Slot::columns(column)))
     });
-    let first = sql.slot(Slot::columns(all.first()?));
-    let conflict = do_update(&mut sql, model, key, None)?;
+    let conflict = conflict(&mut sql)?;
     let (into, new) = new_row(model, |column| place(&all, column));
-    let columns: Vec<&Column> = model.columns.iter().collect();
+    let returned = model.columns.iter().map(read);
+    let keys = columns.iter().map(|column| quote(&column.name));
     Some(sql.statement(format!(
-        "WITH \"rowlock_given\" ({}) AS (SELECT * FROM unnest({arrays})), \
-         \"rowlock_new\" AS (INSERT INTO {} ({into}) SELECT {new} FROM \"rowlock_given\" WHERE {} {conflict} RETURNING {}) \
-         SELECT {}, (CASE WHEN (SELECT count(*) FROM \"rowlock_new\") = cardinality((SELECT {first})) \
-         THEN (row_number() OVER ())::text ELSE 'a row was dropped' END)::bigint FROM \"rowlock_new\"",
-        comma(&all, |column| place(&all, column)),
+        "INSERT INTO {} ({into}) SELECT {new} FROM unnest({arrays}) AS \"rowlock_given\" ({}) WHERE {}{} {conflict} RETURNING {}",
         table(model),
+        comma(&all, |column| place(&all, column)),
         waits_briefly_and_is_plain(model),
-        comma(&columns, |column| read(column)),
-        names(&columns),
+        and_keeps(model, &columns),
+        comma(returned.chain(keys), |column| column),
     )))
 }
 

@@ -252,8 +252,16 @@ fn operations(dialect: Dialect) -> Vec<(String, Option<Statement>)> {
         find_or_create::many::find(&seating, unique, dialect),
     );
     add(
+        "find_or_create::many::find_any",
+        find_or_create::many::find_any(&seating, unique, dialect),
+    );
+    add(
         "find_or_create::many::insert",
         find_or_create::many::insert(&seating, unique, dialect),
+    );
+    add(
+        "find_or_create::many::insert_at_once",
+        find_or_create::many::insert_at_once(&seating, unique, dialect),
     );
     add(
         "find_or_create::many::upsert",

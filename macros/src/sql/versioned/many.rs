@@ -5,7 +5,7 @@
 //! caller knows which are equal; others are compared as their columns compare them, and of those that are equal the first is chosen.
 
 use super::super::given::{
-    and_folded, folded, given_once, given_with, json_rows, key_arrays, parts, same_key,
+    and_folded, folded, given_once, given_with, is_exact, json_rows, key_arrays, parts, same_key,
     select_given, waits_briefly_and_is_plain,
 };
 use super::*;
@@ -15,6 +15,26 @@ pub(crate) fn load(model: &Model, dialect: Dialect) -> Statement {
     let mut sql = Sql::new(dialect);
     let text = select_given(&mut sql, model, "", given_once);
     sql.statement(text)
+}
+
+/// The same, each with its key after its columns, where a key is one value that Rust compares as the database does: half as much for the server as
+/// a join with a list.
+pub(crate) fn load_any(model: &Model, dialect: Dialect) -> Option<Statement> {
+    let keys = model.keys();
+    let ([key], true) = (&*keys, dialect.has_arrays()) else {
+        return None;
+    };
+    if !is_exact(key) {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    let name = quote(&key.name);
+    let given = sql.slot(Slot::keys(key));
+    Some(sql.statement(format!(
+        "SELECT {}, {name} FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given})",
+        comma(&model.columns, of_row),
+        table(model)
+    )))
 }
 
 /// Writes all columns of the rows that have the version given, and yields what the database changed, with the number of each.
@@ -52,7 +72,7 @@ pub(crate) fn update_at_once(
         new_values(model, version),
         is_at_once(model, version),
     );
-    Some(sql.statement(text).returning(numbered(model)))
+    Some(sql.statement(text).returning(with_keys(model)))
 }
 
 /// The same where each row is the call of another caller, who has waited for [`Lanes`](https://docs.rs/rowlock/latest/rowlock/struct.Lanes.html).
@@ -134,7 +154,7 @@ pub(crate) fn save_at_once(model: &Model, version: &Column, dialect: Dialect) ->
         named.push_str(&format!(", \"{name}\""));
     }
     let text = format!(
-        "WITH \"rowlock_given\" ({named}{}, \"rowlock_n\") AS (SELECT * FROM unnest({arrays}{}) WITH ORDINALITY) \
+        "WITH \"rowlock_given\" ({named}{}) AS (SELECT * FROM unnest({arrays}{})) \
          UPDATE {} SET {}{} FROM \"rowlock_given\" WHERE {}",
         Gap::Columns,
         Gap::Values,
@@ -143,7 +163,14 @@ pub(crate) fn save_at_once(model: &Model, version: &Column, dialect: Dialect) ->
         comma(also_set(model, version), |set| set),
         is_at_once(model, version),
     );
-    Some(sql.statement(text).returning(numbered(model)))
+    Some(sql.statement(text).returning(with_keys(model)))
+}
+
+/// What a write at once returns of each row: what the database changed, and its key as it was given, which costs the server less than a number.
+fn with_keys(model: &Model) -> Vec<String> {
+    let mut returning = each_name(&returned(model));
+    returning.push(parts(&model.keys()));
+    returning
 }
 
 /// What a write returns of each row: what the database changed, and its number.
@@ -254,10 +281,8 @@ pub(crate) fn delete_at_once(
         table(model),
         is_at_once(model, version),
     );
-    Some(
-        sql.statement(text)
-            .returning(vec!["\"rowlock_n\"".to_owned()]),
-    )
+    let returning = vec![parts(&model.keys())];
+    Some(sql.statement(text).returning(returning))
 }
 
 /// The rows given whose rows in the table have their version: locked in the order of their keys, as
@@ -278,11 +303,12 @@ fn held(model: &Model, version: &Column, given: &str, lock: &str) -> String {
 
 /// The rows given, as a CTE: keys, new values of these columns, versions, fences, numbers.
 fn new_rows(sql: &mut Sql, model: &Model, columns: &[&Column]) -> String {
-    let (unnested, beside) = unnested(sql, model, columns);
-    given_with(model, &unnested, &beside)
+    let (unnested, mut beside) = unnested(sql, model, columns);
+    beside.push(("rowlock_n".to_owned(), "::bigint"));
+    given_with(model, &format!("{unnested} WITH ORDINALITY"), &beside)
 }
 
-/// The same of keys that need no collation of a column. It is a part of the join, which a list of arrays alone can be: what a row is
+/// The same without numbers, of keys that need no collation of a column. It is a part of the join, which a list of arrays alone can be: what a row is
 /// compared with again, after a wait for its lock, the server has kept.
 fn new_keys(sql: &mut Sql, model: &Model, columns: &[&Column]) -> String {
     let (unnested, beside) = unnested(sql, model, columns);
@@ -309,8 +335,7 @@ fn unnested<'m>(
         arrays.push_str(&format!(", (SELECT {}::bigint[])", sql.slot(slot)));
         beside.push((name.to_owned(), "::bigint"));
     }
-    beside.push(("rowlock_n".to_owned(), "::bigint"));
-    (format!("unnest({arrays}) WITH ORDINALITY"), beside)
+    (format!("unnest({arrays})"), beside)
 }
 
 /// The versions given, and the fences.

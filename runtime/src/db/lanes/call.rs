@@ -33,8 +33,6 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
     fn key(&self) -> &[u8];
     /// Whether all values can be some of many.
     fn can_fold(&self) -> bool;
-    /// Whether two keys are the same to the database only if their bytes are.
-    fn has_exact_key(&self) -> bool;
     /// Binds all these, or of each the key alone, with what is in these columns beside them.
     fn bind(
         calls: &[&Self],
@@ -46,12 +44,46 @@ pub trait Cells<DB: Backend>: Default + Send + Sync + 'static {
     fn bind_key(&self, arguments: &mut DB::Arguments) -> Result<(), sqlx::error::BoxDynError>;
     /// Whether a write returns the keys of its rows instead of their numbers. Of calls with the same key only one can be in it.
     const TELLS_KEYS: bool;
-    /// The key in the last columns of a row, as [`key`](Self::key) has it.
-    fn key_of(&self, row: &DB::Row) -> Option<Vec<u8>>;
+    /// The key in the last columns of a row, as [`key`](Self::key) has it. These are the values of so many rows.
+    fn key_in(&self, row: &DB::Row, rows: usize) -> Option<Vec<u8>>;
+
+    /// Takes room for so many rows like the first.
+    fn reserve_as_many(&mut self, _times: usize) {}
+
+    /// The bytes of the key of one of so many rows, whose values were added one after the other. No rows do that where the database takes no arrays.
+    fn key_of_row(&self, _row: usize, _rows: usize) -> &[u8] {
+        &[]
+    }
+
+    /// Whether two keys of them are the same to the database only if their bytes are.
+    fn has_exact_keys(&self, _rows: usize) -> bool {
+        false
+    }
+
+    /// Whether the database keeps them with the same bytes, in columns of their types.
+    fn has_plain_keys(&self, _rows: usize) -> bool {
+        false
+    }
+
+    /// Binds those of them at these places.
+    fn bind_places(
+        &self,
+        _rows: usize,
+        _places: &[usize],
+        _arguments: &mut DB::Arguments,
+    ) -> Result<(), sqlx::error::BoxDynError> {
+        Err("the database takes no arrays".into())
+    }
 }
 
 /// Takes the values of a call instead of a statement.
 pub(crate) struct Values<DB: Backend>(DB::Cells);
+
+impl<DB: Backend> Default for Values<DB> {
+    fn default() -> Self {
+        Self(DB::Cells::default())
+    }
+}
 
 impl<DB: Backend> Values<DB> {
     pub(crate) fn end_key(&mut self) {
@@ -60,6 +92,16 @@ impl<DB: Backend> Values<DB> {
 
     pub(crate) fn number(&mut self, value: i64) {
         self.0.add_number(value);
+    }
+
+    /// Takes room for so many times the values so far.
+    pub(super) fn reserve_as_many(&mut self, times: usize) {
+        self.0.reserve_as_many(times);
+    }
+
+    /// All of them, if they can be some of many.
+    pub(super) fn into_cells(self) -> Option<DB::Cells> {
+        self.0.can_fold().then_some(self.0)
     }
 }
 
@@ -76,10 +118,10 @@ impl<DB: Backend> Bind<DB> for Values<DB> {
 impl<DB: Backend> Call<DB> {
     /// What `bind` binds, if that can wait.
     pub(crate) fn of(bind: impl FnOnce(&mut Values<DB>)) -> Option<Self> {
-        let mut values = Values(DB::Cells::default());
+        let mut values = Values::default();
         bind(&mut values);
-        values.0.can_fold().then_some(Self {
-            cells: values.0,
+        Some(Self {
+            cells: values.into_cells()?,
             addition: None,
         })
     }
@@ -101,13 +143,9 @@ impl<DB: Backend> Call<DB> {
         self.cells.key()
     }
 
-    pub(crate) fn has_exact_key(&self) -> bool {
-        self.cells.has_exact_key()
-    }
-
     /// The key of a row that was written, as [`key`](Self::key) has it.
     pub(super) fn key_of(&self, row: &DB::Row) -> Option<Vec<u8>> {
-        self.cells.key_of(row)
+        self.cells.key_in(row, 1)
     }
 
     pub(super) fn addition(&self) -> Option<Addition> {

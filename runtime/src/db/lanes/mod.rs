@@ -1,5 +1,6 @@
 //! A few connections that are kept, and calls that wait for each other's: [`Lanes`].
 
+mod batch;
 mod call;
 mod cells;
 mod fold;
@@ -19,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+pub(crate) use self::batch::{Batch, Sorted};
 pub(crate) use self::call::{Addition, Call, Cells, Values, of_calls};
 #[cfg(feature = "postgres")]
 pub(super) use self::cells::PgCells;
@@ -28,6 +30,7 @@ pub(super) use self::cells::SqliteCells;
 pub(crate) use self::cells::array_of;
 use self::fold::{Address, Queue};
 pub(crate) use self::fold::{Fold, Turn, take, take_to_add};
+
 pub use self::lane::Lane;
 use crate::db::Backend;
 use crate::db::source::Source;

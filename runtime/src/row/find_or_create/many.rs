@@ -16,7 +16,7 @@ use crate::db::atomic::in_transaction;
 use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, WriteFailure};
 use crate::db::fault::Fault;
-use crate::db::lanes::{Call, of_calls};
+use crate::db::lanes::{Batch, of_calls};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, Way, number, write_all};
 use crate::row::versioned::rows_of_a_statement;
@@ -67,10 +67,8 @@ trait Kind<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>: Send + Sync {
     const METHOD: &'static str;
     /// Whether rows that are there are looked for first: an insert that meets one burns a sequence value on PostgreSQL.
     const FINDS: bool;
-    /// The statement that writes many in the order of their keys, if the database has one.
-    const WRITE: Option<&'static str>;
-    /// The one that writes many of different keys at once, or none of them.
-    const WRITE_AT_ONCE: Option<&'static str> = None;
+    /// The statements that write many, if the database has them: at once, if their keys are different, and in the order of those.
+    const WRITE: Option<[&'static str; 2]>;
 
     /// Of a row that was there.
     fn found(row: Fetched<T>, new: &T::New) -> Option<Result<Self::Output, Self::Error>>;
@@ -102,7 +100,7 @@ impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>, const METHOD: usize> K
     type Error = FindOrCreateError;
     const METHOD: &'static str = T::METHODS[METHOD];
     const FINDS: bool = true;
-    const WRITE: Option<&'static str> = T::INSERT_MANY;
+    const WRITE: Option<[&'static str; 2]> = T::INSERT_MANY;
 
     fn found(row: Fetched<T>, new: &T::New) -> Option<Result<Self::Output, Self::Error>> {
         match row {
@@ -140,7 +138,7 @@ impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>> Kind<DB, N, T> for Cre
     type Error = CreateError;
     const METHOD: &'static str = T::METHODS[8];
     const FINDS: bool = false;
-    const WRITE: Option<&'static str> = T::INSERT_MANY;
+    const WRITE: Option<[&'static str; 2]> = T::INSERT_MANY;
 
     fn found(_: Fetched<T>, _: &T::New) -> Option<Result<Self::Output, Self::Error>> {
         None
@@ -170,14 +168,7 @@ impl<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>> Kind<DB, N, T> for Ups
     type Error = UpsertError;
     const METHOD: &'static str = T::METHODS[7];
     const FINDS: bool = false;
-    const WRITE: Option<&'static str> = match T::UPSERT_MANY {
-        Some([_, in_order]) => Some(in_order),
-        None => None,
-    };
-    const WRITE_AT_ONCE: Option<&'static str> = match T::UPSERT_MANY {
-        Some([at_once, _]) => Some(at_once),
-        None => None,
-    };
+    const WRITE: Option<[&'static str; 2]> = T::UPSERT_MANY;
 
     fn found(_: Fetched<T>, _: &T::New) -> Option<Result<Self::Output, Self::Error>> {
         None
@@ -347,16 +338,9 @@ where
     T: UniqueKeySql<DB, N>,
     K: Kind<DB, N, T>,
 {
-    let calls = new.iter().map(|new| row_call::<DB, N, T>(&T::key_of(new)));
-    let calls: Option<Vec<_>> = calls.collect();
-    let (Some(sql), Some(calls), 2..) = (T::FIND_MANY, calls, new.len()) else {
-        return undecided(new.len());
-    };
-    let calls: Vec<_> = calls.iter().collect();
-    let read = |row| (T::ROW)(&row);
-    let found = of_calls(sql, &calls);
-    let found = match found.fetch_numbered(new.len(), link, read).await {
-        Ok(found) => found,
+    let found = match stored::<DB, N, T>(new, link).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return undecided(new.len()),
         Err(error) => {
             let fault = Fault::of(&error);
             let is_over = DB::ERROR_ABORTS_TRANSACTION && in_transaction::<DB>(link);
@@ -386,6 +370,34 @@ where
     outcomes.collect()
 }
 
+/// Those with these keys, where one statement reads many.
+async fn stored<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
+    new: &[&T::New],
+    link: &mut Link<'_, DB>,
+) -> Result<Option<Vec<Fetched<Result<T, sqlx::Error>>>>, sqlx::Error> {
+    let Some(sql) = T::FIND_MANY.filter(|_| new.len() > 1) else {
+        return Ok(None);
+    };
+    let read = |row| (T::ROW)(&row);
+    let batch = T::FIND_ANY.and_then(|_| keys::<DB, N, T>(new));
+    let batch = batch.filter(Batch::has_plain_keys);
+    let sorted = batch.as_ref().and_then(Batch::sorted);
+    if let (Some(sql), Some(sorted)) = (T::FIND_ANY, sorted) {
+        let mut any = Statement::literal(sql);
+        sorted.bind(&mut any);
+        if let Some(found) = any.fetch_told(&sorted, link, read).await? {
+            return Ok(Some(found));
+        }
+    }
+    let calls = new.iter().map(|new| row_call::<DB, N, T>(&T::key_of(new)));
+    let Some(calls) = calls.collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    let calls: Vec<_> = calls.iter().collect();
+    let found = of_calls(sql, &calls);
+    found.fetch_numbered(new.len(), link, read).await.map(Some)
+}
+
 /// Writes all at once, or one by one where no statement does.
 async fn write<DB, const N: usize, T, K>(
     new: &[&T::New],
@@ -396,34 +408,33 @@ where
     T: UniqueKeySql<DB, N>,
     K: Kind<DB, N, T>,
 {
-    let calls = || -> Option<Vec<_>> {
-        let calls = new.iter().map(|new| Call::of(|to| T::bind_new(new, to)));
-        calls.collect()
-    };
+    let batch = || Batch::of(new, |new, to| T::bind_new(new, to));
     let many = K::WRITE.filter(|_| new.len() > 1);
-    let Some((sql, calls)) = many.and_then(|sql| Some((sql, calls()?))) else {
+    let Some(([at_once, in_order], batch)) = many.and_then(|many| Some((many, batch()?))) else {
         let outcomes = one_by_one::<DB, N, T, K>(new, link).await;
         return Ok(outcomes.into_iter().map(Some).collect());
     };
-    let statement = |sql, calls: &[&Call<DB>]| {
-        let mut statement = of_calls(sql, calls);
-        K::bind(&mut statement);
-        statement
-    };
-    if let Some(sql) = K::WRITE_AT_ONCE.filter(|_| Way::first(link) == Way::AtOnce)
-        && let Some(places) = in_order::<DB, N, T>(new)
-    {
-        let calls: Vec<_> = places
-            .iter()
-            .filter_map(|place| calls.get(*place))
-            .collect();
-        match write_all(&|| statement(sql, &calls), link).await {
+    let at_once = Some(at_once).filter(|sql| !sql.is_empty() && Way::first(link) == Way::AtOnce);
+    let keys = at_once.and_then(|_| keys::<DB, N, T>(new));
+    let keys = keys.filter(Batch::has_plain_keys);
+    let sorted = keys.as_ref().and_then(Batch::sorted);
+    if let (Some(sql), Some(sorted)) = (at_once, sorted) {
+        let statement = || {
+            let mut statement = Statement::literal(sql);
+            batch.bind(sorted.places(), &mut statement);
+            K::bind(&mut statement);
+            statement
+        };
+        match write_all(&statement, link).await {
             // The table has triggers, say.
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => {
-                return Ok(written::<DB, N, T, K>(new, &rows, |row| {
-                    places.get(row).copied()
-                }));
+                let is_all = rows.len() == new.len();
+                let place = |row: &DB::Row, number| match is_all {
+                    true => sorted.nth(number),
+                    false => sorted.place_of(row, number),
+                };
+                return Ok(written::<DB, N, T, K>(new, &rows, place));
             }
             // Another transaction holds one of the rows, one is refused, or the database has keys as equal that are not the same.
             Err(error) if Way::AtOnce.has_waited(&error) => {}
@@ -431,32 +442,34 @@ where
             Err(error) => return Err(error),
         }
     }
-    let calls: Vec<_> = calls.iter().collect();
-    let rows = insert_all(&|| statement(sql, &calls), link).await?;
-    Ok(written::<DB, N, T, K>(new, &rows, Some))
+    let statement = || {
+        let mut statement = Statement::literal(in_order);
+        batch.bind_all(&mut statement);
+        K::bind(&mut statement);
+        statement
+    };
+    let rows = insert_all(&statement, link).await?;
+    let place = |row: &DB::Row, _| number::<DB>(row).ok();
+    Ok(written::<DB, N, T, K>(new, &rows, place))
 }
 
-/// The places of these rows in an order of their keys, the same for all; none, if two keys are the same.
-fn in_order<DB: Backend, const N: usize, T: UniqueKeySql<DB, N>>(
-    new: &[&T::New],
-) -> Option<Vec<usize>> {
-    let keys = new.iter().map(|new| row_call::<DB, N, T>(&T::key_of(new)));
-    let keys: Vec<_> = keys
-        .map(|key| Some(key?.into_key()))
-        .collect::<Option<_>>()?;
-    let mut places: Vec<usize> = (0..keys.len()).collect();
-    places.sort_by_key(|place| keys.get(*place));
-    let has_same = places
-        .windows(2)
-        .any(|two| keys.get(two[0]) == keys.get(two[1]));
-    (!has_same).then_some(places)
+/// Their keys.
+fn keys<DB, const N: usize, T>(new: &[&T::New]) -> Option<Batch<DB>>
+where
+    DB: Backend,
+    T: UniqueKeySql<DB, N>,
+{
+    Batch::of(new, |new, to| {
+        T::bind_key(&T::key_of(new), to);
+        to.end_key();
+    })
 }
 
-/// What was written of these, and what was not. `place_of`: which one a number is about.
+/// What was written of these, and what was not. `place_of`: which one a row is about, and the number of the row.
 fn written<DB, const N: usize, T, K>(
     new: &[&T::New],
     rows: &[DB::Row],
-    place_of: impl Fn(usize) -> Option<usize>,
+    place_of: impl Fn(&DB::Row, usize) -> Option<usize>,
 ) -> Vec<Option<Outcome<K, DB, N, T>>>
 where
     DB: Backend,
@@ -464,8 +477,8 @@ where
     K: Kind<DB, N, T>,
 {
     let mut outcomes = undecided(new.len());
-    for row in rows {
-        let Some(place) = number::<DB>(row).ok().and_then(&place_of) else {
+    for (number, row) in rows.iter().enumerate() {
+        let Some(place) = place_of(row, number) else {
             continue;
         };
         let (Some(outcome), Some(new)) = (outcomes.get_mut(place), new.get(place)) else {

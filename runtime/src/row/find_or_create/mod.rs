@@ -83,13 +83,16 @@ pub trait UniqueKeySql<DB: Backend, const N: usize>: UniqueKey<N> + FindOrCreate
     const FIND: &'static str;
     /// The same of many keys, with the number of each, from 1.
     const FIND_MANY: Option<&'static str> = None;
+    /// The same with the key of each instead, where that says whose row it is.
+    const FIND_ANY: Option<&'static str> = None;
     /// Creates the row unless the key is taken.
     const INSERT: &'static str;
     /// `None` if the key is all there is.
     const UPSERT: Option<&'static str>;
-    /// Creates those of many rows whose keys are free, with the number of each.
-    const INSERT_MANY: Option<&'static str> = None;
-    /// Creates or overwrites many rows, with the number of each: at once, and in the order of their keys, but of equal keys the first one's only.
+    /// Creates those of many rows whose keys are free: at once, if that can be, in the order given, with the key of each; and in the order of their keys,
+    /// but of equal keys the first one's only, with the number of each.
+    const INSERT_MANY: Option<[&'static str; 2]> = None;
+    /// The same, overwriting the rows whose keys are taken.
     const UPSERT_MANY: Option<[&'static str; 2]> = None;
     /// Like `UPSERT`, saying in its last column whether it created the row; where [`Backend::UPSERT_TELLS`] is not, it creates only rows that a
     /// partial index does not have.

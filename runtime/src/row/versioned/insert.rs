@@ -11,7 +11,7 @@ use crate::db::atomic::in_transaction;
 use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, KeyText, Operation, WriteFailure, from_write_failure};
 use crate::db::fault::Fault;
-use crate::db::lanes::{Call, of_calls};
+use crate::db::lanes::Batch;
 use crate::db::model::{Model, acquire};
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, number, write_all, write_one};
@@ -114,13 +114,16 @@ fn insert_some<'s, DB: Backend, T: VersionedSql<DB>>(
         let Some(sql) = T::INSERT_MANY.filter(|_| rows.len() > 1) else {
             return one_by_one(rows, method, link).await;
         };
-        let calls = rows.iter().map(|row| Call::of(|to| row.bind_new(to)));
-        let Some(calls) = calls.collect::<Option<Vec<_>>>() else {
+        let Some(batch) = Batch::of(rows, |row, to| row.bind_new(to)) else {
             return one_by_one(rows, method, link).await;
         };
-        let calls: Vec<_> = calls.iter().collect();
+        let statement = || {
+            let mut statement = Statement::literal(sql);
+            batch.bind_all(&mut statement);
+            statement
+        };
         let in_transaction = in_transaction::<DB>(link);
-        let error = match write_all(&|| of_calls(sql, &calls), link).await {
+        let error = match write_all(&statement, link).await {
             Ok(inserted) => return each_inserted(rows, method, &inserted, link).await,
             Err(error) => error,
         };

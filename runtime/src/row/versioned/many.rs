@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 
 use futures_util::future::BoxFuture;
 
-use super::checked::{self, Checked, Failure, Met, Unread, Unwritten, Write};
+use super::checked::{self, Failure, Met, Unread, Unwritten, Write};
 use super::edit::{Edit, Save};
 use super::{
-    DeleteError, Derive, LoadError, UpdateError, VersionedSql, deleted, read_or, read_version,
-    select, updated, updated_copy,
+    DeleteError, Derive, LoadError, UpdateError, VersionedSql, bind_row, deleted, read_or,
+    read_version, select, updated, updated_copy,
 };
 use crate::db::Backend;
 use crate::db::atomic::in_transaction;
@@ -19,7 +19,7 @@ use crate::db::column::Changes;
 use crate::db::copied::copy;
 use crate::db::error::{DatabaseError, Operation, WriteFailure};
 use crate::db::fault::Fault;
-use crate::db::lanes::{Call, Values, of_calls};
+use crate::db::lanes::{Batch, Call, Values};
 use crate::db::model::Model;
 use crate::db::source::{Link, Opened, Source};
 use crate::db::statement::{Fetched, Statement, Way, number, write_all};
@@ -91,15 +91,31 @@ async fn find<DB: Backend, T: VersionedSql<DB>, R: Send>(
     link: &mut Link<'_, DB>,
     read: impl Fn(DB::Row, i64) -> Result<R, Unread> + Send + Sync,
 ) -> Result<Vec<Result<R, Unread>>, sqlx::Error> {
-    let mut statement = Statement::literal(T::LOAD_MANY);
-    T::bind_keys(keys, &mut statement);
-    statement.bind_rows(keys.len(), &[]);
+    let statement = |sql| {
+        let mut statement = Statement::literal(sql);
+        T::bind_keys(keys, &mut statement);
+        statement.bind_rows(keys.len(), &[]);
+        statement
+    };
     let version = read_version::<T>();
     let read = |row| {
         let (row, version) = checked::found::<DB>(Ok(Fetched::One(row)), version)?;
         read(row, version)
     };
-    let found = statement.fetch_numbered(keys.len(), link, read).await?;
+    let batch = T::LOAD_ANY.and_then(|_| Batch::of(keys, |key, to| bind_key::<DB, T>(key, to)));
+    let batch = batch.filter(Batch::has_exact_keys);
+    let told_by = batch.as_ref().and_then(Batch::sorted);
+    let mut found = None;
+    if let (Some(sql), Some(told_by)) = (T::LOAD_ANY, told_by) {
+        found = statement(sql).fetch_told(&told_by, link, read).await?;
+    }
+    let found = match found {
+        Some(found) => found,
+        None => {
+            let many = statement(T::LOAD_MANY);
+            many.fetch_numbered(keys.len(), link, read).await?
+        }
+    };
     let found = found.into_iter().map(|fetched| match fetched {
         Fetched::One(read) => read,
         Fetched::None => Err(Unread::Missing),
@@ -216,10 +232,14 @@ trait Kind<DB: Backend, T: VersionedSql<DB>>: Send + Sync {
 
     /// The row, with the version that it is to have.
     fn row(given: &Self::Given) -> &T;
-    /// What is bound for it.
-    fn call(given: &Self::Given) -> Option<Call<DB>>;
-    /// The statement about many.
-    fn statement(given: &[&Self::Given], calls: &[&Call<DB>], way: Way) -> Statement<DB>;
+    /// Binds one.
+    fn bind(given: &Self::Given, to: &mut Values<DB>);
+    /// The statement about many, which `bind` binds.
+    fn statement(
+        given: &[&Self::Given],
+        bind: impl FnOnce(&mut Statement<DB>),
+        way: Way,
+    ) -> Statement<DB>;
     fn output(row: DB::Row) -> Self::Output;
     /// Does it to one.
     fn one(
@@ -250,12 +270,12 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Updates {
         given
     }
 
-    fn call(given: &T) -> Option<Call<DB>> {
-        Checked::<DB>::call(given)
+    fn bind(given: &T, to: &mut Values<DB>) {
+        bind_row(given, to);
     }
 
-    fn statement(_: &[&T], calls: &[&Call<DB>], way: Way) -> Statement<DB> {
-        of_calls(way.of(T::UPDATE_MANY), calls)
+    fn statement(_: &[&T], bind: impl FnOnce(&mut Statement<DB>), way: Way) -> Statement<DB> {
+        bound(way.of(T::UPDATE_MANY), bind)
     }
 
     fn output(row: DB::Row) -> DB::Row {
@@ -280,12 +300,12 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Deletes {
         given
     }
 
-    fn call(given: &T) -> Option<Call<DB>> {
-        Call::of(|to| bind_version(given, to))
+    fn bind(given: &T, to: &mut Values<DB>) {
+        bind_version(given, to);
     }
 
-    fn statement(_: &[&T], calls: &[&Call<DB>], way: Way) -> Statement<DB> {
-        of_calls(way.of(T::DELETE_MANY), calls)
+    fn statement(_: &[&T], bind: impl FnOnce(&mut Statement<DB>), way: Way) -> Statement<DB> {
+        bound(way.of(T::DELETE_MANY), bind)
     }
 
     fn output(_: DB::Row) {}
@@ -294,6 +314,12 @@ impl<DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Deletes {
         let method = <Self as Kind<DB, T>>::METHOD;
         checked::delete_on::<DB>(method, row, link).await
     }
+}
+
+fn bound<DB: Backend>(sql: &'static str, bind: impl FnOnce(&mut Statement<DB>)) -> Statement<DB> {
+    let mut statement = Statement::literal(sql);
+    bind(&mut statement);
+    statement
 }
 
 /// Those of one statement change the same columns.
@@ -310,19 +336,21 @@ impl<'g, DB: Backend, T: VersionedSql<DB>> Kind<DB, T> for Saves<'g> {
         given.mine
     }
 
-    fn call(given: &Save<'g, T>) -> Option<Call<DB>> {
-        Call::of(|to| {
-            bind_version(given.mine, to);
-            given.bind_changed(to);
-        })
+    fn bind(given: &Save<'g, T>, to: &mut Values<DB>) {
+        bind_version(given.mine, to);
+        given.bind_changed(to);
     }
 
-    fn statement(given: &[&Save<'g, T>], calls: &[&Call<DB>], way: Way) -> Statement<DB> {
+    fn statement(
+        given: &[&Save<'g, T>],
+        bind: impl FnOnce(&mut Statement<DB>),
+        way: Way,
+    ) -> Statement<DB> {
         let changed: Vec<usize> = match given.first() {
             Some(save) => save.changes.columns().collect(),
             None => Vec::new(),
         };
-        saving::<DB, T>(&changed, way, |statement| statement.bind_calls(calls))
+        saving::<DB, T>(&changed, way, bind)
     }
 
     fn output(row: DB::Row) -> DB::Row {
@@ -393,8 +421,7 @@ pub(crate) fn save_many_of_all<DB: Backend, T: VersionedSql<DB>>(
 
 /// Binds what says which row it is.
 fn bind_version<DB: Backend, T: VersionedSql<DB>>(row: &T, to: &mut Values<DB>) {
-    T::bind_key(&row.key(), to);
-    to.end_key();
+    bind_key::<DB, T>(&row.key(), to);
     to.number(row.version().unwrap_or_default());
     if let Some(fence) = row.fence() {
         to.number(fence.get());
@@ -435,20 +462,14 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     }
     let mut outcomes = Vec::new();
     outcomes.resize_with(given.len(), || None);
-    let mut seen = HashSet::new();
-    let numbered: Vec<_> = given.iter().enumerate().collect();
-    for numbered in numbered.chunks(rows_of_a_statement::<DB>(link)) {
-        let each = numbered
-            .iter()
-            .map(|(place, given)| (*place, **given, K::call(given)));
-        let firsts = each.filter(|(_, _, call)| !is_again(call.as_ref(), &mut seen));
-        let (places, firsts): (Vec<_>, Vec<_>) = firsts
-            .map(|(place, given, call)| (place, (given, call)))
-            .unzip();
-        let (firsts, calls): (Vec<_>, Vec<_>) = firsts.into_iter().unzip();
-        let written = some::<DB, T, K>(&firsts, &calls, link).await;
-        for (place, written) in places.into_iter().zip(written) {
-            if let Some(outcome) = outcomes.get_mut(place) {
+    let are_first = are_first::<DB, T, K>(given);
+    let firsts = given.iter().enumerate().zip(are_first);
+    let firsts: Vec<_> = firsts.filter(|(_, is_first)| *is_first).collect();
+    for firsts in firsts.chunks(rows_of_a_statement::<DB>(link)) {
+        let given: Vec<_> = firsts.iter().map(|((_, given), _)| **given).collect();
+        let written = some::<DB, T, K>(&given, link).await;
+        for (((place, _), _), written) in firsts.iter().zip(written) {
+            if let Some(outcome) = outcomes.get_mut(*place) {
                 *outcome = Some(written);
             }
         }
@@ -459,6 +480,26 @@ async fn all<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
         }
     }
     outcomes.into_iter().flatten().collect()
+}
+
+/// Of each whether it is the first with its key.
+fn are_first<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(given: &[&K::Given]) -> Vec<bool> {
+    let keys = given.iter().map(|given| K::row(given).key());
+    let keys = Batch::<DB>::of(keys, |key, to| bind_key::<DB, T>(&key, to));
+    if keys.is_some_and(|keys| keys.sorted().is_some()) {
+        return vec![true; given.len()];
+    }
+    let mut seen = HashSet::new();
+    let key = |given| Call::<DB>::of(|to| bind_key::<DB, T>(&K::row(given).key(), to));
+    let are_first = given
+        .iter()
+        .map(|given| !is_again(key(given).as_ref(), &mut seen));
+    are_first.collect()
+}
+
+fn bind_key<DB: Backend, T: VersionedSql<DB>>(key: &T::Key<'_>, to: &mut Values<DB>) {
+    T::bind_key(key, to);
+    to.end_key();
 }
 
 /// Whether a row with its key came before. A statement about many writes a row once, and what comes after that looks at what it has become: the second
@@ -478,17 +519,16 @@ fn unwritten<R, O>(failure: WriteFailure) -> Unwritten<R, O> {
 /// Those of one statement. If the database refuses one of them, each half by itself, so that it hurts no other.
 fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     given: &'s [&K::Given],
-    calls: &'s [Option<Call<DB>>],
     link: &'s mut Link<'_, DB>,
 ) -> BoxFuture<'s, Vec<Outcome<DB, T, K>>> {
     Box::pin(async move {
         // A column can be an array, and PostgreSQL has no arrays of arrays.
-        let each: Option<Vec<_>> = calls.iter().map(Option::as_ref).collect();
-        let Some(each) = each.filter(|each| each.len() > 1) else {
+        let batch = Batch::of(given, |given, to| K::bind(given, to));
+        let Some(batch) = batch.filter(|batch| batch.len() > 1) else {
             return one_by_one::<DB, T, K>(given, link).await;
         };
         let in_transaction = in_transaction::<DB>(link);
-        let error = match send::<DB, T, K>(given, &each, link).await {
+        let error = match send::<DB, T, K>(given, &batch, link).await {
             Ok(written) => return after::<DB, T, K>(given, written, link).await,
             Err(error) => error,
         };
@@ -498,11 +538,9 @@ fn some<'s, DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             return one_by_one::<DB, T, K>(given, link).await;
         }
         if fault.may_be_of_a_row() && !in_transaction {
-            let half = given.len() / 2;
-            let ((first, others), (calls, of_others)) =
-                (given.split_at(half), calls.split_at(half));
-            let mut outcomes = some::<DB, T, K>(first, calls, link).await;
-            outcomes.extend(some::<DB, T, K>(others, of_others, link).await);
+            let (first, others) = given.split_at(given.len() / 2);
+            let mut outcomes = some::<DB, T, K>(first, link).await;
+            outcomes.extend(some::<DB, T, K>(others, link).await);
             return outcomes;
         }
         let failed = |given| {
@@ -530,28 +568,24 @@ async fn one_by_one<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
 /// What the statement returned for each row, if it wrote that.
 async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
     given: &[&K::Given],
-    calls: &[&Call<DB>],
+    batch: &Batch<DB>,
     link: &mut Link<'_, DB>,
 ) -> Result<Vec<Option<DB::Row>>, sqlx::Error> {
     let mut written = Vec::new();
     written.resize_with(given.len(), || None);
-    if Way::first(link) == Way::AtOnce && calls.first().is_some_and(|call| call.has_exact_key()) {
-        // This is the order in which it mostly locks them.
-        let mut places: Vec<usize> = (0..calls.len()).collect();
-        places.sort_by_key(|place| calls.get(*place).map(|call| call.key()));
-        let sorted = places
-            .iter()
-            .filter_map(|place| Some((*given.get(*place)?, *calls.get(*place)?)));
-        let (sorted, calls): (Vec<_>, Vec<_>) = sorted.unzip();
-        match write_all::<DB>(&|| K::statement(&sorted, &calls, Way::AtOnce), link).await {
+    let at_once = Way::first(link) == Way::AtOnce && batch.has_exact_keys();
+    // This is the order in which it mostly locks them.
+    if let Some(sorted) = at_once.then(|| batch.sorted()).flatten() {
+        let bind = |to: &mut Statement<DB>| batch.bind(sorted.places(), to);
+        match write_all::<DB>(&|| K::statement(given, bind, Way::AtOnce), link).await {
             Err(error) if Way::AtOnce.has_waited(&error) => {}
             Err(error) => return Err(error),
             // The table has triggers, say, or all copies are stale.
             Ok(rows) if rows.is_empty() => {}
             Ok(rows) => {
-                for row in rows {
-                    let place = places.get(number::<DB>(&row)?);
-                    if let Some(place) = place.and_then(|place| written.get_mut(*place)) {
+                for (number, row) in rows.into_iter().enumerate() {
+                    let place = sorted.place_of(&row, number);
+                    if let Some(place) = place.and_then(|place| written.get_mut(place)) {
                         *place = Some(row);
                     }
                 }
@@ -559,7 +593,8 @@ async fn send<DB: Backend, T: VersionedSql<DB>, K: Kind<DB, T>>(
             }
         }
     }
-    for row in write_all::<DB>(&|| K::statement(given, calls, Way::InOrder), link).await? {
+    let bind = |to: &mut Statement<DB>| batch.bind_all(to);
+    for row in write_all::<DB>(&|| K::statement(given, bind, Way::InOrder), link).await? {
         if let Some(place) = written.get_mut(number::<DB>(&row)?) {
             *place = Some(row);
         }

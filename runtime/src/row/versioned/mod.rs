@@ -33,7 +33,7 @@ use crate::db::Backend;
 use crate::db::as_read::{AsRead, Stored};
 use crate::db::column::{Changes, Read};
 use crate::db::error::Operation;
-use crate::db::lanes::{Call, Fold};
+use crate::db::lanes::{Call, Fold, Values};
 use crate::db::model::{Model, acquire};
 use crate::db::shell::Shell;
 use crate::db::source::{Opened, Source};
@@ -93,6 +93,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const LOAD: &'static str;
     /// Reads all columns of many rows, and the number of each.
     const LOAD_MANY: &'static str;
+    /// The same with the key of each instead, where that says whose row it is.
+    const LOAD_ANY: Option<&'static str> = None;
     /// Inserts the row and reads all columns.
     const INSERT: &'static str;
     /// The same of many rows, with the number of each, where a statement takes those.
@@ -103,7 +105,8 @@ pub trait VersionedSql<DB: Backend>: Versioned {
     const TOUCH: &'static str = "";
     /// Deletes the row.
     const DELETE: &'static str;
-    /// The same of many rows, with the number of each that was written, where a statement takes those: at once, and in the order of their keys.
+    /// The same of many rows, where a statement takes those: at once, with the key of each that was written, and in the order of their keys, with its
+    /// number.
     const UPDATE_MANY: Option<[&'static str; 2]> = None;
     /// The same of a deletion.
     const DELETE_MANY: Option<[&'static str; 2]> = None;
@@ -191,19 +194,22 @@ impl<DB: Backend, T: VersionedSql<DB>> Checked<DB> for T {
     }
 
     fn call(&self) -> Option<Call<DB>> {
-        Call::of(|to| {
-            T::bind_key(&self.key(), to);
-            to.end_key();
-            self.bind_columns(to);
-            to.number(self.version().unwrap_or_default());
-            if let Some(fence) = self.fence() {
-                to.number(fence.get());
-            }
-        })
+        Call::of(|to| bind_row(self, to))
     }
 
     fn reads_the_same(&self, row: &DB::Row) -> Option<Stored<DB>> {
         reads_the_same(self, row)
+    }
+}
+
+/// Binds what one of many rows is, and is to be.
+fn bind_row<DB: Backend, T: VersionedSql<DB>>(row: &T, to: &mut Values<DB>) {
+    T::bind_key(&row.key(), to);
+    to.end_key();
+    row.bind_columns(to);
+    to.number(row.version().unwrap_or_default());
+    if let Some(fence) = row.fence() {
+        to.number(fence.get());
     }
 }
 

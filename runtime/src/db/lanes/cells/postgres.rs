@@ -5,7 +5,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{
     PgArgumentBuffer, PgArguments, PgBindIterExt, PgHasArrayType, PgRow, PgTypeInfo,
 };
-use sqlx::{Arguments as _, Encode, Postgres, Type, TypeInfo};
+use sqlx::{Arguments as _, Encode, Postgres, Row as _, Type, TypeInfo, ValueRef as _};
 
 use crate::db::column::Column;
 use crate::db::key_array::kept;
@@ -42,7 +42,23 @@ struct Value {
     is_null: bool,
 }
 
+/// How many values a row has, and how many of them are its key.
+struct Shape {
+    columns: usize,
+    key: usize,
+}
+
 impl PgCells {
+    /// Of each of so many rows.
+    fn shape(&self, rows: usize) -> Shape {
+        let columns = self.values.len().checked_div(rows).unwrap_or_default();
+        let before = rows.saturating_sub(1) * columns;
+        Shape {
+            columns,
+            key: self.key.values.saturating_sub(before),
+        }
+    }
+
     fn element(&self, column: usize) -> Option<Element<'_>> {
         let value = self.values.get(column)?;
         let start = match column.checked_sub(1) {
@@ -108,11 +124,6 @@ impl Cells<Postgres> for PgCells {
         !self.is_odd
     }
 
-    fn has_exact_key(&self) -> bool {
-        let mut key = self.values.iter().take(self.key.values);
-        key.all(|value| matches!(value.ty.name(), "INT2" | "INT4" | "INT8" | "UUID"))
-    }
-
     fn bind(
         calls: &[&Self],
         keys_only: bool,
@@ -125,12 +136,7 @@ impl Cells<Postgres> for PgCells {
         });
         for index in 0..columns {
             let elements = calls.iter().filter_map(|call| call.element(index));
-            let elements: Vec<_> = elements.collect();
-            // Two models can have the same statement, and a value can choose its type.
-            if elements.windows(2).any(|two| two[0].ty != two[1].ty) {
-                return Err("the values of a column have several types".into());
-            }
-            arguments.add(ColumnOf(elements))?;
+            bind_column(elements.collect(), arguments)?;
         }
         Postgres::bind_rows(arguments, calls.len(), beside)
     }
@@ -148,15 +154,91 @@ impl Cells<Postgres> for PgCells {
         Ok(())
     }
 
-    fn key_of(&self, _: &PgRow) -> Option<Vec<u8>> {
-        None
+    fn key_in(&self, row: &PgRow, rows: usize) -> Option<Vec<u8>> {
+        let first = row.len().checked_sub(self.shape(rows).key)?;
+        let mut key = Vec::with_capacity(64);
+        for index in first..row.len() {
+            let value = row.try_get_raw(index).ok()?;
+            if value.is_null() {
+                key.extend(usize::MAX.to_be_bytes());
+                continue;
+            }
+            let bytes = value.as_bytes().ok()?;
+            key.extend(bytes.len().to_be_bytes());
+            key.extend(bytes);
+        }
+        Some(key)
     }
+
+    fn reserve_as_many(&mut self, times: usize) {
+        let (bytes, values) = (self.bytes.len(), self.values.len());
+        self.bytes.reserve(bytes.saturating_mul(times));
+        self.values.reserve(values.saturating_mul(times));
+    }
+
+    fn key_of_row(&self, row: usize, rows: usize) -> &[u8] {
+        let Shape { columns, key } = self.shape(rows);
+        let end_of = |values: usize| match values.checked_sub(1) {
+            Some(last) => self.values.get(last).map_or(0, |value| value.end),
+            None => 0,
+        };
+        let range = end_of(row * columns)..end_of(row * columns + key);
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    fn has_exact_keys(&self, rows: usize) -> bool {
+        // They are of the same types in all rows.
+        let mut key = (0..self.shape(rows).key).map(|column| self.element(column));
+        key.all(|value| value.is_some_and(|value| value.is_exact()))
+    }
+
+    /// Blanks at the end are lost where a column has a length.
+    fn has_plain_keys(&self, rows: usize) -> bool {
+        let Shape { columns, key } = self.shape(rows);
+        let is_plain = |value: Element<'_>| {
+            let ends_in_blanks = value.bytes.is_some_and(|bytes| bytes.ends_with(b" "));
+            value.is_exact() || is_text(value.ty) && !ends_in_blanks
+        };
+        let mut keys = (0..rows).flat_map(|row| row * columns..row * columns + key);
+        keys.all(|column| self.element(column).is_some_and(is_plain))
+    }
+
+    fn bind_places(
+        &self,
+        rows: usize,
+        places: &[usize],
+        arguments: &mut PgArguments,
+    ) -> Result<(), BoxDynError> {
+        let columns = self.shape(rows).columns;
+        arguments.reserve(columns, self.bytes.len());
+        for column in 0..columns {
+            let elements = places.iter();
+            let elements = elements.filter_map(|place| self.element(place * columns + column));
+            bind_column(elements.collect(), arguments)?;
+        }
+        Ok(())
+    }
+}
+
+/// Binds the values of a column.
+fn bind_column(elements: Vec<Element<'_>>, to: &mut PgArguments) -> Result<(), BoxDynError> {
+    // Two models can have the same statement, and a value can choose its type.
+    if elements.windows(2).any(|two| two[0].ty != two[1].ty) {
+        return Err("the values of a column have several types".into());
+    }
+    to.add(ColumnOf(elements))
 }
 
 /// A value of a call.
 struct Element<'v> {
     ty: &'v PgTypeInfo,
     bytes: Option<&'v [u8]>,
+}
+
+impl Element<'_> {
+    fn is_exact(&self) -> bool {
+        matches!(self.ty.name(), "INT2" | "INT4" | "INT8" | "UUID")
+    }
 }
 
 impl Type<Postgres> for Element<'_> {

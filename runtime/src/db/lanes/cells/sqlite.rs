@@ -57,11 +57,6 @@ impl Cells<Sqlite> for SqliteCells {
         !self.is_odd
     }
 
-    fn has_exact_key(&self) -> bool {
-        // A column without a type has 1 and '1' as two keys, one with a type as one.
-        false
-    }
-
     fn bind(
         calls: &[&Self],
         keys_only: bool,
@@ -80,7 +75,7 @@ impl Cells<Sqlite> for SqliteCells {
         Err(UNBOUND.into())
     }
 
-    fn key_of(&self, row: &SqliteRow) -> Option<Vec<u8>> {
+    fn key_in(&self, row: &SqliteRow, _rows: usize) -> Option<Vec<u8>> {
         let first = row.len().checked_sub(self.key_values)?;
         let mut key = JsonRow::default();
         for index in first..row.len() {
