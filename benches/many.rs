@@ -1,16 +1,20 @@
 //! Many rows with an outcome each, on PostgreSQL: as a ratio to the batch that one writes by hand, and to a loop of single calls.
 //!
 //! ```text
-//! cargo bench -p rowlock-benches --bench many              four minutes
+//! cargo bench -p rowlock-benches --bench many              seven minutes
 //! cargo bench -p rowlock-benches --bench many -- 'of 100,' only the pairs whose title has these words
 //! ```
 //!
 //! The batch by hand is what people write: `UPDATE … FROM unnest(…) … RETURNING`, which locks the rows in any order, and does not say which of
-//! them are stale or gone. A pool of one connection, which does not test it; `update_many` also on the connection itself, where a transaction
+//! them are stale or gone. "With outcomes" it puts each row in the place of its key and returns new structs, as rowlock does; stale rows and those that are
+//! gone it still cannot tell. A pool of one connection, which does not test it; `update_many` also on the connection itself, where a transaction
 //! may have been begun by hand, and rowlock locks the rows in order.
 
 #[path = "pair.rs"]
 mod pair;
+
+use std::collections::HashMap;
+use std::hash::Hash;
 
 use rowlock::{FindOrCreate, Source, Versioned};
 use rowlock_tests::postgres::{Connection, Pool, PoolOptions, database};
@@ -61,12 +65,38 @@ fn tags(numbers: impl IntoIterator<Item = i64>) -> Vec<NewTag> {
     numbers.into_iter().map(tag).collect()
 }
 
-async fn by_hand(db: &Pool, sql: &'static str, new: &[NewTag]) {
+async fn by_hand(db: &Pool, sql: &'static str, new: &[NewTag]) -> Vec<Tag> {
     let slugs: Vec<&str> = new.iter().map(|tag| tag.slug.as_str()).collect();
     let titles: Vec<&str> = new.iter().map(|tag| tag.title.as_str()).collect();
     let query = sqlx::query_as(sql).bind(slugs).bind(titles);
     let rows: Vec<Tag> = query.fetch_all(db).await.unwrap();
     assert_eq!(rows.len(), new.len());
+    rows
+}
+
+async fn find_by_hand(db: &Pool, new: &[NewTag]) -> Vec<Tag> {
+    let slugs: Vec<&str> = new.iter().map(|tag| tag.slug.as_str()).collect();
+    let query = sqlx::query_as(FIND).bind(slugs);
+    let found: Vec<Tag> = query.fetch_all(db).await.unwrap();
+    assert_eq!(found.len(), new.len());
+    found
+}
+
+/// Each row in the place of its key.
+fn outcomes<K: Eq + Hash, R>(
+    rows: Vec<R>,
+    key: impl Fn(&R) -> K,
+    given: impl Iterator<Item = K>,
+) -> Vec<Option<R>> {
+    let rows = rows.into_iter().map(|row| (key(&row), row));
+    let mut rows: HashMap<K, R> = rows.collect();
+    given.map(|key| rows.remove(&key)).collect()
+}
+
+fn outcomes_of_tags(rows: Vec<Tag>, new: &[NewTag]) {
+    let given = new.iter().map(|tag| tag.slug.clone());
+    let outcomes = outcomes(rows, |tag| tag.slug.clone(), given);
+    assert!(outcomes.iter().all(Option::is_some));
 }
 
 /// Rows that are there, and rows that nobody has made yet. All numbers are of five digits: those of one to four are far from each other in the index.
@@ -81,12 +111,19 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
                 let found = Tag::find_or_create_many(&*db, mine.iter().cloned()).await;
                 assert!(found.iter().all(Result::is_ok));
             },
+            async |db| find_by_hand(db, &theirs).await,
+        )
+        .await;
+    bench
+        .pair(
+            &format!("find_or_create_many of {rows} that are there, by hand with outcomes"),
+            db,
+            async |_| {},
             async |db| {
-                let slugs: Vec<&str> = theirs.iter().map(|tag| tag.slug.as_str()).collect();
-                let query = sqlx::query_as(FIND).bind(slugs);
-                let found: Vec<Tag> = query.fetch_all(&*db).await.unwrap();
-                assert_eq!(found.len(), theirs.len());
+                let found = Tag::find_or_create_many(&*db, mine.iter().cloned()).await;
+                assert!(found.iter().all(Result::is_ok));
             },
+            async |db| outcomes_of_tags(find_by_hand(db, &theirs).await, &theirs),
         )
         .await;
     bench
@@ -99,6 +136,18 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
                 assert!(written.iter().all(Result::is_ok));
             },
             async |db| by_hand(db, UPSERT, &theirs).await,
+        )
+        .await;
+    bench
+        .pair(
+            &format!("upsert_many of {rows}, by hand with outcomes"),
+            db,
+            async |_| {},
+            async |db| {
+                let written = Tag::upsert_many(&*db, mine.iter().cloned()).await;
+                assert!(written.iter().all(Result::is_ok));
+            },
+            async |db| outcomes_of_tags(by_hand(db, UPSERT, &theirs).await, &theirs),
         )
         .await;
     bench
@@ -135,6 +184,23 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             },
         )
         .await;
+    bench
+        .pair(
+            &format!("create_many of {rows} that are new, by hand with outcomes"),
+            db,
+            async |_| {},
+            async |db| {
+                next += rows;
+                let created = Tag::create_many(&*db, tags(next..next + rows)).await;
+                assert!(created.iter().all(|row| matches!(row, Ok(Some(_)))));
+            },
+            async |db| {
+                next_by_hand += rows;
+                let new = tags(next_by_hand..next_by_hand + rows);
+                outcomes_of_tags(by_hand(db, CREATE, &new).await, &new);
+            },
+        )
+        .await;
 }
 
 const LOAD: &str =
@@ -148,7 +214,12 @@ async fn load(db: &Pool, ids: impl IntoIterator<Item = i64>) -> Vec<Document> {
     loaded.collect::<Result<_, _>>().unwrap()
 }
 
-async fn update_by_hand(db: &mut Connection, documents: &mut [Document]) {
+async fn load_by_hand(db: &Pool, ids: impl IntoIterator<Item = i64>) -> Vec<Document> {
+    let ids: Vec<i64> = ids.into_iter().collect();
+    sqlx::query_as(LOAD).bind(ids).fetch_all(db).await.unwrap()
+}
+
+async fn versions_by_hand(db: &mut Connection, documents: &[Document]) -> Vec<(i64, i64)> {
     let column = |of: fn(&Document) -> i64| documents.iter().map(of).collect::<Vec<_>>();
     let text = |of: fn(&Document) -> &str| documents.iter().map(of).collect::<Vec<_>>();
     let query = sqlx::query_as(UPDATE)
@@ -159,10 +230,29 @@ async fn update_by_hand(db: &mut Connection, documents: &mut [Document]) {
         .bind(column(|document| document.lock_version));
     let written: Vec<(i64, i64)> = query.fetch_all(db).await.unwrap();
     assert_eq!(written.len(), documents.len());
+    written
+}
+
+async fn update_by_hand(db: &mut Connection, documents: &mut [Document]) {
     let first = documents[0].id;
-    for (id, version) in written {
+    for (id, version) in versions_by_hand(db, documents).await {
         documents[usize::try_from(id - first).unwrap()].lock_version = version;
     }
+}
+
+async fn update_with_outcomes(db: &mut Connection, documents: &mut Vec<Document>) {
+    let written = versions_by_hand(db, documents).await;
+    let ids = documents.iter().map(|document| document.id);
+    let written = outcomes(written, |(id, _)| *id, ids).into_iter();
+    let updated = written.zip(&*documents).map(|(written, document)| {
+        let (_, lock_version) = written?;
+        let document = document.clone();
+        Some(Document {
+            lock_version,
+            ..document
+        })
+    });
+    *documents = updated.collect::<Option<_>>().unwrap();
 }
 
 async fn update_many<'c>(db: impl Source<'c, Postgres>, documents: &mut Vec<Document>) {
@@ -180,11 +270,19 @@ async fn pairs(bench: &mut Bench, db: &mut Pool, rows: i64) {
             db,
             async |_| {},
             async |db| load(db, ids.clone()).await,
+            async |db| load_by_hand(db, others.clone()).await,
+        )
+        .await;
+    bench
+        .pair(
+            &format!("load_many of {rows}, by hand with outcomes"),
+            db,
+            async |_| {},
+            async |db| load(db, ids.clone()).await,
             async |db| {
-                let ids: Vec<i64> = others.clone().collect();
-                let query = sqlx::query_as(LOAD).bind(ids);
-                let found: Vec<Document> = query.fetch_all(&*db).await.unwrap();
-                found
+                let found = load_by_hand(db, others.clone()).await;
+                let found = outcomes(found, |document| document.id, others.clone());
+                found.into_iter().collect::<Option<Vec<_>>>().unwrap()
             },
         )
         .await;
@@ -195,6 +293,15 @@ async fn pairs(bench: &mut Bench, db: &mut Pool, rows: i64) {
             async |_| {},
             async |db| update_many(&*db, &mut mine).await,
             async |db| update_by_hand(&mut db.acquire().await.unwrap(), &mut theirs).await,
+        )
+        .await;
+    bench
+        .pair(
+            &format!("update_many of {rows}, by hand with outcomes"),
+            db,
+            async |_| {},
+            async |db| update_many(&*db, &mut mine).await,
+            async |db| update_with_outcomes(&mut db.acquire().await.unwrap(), &mut theirs).await,
         )
         .await;
     bench

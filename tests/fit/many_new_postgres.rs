@@ -499,7 +499,7 @@ async fn texts_are_told_apart_as_their_column_does() {
         ))
         .await;
         let pool = &database.pool;
-        let taken = [&[][..], &["a"], &["C", "b"]];
+        let taken = [&[][..], &["a"], &["C", "b"], &["B"]];
         let cases = GIVEN
             .iter()
             .flat_map(|given| (0..3).map(move |method| (given, method)));

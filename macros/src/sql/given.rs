@@ -169,8 +169,8 @@ pub(super) const WAITS_BRIEFLY: &str =
 pub(super) fn waits_briefly_and_is_plain(model: &Model) -> String {
     format!(
         "(SELECT set_config('lock_timeout', '20', true) FROM pg_catalog.pg_class AS c WHERE c.oid = {}::pg_catalog.regclass \
-         AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_trigger \
-         WHERE tgrelid = c.oid AND tgfoid::pg_catalog.regproc::text !~ 'RI_FKey_(check|noaction|restrict)_')) IS NOT NULL",
+         AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relhassubclass AND NOT (c.relhastriggers AND EXISTS (SELECT 1 FROM pg_catalog.pg_trigger \
+         WHERE tgrelid = c.oid AND tgfoid::pg_catalog.regproc::text !~ 'RI_FKey_(check|noaction|restrict)_'))) IS NOT NULL",
         text(&table(model))
     )
 }
