@@ -29,6 +29,27 @@ async fn numbers(pool: &Pool, ids: impl IntoIterator<Item = i64>) -> Vec<Number>
     loaded.collect::<Result<_, _>>().unwrap()
 }
 
+/// The rows are there, and their keys are read as nothing else than `load` reads them.
+#[tokio::test]
+async fn a_key_column_of_another_width() {
+    let database = database(
+        "CREATE TABLE numbers (id integer PRIMARY KEY, value bigint NOT NULL, version bigint NOT NULL);
+         INSERT INTO numbers VALUES (1, 1, 0), (2, 2, 0)",
+    )
+    .await;
+    let pool = &database.pool;
+    let one = Number::load(pool, 1).await.unwrap_err().to_string();
+    let many = Number::load_many(pool, [1, 2]).await.remove(0).unwrap_err();
+    assert_eq!(many.to_string().replace("_many", ""), one);
+    let rows = [1, 2].map(|id| Number {
+        id,
+        value: 7,
+        version: 0,
+    });
+    let updated = Number::update_many(pool, &rows).await;
+    assert!(updated.iter().all(Result::is_ok), "{updated:?}");
+}
+
 /// Two batches that give the same rows in different orders would deadlock, whatever the plan. The naive twin writes them as they are given.
 #[tokio::test]
 async fn rows_are_locked_in_the_order_of_their_keys() {
