@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowlock::row::{FoundOrCreated, UpsertError};
+use rowlock::row::{CreateError, FoundOrCreated, UpsertError};
 use rowlock::{Fault, FindOrCreate};
 use rowlock_tests::proxy::Proxy;
 use sqlx::{Connection as _, Executor};
@@ -553,6 +553,26 @@ async fn texts_are_told_apart_as_their_column_does() {
             assert_eq!(both[0], both[1], "{column} {given:?} {method} {taken:?}");
         }
     }
+}
+
+/// Who was created says the key, as wide as it was given.
+#[tokio::test]
+async fn a_key_column_of_another_width() {
+    let database = database(
+        "CREATE TABLE numbers (id {id}, number integer NOT NULL UNIQUE, value bigint NOT NULL);
+         INSERT INTO numbers (number, value) VALUES (1, 0)",
+    )
+    .await;
+    let outcomes = Number::create_many(&database.pool, [3, 1, 5].map(number)).await;
+    let [
+        Err(CreateError::Written(_)),
+        Ok(None),
+        Err(CreateError::Written(_)),
+    ] = &*outcomes
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(count(&database.pool).await, 3);
 }
 
 /// Row security refuses one of the rows.

@@ -175,11 +175,19 @@ pub(super) fn waits_briefly_and_is_plain(model: &Model) -> String {
     )
 }
 
-/// Whether sqlx reads this type only from columns that have the same values.
+/// The type of PostgreSQL for this one, if that has no value twice.
+pub(super) fn exact_type(column: &Column) -> Option<&'static str> {
+    match last_segment(inside_option(&column.ty).unwrap_or(&column.ty))?.as_str() {
+        "i16" => Some("smallint"),
+        "i32" => Some("integer"),
+        "i64" => Some("bigint"),
+        "Uuid" => Some("uuid"),
+        _ => None,
+    }
+}
+
 pub(super) fn is_exact(column: &Column) -> bool {
-    const EXACT: &[&str] = &["i16", "i32", "i64", "Uuid"];
-    let name = last_segment(inside_option(&column.ty).unwrap_or(&column.ty));
-    name.is_some_and(|name| EXACT.contains(&name.as_str()))
+    exact_type(column).is_some()
 }
 
 /// ` AND` the database keeps these columns of a new row as they are given: none where it would make another text of one, or where texts that differ are

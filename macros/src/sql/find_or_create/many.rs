@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::sql::given::{
-    and_keeps, given_once_by, is_exact, key_arrays, numbered_json, waits_briefly_and_is_plain,
+    and_keeps, exact_type, given_once_by, is_exact, key_arrays, numbered_json,
+    waits_briefly_and_is_plain,
 };
 
 /// Whether NULL is a value of the key: no index is used for it in a join.
@@ -121,7 +122,11 @@ fn at_once(
     let conflict = conflict(&mut sql)?;
     let (into, new) = new_row(model, |column| place(&all, column));
     let returned = model.columns.iter().map(read);
-    let keys = columns.iter().map(|column| quote(&column.name));
+    // As they were given, whatever the type of the column is.
+    let keys = columns.iter().map(|column| match exact_type(column) {
+        Some(ty) => format!("{}::{ty}", quote(&column.name)),
+        None => quote(&column.name),
+    });
     Some(sql.statement(format!(
         "INSERT INTO {} ({into}) SELECT {new} FROM unnest({arrays}) AS \"rowlock_given\" ({}) WHERE {}{} {conflict} RETURNING {}",
         table(model),
