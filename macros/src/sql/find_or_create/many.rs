@@ -75,7 +75,7 @@ pub(crate) fn find_any(model: &Model, key: &UniqueKey, dialect: Dialect) -> Opti
     let predicate = key.predicate.as_ref();
     let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
     Some(sql.statement(format!(
-        "SELECT {}, {name} FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given}){predicate}",
+        "SELECT {}, {name} AS \"rowlock_k1\" FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given}){predicate}",
         comma(&model.columns, of_row),
         table(model)
     )))
@@ -122,10 +122,10 @@ fn at_once(
     let conflict = conflict(&mut sql)?;
     let (into, new) = new_row(model, |column| place(&all, column));
     let returned = model.columns.iter().map(read);
-    // As they were given, whatever the type of the column is.
-    let keys = columns.iter().map(|column| match exact_type(column) {
-        Some(ty) => format!("{}::{ty}", quote(&column.name)),
-        None => quote(&column.name),
+    // As they were given, whatever the type of the column is, and under another name: rows are read by the names of their columns.
+    let keys = columns.iter().zip(1..).map(|(column, part)| {
+        let ty = exact_type(column).map_or_else(String::new, |ty| format!("::{ty}"));
+        format!("{}{ty} AS \"rowlock_k{part}\"", quote(&column.name))
     });
     Some(sql.statement(format!(
         "INSERT INTO {} ({into}) SELECT {new} FROM unnest({arrays}) AS \"rowlock_given\" ({}) WHERE {}{} {conflict} RETURNING {}",

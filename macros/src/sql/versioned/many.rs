@@ -31,7 +31,7 @@ pub(crate) fn load_any(model: &Model, dialect: Dialect) -> Option<Statement> {
     let name = quote(&key.name);
     let given = sql.slot(Slot::keys(key));
     Some(sql.statement(format!(
-        "SELECT {}, {name} FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given})",
+        "SELECT {}, {name} AS \"rowlock_k1\" FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given})",
         comma(&model.columns, of_row),
         table(model)
     )))
