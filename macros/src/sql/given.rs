@@ -175,7 +175,7 @@ pub(super) fn waits_briefly_and_is_plain(model: &Model) -> String {
     )
 }
 
-/// The type of PostgreSQL for this one, if that has no value twice.
+/// The type of PostgreSQL for this one, if its values are equal only if their bytes are.
 pub(super) fn exact_type(column: &Column) -> Option<&'static str> {
     match last_segment(inside_option(&column.ty).unwrap_or(&column.ty))?.as_str() {
         "i16" => Some("smallint"),
@@ -186,6 +186,7 @@ pub(super) fn exact_type(column: &Column) -> Option<&'static str> {
     }
 }
 
+/// Whether there is such a type.
 pub(super) fn is_exact(column: &Column) -> bool {
     exact_type(column).is_some()
 }

@@ -35,7 +35,7 @@ impl<DB: Backend> Batch<DB> {
         self.rows
     }
 
-    pub(crate) fn key(&self, place: usize) -> &[u8] {
+    fn key(&self, place: usize) -> &[u8] {
         self.cells.key_of_row(place, self.rows)
     }
 

@@ -171,9 +171,11 @@ impl Cells<Postgres> for PgCells {
     }
 
     fn reserve_as_many(&mut self, times: usize) {
+        // The first may be much longer than the others.
+        const MOST: usize = 1 << 20;
         let (bytes, values) = (self.bytes.len(), self.values.len());
-        self.bytes.reserve(bytes.saturating_mul(times));
-        self.values.reserve(values.saturating_mul(times));
+        self.bytes.reserve(bytes.saturating_mul(times).min(MOST));
+        self.values.reserve(values.saturating_mul(times).min(MOST));
     }
 
     fn key_of_row(&self, row: usize, rows: usize) -> &[u8] {
