@@ -99,6 +99,21 @@ fn outcomes_of_tags(rows: Vec<Tag>, new: &[NewTag]) {
     assert!(outcomes.iter().all(Option::is_some));
 }
 
+async fn find_or_create_many(db: &Pool, new: &[NewTag]) {
+    let found = Tag::find_or_create_many(db, new.iter().cloned()).await;
+    assert!(found.iter().all(Result::is_ok));
+}
+
+async fn upsert_many(db: &Pool, new: &[NewTag]) {
+    let written = Tag::upsert_many(db, new.iter().cloned()).await;
+    assert!(written.iter().all(Result::is_ok));
+}
+
+async fn create_many(db: &Pool, new: Vec<NewTag>) {
+    let created = Tag::create_many(db, new).await;
+    assert!(created.iter().all(|row| matches!(row, Ok(Some(_)))));
+}
+
 /// Rows that are there, and rows that nobody has made yet. All numbers are of five digits: those of one to four are far from each other in the index.
 async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
     let (mine, theirs) = (tags(20_001..=20_000 + rows), tags(30_001..=30_000 + rows));
@@ -107,10 +122,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             &format!("find_or_create_many of {rows} that are there, by hand"),
             db,
             async |_| {},
-            async |db| {
-                let found = Tag::find_or_create_many(&*db, mine.iter().cloned()).await;
-                assert!(found.iter().all(Result::is_ok));
-            },
+            async |db| find_or_create_many(db, &mine).await,
             async |db| find_by_hand(db, &theirs).await,
         )
         .await;
@@ -119,10 +131,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             &format!("find_or_create_many of {rows} that are there, by hand with outcomes"),
             db,
             async |_| {},
-            async |db| {
-                let found = Tag::find_or_create_many(&*db, mine.iter().cloned()).await;
-                assert!(found.iter().all(Result::is_ok));
-            },
+            async |db| find_or_create_many(db, &mine).await,
             async |db| outcomes_of_tags(find_by_hand(db, &theirs).await, &theirs),
         )
         .await;
@@ -131,10 +140,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             &format!("upsert_many of {rows}, by hand"),
             db,
             async |_| {},
-            async |db| {
-                let written = Tag::upsert_many(&*db, mine.iter().cloned()).await;
-                assert!(written.iter().all(Result::is_ok));
-            },
+            async |db| upsert_many(db, &mine).await,
             async |db| by_hand(db, UPSERT, &theirs).await,
         )
         .await;
@@ -143,10 +149,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             &format!("upsert_many of {rows}, by hand with outcomes"),
             db,
             async |_| {},
-            async |db| {
-                let written = Tag::upsert_many(&*db, mine.iter().cloned()).await;
-                assert!(written.iter().all(Result::is_ok));
-            },
+            async |db| upsert_many(db, &mine).await,
             async |db| outcomes_of_tags(by_hand(db, UPSERT, &theirs).await, &theirs),
         )
         .await;
@@ -155,10 +158,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             &format!("upsert_many of {rows}, a loop of upsert"),
             db,
             async |_| {},
-            async |db| {
-                let written = Tag::upsert_many(&*db, mine.iter().cloned()).await;
-                assert!(written.iter().all(Result::is_ok));
-            },
+            async |db| upsert_many(db, &mine).await,
             async |db| {
                 for new in &theirs {
                     Tag::upsert(&*db, new.clone()).await.unwrap();
@@ -174,8 +174,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             async |_| {},
             async |db| {
                 next += rows;
-                let created = Tag::create_many(&*db, tags(next..next + rows)).await;
-                assert!(created.iter().all(|row| matches!(row, Ok(Some(_)))));
+                create_many(db, tags(next..next + rows)).await;
             },
             async |db| {
                 next_by_hand += rows;
@@ -191,8 +190,7 @@ async fn pairs_of_tags(bench: &mut Bench, db: &mut Pool, rows: i64) {
             async |_| {},
             async |db| {
                 next += rows;
-                let created = Tag::create_many(&*db, tags(next..next + rows)).await;
-                assert!(created.iter().all(|row| matches!(row, Ok(Some(_)))));
+                create_many(db, tags(next..next + rows)).await;
             },
             async |db| {
                 next_by_hand += rows;

@@ -13,6 +13,12 @@ fn has_nulls(model: &Model, key: &UniqueKey) -> bool {
     key.nulls_not_distinct && columns.into_iter().any(|column| is_option(&column.ty))
 }
 
+/// ` AND` the row is in the index of the key, if that is partial.
+fn and_predicate(key: &UniqueKey) -> String {
+    let predicate = key.predicate.as_ref();
+    predicate.map_or_else(String::new, |text| format!(" AND ({text})"))
+}
+
 /// Reads the rows of many keys, with the number of each key, from 1.
 pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<Statement> {
     if has_nulls(model, key) {
@@ -30,8 +36,7 @@ pub(crate) fn find(model: &Model, key: &UniqueKey, dialect: Dialect) -> Option<S
     let stored = columns.iter().map(|column| of_the_row(&column.name));
     let values = (1..).map(|number| format!("\"rowlock_k{number}\""));
     let found = same_values(model, key, stored.zip(values));
-    let predicate = key.predicate.as_ref();
-    let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
+    let predicate = and_predicate(key);
     Some(sql.statement(format!(
         "WITH {given} SELECT {}, \"rowlock_n\" FROM {} AS \"rowlock_row\" JOIN \"rowlock_given\" ON {found}{predicate}",
         comma(&model.columns, of_row),
@@ -72,8 +77,7 @@ pub(crate) fn find_any(model: &Model, key: &UniqueKey, dialect: Dialect) -> Opti
             table(model)
         ),
     };
-    let predicate = key.predicate.as_ref();
-    let predicate = predicate.map_or_else(String::new, |text| format!(" AND ({text})"));
+    let predicate = and_predicate(key);
     Some(sql.statement(format!(
         "SELECT {}, {name} AS \"rowlock_k1\" FROM {} AS \"rowlock_row\" WHERE {name} = ANY ({given}){predicate}",
         comma(&model.columns, of_row),
